@@ -1,0 +1,2 @@
+//! The `vessel` command.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Static PID 1 programs, embedded as bytes.

@@ -1,0 +1,1 @@
+//! The OCI runtime and the shim.
