@@ -1,0 +1,1 @@
+//! From Docker's words to an OCI configuration.
