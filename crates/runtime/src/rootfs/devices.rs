@@ -1,0 +1,128 @@
+//! `/dev`: the standard nodes, the configured ones, and the links programs expect.
+
+use std::os::fd::BorrowedFd;
+use std::path::Path;
+
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid};
+use rustix::io::Errno;
+
+use super::mounts::{attach, copy_of};
+use super::options::Recursion;
+use super::resolve::{TargetKind, lookup, mount_target};
+use crate::error::Context;
+use crate::spec::Device;
+use crate::{Error, Result};
+
+/// The devices every container has (runtime-spec, config-linux.md, "Default Devices").
+const STANDARD: [(&str, u32, u32); 6] =
+    [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
+
+const LINKS: [(&str, &str); 5] = [
+    ("/proc/self/fd", "fd"),
+    ("/proc/self/fd/0", "stdin"),
+    ("/proc/self/fd/1", "stdout"),
+    ("/proc/self/fd/2", "stderr"),
+    ("/proc/kcore", "core"),
+];
+
+/// Fills `/dev` of the container. When nodes cannot be made (a user namespace), the host's are bound instead.
+///
+/// # Errors
+/// Names the device.
+pub fn populate(root: BorrowedFd<'_>, devices: &[Device]) -> Result<()> {
+    let dev = mount_target(root, Path::new("/dev"), TargetKind::Directory)?;
+    let mode = Mode::from_raw_mode(0o666);
+    for (name, major, minor) in STANDARD {
+        let configured = |device: &Device| device.path == Path::new("/dev").join(name);
+        if devices.iter().any(configured) {
+            continue;
+        }
+        let number = rustix::fs::makedev(major, minor);
+        match rustix::fs::mknodat(&dev, name, FileType::CharacterDevice, mode, number) {
+            Ok(()) => {}
+            // The image brought one, or /dev is bound from elsewhere.
+            Err(Errno::EXIST) => {}
+            Err(Errno::PERM) => bind_host(root, &Path::new("/dev").join(name))?,
+            Err(errno) => return Err(errno).context(|| format!("make the device /dev/{name}")),
+        }
+    }
+    for (target, name) in LINKS {
+        if target == "/proc/kcore" && !Path::new(target).exists() {
+            continue;
+        }
+        match rustix::fs::symlinkat(target, &dev, name) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(errno) => return Err(errno).context(|| format!("make the link /dev/{name}")),
+        }
+    }
+    // The multiplexer is that of the container's own devpts instance, never the host's.
+    if lookup(root, Path::new("/dev/pts/ptmx")).is_ok() {
+        match rustix::fs::unlinkat(&dev, "ptmx", AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT | Errno::ISDIR | Errno::BUSY) => {}
+            Err(errno) => return Err(errno).context(|| "replace /dev/ptmx"),
+        }
+        match rustix::fs::symlinkat("pts/ptmx", &dev, "ptmx") {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(errno) => return Err(errno).context(|| "make the link /dev/ptmx"),
+        }
+    }
+    for device in devices {
+        make(root, device).map_err(|error| error.wrap(format!("device {}", device.path.display())))?;
+    }
+    Ok(())
+}
+
+fn make(root: BorrowedFd<'_>, device: &Device) -> Result<()> {
+    let kind = match device.kind.as_str() {
+        "c" | "u" => FileType::CharacterDevice,
+        "b" => FileType::BlockDevice,
+        "p" => FileType::Fifo,
+        other => return Err(Error::invalid(format!("{other:?} is not a device type (c, b, u or p)"))),
+    };
+    let (Some(parent), Some(name)) = (device.path.parent(), device.path.file_name()) else {
+        return Err(Error::invalid("a device needs a path below /"));
+    };
+    let number = |value: i64, what: &str| {
+        u32::try_from(value).map_err(|_| Error::invalid(format!("{value} is not a {what} number")))
+    };
+    let rdev = if kind == FileType::Fifo {
+        0
+    } else {
+        rustix::fs::makedev(number(device.major, "major")?, number(device.minor, "minor")?)
+    };
+    let mode = Mode::from_raw_mode(device.file_mode.unwrap_or(0o666) & 0o7777);
+    let parent = mount_target(root, parent, TargetKind::Directory)?;
+    match rustix::fs::mknodat(&parent, name, kind, mode, rdev) {
+        Ok(()) => {}
+        Err(Errno::EXIST) => {
+            let found = rustix::fs::statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW).context(|| "look at it")?;
+            if FileType::from_raw_mode(found.st_mode) == kind && found.st_rdev == rdev {
+                return Ok(());
+            }
+            rustix::fs::unlinkat(&parent, name, AtFlags::empty()).context(|| "replace what the image has there")?;
+            rustix::fs::mknodat(&parent, name, kind, mode, rdev).context(|| "make the node")?;
+        }
+        Err(Errno::PERM) => return bind_host(root, &device.path),
+        Err(errno) => return Err(errno).context(|| "make the node"),
+    }
+    // mknod obeys the umask, which is 0 here, but not the owner.
+    if device.uid.is_some() || device.gid.is_some() {
+        rustix::fs::chownat(
+            &parent,
+            name,
+            device.uid.map(Uid::from_raw),
+            device.gid.map(Gid::from_raw),
+            AtFlags::SYMLINK_NOFOLLOW,
+        )
+        .context(|| "set its owner")?;
+    }
+    Ok(())
+}
+
+fn bind_host(root: BorrowedFd<'_>, path: &Path) -> Result<()> {
+    let host = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+        .context(|| format!("open the host's {}", path.display()))?;
+    let target = mount_target(root, path, TargetKind::File)?;
+    let copy = copy_of(host, Recursion::One).context(|| format!("bind the host's {}", path.display()))?;
+    attach(copy, target).context(|| format!("bind the host's {}", path.display()))
+}

@@ -1,0 +1,241 @@
+//! The mounts of a configuration, each made detached and moved onto a descriptor.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_flag,
+    fsconfig_set_string, fsmount, fsopen, mount_change, move_mount, open_tree,
+};
+
+use super::options::{Options, Recursion};
+use super::resolve::{TargetKind, is_directory, lookup, mount_target, open_in_root};
+use crate::error::Context;
+use crate::spec::Mount;
+use crate::sys::mount_setattr::{MountAttr, mount_setattr};
+use crate::{Error, ErrorKind, Result};
+
+/// Makes one mount below `root`, the attached root of the container.
+///
+/// # Errors
+/// Names the mount's destination, and what can be done where that is known.
+pub fn mount(root: BorrowedFd<'_>, mount: &Mount, idmap: Option<BorrowedFd<'_>>) -> Result<()> {
+    let options = Options::parse(&mount.options);
+    let failed = |error: Error| error.wrap(format!("mount {}", mount.destination.display()));
+    if mount.kind == "bind" || options.bind.is_some() {
+        bind(root, mount, &options, idmap).map_err(failed)
+    } else {
+        file_system(root, mount, &options).map_err(failed)
+    }
+}
+
+/// A detached mount of a new file system instance.
+pub fn new_file_system(
+    kind: &str,
+    source: &str,
+    data: &[(String, Option<String>)],
+    attributes: u64,
+) -> Result<OwnedFd> {
+    let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC).map_err(|errno| match errno {
+        Errno::NODEV => Error::new(ErrorKind::Unsupported, format!("this kernel has no {kind:?} file system")),
+        errno => Error::with_source(ErrorKind::System, format!("open the {kind} file system"), std::io::Error::from(errno)),
+    })?;
+    if !source.is_empty() {
+        fsconfig_set_string(&context, "source", source)
+            .context(|| format!("use {source} as the source of a {kind} file system"))?;
+    }
+    for (name, value) in data {
+        match value {
+            Some(value) => fsconfig_set_string(&context, name.as_str(), value.as_str())
+                .context(|| format!("the {kind} file system does not take the option {name}={value}"))?,
+            None => fsconfig_set_flag(&context, name.as_str())
+                .context(|| format!("the {kind} file system does not take the option {name}"))?,
+        }
+    }
+    fsconfig_create(&context).context(|| format!("make a {kind} file system"))?;
+    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::from_bits_retain(attributes as u32))
+        .context(|| format!("mount a {kind} file system"))
+}
+
+/// Moves a detached mount onto `target`.
+pub fn attach(mount: impl AsFd, target: impl AsFd) -> std::result::Result<(), Errno> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    move_mount(mount, c"", target, c"", flags)
+}
+
+/// A detached copy of the mount at a descriptor.
+pub fn copy_of(fd: impl AsFd, recursion: Recursion) -> std::result::Result<OwnedFd, Errno> {
+    let mut flags =
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    if recursion == Recursion::All {
+        flags |= OpenTreeFlags::AT_RECURSIVE;
+    }
+    open_tree(fd, c"", flags)
+}
+
+fn file_system(root: BorrowedFd<'_>, mount: &Mount, options: &Options) -> Result<()> {
+    let kernel_view = matches!(mount.kind.as_str(), "proc" | "sysfs");
+    let target = if kernel_view {
+        // A link here would put the kernel's files where the image wants them, and what is masked below with them
+        // (CVE-2019-19921, CVE-2023-27561): the path has to be what it says.
+        plain_directory(root, &mount.destination)?
+    } else {
+        mount_target(root, &mount.destination, TargetKind::Directory)?
+    };
+    let mut data = options.data.clone();
+    let attributes = options.set | options.set_all;
+    let on_device = Path::new(&mount.source).is_absolute();
+    if on_device && options.readonly() {
+        data.push(("ro".to_owned(), None));
+    }
+    let source = if mount.source.is_empty() { mount.kind.as_str() } else { mount.source.as_str() };
+    let made = match new_file_system(&mount.kind, source, &data, attributes) {
+        Ok(made) => made,
+        // Without a network namespace of its own, a user namespace may not mount sysfs: the host's, read-only.
+        Err(error) if mount.kind == "sysfs" && error.kind() == ErrorKind::Permission => {
+            let host = rustix::fs::open("/sys", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+                .context(|| "open /sys")?;
+            copy_of(host, Recursion::All).context(|| "copy the mount of /sys")?
+        }
+        Err(error) => return Err(error),
+    };
+    if options.copy_up {
+        copy_up(&target, &made)?;
+    }
+    attach(&made, &target).context(|| "attach the mount")?;
+    propagate(&made, options)
+}
+
+/// The directory at `path`, no link on the way, made when missing.
+fn plain_directory(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY;
+    match open_in_root(root, path, flags, ResolveFlags::NO_SYMLINKS) {
+        Ok(fd) => Ok(fd),
+        Err(Errno::NOENT) => {
+            mount_target(root, path, TargetKind::Directory)?;
+            open_in_root(root, path, flags, ResolveFlags::NO_SYMLINKS)
+                .context(|| format!("open {}", path.display()))
+        }
+        Err(errno @ (Errno::LOOP | Errno::NOTDIR)) => Err(Error::with_source(
+            ErrorKind::Invalid,
+            format!("{} in the image is not a plain directory: the image is broken or hostile", path.display()),
+            std::io::Error::from(errno),
+        )),
+        Err(errno) => Err(errno).context(|| format!("open {}", path.display())),
+    }
+}
+
+fn bind(root: BorrowedFd<'_>, mount: &Mount, options: &Options, idmap: Option<BorrowedFd<'_>>) -> Result<()> {
+    let source = Path::new(&mount.source);
+    let opened = rustix::fs::open(source, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+        .context(|| format!("the mount source {} cannot be opened", source.display()))?;
+    let kind = if is_directory(&opened).context(|| format!("look at {}", source.display()))? {
+        TargetKind::Directory
+    } else {
+        TargetKind::File
+    };
+    let recursion = options.bind.unwrap_or(Recursion::One);
+    let copy = copy_of(&opened, recursion).context(|| format!("copy the mount of {}", source.display()))?;
+    if options.set != 0 || options.clear != 0 {
+        let change = MountAttr { set: options.set, clear: options.clear, ..MountAttr::default() };
+        set_attributes(&copy, false, change)?;
+    }
+    if options.set_all != 0 || options.clear_all != 0 {
+        let change = MountAttr { set: options.set_all, clear: options.clear_all, ..MountAttr::default() };
+        set_attributes(&copy, true, change)?;
+    }
+    if let Some(user) = idmap {
+        let all = options.idmap == Some(Recursion::All);
+        mount_setattr(&copy, all, &MountAttr { idmap: Some(user), ..MountAttr::default() }).context(|| {
+            format!("map the owners of {} (its file system may not support idmapped mounts)", source.display())
+        })?;
+    }
+    let target = mount_target(root, &mount.destination, kind)?;
+    attach(&copy, &target).context(|| "attach the mount")?;
+    propagate(&copy, options)
+}
+
+fn set_attributes(mount: &OwnedFd, recursive: bool, change: MountAttr<'_>) -> Result<()> {
+    mount_setattr(mount, recursive, &change).context(|| "set the mount's attributes (read-only, nosuid, …)")
+}
+
+/// Changes propagation. A descriptor of an attached mount names it for mount(2) through `/proc/self/fd`.
+fn propagate(mount: &OwnedFd, options: &Options) -> Result<()> {
+    for flags in &options.propagation {
+        mount_change(format!("/proc/self/fd/{}", mount.as_raw_fd()), *flags)
+            .context(|| "set the mount's propagation")?;
+    }
+    Ok(())
+}
+
+/// Copies what lies at `target` into the fresh file system, so that the mount does not hide it (`tmpcopyup`).
+fn copy_up(target: &OwnedFd, made: &OwnedFd) -> Result<()> {
+    copy_tree(target.as_fd(), made.as_fd(), 0).context(|| "copy the image's files into the tmpfs")
+}
+
+/// Deeper trees than this are not made by honest images.
+const MAX_DEPTH: usize = 256;
+
+fn copy_tree(from: BorrowedFd<'_>, to: BorrowedFd<'_>, depth: usize) -> std::result::Result<(), Errno> {
+    use rustix::fs::{AtFlags, FileType};
+    if depth > MAX_DEPTH {
+        return Err(Errno::NAMETOOLONG);
+    }
+    let nofollow = OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let listing = rustix::fs::openat(from, ".", OFlags::RDONLY | OFlags::DIRECTORY | nofollow, Mode::empty())?;
+    for entry in rustix::fs::Dir::new(listing)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if name == c"." || name == c".." {
+            continue;
+        }
+        let stat = rustix::fs::statat(from, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        let mode = Mode::from_raw_mode(stat.st_mode);
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory => {
+                rustix::fs::mkdirat(to, name, mode)?;
+                let flags = OFlags::RDONLY | OFlags::DIRECTORY | nofollow;
+                let inner_from = rustix::fs::openat(from, name, flags, Mode::empty())?;
+                let inner_to = rustix::fs::openat(to, name, flags, Mode::empty())?;
+                copy_tree(inner_from.as_fd(), inner_to.as_fd(), depth + 1)?;
+            }
+            FileType::RegularFile => {
+                let source = rustix::fs::openat(from, name, OFlags::RDONLY | nofollow, Mode::empty())?;
+                let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | nofollow;
+                let copy = rustix::fs::openat(to, name, flags, mode)?;
+                std::io::copy(&mut std::fs::File::from(source), &mut std::fs::File::from(copy))
+                    .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+            }
+            FileType::Symlink => {
+                let link = rustix::fs::readlinkat(from, name, Vec::new())?;
+                rustix::fs::symlinkat(link, to, name)?;
+            }
+            kind => rustix::fs::mknodat(to, name, kind, mode, stat.st_rdev)?,
+        }
+        let owner = (rustix::fs::Uid::from_raw(stat.st_uid), rustix::fs::Gid::from_raw(stat.st_gid));
+        rustix::fs::chownat(to, name, Some(owner.0), Some(owner.1), AtFlags::SYMLINK_NOFOLLOW)?;
+        if !FileType::from_raw_mode(stat.st_mode).is_symlink() {
+            rustix::fs::chmodat(to, name, mode, AtFlags::empty())?;
+        }
+    }
+    let stat = rustix::fs::fstat(from)?;
+    rustix::fs::chownat(
+        to,
+        c"",
+        Some(rustix::fs::Uid::from_raw(stat.st_uid)),
+        Some(rustix::fs::Gid::from_raw(stat.st_gid)),
+        AtFlags::EMPTY_PATH,
+    )?;
+    rustix::fs::chmodat(to, c".", Mode::from_raw_mode(stat.st_mode), AtFlags::empty())
+}
+
+/// Whether something exists at `path` inside the root.
+pub fn exists(root: BorrowedFd<'_>, path: &Path) -> std::result::Result<Option<OwnedFd>, Errno> {
+    match lookup(root, path) {
+        Ok(fd) => Ok(Some(fd)),
+        Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+        Err(errno) => Err(errno),
+    }
+}
