@@ -13,6 +13,8 @@ model! {
 impl ErrorResponse {
     /// The body that carries `message`.
     pub fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into() }
+        Self {
+            message: message.into(),
+        }
     }
 }

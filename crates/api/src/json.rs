@@ -82,7 +82,9 @@ pub(crate) fn strings<'de, D>(deserializer: D) -> Result<Vec<String>, D::Error>
 where
     D: Deserializer<'de>,
 {
-    Ok(Option::<StringOrList>::deserialize(deserializer)?.map(Vec::from).unwrap_or_default())
+    Ok(Option::<StringOrList>::deserialize(deserializer)?
+        .map(Vec::from)
+        .unwrap_or_default())
 }
 
 /// Reads a `strslice`; `null` is `None`, which Docker tells apart from the empty list.

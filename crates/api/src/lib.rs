@@ -4,7 +4,10 @@
 //! peer does not send reads as its zero value. Input is taken as Go takes it: unknown fields are ignored and
 //! `null` is a zero value. Times are RFC 3339 strings with nanoseconds unless a field says otherwise; sizes
 //! are bytes, durations nanoseconds.
-#![allow(missing_docs, reason = "a field without a comment means what the field of the same name in Docker's API reference means")]
+#![allow(
+    missing_docs,
+    reason = "a field without a comment means what the field of the same name in Docker's API reference means"
+)]
 
 pub mod container;
 pub mod error;

@@ -53,19 +53,28 @@ model! {
 impl JsonMessage {
     /// A line of text.
     pub fn stream(text: impl Into<String>) -> Self {
-        Self { stream: text.into(), ..Self::default() }
+        Self {
+            stream: text.into(),
+            ..Self::default()
+        }
     }
 
     /// A status line.
     pub fn status(text: impl Into<String>) -> Self {
-        Self { status: text.into(), ..Self::default() }
+        Self {
+            status: text.into(),
+            ..Self::default()
+        }
     }
 
     /// The line that ends a failed stream.
     pub fn error(message: impl Into<String>) -> Self {
         let message = message.into();
         Self {
-            error_detail: Some(ErrorDetail { code: 0, message: message.clone() }),
+            error_detail: Some(ErrorDetail {
+                code: 0,
+                message: message.clone(),
+            }),
             error: message,
             ..Self::default()
         }

@@ -58,7 +58,13 @@ fn round_trip<T: Serialize + DeserializeOwned>(name: &str, text: &str) {
     let (theirs, ours) = (normal(theirs), normal(ours));
     let mut differences = Vec::new();
     // Members that newer dockerds leave out when they are zero, as we do.
-    missing(&theirs, &ours, name, &["KernelMemory", "KernelMemoryTCP", "BuilderSize"], &mut differences);
+    missing(
+        &theirs,
+        &ours,
+        name,
+        &["KernelMemory", "KernelMemoryTCP", "BuilderSize"],
+        &mut differences,
+    );
     missing(&ours, &theirs, name, &[], &mut differences);
     assert!(differences.is_empty(), "{}", differences.join("\n"));
 }
@@ -154,7 +160,11 @@ fn empty_lists_are_written_as_docker_writes_them() {
         ("/Mounts", "[]"),
         ("/NetworkSettings/Ports", "{}"),
     ] {
-        assert_eq!(inspect.pointer(pointer).map(Value::to_string).as_deref(), Some(expected), "{pointer}");
+        assert_eq!(
+            inspect.pointer(pointer).map(Value::to_string).as_deref(),
+            Some(expected),
+            "{pointer}"
+        );
     }
     assert!(inspect.pointer("/State/Health").is_none());
     assert!(inspect.pointer("/Config/Healthcheck").is_none());
@@ -163,6 +173,9 @@ fn empty_lists_are_written_as_docker_writes_them() {
 #[test]
 fn wrong_types_are_refused() {
     assert!(serde_json::from_str::<api::ContainerCreateRequest>(r#"{"Cmd":{"a":1}}"#).is_err());
-    assert!(serde_json::from_str::<api::ContainerCreateRequest>(r#"{"HostConfig":{"Memory":"1g"}}"#).is_err());
+    assert!(
+        serde_json::from_str::<api::ContainerCreateRequest>(r#"{"HostConfig":{"Memory":"1g"}}"#)
+            .is_err()
+    );
     assert!(serde_json::from_str::<api::Change>(r#"{"Path":"/a","Kind":7}"#).is_err());
 }

@@ -1,0 +1,161 @@
+//! Images.
+
+use std::io::Read;
+
+use vessel_api::{
+    HistoryItem, ImageDeleteItem, ImageInspect, ImageSummary, ImagesPruneReport, JsonMessage,
+};
+
+use crate::request::{Method, Response};
+use crate::{Client, Filters, JsonStream, Query, Result, encode};
+
+/// An image to pull.
+#[derive(Debug, Clone, Default)]
+pub struct ImageCreateOptions {
+    /// The repository, with the registry's name.
+    pub from_image: String,
+    /// A tag or a digest; empty for all tags.
+    pub tag: String,
+    /// `os[/arch[/variant]]`, or empty for the daemon's own.
+    pub platform: String,
+}
+
+/// A root file system to make an image of.
+#[derive(Debug, Clone, Default)]
+pub struct ImportOptions {
+    /// `-` for the request's body, or an URL.
+    pub source: String,
+    /// The new image's name; empty for none.
+    pub repo: String,
+    /// Its tag.
+    pub tag: String,
+    /// Kept in its history.
+    pub message: String,
+    /// Lines of a Dockerfile.
+    pub changes: Vec<String>,
+    /// `os[/arch[/variant]]`, or empty for the daemon's own.
+    pub platform: String,
+}
+
+impl Client {
+    /// `GET /images/json`
+    pub fn image_list(
+        &self,
+        all: bool,
+        digests: bool,
+        filters: &Filters,
+    ) -> Result<Vec<ImageSummary>> {
+        let query = Query::new()
+            .flag("all", all)
+            .flag("digests", digests)
+            .filters(filters);
+        self.get("/images/json", &query)
+    }
+
+    /// `GET /images/{name}/json`
+    pub fn image_inspect(&self, name: &str) -> Result<ImageInspect> {
+        self.get(&format!("/images/{}/json", encode(name)), &Query::new())
+    }
+
+    /// `GET /images/{name}/json`, as the daemon wrote it.
+    pub fn image_inspect_raw(&self, name: &str) -> Result<serde_json::Value> {
+        self.get(&format!("/images/{}/json", encode(name)), &Query::new())
+    }
+
+    /// `GET /images/{name}/history`
+    pub fn image_history(&self, name: &str) -> Result<Vec<HistoryItem>> {
+        self.get(&format!("/images/{}/history", encode(name)), &Query::new())
+    }
+
+    /// `POST /images/{name}/tag`
+    pub fn image_tag(&self, name: &str, repo: &str, tag: &str) -> Result<()> {
+        let query = Query::new().add("repo", repo).text("tag", tag);
+        self.post(&format!("/images/{}/tag", encode(name)), &query)
+    }
+
+    /// `DELETE /images/{name}`
+    pub fn image_remove(
+        &self,
+        name: &str,
+        force: bool,
+        no_prune: bool,
+    ) -> Result<Vec<ImageDeleteItem>> {
+        let query = Query::new().flag("force", force).flag("noprune", no_prune);
+        self.request(Method::Delete, &format!("/images/{}", encode(name)), &query)?
+            .json()
+    }
+
+    /// `POST /images/create`: pulls an image.
+    pub fn image_pull(&self, options: &ImageCreateOptions) -> Result<JsonStream<JsonMessage>> {
+        let query = Query::new()
+            .add("fromImage", &options.from_image)
+            .text("tag", &options.tag)
+            .text("platform", &options.platform);
+        Ok(JsonStream::new(self.request(
+            Method::Post,
+            "/images/create",
+            &query,
+        )?))
+    }
+
+    /// `POST /images/create`: makes an image of a tar archive.
+    pub fn image_import(
+        &self,
+        options: &ImportOptions,
+        archive: impl Read + Send + 'static,
+    ) -> Result<JsonStream<JsonMessage>> {
+        let mut query = Query::new()
+            .add("fromSrc", &options.source)
+            .text("repo", &options.repo)
+            .text("tag", &options.tag)
+            .text("message", &options.message)
+            .text("platform", &options.platform);
+        for change in &options.changes {
+            query = query.add("changes", change);
+        }
+        let response = self.upload(
+            Method::Post,
+            "/images/create",
+            &query,
+            "application/x-tar",
+            archive,
+        )?;
+        Ok(JsonStream::new(response))
+    }
+
+    /// `POST /images/load`. The answer is JSON messages when its type says so, else text.
+    pub fn image_load(&self, quiet: bool, archive: impl Read + Send + 'static) -> Result<Response> {
+        let query = Query::new().add("quiet", u8::from(quiet));
+        self.upload(
+            Method::Post,
+            "/images/load",
+            &query,
+            "application/x-tar",
+            archive,
+        )
+    }
+
+    /// The messages of an answer to [`Client::image_load`].
+    pub fn messages(response: Response) -> JsonStream<JsonMessage> {
+        JsonStream::new(response)
+    }
+
+    /// `GET /images/get`: a docker-archive of the images.
+    pub fn image_save(&self, names: &[String]) -> Result<Response> {
+        let mut query = Query::new();
+        for name in names {
+            query = query.add("names", name);
+        }
+        self.request(Method::Get, "/images/get", &query)
+    }
+
+    /// `POST /images/prune`
+    pub fn image_prune(&self, filters: &Filters) -> Result<ImagesPruneReport> {
+        self.request(
+            Method::Post,
+            "/images/prune",
+            &Query::new().filters(filters),
+        )?
+        .json()
+    }
+}
