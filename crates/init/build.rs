@@ -1,0 +1,91 @@
+//! Builds the programs in `programs/`: one static executable of a few kilobytes each, without libc and
+//! without std, which `src/lib.rs` includes as bytes.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::{env, fs};
+
+const PROGRAMS: [&str; 3] = ["init", "hello", "true"];
+
+fn main() {
+    println!("cargo::rerun-if-changed=programs");
+    println!("cargo::rerun-if-env-changed=RUSTC_LINKER");
+    let out = PathBuf::from(variable("OUT_DIR"));
+    for name in PROGRAMS {
+        if let Err(reason) = build(name, &out) {
+            println!("cargo::error={reason}");
+            return;
+        }
+    }
+}
+
+fn build(name: &str, out: &Path) -> Result<(), String> {
+    let program = out.join(name);
+    let mut rustc = Command::new(variable("RUSTC"));
+    rustc
+        .arg(format!("programs/{name}.rs"))
+        .args([
+            "--crate-type",
+            "bin",
+            "--edition",
+            "2024",
+            "--target",
+            &variable("TARGET"),
+        ])
+        .arg("-o")
+        .arg(&program)
+        .args([
+            "-C",
+            "panic=abort",
+            "-C",
+            "opt-level=s",
+            "-C",
+            "lto=fat",
+            "-C",
+            "codegen-units=1",
+        ])
+        .args([
+            "-C",
+            "relocation-model=static",
+            "-C",
+            "strip=symbols",
+            "-D",
+            "warnings",
+        ])
+        .args(["nostartfiles", "nostdlib", "static"].map(|flag| format!("-Clink-arg=-{flag}")))
+        // One page for code and constants, no notes, no exception tables: every byte is also a byte of
+        // memory in each container that runs it.
+        .args(
+            [
+                "--build-id=none",
+                "-z,noseparate-code",
+                "-z,norelro",
+                "--no-eh-frame-hdr",
+                "--gc-sections",
+            ]
+            .map(|flag| format!("-Clink-arg=-Wl,{flag}")),
+        );
+    if let Ok(linker) = env::var("RUSTC_LINKER") {
+        rustc.arg(format!("-Clinker={linker}"));
+    }
+    let status = rustc
+        .status()
+        .map_err(|e| format!("cannot start rustc for programs/{name}.rs: {e}"))?;
+    if !status.success() {
+        return Err(format!("programs/{name}.rs does not compile: rustc {status}"));
+    }
+    let size = fs::metadata(&program)
+        .map_err(|e| format!("rustc left no {}: {e}", program.display()))?
+        .len();
+    if size > 32 * 1024 {
+        return Err(format!(
+            "{name} has {size} bytes; something large was linked into it"
+        ));
+    }
+    Ok(())
+}
+
+/// A variable cargo always sets for build scripts.
+fn variable(name: &str) -> String {
+    env::var(name).unwrap_or_else(|e| panic!("cargo did not set {name}: {e}"))
+}
