@@ -18,6 +18,7 @@ pub mod oci_spec;
 pub mod state;
 mod stats;
 mod system;
+pub mod time;
 mod top;
 mod volumes;
 
