@@ -1,1 +1,37 @@
 //! Bridges, addresses, published ports: the network data path.
+//!
+//! An *endpoint* is a network namespace with one interface on a bridge; who lives in it is not known here. Everything is
+//! done in process over netlink; no helper program is executed and no file is written. What must survive a restart of the
+//! daemon is an [`EndpointRecord`], which the caller stores and hands back to [`Bridge::reconcile`].
+//!
+//! All calls block for at most the time of a few system calls and are safe from any thread. They act on the network
+//! namespace of the calling thread at [`Bridge::ensure`]; that one is "the host".
+//!
+//! Limits: IPv4 only (records have room for IPv6); a bridge has at most 1023 endpoints, as many as the kernel's.
+
+mod address;
+mod bridge;
+mod conntrack;
+mod endpoint;
+mod error;
+mod holder;
+mod ipam;
+mod link;
+mod netlink;
+mod netns;
+mod nft;
+mod pool;
+mod ports;
+mod reaper;
+mod stats;
+mod subnet;
+
+pub use address::MacAddr;
+pub use bridge::{Bridge, BridgeConfig, Inventory, Reconciled};
+pub use endpoint::{Endpoint, EndpointRecord, EndpointRequest};
+pub use error::{Error, ErrorKind, Result};
+pub use netns::{Netns, NetnsConfig};
+pub use pool::{Pool, PoolConfig};
+pub use ports::{PortSpec, Protocol, PublishedPort, Reservation};
+pub use stats::{InterfaceStats, StatsReader};
+pub use subnet::default_pools;

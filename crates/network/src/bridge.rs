@@ -1,0 +1,612 @@
+//! A bridge: its interface, its subnet, its table of rules, its endpoints.
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use ipnet::Ipv4Net;
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+
+use crate::address::{MacAddr, check_name};
+use crate::endpoint::{Endpoint, EndpointRecord, EndpointRequest};
+use crate::error::{Error, ErrorKind, Result};
+use crate::ipam::Ipam;
+use crate::link::{self, VethSpec};
+use crate::netlink::message::Batch;
+use crate::netlink::{Family, Socket};
+use crate::netns;
+use crate::nft::elements::{self, Mapping};
+use crate::nft::ruleset::Ruleset;
+use crate::ports::{PortSpec, PublishedPort, Reservation, ipv4, reserve};
+use crate::reaper::Reaper;
+use crate::{nft, subnet};
+
+/// What the interface is called inside an endpoint.
+const PEER_NAME: &str = "eth0";
+/// How every interface of an endpoint begins on the host's side.
+const HOST_PREFIX: &str = "ve";
+
+/// What a bridge is to be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BridgeConfig {
+    /// The interface.
+    pub name: String,
+    /// The nftables table that belongs to this bridge.
+    pub table: String,
+    /// The subnet; without it that of the existing bridge, or the first default one that collides with nothing.
+    pub subnet: Option<Ipv4Net>,
+    /// The bridge's own address; without it the first of the subnet.
+    pub gateway: Option<Ipv4Addr>,
+    /// The MTU of the bridge and of its endpoints; without it the kernel's default.
+    pub mtu: Option<u32>,
+    /// Whether endpoints may talk to each other directly.
+    pub icc: bool,
+    /// Whether packets that leave the host get its address.
+    pub masquerade: bool,
+}
+
+impl Default for BridgeConfig {
+    fn default() -> Self {
+        Self {
+            name: "vessel0".into(),
+            table: "vessel".into(),
+            subnet: None,
+            gateway: None,
+            mtu: None,
+            icc: true,
+            masquerade: true,
+        }
+    }
+}
+
+/// What `reconcile` found and did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reconciled {
+    /// Interfaces that no record explained; removed.
+    pub removed_interfaces: Vec<String>,
+    /// Published ports that no record explained; withdrawn.
+    pub removed_ports: usize,
+    /// Published ports that were missing; put back.
+    pub restored_ports: usize,
+    /// Interfaces that had left the bridge; put back.
+    pub reattached: Vec<String>,
+    /// Records whose interface no longer exists: those endpoints have no network any more.
+    pub lost: Vec<String>,
+}
+
+/// Everything of a bridge that can be listed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Inventory {
+    /// The bridge, if it exists.
+    pub bridge: Option<String>,
+    /// The interfaces of endpoints on it.
+    pub interfaces: Vec<String>,
+    /// The published ports in its table: the host's side, the address and port they lead to.
+    pub ports: Vec<(PublishedPort, Ipv4Addr)>,
+}
+
+/// A bridge that exists. Clones are the same bridge.
+#[derive(Clone)]
+pub struct Bridge {
+    shared: Arc<Shared>,
+    reaper: Arc<Reaper>,
+}
+
+pub(crate) struct Shared {
+    config: BridgeConfig,
+    subnet: Ipv4Net,
+    gateway: Ipv4Addr,
+    host_has_ipv6: bool,
+    pub(crate) route: Mutex<Socket>,
+    /// Also serializes changes of the published ports, so that a reconciliation sees no half of one.
+    nft: Mutex<Socket>,
+    state: Mutex<State>,
+}
+
+struct State {
+    index: u32,
+    ipam: Ipam,
+    /// By interface: everything that was given out and not released.
+    endpoints: HashMap<String, Live>,
+    /// By protocol and port of the host, for conflicts.
+    mappings: HashMap<(crate::Protocol, u16), Vec<(Mapping, String)>>,
+}
+
+struct Live {
+    address: Ipv4Addr,
+}
+
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // The data behind these locks is consistent between any two statements that can panic.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Bridge {
+    /// Makes the bridge be as configured: creates what is missing, replaces the rules, leaves endpoints and published ports.
+    ///
+    /// Switches on the host's IPv4 forwarding.
+    pub fn ensure(config: &BridgeConfig) -> Result<Self> {
+        check_name("a bridge", &config.name)?;
+        check_name("an nftables table", &config.table)?;
+        if config.mtu.is_some_and(|mtu| !(68..=65535).contains(&mtu)) {
+            return Err(Error::invalid(format!("the MTU {} is not between 68 and 65535", config.mtu.unwrap_or(0))));
+        }
+        let mut route = Socket::open(Family::Route)?;
+        let mut nft = Socket::open(Family::Netfilter)?;
+        let (index, subnet, gateway) = ensure_interface(&mut route, config)?;
+        netns::write_sysctl("ipv4/ip_forward", "1")?;
+        netns::write_sysctl(&format!("ipv4/conf/{}/route_localnet", config.name), "1")?;
+        let host_has_ipv6 = netns::read_sysctl("ipv6/conf/all/disable_ipv6").is_ok();
+        let shared = Shared {
+            config: config.clone(),
+            subnet,
+            gateway,
+            host_has_ipv6,
+            route: Mutex::new(route),
+            state: Mutex::new(State { index, ipam: new_ipam(subnet, gateway)?, endpoints: HashMap::new(), mappings: HashMap::new() }),
+            nft: Mutex::new({
+                install_rules(&mut nft, config, subnet)?;
+                nft
+            }),
+        };
+        let shared = Arc::new(shared);
+        let reaper = Arc::new(Reaper::start(Arc::clone(&shared))?);
+        Ok(Self { shared, reaper })
+    }
+
+    /// The interface's name.
+    pub fn name(&self) -> &str {
+        &self.shared.config.name
+    }
+
+    /// The subnet in use; store it to get the same one after a reboot.
+    pub fn subnet(&self) -> Ipv4Net {
+        self.shared.subnet
+    }
+
+    /// The bridge's own address.
+    pub fn gateway(&self) -> Ipv4Addr {
+        self.shared.gateway
+    }
+
+    /// Makes an endpoint with a new namespace.
+    pub fn attach(&self, request: &EndpointRequest) -> Result<Endpoint> {
+        self.make(request, |plug| netns::create(&request.netns, plug).map(|(netns, ())| netns))
+            .map(|(netns, record)| Endpoint { netns, record })
+    }
+
+    /// Makes an endpoint of an existing namespace, such as one that belongs to a user namespace.
+    pub fn attach_to(&self, netns: BorrowedFd<'_>, request: &EndpointRequest) -> Result<EndpointRecord> {
+        self.make(request, |plug| netns::within(netns, plug)).map(|((), record)| record)
+    }
+
+    fn make<T>(
+        &self,
+        request: &EndpointRequest,
+        create: impl FnOnce(&mut (dyn FnMut(BorrowedFd<'_>, &mut Socket) -> Result<()> + Send)) -> Result<T>,
+    ) -> Result<(T, EndpointRecord)> {
+        let shared = &*self.shared;
+        let id = random_id()?;
+        let ifname = format!("{HOST_PREFIX}{id}");
+        let address = self.take_address(request.address, &ifname)?;
+        let mac = request.mac.unwrap_or_else(|| MacAddr::for_ip(address));
+        let mut plug = |netns: BorrowedFd<'_>, socket: &mut Socket| shared.plug(netns, socket, &ifname, address, mac);
+        match create(&mut plug) {
+            Ok(value) => {
+                let record = EndpointRecord {
+                    id,
+                    bridge: shared.config.name.clone(),
+                    ifname,
+                    address: IpAddr::V4(address),
+                    prefix: shared.subnet.prefix_len(),
+                    gateway: IpAddr::V4(shared.gateway),
+                    mac,
+                    ports: Vec::new(),
+                };
+                Ok((value, record))
+            }
+            Err(error) => {
+                self.reaper.bury(ifname, Vec::new());
+                Err(error)
+            }
+        }
+    }
+
+    fn take_address(&self, wanted: Option<Ipv4Addr>, ifname: &str) -> Result<Ipv4Addr> {
+        let take = || -> Result<Ipv4Addr> {
+            let mut state = lock(&self.shared.state);
+            let address = match wanted {
+                Some(address) => state.ipam.take(address).map(|()| address)?,
+                None => state.ipam.next()?,
+            };
+            state.endpoints.insert(ifname.to_owned(), Live { address });
+            Ok(address)
+        };
+        match take() {
+            // Addresses of endpoints that are being removed come back when their interface is gone: do not fail for those.
+            Err(e) if matches!(e.kind(), ErrorKind::Conflict | ErrorKind::Exhausted) => {
+                self.reaper.flush();
+                take()
+            }
+            other => other,
+        }
+    }
+
+    /// Publishes ports: all of them or none. The record gets them; the reservations are to be kept as long as the endpoint.
+    pub fn publish(&self, record: &mut EndpointRecord, specs: &[PortSpec]) -> Result<Vec<Reservation>> {
+        let IpAddr::V4(target) = record.address else {
+            return Err(Error::new(ErrorKind::Unsupported, format!("cannot publish ports of {}: the bridge has IPv4 only", record.address)));
+        };
+        let shared = &*self.shared;
+        let mut socket = lock(&shared.nft);
+        let mut reservations: Vec<Reservation> = Vec::with_capacity(specs.len());
+        for spec in specs {
+            let reservation = {
+                let state = lock(&shared.state);
+                reserve(spec, |host, port| {
+                    let earlier = reservations.iter().map(|r| (ipv4(r.port.host_ip).ok(), r.port.host_port, r.port.protocol));
+                    if earlier.into_iter().any(|(h, p, proto)| p == port && proto == spec.protocol && h.is_some_and(|h| same_host(h, host))) {
+                        return Some(record.ifname.clone());
+                    }
+                    state.owner_of(spec.protocol, host, port)
+                })?
+            };
+            reservations.push(reservation);
+        }
+        let mut mappings = Vec::with_capacity(reservations.len());
+        for reservation in &reservations {
+            mappings.push(mapping(&reservation.port, target)?);
+        }
+        if mappings.is_empty() {
+            return Ok(reservations);
+        }
+        // A mapping that is in the kernel but not in our books is a leftover of somebody who died: replace it.
+        let table = &shared.config.table;
+        if let Err(refusal) = socket.transaction(elements::change(table, &[], &mappings)) {
+            if refusal.errno != Errno::EXIST && refusal.errno != Errno::BUSY {
+                return Err(refusal.on(format_args!("table {table}")));
+            }
+            let stale: Vec<Mapping> = elements::dump(&mut socket, table)
+                .map_err(|r| r.on(format_args!("table {table}")))?
+                .into_iter()
+                .filter(|old| mappings.iter().any(|new| (old.protocol, old.host, old.host_port) == (new.protocol, new.host, new.host_port)))
+                .collect();
+            socket.transaction(elements::change(table, &stale, &mappings)).map_err(|r| r.on(format_args!("table {table}")))?;
+        }
+        let mut state = lock(&shared.state);
+        for mapping in mappings {
+            state.mappings.entry((mapping.protocol, mapping.host_port)).or_default().push((mapping, record.ifname.clone()));
+        }
+        record.ports.extend(reservations.iter().map(|r| r.port));
+        Ok(reservations)
+    }
+
+    /// Withdraws all published ports of the endpoint. The record loses them.
+    pub fn unpublish(&self, record: &mut EndpointRecord) -> Result<()> {
+        self.withdraw(&record.ifname)?;
+        record.ports.clear();
+        Ok(())
+    }
+
+    fn withdraw(&self, ifname: &str) -> Result<Vec<Mapping>> {
+        let shared = &*self.shared;
+        let mut socket = lock(&shared.nft);
+        let mappings = lock(&shared.state).mappings_of(ifname);
+        if mappings.is_empty() {
+            return Ok(mappings);
+        }
+        let table = &shared.config.table;
+        match socket.transaction(elements::change(table, &mappings, &[])) {
+            Ok(()) => {}
+            // Somebody has removed elements or the table: remove those that are there.
+            Err(refusal) if refusal.errno == Errno::NOENT => {
+                let there = elements::dump(&mut socket, table).map_err(|r| r.on(format_args!("table {table}")))?;
+                let left: Vec<Mapping> = mappings.iter().filter(|m| there.contains(m)).copied().collect();
+                if !left.is_empty() {
+                    socket.transaction(elements::change(table, &left, &[])).map_err(|r| r.on(format_args!("table {table}")))?;
+                }
+            }
+            Err(refusal) => return Err(refusal.on(format_args!("table {table}"))),
+        }
+        lock(&shared.state).forget_mappings(ifname, &mappings);
+        Ok(mappings)
+    }
+
+    /// Gives an endpoint up: its ports are withdrawn at once, its interface and address shortly after, in the background.
+    ///
+    /// The kernel removes the interface by itself when the namespace dies; one whose namespace lives on is removed
+    /// explicitly. The address is given to nobody else before the interface is gone.
+    pub fn release(&self, record: &EndpointRecord) -> Result<()> {
+        let withdrawn = self.withdraw(&record.ifname);
+        let udp = match &withdrawn {
+            Ok(mappings) => mappings.iter().filter(|m| m.protocol == crate::Protocol::Udp).copied().collect(),
+            Err(_) => Vec::new(),
+        };
+        self.reaper.bury(record.ifname.clone(), udp);
+        withdrawn.map(drop)
+    }
+
+    /// Waits until everything that was released is gone.
+    pub fn flush(&self) {
+        self.reaper.flush();
+    }
+
+    /// Makes the kernel match the records: call it with every live endpoint's record after a start, and whenever in doubt.
+    ///
+    /// Endpoints that this bridge has made or been told of and that were not released count as explained, too: those in
+    /// the pool, and those whose record is not yet stored.
+    pub fn reconcile(&self, records: &[EndpointRecord]) -> Result<Reconciled> {
+        let shared = &*self.shared;
+        let config = &shared.config;
+        let mut report = Reconciled::default();
+        let mut nft = lock(&shared.nft);
+        for record in records {
+            lock(&shared.state).adopt(record)?;
+        }
+        {
+            let mut route = lock(&shared.route);
+            let (index, ..) = ensure_interface(&mut route, &BridgeConfig { subnet: Some(shared.subnet), gateway: Some(shared.gateway), ..config.clone() })?;
+            netns::write_sysctl(&format!("ipv4/conf/{}/route_localnet", config.name), "1")?;
+            let ports = link::ports(&mut route, index).map_err(|r| r.on(&config.name))?;
+            let explained: Vec<String> = {
+                let mut state = lock(&shared.state);
+                state.index = index;
+                state.endpoints.keys().cloned().collect()
+            };
+            let explained: BTreeSet<&str> = explained.iter().map(String::as_str).collect();
+            let present: BTreeSet<&str> = ports.iter().map(|p| p.name.as_str()).collect();
+            for port in &ports {
+                if is_ours(&port.name, port.kind.as_deref()) && !explained.contains(port.name.as_str()) {
+                    remove_interface(&mut route, &port.name)?;
+                    report.removed_interfaces.push(port.name.clone());
+                }
+            }
+            for record in records.iter().filter(|r| !present.contains(r.ifname.as_str())) {
+                match link::find(&mut route, &record.ifname).map_err(|r| r.on(&record.ifname))? {
+                    None => report.lost.push(record.ifname.clone()),
+                    Some(stray) => {
+                        let mut batch = Batch::new();
+                        link::set_master(&mut batch, stray.index, index);
+                        route.request(batch).map_err(|r| r.on(&record.ifname))?;
+                        report.reattached.push(record.ifname.clone());
+                    }
+                }
+            }
+        }
+        let on_table = |r: crate::netlink::Refusal| r.on(format_args!("table {}", config.table));
+        install_rules(&mut nft, config, shared.subnet)?;
+        let wanted: BTreeSet<Mapping> = lock(&shared.state).mappings.values().flatten().map(|(m, _)| *m).collect();
+        let present: BTreeSet<Mapping> = elements::dump(&mut nft, &config.table).map_err(on_table)?.into_iter().collect();
+        let remove: Vec<Mapping> = present.difference(&wanted).copied().collect();
+        let add: Vec<Mapping> = wanted.difference(&present).copied().collect();
+        if !remove.is_empty() || !add.is_empty() {
+            nft.transaction(elements::change(&config.table, &remove, &add)).map_err(on_table)?;
+        }
+        report.removed_ports = remove.len();
+        report.restored_ports = add.len();
+        Ok(report)
+    }
+
+    /// Lists what exists of a bridge, whether or not anybody manages it.
+    pub fn inventory(config: &BridgeConfig) -> Result<Inventory> {
+        let mut route = Socket::open(Family::Route)?;
+        let mut nft = Socket::open(Family::Netfilter)?;
+        let mut inventory = Inventory::default();
+        if let Some(bridge) = link::find(&mut route, &config.name).map_err(|r| r.on(&config.name))? {
+            let ports = link::ports(&mut route, bridge.index).map_err(|r| r.on(&config.name))?;
+            inventory.interfaces = ports.into_iter().filter(|p| is_ours(&p.name, p.kind.as_deref())).map(|p| p.name).collect();
+            inventory.bridge = Some(bridge.name);
+        }
+        let mappings = elements::dump(&mut nft, &config.table).map_err(|r| r.on(format_args!("table {}", config.table)))?;
+        inventory.ports = mappings
+            .into_iter()
+            .map(|m| {
+                let port = PublishedPort { host_ip: IpAddr::V4(m.host), host_port: m.host_port, target_port: m.target_port, protocol: m.protocol };
+                (port, m.target)
+            })
+            .collect();
+        Ok(inventory)
+    }
+
+    /// Removes the bridge, its endpoints' interfaces and its table, with the administrator's rules in it.
+    pub fn remove(self) -> Result<()> {
+        self.reaper.flush();
+        Self::remove_leftovers(&self.shared.config)
+    }
+
+    /// The same for a bridge that nobody manages. What does not exist is fine.
+    pub fn remove_leftovers(config: &BridgeConfig) -> Result<()> {
+        let inventory = Self::inventory(config)?;
+        let mut route = Socket::open(Family::Route)?;
+        for name in inventory.interfaces.iter().chain(&inventory.bridge) {
+            remove_interface(&mut route, name)?;
+        }
+        let mut nft = Socket::open(Family::Netfilter)?;
+        match nft.transaction(nft::delete_table(&config.table)) {
+            Err(refusal) if refusal.errno != Errno::NOENT => Err(refusal.on(&config.table)),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Shared {
+    /// Runs on a thread inside the endpoint's namespace; `inside` is a socket of that namespace.
+    fn plug(&self, netns: BorrowedFd<'_>, inside: &mut Socket, ifname: &str, address: Ipv4Addr, mac: MacAddr) -> Result<()> {
+        let spec = VethSpec {
+            host_name: ifname,
+            bridge_index: lock(&self.state).index,
+            peer_name: PEER_NAME,
+            peer_mac: mac,
+            peer_netns: netns.as_raw_fd(),
+            mtu: self.config.mtu,
+            isolated: !self.config.icc,
+            host_has_ipv6: self.host_has_ipv6,
+        };
+        let mut batch = Batch::new();
+        link::add_veth(&mut batch, &spec);
+        lock(&self.route).request(batch).map_err(|r| r.on(ifname))?;
+        // Before the interface is up, or the kernel starts on a link-local address.
+        if self.host_has_ipv6 {
+            netns::write_sysctl_if_there(&format!("ipv6/conf/{PEER_NAME}/disable_ipv6"), "1")?;
+        }
+        let index = netns::interface_index(inside, PEER_NAME)?;
+        let mut batch = Batch::new();
+        link::set_loopback_up(&mut batch);
+        link::add_address(&mut batch, index, address, self.subnet);
+        link::set_up(&mut batch, index);
+        link::add_default_route(&mut batch, index, self.gateway);
+        inside.request(batch).map_err(|r| r.on(format_args!("{PEER_NAME} of the endpoint {ifname}")))
+    }
+
+    /// The interface is gone: forget the endpoint, free its address.
+    pub(crate) fn buried(&self, ifname: &str) {
+        let mut state = lock(&self.state);
+        if let Some(live) = state.endpoints.remove(ifname) {
+            state.ipam.release(live.address);
+        }
+    }
+}
+
+impl State {
+    fn owner_of(&self, protocol: crate::Protocol, host: Ipv4Addr, port: u16) -> Option<String> {
+        let list = self.mappings.get(&(protocol, port))?;
+        list.iter().find(|(m, _)| same_host(m.host, host)).map(|(_, owner)| owner.clone())
+    }
+
+    fn mappings_of(&self, ifname: &str) -> Vec<Mapping> {
+        self.mappings.values().flatten().filter(|(_, owner)| owner == ifname).map(|(m, _)| *m).collect()
+    }
+
+    fn forget_mappings(&mut self, ifname: &str, mappings: &[Mapping]) {
+        for mapping in mappings {
+            let key = (mapping.protocol, mapping.host_port);
+            if let Some(list) = self.mappings.get_mut(&key) {
+                list.retain(|(m, owner)| !(m == mapping && owner == ifname));
+                if list.is_empty() {
+                    self.mappings.remove(&key);
+                }
+            }
+        }
+    }
+
+    fn adopt(&mut self, record: &EndpointRecord) -> Result<()> {
+        let IpAddr::V4(address) = record.address else {
+            return Err(Error::new(ErrorKind::Unsupported, format!("the endpoint {} has the address {}: the bridge has IPv4 only", record.ifname, record.address)));
+        };
+        if !self.endpoints.contains_key(&record.ifname) {
+            // One that is outside the subnet has no place in the allocator, but stays an endpoint.
+            if self.ipam.offset(address).is_ok() {
+                self.ipam.take(address)?;
+            }
+            self.endpoints.insert(record.ifname.clone(), Live { address });
+        }
+        for port in &record.ports {
+            let mapping = mapping(port, address)?;
+            let list = self.mappings.entry((mapping.protocol, mapping.host_port)).or_default();
+            if !list.iter().any(|(m, _)| *m == mapping) {
+                list.push((mapping, record.ifname.clone()));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn mapping(port: &PublishedPort, target: Ipv4Addr) -> Result<Mapping> {
+    Ok(Mapping { protocol: port.protocol, host: ipv4(port.host_ip)?, host_port: port.host_port, target, target_port: port.target_port })
+}
+
+/// Whether two published addresses collide: the same one, or one of them is all.
+fn same_host(a: Ipv4Addr, b: Ipv4Addr) -> bool {
+    a == b || a.is_unspecified() || b.is_unspecified()
+}
+
+fn is_ours(name: &str, kind: Option<&str>) -> bool {
+    kind == Some("veth") && name.strip_prefix(HOST_PREFIX).is_some_and(|id| id.len() == ID_LEN && id.bytes().all(|b| b.is_ascii_hexdigit()))
+}
+
+/// Removes an interface; one that is gone already is fine.
+pub(crate) fn remove_interface(route: &mut Socket, name: &str) -> Result<()> {
+    let mut batch = Batch::new();
+    link::delete(&mut batch, name);
+    match route.request(batch) {
+        Err(refusal) if refusal.errno != Errno::NODEV => Err(refusal.on(name)),
+        _ => Ok(()),
+    }
+}
+
+fn install_rules(nft: &mut Socket, config: &BridgeConfig, subnet: Ipv4Net) -> Result<()> {
+    let rules = Ruleset { table: &config.table, bridge: &config.name, subnet, icc: config.icc, masquerade: config.masquerade };
+    nft.transaction(rules.ensure()).map_err(|refusal| refusal.on(format_args!("table {}", config.table)))
+}
+
+fn new_ipam(subnet: Ipv4Net, gateway: Ipv4Addr) -> Result<Ipam> {
+    let mut ipam = Ipam::new(subnet)?;
+    ipam.take(gateway)?;
+    Ok(ipam)
+}
+
+const ID_LEN: usize = 10;
+
+fn random_id() -> Result<String> {
+    let mut bytes = [0u8; ID_LEN / 2];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()).map_err(|e| Error::io("draw a random interface name", e))?;
+    Ok(bytes.iter().map(|b| format!("{b:02x}")).collect())
+}
+
+/// Creates the bridge when it is missing, gives it its address, brings it up.
+fn ensure_interface(route: &mut Socket, config: &BridgeConfig) -> Result<(u32, Ipv4Net, Ipv4Addr)> {
+    let name = config.name.as_str();
+    let existing = link::find(route, name).map_err(|r| r.on(name))?;
+    let index = match &existing {
+        Some(link) if link.kind.as_deref() == Some("bridge") => link.index,
+        Some(link) => {
+            let kind = link.kind.as_deref().unwrap_or("physical");
+            return Err(Error::conflict(format!("the interface {name} exists and is no bridge but {kind}; choose another name for the bridge")));
+        }
+        None => 0,
+    };
+    let has = match index {
+        0 => Vec::new(),
+        index => link::addresses(route, Some(index)).map_err(|r| r.on(name))?,
+    };
+    let subnet = match (config.subnet, has.first()) {
+        (Some(subnet), _) => subnet.trunc(),
+        (None, Some((address, prefix))) => Ipv4Net::new(*address, *prefix).map_err(|_| Error::invalid(format!("the address of {name} has a bad prefix")))?.trunc(),
+        (None, None) => subnet::choose(&subnet::in_use(route)?)?,
+    };
+    let ours = has.iter().map(|(a, _)| *a).find(|a| subnet.contains(a));
+    let gateway = match config.gateway.or(ours) {
+        Some(gateway) => gateway,
+        None => Ipam::new(subnet)?.next()?,
+    };
+    new_ipam(subnet, gateway)?;
+    if index == 0
+        && let Some(other) = subnet::in_use(route)?.iter().find(|n| config.subnet.is_some() && subnet::overlap(n, &subnet))
+    {
+        return Err(Error::conflict(format!("the subnet {subnet} of the bridge {name} overlaps {other}, which this host uses; choose another subnet")));
+    }
+    let mut batch = Batch::new();
+    let index = if index == 0 {
+        link::add_bridge(&mut batch, name, MacAddr::for_ip(gateway), config.mtu);
+        route.request(batch).map_err(|r| r.on(name))?;
+        batch = Batch::new();
+        let link = link::find(route, name).map_err(|r| r.on(name))?;
+        link.ok_or_else(|| Error::new(ErrorKind::NotFound, format!("the bridge {name} vanished while it was set up")))?.index
+    } else {
+        index
+    };
+    // Only IPv4 lives here: no link-local address, through which the host could be reached around the rules.
+    netns::write_sysctl_if_there(&format!("ipv6/conf/{name}/disable_ipv6"), "1")?;
+    if ours != Some(gateway) {
+        link::add_address(&mut batch, index, gateway, subnet);
+    }
+    if existing.as_ref().is_none_or(|l| !l.up) {
+        link::set_up(&mut batch, index);
+    }
+    if !batch.is_empty() {
+        route.request(batch).map_err(|r| r.on(name))?;
+    }
+    Ok((index, subnet, gateway))
+}

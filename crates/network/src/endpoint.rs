@@ -1,0 +1,52 @@
+//! Endpoints: a network namespace with one foot on a bridge, and the record that outlives the daemon.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::address::MacAddr;
+use crate::netns::{Netns, NetnsConfig};
+use crate::ports::PublishedPort;
+
+/// What an endpoint is to have; the default is the next free address and everything derived from it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EndpointRequest {
+    /// This address, of the bridge's subnet.
+    pub address: Option<Ipv4Addr>,
+    /// This hardware address instead of the one derived from the address.
+    pub mac: Option<MacAddr>,
+    /// How the new namespace is set up.
+    pub netns: NetnsConfig,
+}
+
+/// An endpoint that exists: its namespace, and what to store about it.
+#[derive(Debug)]
+pub struct Endpoint {
+    /// The namespace. When the last descriptor and process are gone, the kernel removes the interfaces.
+    pub netns: Netns,
+    /// What the engine stores, and gives back to [`Bridge::reconcile`](crate::Bridge::reconcile) and
+    /// [`Bridge::release`](crate::Bridge::release).
+    pub record: EndpointRecord,
+}
+
+/// Everything that must be known about an endpoint after a restart of the daemon.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointRecord {
+    /// Names the endpoint: the unique part of `ifname`.
+    pub id: String,
+    /// The bridge it is on.
+    pub bridge: String,
+    /// The interface on the host's side.
+    pub ifname: String,
+    /// The endpoint's address.
+    pub address: IpAddr,
+    /// The length of the subnet's prefix.
+    pub prefix: u8,
+    /// Where its default route goes.
+    pub gateway: IpAddr,
+    /// Its hardware address.
+    pub mac: MacAddr,
+    /// Its published ports.
+    #[serde(default)]
+    pub ports: Vec<PublishedPort>,
+}

@@ -1,0 +1,145 @@
+//! Network namespaces as descriptors: nothing is mounted, nothing is left on disk.
+//!
+//! Whatever must run inside a namespace runs on a thread of its own that ends there. No thread that is used again ever
+//! changes its namespace.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::thread;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::thread::{LinkNameSpaceType, UnshareFlags};
+
+use crate::error::{Error, Result};
+use crate::link;
+use crate::netlink::message::Batch;
+use crate::netlink::{Family, Socket};
+
+/// A network namespace. It lives as long as a descriptor or a process holds it.
+#[derive(Debug)]
+pub struct Netns(OwnedFd);
+
+impl AsFd for Netns {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl From<Netns> for OwnedFd {
+    fn from(netns: Netns) -> Self {
+        netns.0
+    }
+}
+
+impl From<OwnedFd> for Netns {
+    /// The descriptor must be one of a network namespace; the kernel says so at the first use if it is not.
+    fn from(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+}
+
+/// Values written below `/proc/sys/net` of a new namespace, such as `ipv4/ip_unprivileged_port_start`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NetnsConfig {
+    /// Pairs of a path below `/proc/sys/net` and the value.
+    pub sysctls: Vec<(String, String)>,
+}
+
+impl Netns {
+    /// A new namespace in which only loopback exists, up.
+    pub fn new_isolated(config: &NetnsConfig) -> Result<Self> {
+        create(config, |_, socket| {
+            let mut batch = Batch::new();
+            link::set_loopback_up(&mut batch);
+            socket.request(batch).map_err(|r| r.on("lo in a new network namespace"))
+        })
+        .map(|(netns, ())| netns)
+    }
+
+    /// The namespace of the calling thread.
+    pub fn current() -> Result<Self> {
+        open_current().map(Self).map_err(|e| Error::io("open the network namespace of this thread", e))
+    }
+
+    /// Runs `work` inside the namespace, on a thread that ends afterwards.
+    pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
+        on_own_thread(|| {
+            enter(self.as_fd())?;
+            Ok(work())
+        })
+    }
+}
+
+/// Makes a namespace and runs `setup` inside it, with a netlink socket of that namespace.
+pub(crate) fn create<T: Send>(config: &NetnsConfig, setup: impl FnOnce(BorrowedFd<'_>, &mut Socket) -> Result<T> + Send) -> Result<(Netns, T)> {
+    on_own_thread(|| {
+        // SAFETY: only this thread leaves its network namespace, and it ends right after; CLONE_NEWNET affects neither
+        // memory nor descriptors, which is what makes unsharing dangerous to other code.
+        unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }.map_err(|e| Error::io("create a network namespace", e))?;
+        let fd = open_current().map_err(|e| Error::io("open the new network namespace", e))?;
+        let mut socket = Socket::open(Family::Route)?;
+        for (path, value) in &config.sysctls {
+            write_sysctl(path, value)?;
+        }
+        let value = setup(fd.as_fd(), &mut socket)?;
+        Ok((Netns(fd), value))
+    })
+}
+
+/// Runs `setup` inside an existing namespace, with a netlink socket of that namespace.
+pub(crate) fn within<T: Send>(netns: BorrowedFd<'_>, setup: impl FnOnce(BorrowedFd<'_>, &mut Socket) -> Result<T> + Send) -> Result<T> {
+    on_own_thread(|| {
+        enter(netns)?;
+        let mut socket = Socket::open(Family::Route)?;
+        setup(netns, &mut socket)
+    })
+}
+
+fn enter(netns: BorrowedFd<'_>) -> Result<()> {
+    rustix::thread::move_into_link_name_space(netns, Some(LinkNameSpaceType::Network)).map_err(|e| Error::io("enter the network namespace", e))
+}
+
+fn on_own_thread<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    thread::scope(|scope| {
+        let thread = thread::Builder::new()
+            .name("netns".into())
+            .stack_size(256 * 1024)
+            .spawn_scoped(scope, work)
+            .map_err(|e| Error::io("start a thread for a network namespace", e))?;
+        match thread.join() {
+            Ok(result) => result,
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    })
+}
+
+fn open_current() -> rustix::io::Result<OwnedFd> {
+    rustix::fs::open("/proc/thread-self/ns/net", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+}
+
+/// Writes a value below `/proc/sys/net` of the calling thread's namespace. `..` and empty components are refused.
+pub(crate) fn write_sysctl(path: &str, value: &str) -> Result<()> {
+    if path.split('/').any(|part| matches!(part, "" | "." | "..")) {
+        return Err(Error::invalid(format!("`{}` is not a path below /proc/sys/net", path.escape_debug())));
+    }
+    fs::write(format!("/proc/sys/net/{path}"), value).map_err(|e| Error::io(format_args!("set net/{path} to {value}"), e))
+}
+
+/// Like `write_sysctl`, where a kernel without the feature is as good.
+pub(crate) fn write_sysctl_if_there(path: &str, value: &str) -> Result<()> {
+    match write_sysctl(path, value) {
+        Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        other => other,
+    }
+}
+
+/// The value of a file below `/proc/sys/net`, in the calling thread's namespace.
+pub(crate) fn read_sysctl(path: &str) -> io::Result<String> {
+    fs::read_to_string(format!("/proc/sys/net/{path}"))
+}
+
+/// The index of an interface in the calling thread's namespace.
+pub(crate) fn interface_index(socket: &Socket, name: &str) -> Result<u32> {
+    rustix::net::netdevice::name_to_index(socket, name).map_err(|e| Error::io(format_args!("find the interface {name}"), e))
+}

@@ -1,0 +1,219 @@
+//! The expressions that a rule is made of.
+//!
+//! Registers: the first four words hold what is compared or looked up, the next ones what a lookup yields, so that one rule
+//! can key on address, protocol and port at once.
+
+use crate::netlink::message::Attrs;
+
+const LIST_ELEM: u16 = 1;
+const EXPR_NAME: u16 = 1;
+const EXPR_DATA: u16 = 2;
+const DATA_VALUE: u16 = 1;
+const DATA_VERDICT: u16 = 2;
+const VERDICT_CODE: u16 = 1;
+const VERDICT_CHAIN: u16 = 2;
+
+const REG_VERDICT: u32 = 0;
+/// The words of the key: `NFT_REG32_00` and on.
+pub(super) const KEY: u32 = libc::NFT_REG32_00 as u32;
+/// The words of a lookup's result.
+pub(super) const RESULT: u32 = libc::NFT_REG32_04 as u32;
+
+const RTN_LOCAL: u32 = 2;
+const FIB_RESULT_ADDRTYPE: u32 = 3;
+const FIB_F_DADDR: u32 = 2;
+
+/// `ct state`: established and related.
+const CT_ESTABLISHED_OR_RELATED: u32 = 2 | 4;
+/// `IPS_DST_NAT` of `ct status`.
+const CT_STATUS_DNAT: u32 = 1 << 5;
+
+/// Which side of the route an interface is on.
+#[derive(Clone, Copy)]
+pub(super) enum Side {
+    In,
+    Out,
+}
+
+/// Whether a comparison must hold or must not.
+#[derive(Clone, Copy)]
+pub(super) enum Is {
+    Equal,
+    NotEqual,
+}
+
+impl Is {
+    fn op(self) -> u32 {
+        match self {
+            Is::Equal => libc::NFT_CMP_EQ as u32,
+            Is::NotEqual => libc::NFT_CMP_NEQ as u32,
+        }
+    }
+}
+
+/// What a rule ends with.
+pub(super) enum Verdict<'a> {
+    Accept,
+    Drop,
+    Jump(&'a str),
+}
+
+/// The expressions of one rule, written one after the other.
+pub(super) struct Rule<'a, 'b>(pub(super) &'a mut Attrs<'b>);
+
+impl Rule<'_, '_> {
+    fn expr(&mut self, name: &str, body: impl FnOnce(&mut Attrs<'_>)) {
+        self.0.nest(LIST_ELEM, |a| {
+            a.str(EXPR_NAME, name);
+            a.nest(EXPR_DATA, body);
+        });
+    }
+
+    fn compare(&mut self, register: u32, is: Is, value: &[u8]) {
+        self.expr("cmp", |a| {
+            a.be32(1, register);
+            a.be32(2, is.op());
+            a.nest(3, |a| a.put(DATA_VALUE, value));
+        });
+    }
+
+    fn mask(&mut self, register: u32, mask: &[u8]) {
+        self.expr("bitwise", |a| {
+            a.be32(1, register);
+            a.be32(2, register);
+            a.be32(3, mask.len() as u32);
+            a.nest(4, |a| a.put(DATA_VALUE, mask));
+            a.nest(5, |a| a.put(DATA_VALUE, &[0; 4][..mask.len().min(4)]));
+        });
+    }
+
+    fn load_meta(&mut self, register: u32, key: i32) {
+        self.expr("meta", |a| {
+            a.be32(1, register);
+            a.be32(2, key as u32);
+        });
+    }
+
+    fn load_payload(&mut self, register: u32, base: i32, offset: u32, len: u32) {
+        self.expr("payload", |a| {
+            a.be32(1, register);
+            a.be32(2, base as u32);
+            a.be32(3, offset);
+            a.be32(4, len);
+        });
+    }
+
+    fn load_ct(&mut self, register: u32, key: i32) {
+        self.expr("ct", |a| {
+            a.be32(1, register);
+            a.be32(2, key as u32);
+        });
+    }
+
+    /// `iifname`/`oifname`: by name, so that the rule outlives a re-created interface.
+    pub(super) fn interface(&mut self, side: Side, is: Is, name: &str) -> &mut Self {
+        let mut value = [0u8; libc::IFNAMSIZ];
+        let len = name.len().min(libc::IFNAMSIZ - 1);
+        value[..len].copy_from_slice(&name.as_bytes()[..len]);
+        self.load_meta(
+            libc::NFT_REG_1 as u32,
+            match side {
+                Side::In => libc::NFT_META_IIFNAME,
+                Side::Out => libc::NFT_META_OIFNAME,
+            },
+        );
+        self.compare(libc::NFT_REG_1 as u32, is, &value);
+        self
+    }
+
+    /// `fib daddr type local` (or not): whether the packet is for an address of this host.
+    pub(super) fn for_this_host(&mut self, is: Is) -> &mut Self {
+        self.expr("fib", |a| {
+            a.be32(1, KEY);
+            a.be32(2, FIB_RESULT_ADDRTYPE);
+            a.be32(3, FIB_F_DADDR);
+        });
+        self.compare(KEY, is, &RTN_LOCAL.to_ne_bytes());
+        self
+    }
+
+    /// `ip saddr NET`.
+    pub(super) fn source_in(&mut self, net: ipnet::Ipv4Net) -> &mut Self {
+        self.address_in(12, net)
+    }
+
+    /// `ip daddr NET`.
+    pub(super) fn destination_in(&mut self, net: ipnet::Ipv4Net) -> &mut Self {
+        self.address_in(16, net)
+    }
+
+    fn address_in(&mut self, offset: u32, net: ipnet::Ipv4Net) -> &mut Self {
+        self.load_payload(KEY, libc::NFT_PAYLOAD_NETWORK_HEADER, offset, 4);
+        self.mask(KEY, &net.netmask().octets());
+        self.compare(KEY, Is::Equal, &net.network().octets());
+        self
+    }
+
+    /// `ct state established,related`.
+    pub(super) fn established(&mut self) -> &mut Self {
+        self.load_ct(KEY, libc::NFT_CT_STATE);
+        self.mask(KEY, &CT_ESTABLISHED_OR_RELATED.to_ne_bytes());
+        self.compare(KEY, Is::NotEqual, &[0; 4]);
+        self
+    }
+
+    /// `ct status dnat`: somebody's rule gave the connection a new destination.
+    pub(super) fn was_dnated(&mut self) -> &mut Self {
+        self.load_ct(KEY, libc::NFT_CT_STATUS);
+        self.mask(KEY, &CT_STATUS_DNAT.to_ne_bytes());
+        self.compare(KEY, Is::NotEqual, &[0; 4]);
+        self
+    }
+
+    /// `dnat to [ip daddr .] meta l4proto . th dport map @MAP`.
+    pub(super) fn dnat_by_map(&mut self, map: &str, with_address: bool) {
+        let mut word = KEY;
+        if with_address {
+            self.load_payload(word, libc::NFT_PAYLOAD_NETWORK_HEADER, 16, 4);
+            word += 1;
+        }
+        self.load_meta(word, libc::NFT_META_L4PROTO);
+        self.load_payload(word + 1, libc::NFT_PAYLOAD_TRANSPORT_HEADER, 2, 2);
+        self.expr("lookup", |a| {
+            a.str(1, map);
+            a.be32(2, KEY);
+            a.be32(3, RESULT);
+        });
+        self.expr("nat", |a| {
+            a.be32(1, libc::NFT_NAT_DNAT as u32);
+            a.be32(2, u32::from(super::FAMILY));
+            a.be32(3, RESULT);
+            a.be32(5, RESULT + 1);
+        });
+    }
+
+    pub(super) fn masquerade(&mut self) {
+        self.expr("masq", |_| ());
+    }
+
+    pub(super) fn counter(&mut self) -> &mut Self {
+        self.expr("counter", |_| ());
+        self
+    }
+
+    pub(super) fn verdict(&mut self, verdict: Verdict<'_>) {
+        self.expr("immediate", |a| {
+            a.be32(1, REG_VERDICT);
+            a.nest(2, |a| {
+                a.nest(DATA_VERDICT, |a| match verdict {
+                    Verdict::Accept => a.be32(VERDICT_CODE, libc::NF_ACCEPT as u32),
+                    Verdict::Drop => a.be32(VERDICT_CODE, libc::NF_DROP as u32),
+                    Verdict::Jump(chain) => {
+                        a.be32(VERDICT_CODE, libc::NFT_JUMP as u32);
+                        a.str(VERDICT_CHAIN, chain);
+                    }
+                });
+            });
+        });
+    }
+}

@@ -1,0 +1,138 @@
+//! The one table of a bridge. What it looks like to an administrator is documented in `docs/network.md`.
+//!
+//! Its rules never depend on how many endpoints or ports there are: those are elements of two maps.
+
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+
+use super::expr::{Is, Rule, Side, Verdict};
+use super::{CREATE, MSG_DELRULE, MSG_NEWCHAIN, MSG_NEWRULE, MSG_NEWSET, MSG_NEWTABLE, elements, push, transaction};
+use crate::netlink::message::Batch;
+
+/// The administrator's chain: created when missing, otherwise never touched.
+const USER: &str = "user";
+const GUARD: &str = "guard";
+const PREROUTING: &str = "prerouting";
+const OUTPUT: &str = "output";
+const POSTROUTING: &str = "postrouting";
+const FORWARD: &str = "forward";
+
+/// `NF_INET_*` hooks and the standard priorities (`linux/netfilter_ipv4.h`).
+const HOOKS: [(&str, &str, u32, i32); 5] = [
+    // (chain, type, hook, priority)
+    (GUARD, "filter", 0, -300),
+    (PREROUTING, "nat", 0, -100),
+    (FORWARD, "filter", 2, 0),
+    (OUTPUT, "nat", 3, -100),
+    (POSTROUTING, "nat", 4, 100),
+];
+
+/// What the rules depend on.
+pub(crate) struct Ruleset<'a> {
+    pub(crate) table: &'a str,
+    pub(crate) bridge: &'a str,
+    pub(crate) subnet: Ipv4Net,
+    /// Whether endpoints may talk to each other.
+    pub(crate) icc: bool,
+    /// Whether packets to the outside get the host's address.
+    pub(crate) masquerade: bool,
+}
+
+impl Ruleset<'_> {
+    /// One transaction that creates what is missing and replaces every rule except the administrator's. Published ports
+    /// stay as they are.
+    pub(crate) fn ensure(&self) -> Batch {
+        transaction(|batch| {
+            push(batch, "create the nftables table", MSG_NEWTABLE, CREATE, |a| a.str(1, self.table));
+            push(batch, "create the nftables chain `user` of", MSG_NEWCHAIN, CREATE, |a| {
+                a.str(1, self.table);
+                a.str(3, USER);
+            });
+            for (chain, kind, hook, priority) in HOOKS {
+                push(batch, "create the nftables chains of", MSG_NEWCHAIN, CREATE, |a| {
+                    a.str(1, self.table);
+                    a.str(3, chain);
+                    a.nest(4, |a| {
+                        a.be32(1, hook);
+                        a.be32(2, priority as u32);
+                    });
+                    a.be32(5, libc::NF_ACCEPT as u32);
+                    a.str(7, kind);
+                });
+            }
+            for (id, map) in elements::MAPS.iter().enumerate() {
+                push(batch, "create the nftables maps of", MSG_NEWSET, CREATE, |a| map.declare(a, self.table, id as u32 + 1));
+            }
+            for (chain, ..) in HOOKS {
+                push(batch, "replace the nftables rules of", MSG_DELRULE, 0, |a| {
+                    a.str(1, self.table);
+                    a.str(2, chain);
+                });
+            }
+            self.guard(batch);
+            self.nat(batch);
+            self.forward(batch);
+        })
+    }
+
+    /// Nothing on a wire may be for 127.0.0.0/8 (RFC 1122, 3.2.1.3). The bridge routes it for the sake of ports published on
+    /// 127.0.0.1, so what the kernel would otherwise discard is dropped here: before connection tracking, where the answers
+    /// to our own translated connections still carry the bridge's address.
+    fn guard(&self, batch: &mut Batch) {
+        self.rule(batch, GUARD, |r| {
+            r.interface(Side::In, Is::NotEqual, "lo").destination_in(loopback()).counter().verdict(Verdict::Drop);
+        });
+    }
+
+    fn nat(&self, batch: &mut Batch) {
+        for chain in [PREROUTING, OUTPUT] {
+            self.rule(batch, chain, |r| r.for_this_host(Is::NotEqual).verdict(Verdict::Accept));
+            for map in &elements::MAPS {
+                self.rule(batch, chain, |r| r.dnat_by_map(map.name, map.with_address));
+            }
+        }
+        if self.masquerade {
+            self.rule(batch, POSTROUTING, |r| {
+                r.interface(Side::Out, Is::NotEqual, self.bridge).source_in(self.subnet).masquerade();
+            });
+        }
+        // An endpoint that reaches a port of its own subnet by the host's address must get its answers from the host, and a
+        // local client on 127.0.0.1 must have an address that the endpoint can answer to.
+        for source in [self.subnet, loopback()] {
+            self.rule(batch, POSTROUTING, |r| {
+                r.interface(Side::Out, Is::Equal, self.bridge).source_in(source).was_dnated().masquerade();
+            });
+        }
+    }
+
+    fn forward(&self, batch: &mut Batch) {
+        let to_bridge = |r: &mut Rule<'_, '_>, is| {
+            r.interface(Side::Out, is, self.bridge);
+        };
+        self.rule(batch, FORWARD, |r| r.verdict(Verdict::Jump(USER)));
+        self.rule(batch, FORWARD, |r| {
+            to_bridge(r, Is::NotEqual);
+            r.verdict(Verdict::Accept);
+        });
+        self.rule(batch, FORWARD, |r| r.established().verdict(Verdict::Accept));
+        self.rule(batch, FORWARD, |r| r.was_dnated().verdict(Verdict::Accept));
+        if self.icc {
+            self.rule(batch, FORWARD, |r| r.interface(Side::In, Is::Equal, self.bridge).verdict(Verdict::Accept));
+        }
+        self.rule(batch, FORWARD, |r| r.counter().verdict(Verdict::Drop));
+    }
+
+    fn rule(&self, batch: &mut Batch, chain: &str, body: impl FnOnce(&mut Rule<'_, '_>)) {
+        const APPEND: u16 = CREATE | libc::NLM_F_APPEND as u16;
+        push(batch, "replace the nftables rules of", MSG_NEWRULE, APPEND, |a| {
+            a.str(1, self.table);
+            a.str(2, chain);
+            a.nest(4, |a| body(&mut Rule(a)));
+        });
+    }
+}
+
+fn loopback() -> Ipv4Net {
+    Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8)
+}
