@@ -25,20 +25,11 @@ pub type KeySerial = i32;
 /// `EDQUOT` when the user has too many; `EACCES` when the keyring exists but is not searchable.
 pub fn join_session_keyring(name: &CStr) -> Result<KeySerial> {
     // SAFETY: `name` is a NUL-terminated string that outlives the call.
-    let joined = check(unsafe {
-        libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, name.as_ptr())
-    })?;
+    let joined = check(unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, name.as_ptr()) })?;
     // The kernel answers 0, not the serial number, when it already was this thread's session keyring.
     let serial = match joined {
         // SAFETY: integers only; asks for the session keyring without making one.
-        0 => check(unsafe {
-            libc::syscall(
-                libc::SYS_keyctl,
-                KEYCTL_GET_KEYRING_ID,
-                KEY_SPEC_SESSION_KEYRING,
-                0,
-            )
-        })?,
+        0 => check(unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_GET_KEYRING_ID, KEY_SPEC_SESSION_KEYRING, 0) })?,
         serial => serial,
     };
     Ok(serial as KeySerial)
@@ -50,13 +41,7 @@ pub fn make_searchable(keyring: KeySerial) -> Result<()> {
     let mut buf = [0u8; 256];
     // SAFETY: the kernel writes at most `buf.len()` bytes to `buf`.
     let len = check(unsafe {
-        libc::syscall(
-            libc::SYS_keyctl,
-            KEYCTL_DESCRIBE,
-            libc::c_long::from(keyring),
-            buf.as_mut_ptr(),
-            buf.len(),
-        )
+        libc::syscall(libc::SYS_keyctl, KEYCTL_DESCRIBE, libc::c_long::from(keyring), buf.as_mut_ptr(), buf.len())
     })?;
     let permissions = permissions(&buf[..len.min(buf.len())]).ok_or(rustix::io::Errno::INVAL)?;
     // SAFETY: integers only.
@@ -99,8 +84,7 @@ mod tests {
     #[test]
     fn joining_twice_finds_the_same() {
         std::thread::spawn(|| {
-            let name =
-                CString::new(format!("_ses.vessel-test-same-{}", std::process::id())).unwrap();
+            let name = CString::new(format!("_ses.vessel-test-same-{}", std::process::id())).unwrap();
             let first = join_session_keyring(&name).unwrap();
             make_searchable(first).unwrap();
             assert_eq!(join_session_keyring(&name).unwrap(), first);
@@ -116,10 +100,7 @@ mod tests {
 
     #[test]
     fn describes() {
-        assert_eq!(
-            permissions(b"keyring;0;0;3f1f0000;_ses.x\0"),
-            Some(0x3f1f_0000)
-        );
+        assert_eq!(permissions(b"keyring;0;0;3f1f0000;_ses.x\0"), Some(0x3f1f_0000));
         assert_eq!(permissions(b"keyring;0;0"), None);
         assert_eq!(permissions(b"keyring;0;0;zz;a"), None);
         assert_eq!(permissions(b""), None);

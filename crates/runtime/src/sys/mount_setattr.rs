@@ -127,12 +127,7 @@ pub fn mount_setattr(mount: impl AsFd, recursive: bool, change: &MountAttr<'_>) 
 
 /// `open_tree` and `mount_setattr` in one call; also the only way to give an idmapped mount another mapping.
 /// `flags` are those of [`tree`]. Kernels before 6.15 answer `ENOSYS`.
-pub fn open_tree_attr(
-    dir: impl AsFd,
-    path: &CStr,
-    flags: u32,
-    change: &MountAttr<'_>,
-) -> Result<OwnedFd> {
+pub fn open_tree_attr(dir: impl AsFd, path: &CStr, flags: u32, change: &MountAttr<'_>) -> Result<OwnedFd> {
     /// `__NR_open_tree_attr`; new system calls have one number on all architectures (but alpha).
     const SYS_OPEN_TREE_ATTR: libc::c_long = 467;
     let raw = change.raw();
@@ -164,21 +159,11 @@ mod tests {
     fn tmpfs() -> OwnedFd {
         let fs = rustix::mount::fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC).unwrap();
         rustix::mount::fsconfig_create(fs.as_fd()).unwrap();
-        rustix::mount::fsmount(
-            fs.as_fd(),
-            FsMountFlags::FSMOUNT_CLOEXEC,
-            MountAttrFlags::empty(),
-        )
-        .unwrap()
+        rustix::mount::fsmount(fs.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty()).unwrap()
     }
 
     fn create(dir: &OwnedFd, name: &str) -> Result<OwnedFd> {
-        openat(
-            dir,
-            name,
-            OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC,
-            Mode::from_raw_mode(0o644),
-        )
+        openat(dir, name, OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC, Mode::from_raw_mode(0o644))
     }
 
     /// A user namespace in which 0 is 1000 outside, made by a child that only waits to be killed.
@@ -205,25 +190,9 @@ mod tests {
     fn read_only_and_back() {
         let fs = tmpfs();
         drop(create(&fs, "a").unwrap());
-        mount_setattr(
-            &fs,
-            true,
-            &MountAttr {
-                set: attr::RDONLY | attr::NOSUID,
-                ..Default::default()
-            },
-        )
-        .unwrap();
+        mount_setattr(&fs, true, &MountAttr { set: attr::RDONLY | attr::NOSUID, ..Default::default() }).unwrap();
         assert_eq!(create(&fs, "b").unwrap_err(), Errno::ROFS);
-        mount_setattr(
-            &fs,
-            false,
-            &MountAttr {
-                clear: attr::RDONLY,
-                ..Default::default()
-            },
-        )
-        .unwrap();
+        mount_setattr(&fs, false, &MountAttr { clear: attr::RDONLY, ..Default::default() }).unwrap();
         drop(create(&fs, "b").unwrap());
     }
 
@@ -234,21 +203,11 @@ mod tests {
         let tree = rustix::mount::open_tree(
             &fs,
             "",
-            OpenTreeFlags::AT_EMPTY_PATH
-                | OpenTreeFlags::OPEN_TREE_CLONE
-                | OpenTreeFlags::OPEN_TREE_CLOEXEC,
+            OpenTreeFlags::AT_EMPTY_PATH | OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC,
         )
         .unwrap();
         let ns = userns();
-        mount_setattr(
-            &tree,
-            true,
-            &MountAttr {
-                idmap: Some(ns.as_fd()),
-                ..Default::default()
-            },
-        )
-        .unwrap();
+        mount_setattr(&tree, true, &MountAttr { idmap: Some(ns.as_fd()), ..Default::default() }).unwrap();
         let stat = statat(&tree, "file", rustix::fs::AtFlags::empty()).unwrap();
         assert_eq!((stat.st_uid, stat.st_gid), (1000, 1000));
     }
@@ -256,45 +215,19 @@ mod tests {
     #[test]
     fn propagation_is_accepted_and_nonsense_is_not() {
         let fs = tmpfs();
-        for propagation in [
-            Propagation::Private,
-            Propagation::Slave,
-            Propagation::Unbindable,
-        ] {
-            mount_setattr(
-                &fs,
-                true,
-                &MountAttr {
-                    propagation: Some(propagation),
-                    ..Default::default()
-                },
-            )
-            .unwrap();
+        for propagation in [Propagation::Private, Propagation::Slave, Propagation::Unbindable] {
+            mount_setattr(&fs, true, &MountAttr { propagation: Some(propagation), ..Default::default() }).unwrap();
         }
-        let nonsense = MountAttr {
-            set: 1 << 40,
-            ..Default::default()
-        };
-        assert_eq!(
-            mount_setattr(&fs, true, &nonsense).unwrap_err(),
-            Errno::INVAL
-        );
+        let nonsense = MountAttr { set: 1 << 40, ..Default::default() };
+        assert_eq!(mount_setattr(&fs, true, &nonsense).unwrap_err(), Errno::INVAL);
     }
 
     #[test]
     fn tree_with_attributes() {
         let dir = tempfile::tempdir().unwrap();
         let path = std::ffi::CString::new(dir.path().to_str().unwrap()).unwrap();
-        let change = MountAttr {
-            set: attr::RDONLY | attr::NODEV,
-            ..Default::default()
-        };
-        match open_tree_attr(
-            CWD,
-            &path,
-            tree::CLONE | tree::CLOEXEC | tree::RECURSIVE,
-            &change,
-        ) {
+        let change = MountAttr { set: attr::RDONLY | attr::NODEV, ..Default::default() };
+        match open_tree_attr(CWD, &path, tree::CLONE | tree::CLOEXEC | tree::RECURSIVE, &change) {
             Ok(mount) => assert_eq!(create(&mount, "x").unwrap_err(), Errno::ROFS),
             Err(errno) => assert_eq!(errno, Errno::NOSYS),
         }
