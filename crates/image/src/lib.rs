@@ -1,1 +1,33 @@
-//! References, content store, layers and archives.
+//! Images: references, digests, the content store, layers and archives.
+//!
+//! This crate turns archives into verified content on disk and back. It knows nothing of running anything,
+//! and nothing of which names images have over time: the caller records that, and says what is in use when
+//! it wants the rest collected.
+//!
+//! - [`Reference`] parses names as Docker does, [`Digest`], [`DiffId`] and [`ChainId`] name content.
+//! - [`Store`] keeps blobs and unpacked layers; [`Lease`] protects what is being worked with.
+//! - [`load`], [`save`] and [`import`] convert archives.
+//! - [`unpack_into`], [`pack`] and [`changes`] serve `cp`, `export` and `diff` of containers.
+
+mod archive;
+mod chunk;
+mod compression;
+mod config;
+mod digest;
+mod error;
+mod fs;
+mod layer;
+mod manifest;
+mod reference;
+mod store;
+mod tar;
+
+pub use archive::{Format, ImportOptions, LoadOptions, LoadedImage, Progress, SaveImage, import, load, save};
+pub use compression::Compression;
+pub use config::{ContainerConfig, Empty, Healthcheck, History, ImageConfig, MAX_DOCUMENT, MAX_LAYERS, RootFs};
+pub use digest::{Algorithm, ChainId, DiffId, Digest, Hasher};
+pub use error::{Error, ErrorKind, Result};
+pub use fs::{Change, ChangeKind, ExtractOptions, Limits, Ownership, PackOptions, changes, pack, unpack_into};
+pub use manifest::{Descriptor, Document, Index, Manifest, Platform, media_type};
+pub use reference::{Reference, image_id_prefix};
+pub use store::{BlobInfo, Collected, LayerInfo, LayerReader, Lease, LiveSet, Store};

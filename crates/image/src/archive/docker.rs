@@ -1,0 +1,60 @@
+//! The archive of `docker save`: `manifest.json` lists images, their configuration and layer files.
+
+use serde::{Deserialize, Serialize};
+
+use super::contents::Contents;
+use super::load::{Found, FoundLayer};
+use crate::config::ImageConfig;
+use crate::digest::Digest;
+use crate::error::{Error, ErrorKind, Result, show};
+use crate::reference::Reference;
+
+/// One image in `manifest.json`.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct Item {
+    pub(super) config: String,
+    pub(super) repo_tags: Option<Vec<String>>,
+    #[serde(default)]
+    pub(super) layers: Option<Vec<String>>,
+}
+
+/// The images in an archive whose `manifest.json` this is.
+pub(super) fn images(contents: &Contents, manifest: &[u8]) -> Result<Vec<Found>> {
+    let items: Vec<Item> =
+        serde_json::from_slice(manifest).map_err(|e| Error::json("manifest.json in the archive is not valid", e))?;
+    items.into_iter().map(|item| image(contents, item)).collect()
+}
+
+fn image(contents: &Contents, item: Item) -> Result<Found> {
+    let raw = contents.document(item.config.as_bytes()).ok_or_else(|| {
+        Error::new(
+            ErrorKind::NotFound,
+            format!("the archive lacks the image configuration {}", show(item.config.as_bytes())),
+        )
+    })?;
+    let id = Digest::sha256(raw);
+    if let Some(hex) = item.config.strip_prefix("blobs/sha256/")
+        && hex != id.hex()
+    {
+        return Err(Error::new(ErrorKind::Digest, format!("{} in the archive has another digest than its name", item.config)));
+    }
+    let config = ImageConfig::parse(raw)?;
+    let layers = item.layers.unwrap_or_default();
+    if layers.len() != config.rootfs.diff_ids.len() {
+        return Err(Error::invalid(format!(
+            "image {}: manifest.json lists {} layers, the image configuration {}",
+            id.short(),
+            layers.len(),
+            config.rootfs.diff_ids.len()
+        )));
+    }
+    let references = item
+        .repo_tags
+        .unwrap_or_default()
+        .iter()
+        .map(|tag| Reference::parse(tag).map(Reference::with_default_tag))
+        .collect::<Result<_>>()?;
+    let layers = layers.into_iter().map(|path| FoundLayer { path: path.into_bytes(), digest: None }).collect();
+    Ok(Found { id, raw: raw.to_vec(), config, manifest: None, references, layers })
+}

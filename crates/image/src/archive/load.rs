@@ -1,0 +1,236 @@
+//! `load`: an archive becomes images in the store.
+
+use std::collections::HashMap;
+use std::io::Read;
+
+use super::contents::{Contents, Slot};
+use super::{docker, oci};
+use crate::config::ImageConfig;
+use crate::digest::{ChainId, DiffId, Digest};
+use crate::error::{Error, ErrorKind, Result, show};
+use crate::fs::Limits;
+use crate::manifest::{Descriptor, Platform};
+use crate::reference::Reference;
+use crate::store::{LayerInfo, Lease, mismatch};
+use crate::{Store, store::PendingLayer};
+
+/// How [`load`] behaves.
+#[derive(Debug, Clone)]
+pub struct LoadOptions {
+    /// The platform to choose from an index.
+    pub platform: Platform,
+    /// Bounds for each layer.
+    pub limits: Limits,
+    /// Layers that are unpacked at the same time.
+    pub parallel: usize,
+    /// Flush the layers to the disk before the images are returned. Otherwise call [`Store::sync`] before
+    /// the images are recorded durably.
+    pub sync: bool,
+}
+
+impl Default for LoadOptions {
+    fn default() -> Self {
+        let parallel = std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 8));
+        Self { platform: Platform::host(), limits: Limits::default(), parallel, sync: true }
+    }
+}
+
+/// News from a running load.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Progress {
+    /// So many bytes of layers were read.
+    Read {
+        /// Since the beginning.
+        bytes: u64,
+    },
+    /// A layer is in the store.
+    Layer(LayerInfo),
+}
+
+/// An image that is in the store; its content is kept until the lease is dropped.
+#[derive(Debug)]
+pub struct LoadedImage {
+    /// The image ID: the digest of the configuration.
+    pub id: Digest,
+    /// The configuration's bytes.
+    pub raw_config: Vec<u8>,
+    /// The configuration.
+    pub config: ImageConfig,
+    /// The manifest it came with, if any.
+    pub manifest: Option<(Descriptor, Vec<u8>)>,
+    /// The names it came with.
+    pub references: Vec<Reference>,
+    /// The layers, bottom first.
+    pub layers: Vec<LayerInfo>,
+    /// Keeps all of it.
+    pub lease: Lease,
+}
+
+impl LoadedImage {
+    /// Bytes of file data in all layers.
+    pub fn size(&self) -> u64 {
+        self.layers.iter().map(|layer| layer.size).sum()
+    }
+}
+
+/// An image described by an archive.
+pub(super) struct Found {
+    pub(super) id: Digest,
+    pub(super) raw: Vec<u8>,
+    pub(super) config: ImageConfig,
+    pub(super) manifest: Option<(Descriptor, Vec<u8>)>,
+    pub(super) references: Vec<Reference>,
+    pub(super) layers: Vec<FoundLayer>,
+}
+
+/// Where a layer is in the archive, and what its bytes there must hash to.
+pub(super) struct FoundLayer {
+    pub(super) path: Vec<u8>,
+    pub(super) digest: Option<Digest>,
+}
+
+/// Loads every image of an archive: `docker save`'s format or an OCI layout, compressed or not.
+///
+/// The archive is read once, front to back. All is verified before the first image is stored; after an error
+/// nothing of the archive remains.
+pub fn load(
+    store: &Store,
+    input: impl Read + Send,
+    options: &LoadOptions,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Vec<LoadedImage>> {
+    let mut contents = Contents::read(store, input, options, progress)?;
+    let found = if let Some(manifest) = contents.document(b"manifest.json") {
+        docker::images(&contents, manifest)?
+    } else if let Some(index) = contents.document(b"index.json") {
+        oci::images(&contents, index, &options.platform)?
+    } else if contents.looks_like_root() {
+        return Err(Error::invalid(
+            "the archive holds a root file system, not images: it has neither manifest.json nor index.json; use `import` for it",
+        ));
+    } else {
+        return Err(Error::invalid("the archive holds no images: it has neither manifest.json nor index.json"));
+    };
+    let found = merge(found);
+    if found.is_empty() {
+        return Err(Error::invalid("the archive lists no images"));
+    }
+    let mut lease = store.lease();
+    let mut plan = Plan { pending: HashMap::new(), placed: HashMap::new() };
+    for image in &found {
+        plan.verify(&mut contents, image, &mut lease)
+            .map_err(|e| e.context(format!("image {}", name(image))))?;
+    }
+    drop(contents);
+    if options.sync && !plan.pending.is_empty() {
+        store.sync()?;
+    }
+    found.into_iter().map(|image| plan.store(store, image, options, progress)).collect()
+}
+
+/// Images that occur more than once have all their names together.
+fn merge(found: Vec<Found>) -> Vec<Found> {
+    let mut out: Vec<Found> = Vec::new();
+    for image in found {
+        match out.iter_mut().find(|other| other.id == image.id) {
+            None => out.push(image),
+            Some(other) => {
+                for reference in image.references {
+                    if !other.references.contains(&reference) {
+                        other.references.push(reference);
+                    }
+                }
+            }
+        }
+    }
+    out
+}
+
+fn name(image: &Found) -> String {
+    image.references.first().map_or_else(|| image.id.short().to_owned(), Reference::familiar)
+}
+
+/// Verified layers that wait for their place, and where layers of a diff ID went.
+struct Plan {
+    pending: HashMap<DiffId, PendingLayer>,
+    placed: HashMap<DiffId, ChainId>,
+}
+
+impl Plan {
+    fn verify(&mut self, contents: &mut Contents, image: &Found, lease: &mut Lease) -> Result<()> {
+        let chain = image.config.chain();
+        for ((layer, diff_id), chain) in image.layers.iter().zip(&image.config.rootfs.diff_ids).zip(&chain) {
+            let present = lease.pin_layer(chain);
+            let Some((_, slot)) = contents.layer(&layer.path) else {
+                if present {
+                    continue;
+                }
+                return Err(Error::new(
+                    ErrorKind::NotFound,
+                    format!("the archive lacks the layer {}", show(&layer.path)),
+                ));
+            };
+            let pending = match std::mem::replace(slot, Slot::Taken) {
+                Slot::Ready(pending) => pending,
+                Slot::Failed(e) => return Err(e.context(format!("layer {}", show(&layer.path)))),
+                // Several images, or one several times, use it; it was verified before.
+                Slot::Running(_) | Slot::Taken => {
+                    if present || self.pending.contains_key(diff_id) {
+                        continue;
+                    }
+                    return Err(mismatch(diff_id, None));
+                }
+            };
+            if let Some(digest) = &layer.digest
+                && pending.digest() != Some(digest)
+            {
+                return Err(Error::new(ErrorKind::Digest, format!("the archive's layer {digest} has another digest")));
+            }
+            if pending.diff_id() != Some(diff_id) {
+                return Err(mismatch(diff_id, pending.diff_id()));
+            }
+            self.pending.insert(diff_id.clone(), pending);
+        }
+        Ok(())
+    }
+
+    fn store(
+        &mut self,
+        store: &Store,
+        image: Found,
+        options: &LoadOptions,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<LoadedImage> {
+        let mut lease = store.lease();
+        let mut layers: Vec<LayerInfo> = Vec::new();
+        for (diff_id, chain) in image.config.rootfs.diff_ids.iter().zip(image.config.chain()) {
+            let parent = layers.last().map(|layer| layer.chain_id.clone());
+            let layer = if lease.pin_layer(&chain) {
+                store.layer(&chain)?
+            } else if let Some(pending) = self.pending.remove(diff_id) {
+                store.commit(pending, parent.as_ref(), &mut lease)?
+            } else {
+                // The same layer on top of another one: it is unpacked again from where it is.
+                let placed = self.placed.get(diff_id).ok_or_else(|| mismatch(diff_id, None))?;
+                let archive = store.layer_archive(placed)?;
+                store.put_layer(archive, parent.as_ref(), diff_id, &options.limits, &mut lease)?
+            };
+            self.placed.insert(diff_id.clone(), chain);
+            progress(Progress::Layer(layer.clone()));
+            layers.push(layer);
+        }
+        store.put_blob(&image.raw, &mut lease)?;
+        if let Some((_, raw)) = &image.manifest {
+            store.put_blob(raw, &mut lease)?;
+        }
+        Ok(LoadedImage {
+            id: image.id,
+            raw_config: image.raw,
+            config: image.config,
+            manifest: image.manifest,
+            references: image.references,
+            layers,
+            lease,
+        })
+    }
+}

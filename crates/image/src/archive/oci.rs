@@ -1,0 +1,142 @@
+//! OCI image layouts: `index.json` leads to manifests, perhaps through more indexes.
+
+use super::contents::{Contents, blob_path};
+use super::load::{Found, FoundLayer};
+use crate::config::ImageConfig;
+use crate::error::{Error, ErrorKind, Result};
+use crate::manifest::{ANNOTATION_IMAGE_NAME, ANNOTATION_REF_NAME, Descriptor, Document, Index, Platform};
+use crate::reference::Reference;
+
+/// Indexes within indexes.
+const MAX_DEPTH: usize = 4;
+/// Descriptors in all indexes together.
+const MAX_DESCRIPTORS: usize = 4096;
+
+/// The images for a platform in a layout whose `index.json` this is.
+pub(super) fn images(contents: &Contents, index: &[u8], platform: &Platform) -> Result<Vec<Found>> {
+    let index = Index::parse(index).map_err(|e| e.context("index.json"))?;
+    let mut search = Search { contents, platform, found: Vec::new(), seen: 0, offered: Vec::new() };
+    search.index(&index, &[], 0)?;
+    if search.found.is_empty() && !search.offered.is_empty() {
+        search.offered.sort();
+        search.offered.dedup();
+        return Err(Error::new(
+            ErrorKind::NotFound,
+            format!(
+                "the archive has no image for {platform}, only for {}; choose one with --platform",
+                search.offered.join(", ")
+            ),
+        ));
+    }
+    Ok(search.found)
+}
+
+struct Search<'a> {
+    contents: &'a Contents,
+    platform: &'a Platform,
+    found: Vec<Found>,
+    seen: usize,
+    offered: Vec<String>,
+}
+
+impl Search<'_> {
+    fn index(&mut self, index: &Index, names: &[Reference], depth: usize) -> Result<()> {
+        if depth > MAX_DEPTH {
+            return Err(Error::limit("the indexes in the archive are nested too deeply"));
+        }
+        for descriptor in &index.manifests {
+            self.seen += 1;
+            if self.seen > MAX_DESCRIPTORS {
+                return Err(Error::limit(format!("the indexes in the archive list more than {MAX_DESCRIPTORS} manifests")));
+            }
+            self.descriptor(descriptor, names, depth)?;
+        }
+        Ok(())
+    }
+
+    fn descriptor(&mut self, descriptor: &Descriptor, names: &[Reference], depth: usize) -> Result<()> {
+        // Attestations and other artifacts travel in indexes as manifests of platform unknown/unknown.
+        if descriptor.annotation("vnd.docker.reference.type").is_some() || descriptor.artifact_type.is_some() {
+            return Ok(());
+        }
+        if let Some(platform) = &descriptor.platform
+            && !self.platform.accepts(platform)
+        {
+            self.offered.push(platform.to_string());
+            return Ok(());
+        }
+        let mut names = names.to_vec();
+        if let Some(name) = name(descriptor)?
+            && !names.contains(&name)
+        {
+            names.push(name);
+        }
+        if self.contents.document(blob_path(&descriptor.digest).as_bytes()).is_none() && depth > 0 {
+            // An archive for one platform keeps the index of all.
+            return Ok(());
+        }
+        let raw = self.contents.blob(&descriptor.digest)?;
+        if raw.len() as u64 != descriptor.size {
+            return Err(Error::invalid(format!("{} has another size than its descriptor says", descriptor.digest)));
+        }
+        match Document::parse(raw)? {
+            Document::Index(index) => self.index(&index, &names, depth + 1),
+            Document::Manifest(manifest) => {
+                let config_raw = self.contents.blob(&manifest.config.digest)?;
+                let config = ImageConfig::parse(config_raw)?;
+                let found = Platform {
+                    architecture: config.architecture.clone(),
+                    os: config.os.clone(),
+                    os_version: None,
+                    variant: config.variant.clone(),
+                };
+                if descriptor.platform.is_none() && depth == 0 && is_known(&found) && !self.platform.accepts(&found) {
+                    self.offered.push(found.to_string());
+                    return Ok(());
+                }
+                if manifest.layers.len() != config.rootfs.diff_ids.len() {
+                    return Err(Error::invalid(format!(
+                        "image {}: its manifest lists {} layers, its configuration {}",
+                        manifest.config.digest.short(),
+                        manifest.layers.len(),
+                        config.rootfs.diff_ids.len()
+                    )));
+                }
+                let layers = manifest
+                    .layers
+                    .iter()
+                    .map(|layer| FoundLayer {
+                        path: blob_path(&layer.digest).into_bytes(),
+                        digest: Some(layer.digest.clone()),
+                    })
+                    .collect();
+                self.found.push(Found {
+                    id: crate::Digest::sha256(config_raw),
+                    raw: config_raw.to_vec(),
+                    config,
+                    manifest: Some((descriptor.clone(), raw.to_vec())),
+                    references: names,
+                    layers,
+                });
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Whether a configuration names a platform at all.
+fn is_known(platform: &Platform) -> bool {
+    !platform.os.is_empty() && !platform.architecture.is_empty()
+}
+
+/// The image's name: the full one, or a reference name that has a repository. A bare tag names nothing.
+fn name(descriptor: &Descriptor) -> Result<Option<Reference>> {
+    let name = match descriptor.annotation(ANNOTATION_IMAGE_NAME) {
+        Some(name) => name,
+        None => match descriptor.annotation(ANNOTATION_REF_NAME) {
+            Some(name) if name.contains([':', '/']) => name,
+            _ => return Ok(None),
+        },
+    };
+    Reference::parse(name).map(|name| Some(name.with_default_tag()))
+}

@@ -1,0 +1,17 @@
+//! Files below a root directory, by descriptor.
+//!
+//! Nothing here builds a path as a string and hands it to the kernel to walk: names from archives and paths
+//! in containers are resolved by `openat2` with `RESOLVE_IN_ROOT`, so that neither `..` nor a symbolic link
+//! nor a rename at the wrong moment leads out of the root.
+
+mod changes;
+mod extract;
+mod pack;
+mod root;
+mod xattr;
+
+pub use changes::{Change, ChangeKind, changes};
+pub(crate) use extract::{Extractor, Recorder, Stats};
+pub use extract::{ExtractOptions, Limits, Ownership, unpack_into};
+pub use pack::{PackOptions, pack};
+pub(crate) use root::clean;

@@ -1,0 +1,133 @@
+//! Content on disk: blobs by digest, layers by chain ID.
+//!
+//! ```text
+//! ROOT/blobs/sha256/HEX      image configurations, manifests, indexes
+//! ROOT/layers/HEX/diff/      a layer's files in overlayfs form (whiteouts, opaque marks)
+//! ROOT/layers/HEX/tar-split  what else its archive consists of
+//! ROOT/layers/HEX/replaced/  files that the archive itself replaced, if any
+//! ROOT/layers/HEX/layer.json diff ID, parent, sizes
+//! ROOT/layers/.tmp-*         what is being made or removed
+//! ```
+//!
+//! A blob or layer appears by a rename and is complete and verified from then on. Layers' data is flushed by
+//! [`Store::sync`] (one `syncfs`), not file by file: whoever records an image durably calls it before.
+//!
+//! What is used is the caller's knowledge. A [`Lease`] keeps what a load or save works with from
+//! [`Store::collect`] until the caller has recorded it.
+
+mod blob;
+mod collect;
+mod layer;
+mod lease;
+
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+pub use blob::BlobInfo;
+pub use collect::{Collected, LiveSet};
+pub use layer::{LayerInfo, LayerReader};
+pub(crate) use layer::{PendingLayer, mismatch};
+pub use lease::Lease;
+
+use crate::error::{Error, Result};
+
+const TEMPORARY: &str = ".tmp-";
+
+/// The content store. Clones share it; one process at a time owns a root.
+#[derive(Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    root: PathBuf,
+    layers: OwnedFd,
+    pins: Mutex<lease::Pins>,
+    collecting: Mutex<()>,
+    temporary: AtomicU64,
+}
+
+impl Store {
+    /// Opens a store, making its directories if they are missing.
+    pub fn open(root: impl Into<PathBuf>) -> Result<Self> {
+        let root = root.into();
+        for directory in ["blobs/sha256", "layers"] {
+            let path = root.join(directory);
+            fs::create_dir_all(&path).map_err(|e| Error::io(format!("cannot make {}", path.display()), e))?;
+        }
+        let layers = root.join("layers");
+        let fd = fs::File::open(&layers).map_err(|e| Error::io(format!("cannot open {}", layers.display()), e))?;
+        // Layers hold set-user-ID programs: nobody but root walks in.
+        rustix::fs::fchmod(&fd, rustix::fs::Mode::from_raw_mode(0o700))
+            .map_err(|e| Error::io(format!("cannot set the mode of {}", layers.display()), e))?;
+        Ok(Self {
+            inner: Arc::new(Inner {
+                root,
+                layers: fd.into(),
+                pins: Mutex::default(),
+                collecting: Mutex::new(()),
+                temporary: AtomicU64::new(0),
+            }),
+        })
+    }
+
+    /// The directory it was opened with.
+    pub fn root(&self) -> &Path {
+        &self.inner.root
+    }
+
+    /// Flushes everything written so far to the disk.
+    pub fn sync(&self) -> Result<()> {
+        rustix::fs::syncfs(&self.inner.layers).map_err(|e| Error::io("cannot flush the layers to the disk", e))
+    }
+
+    /// A new lease that keeps nothing yet.
+    pub fn lease(&self) -> Lease {
+        Lease::new(self.clone())
+    }
+
+    /// Removes what earlier processes left unfinished. Call it once, before anything is loaded.
+    pub fn sweep_temporary(&self) -> Result<u64> {
+        let mut removed = 0;
+        for directory in [self.layers_path(), self.inner.root.join("blobs/sha256")] {
+            for entry in read_dir(&directory)? {
+                if entry.file_name().to_string_lossy().starts_with(TEMPORARY) {
+                    let path = entry.path();
+                    let result = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+                    result.map_err(|e| Error::io(format!("cannot remove {}", path.display()), e))?;
+                    removed += 1;
+                }
+            }
+        }
+        Ok(removed)
+    }
+
+    fn layers_path(&self) -> PathBuf {
+        self.inner.root.join("layers")
+    }
+
+    /// A name for something that is not complete: unique in this process, swept by the next one.
+    fn temporary_name(&self) -> String {
+        let n = self.inner.temporary.fetch_add(1, Ordering::Relaxed);
+        format!("{TEMPORARY}{}-{n}", std::process::id())
+    }
+
+    fn pins(&self) -> MutexGuard<'_, lease::Pins> {
+        self.inner.pins.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store").field("root", &self.inner.root).finish()
+    }
+}
+
+fn read_dir(path: &Path) -> Result<Vec<fs::DirEntry>> {
+    fs::read_dir(path)
+        .and_then(Iterator::collect)
+        .map_err(|e| Error::io(format!("cannot list {}", path.display()), e))
+}
