@@ -99,6 +99,8 @@ pub(crate) struct Shared {
     subnet: Ipv4Net,
     gateway: Ipv4Addr,
     host_has_ipv6: bool,
+    /// Ports are kept apart by the bridge itself, not by the rules.
+    isolate_ports: bool,
     pub(crate) route: Mutex<Socket>,
     /// Also serializes changes of the published ports, so that a reconciliation sees no half of one.
     nft: Mutex<Socket>,
@@ -144,6 +146,7 @@ impl Bridge {
             subnet,
             gateway,
             host_has_ipv6,
+            isolate_ports: !config.icc && !has_bridge_netfilter(),
             route: Mutex::new(route),
             state: Mutex::new(State { index, ipam: new_ipam(subnet, gateway)?, endpoints: HashMap::new(), mappings: HashMap::new() }),
             nft: Mutex::new({
@@ -441,7 +444,7 @@ impl Shared {
             peer_mac: mac,
             peer_netns: netns.as_raw_fd(),
             mtu: self.config.mtu,
-            isolated: !self.config.icc,
+            isolated: self.isolate_ports,
             host_has_ipv6: self.host_has_ipv6,
         };
         let mut batch = Batch::new();
@@ -457,7 +460,11 @@ impl Shared {
         link::add_address(&mut batch, index, address, self.subnet);
         link::set_up(&mut batch, index);
         link::add_default_route(&mut batch, index, self.gateway);
-        inside.request(batch).map_err(|r| r.on(format_args!("{PEER_NAME} of the endpoint {ifname}")))
+        link::settle(&mut batch, PEER_NAME);
+        inside.request(batch).map_err(|r| r.on(format_args!("{PEER_NAME} of the endpoint {ifname}")))?;
+        let mut batch = Batch::new();
+        link::settle(&mut batch, ifname);
+        lock(&self.route).request(batch).map_err(|r| r.on(ifname))
     }
 
     /// The interface is gone: forget the endpoint, free its address.
@@ -547,6 +554,14 @@ fn new_ipam(subnet: Ipv4Net, gateway: Ipv4Addr) -> Result<Ipam> {
     Ok(ipam)
 }
 
+/// Whether bridged packets can be made to pass the IPv4 rules.
+///
+/// If so, that is how endpoints are kept apart without `icc`: isolated ports would also keep them from each other's published
+/// ports, because what bridge netfilter translates is then bridged instead of routed. If not, the ports are isolated.
+fn has_bridge_netfilter() -> bool {
+    netns::read_sysctl("bridge/bridge-nf-call-iptables").is_ok()
+}
+
 const ID_LEN: usize = 10;
 
 fn random_id() -> Result<String> {
@@ -597,6 +612,9 @@ fn ensure_interface(route: &mut Socket, config: &BridgeConfig) -> Result<(u32, I
     } else {
         index
     };
+    if !config.icc && has_bridge_netfilter() {
+        link::filter_bridged(&mut batch, name);
+    }
     // Only IPv4 lives here: no link-local address, through which the host could be reached around the rules.
     netns::write_sysctl_if_there(&format!("ipv6/conf/{name}/disable_ipv6"), "1")?;
     if ours != Some(gateway) {

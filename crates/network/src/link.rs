@@ -11,7 +11,9 @@ use crate::netlink::{Refusal, Socket};
 
 const CREATE: u16 = (libc::NLM_F_CREATE | libc::NLM_F_EXCL) as u16;
 const VETH_INFO_PEER: u16 = 1;
+const IFLA_BRPORT_MODE: u16 = 4;
 const IFLA_BRPORT_ISOLATED: u16 = 33;
+const IFLA_BR_NF_CALL_IPTABLES: u16 = 36;
 const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
 const IN6_ADDR_GEN_MODE_NONE: u8 = 1;
 const UP: u32 = libc::IFF_UP as u32;
@@ -69,23 +71,26 @@ pub(crate) fn add_veth(batch: &mut Batch, spec: &VethSpec<'_>) {
         });
     });
     // These attributes are only looked at on an interface that exists.
-    if spec.isolated || spec.host_has_ipv6 {
-        batch.push("configure the bridge port", libc::RTM_NEWLINK, 0, &ifinfo(0, 0, 0), |a| {
-            a.str(libc::IFLA_IFNAME, spec.host_name);
-            if spec.isolated {
-                a.nest(libc::IFLA_LINKINFO, |a| {
-                    a.str(libc::IFLA_INFO_SLAVE_KIND, "bridge");
-                    a.nest(libc::IFLA_INFO_SLAVE_DATA, |a| a.u8(IFLA_BRPORT_ISOLATED, 1));
-                });
-            }
-            // A bridge port needs no link-local address, nor the multicast chatter that comes with one.
-            if spec.host_has_ipv6 {
-                a.nest(libc::IFLA_AF_SPEC, |a| {
-                    a.nest(libc::AF_INET6 as u16, |a| a.u8(IFLA_INET6_ADDR_GEN_MODE, IN6_ADDR_GEN_MODE_NONE));
-                });
-            }
+    batch.push("configure the bridge port", libc::RTM_NEWLINK, 0, &ifinfo(0, 0, 0), |a| {
+        a.str(libc::IFLA_IFNAME, spec.host_name);
+        a.nest(libc::IFLA_LINKINFO, |a| {
+            a.str(libc::IFLA_INFO_SLAVE_KIND, "bridge");
+            a.nest(libc::IFLA_INFO_SLAVE_DATA, |a| {
+                // Hairpin: where bridge netfilter is on, a packet to a port published by its own sender is translated
+                // while it is bridged, and has to leave by the port it came from.
+                a.u8(IFLA_BRPORT_MODE, 1);
+                if spec.isolated {
+                    a.u8(IFLA_BRPORT_ISOLATED, 1);
+                }
+            });
         });
-    }
+        // A bridge port needs no link-local address, nor the multicast chatter that comes with one.
+        if spec.host_has_ipv6 {
+            a.nest(libc::IFLA_AF_SPEC, |a| {
+                a.nest(libc::AF_INET6 as u16, |a| a.u8(IFLA_INET6_ADDR_GEN_MODE, IN6_ADDR_GEN_MODE_NONE));
+            });
+        }
+    });
 }
 
 pub(crate) fn add_bridge(batch: &mut Batch, name: &str, mac: MacAddr, mtu: Option<u32>) {
@@ -97,6 +102,17 @@ pub(crate) fn add_bridge(batch: &mut Batch, name: &str, mac: MacAddr, mtu: Optio
             a.u32(libc::IFLA_MTU, mtu);
         }
         a.nest(libc::IFLA_LINKINFO, |a| a.str(libc::IFLA_INFO_KIND, "bridge"));
+    });
+}
+
+/// Has the bridge's own traffic, from port to port, pass the rules for forwarded packets.
+pub(crate) fn filter_bridged(batch: &mut Batch, name: &str) {
+    batch.push("filter between the ports of the bridge", libc::RTM_NEWLINK, 0, &ifinfo(0, 0, 0), |a| {
+        a.str(libc::IFLA_IFNAME, name);
+        a.nest(libc::IFLA_LINKINFO, |a| {
+            a.str(libc::IFLA_INFO_KIND, "bridge");
+            a.nest(libc::IFLA_INFO_DATA, |a| a.u8(IFLA_BR_NF_CALL_IPTABLES, 1));
+        });
     });
 }
 
@@ -180,13 +196,21 @@ fn parse_link(payload: &[u8]) -> Option<Link> {
 /// One interface by name; `None` when there is no such.
 pub(crate) fn find(socket: &mut Socket, name: &str) -> Result<Option<Link>, Refusal> {
     let mut batch = Batch::new();
-    batch.push("look up the interface", libc::RTM_GETLINK, 0, &ifinfo(0, 0, 0), |a| a.str(libc::IFLA_IFNAME, name));
+    settle(&mut batch, name);
     let mut found = None;
     match socket.exchange(batch, |_, payload| found = parse_link(payload)) {
         Ok(()) => Ok(found),
         Err(refusal) if refusal.errno == Errno::NODEV => Ok(None),
         Err(refusal) => Err(refusal),
     }
+}
+
+/// Asks for an interface, which makes the kernel act at once on a carrier that has just come up.
+///
+/// Otherwise its link watch does so some time later, and until then the bridge forwards nothing to the port and the
+/// interface sends nothing.
+pub(crate) fn settle(batch: &mut Batch, name: &str) {
+    batch.push("look up the interface", libc::RTM_GETLINK, 0, &ifinfo(0, 0, 0), |a| a.str(libc::IFLA_IFNAME, name));
 }
 
 /// All ports of a bridge.
