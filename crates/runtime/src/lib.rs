@@ -10,6 +10,8 @@
 pub mod capabilities;
 pub mod cgroup;
 pub mod error;
+pub mod oci;
+pub mod process;
 pub mod rlimits;
 pub mod rootfs;
 pub mod seccomp;

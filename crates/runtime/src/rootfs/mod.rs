@@ -4,6 +4,7 @@
 //! caller), `pivot_root`, then what protects it. Nothing here is ever visible to the host: the root is attached over
 //! `/` of the new mount namespace and the old root is detached from below it.
 
+mod cgroups;
 mod devices;
 mod mounts;
 mod options;
@@ -18,6 +19,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountPropagationFlags, UnmountFlags};
 
+pub use cgroups::mount_cgroup;
 pub use devices::populate as populate_devices;
 pub use mounts::{attach, copy_of, mount, new_file_system};
 pub use options::{Options, Recursion};

@@ -1,12 +1,21 @@
 //! The shim: the one small process that stays with a container.
 //!
-//! The daemon (or the OCI command line) launches it with a [`ShimConfig`]; it makes the container, holds its standard
-//! streams, writes its log, serves attach and exec over a socket of its own, reaps, and records the exit status on
-//! disk before it says so to anyone. It is single-threaded and shares nothing with the daemon but that socket, so the
-//! daemon may die, be upgraded and come back at any moment. See [`protocol`] for what is spoken.
+//! The daemon launches it with a [`ShimConfig`]; it makes the container, holds its standard streams, writes its log,
+//! serves attach and exec over a socket of its own, reaps, and records the exit status on disk before it says so to
+//! anyone. It is single-threaded and shares nothing with the daemon but that socket, so the daemon may die, be
+//! upgraded and come back at any moment. See [`protocol`] for what is spoken.
 
+mod connection;
 pub mod launch;
+mod log;
+mod poller;
 pub mod protocol;
+mod run;
+mod server;
+mod session;
 
 pub use launch::{LaunchedShim, Launcher, ShimFds, connect};
-pub use protocol::{Attach, Event, ExecRequest, Exit, LogConfig, Overlay, Request, RootSource, ShimConfig, Status};
+pub use protocol::{Attach, Event, ExecRequest, Exit, LogConfig, Overlay, Reply, Request, RootSource, ShimConfig, Status};
+pub use run::run;
+
+pub(crate) use log::rfc3339_now;

@@ -1,0 +1,268 @@
+//! What is kept of a container between commands.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use serde::{Deserialize, Serialize};
+
+use crate::cgroup::{Cgroup, CgroupPath, Hierarchies};
+use crate::error::Context;
+use crate::spec::{MAX_CONFIG_BYTES, OCI_VERSION, Spec};
+use crate::{Error, ErrorKind, Result};
+
+const STATE: &str = "state.json";
+const CONFIG: &str = "config.json";
+const START: &str = "start.sock";
+
+/// A container's status (runtime-spec, runtime.md, "State").
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// It is being made.
+    Creating,
+    /// Made; the program waits to be started.
+    Created,
+    /// The program runs.
+    Running,
+    /// The program is frozen.
+    Paused,
+    /// The program has ended.
+    Stopped,
+}
+
+/// A container's state as `state` prints it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct State {
+    /// Version of the specification.
+    pub oci_version: String,
+    /// The container's ID.
+    pub id: String,
+    /// Where it is in its life.
+    pub status: Status,
+    /// The first process's ID; 0 when it has ended.
+    pub pid: i32,
+    /// Absolute path of the bundle.
+    pub bundle: PathBuf,
+    /// Absolute path of the root file system (as runc prints it).
+    pub rootfs: PathBuf,
+    /// When it was made, RFC 3339.
+    pub created: String,
+    /// The configuration's annotations.
+    #[serde(default)]
+    pub annotations: BTreeMap<String, String>,
+    /// The owner of the container (as runc prints it).
+    pub owner: String,
+}
+
+/// What is stored.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Record {
+    pub id: String,
+    pub pid: i32,
+    /// Field 22 of /proc/PID/stat: tells the process from a later one with its number.
+    pub pid_start: u64,
+    pub bundle: PathBuf,
+    pub created: String,
+    pub cgroup: CgroupPath,
+}
+
+/// A container on disk.
+#[derive(Debug)]
+pub struct Container {
+    pub(super) dir: PathBuf,
+    pub(super) record: Record,
+}
+
+impl Container {
+    /// Opens container `id` below `root`.
+    ///
+    /// # Errors
+    /// `NotFound` when there is none.
+    pub fn open(root: &Path, id: &str) -> Result<Self> {
+        check_id(id)?;
+        let dir = root.join(id);
+        let text = match std::fs::read(dir.join(STATE)) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Err(Error::new(ErrorKind::NotFound, format!("container {id:?} does not exist")));
+            }
+            Err(error) => return Err(error).context(|| format!("read the state of container {id}")),
+        };
+        let record = serde_json::from_slice(&text).map_err(|error| {
+            Error::with_source(ErrorKind::System, format!("understand the state of container {id}"), error)
+        })?;
+        Ok(Self { dir, record })
+    }
+
+    pub(super) fn save(&self, spec: &Spec) -> Result<()> {
+        let failed = |error| Error::with_source(ErrorKind::System, "encode the container's state", error);
+        std::fs::write(self.dir.join(CONFIG), serde_json::to_vec(spec).map_err(failed)?)
+            .context(|| "keep the container's configuration")?;
+        let aside = self.dir.join("state.tmp");
+        std::fs::write(&aside, serde_json::to_vec(&self.record).map_err(failed)?)
+            .and_then(|()| std::fs::rename(&aside, self.dir.join(STATE)))
+            .context(|| "write the container's state")
+    }
+
+    /// Its ID.
+    pub fn id(&self) -> &str {
+        &self.record.id
+    }
+
+    /// Its first process's ID, whether or not it still runs.
+    pub fn pid(&self) -> Option<Pid> {
+        Pid::from_raw(self.record.pid)
+    }
+
+    /// The configuration it was made from.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn spec(&self) -> Result<Spec> {
+        read_spec(&self.dir.join(CONFIG))
+    }
+
+    /// The socket the first process waits on until it is started.
+    pub(super) fn start_socket(&self) -> PathBuf {
+        self.dir.join(START)
+    }
+
+    /// Where it is in its life.
+    pub fn status(&self) -> Status {
+        if !alive(self.record.pid, self.record.pid_start) {
+            return Status::Stopped;
+        }
+        if self.start_socket().exists() {
+            return Status::Created;
+        }
+        match self.cgroup() {
+            Ok(cgroup) if cgroup.is_frozen() => Status::Paused,
+            _ => Status::Running,
+        }
+    }
+
+    /// A pidfd of the first process.
+    ///
+    /// # Errors
+    /// `Conflict` when it has ended.
+    pub fn pidfd(&self) -> Result<OwnedFd> {
+        let ended = || Error::new(ErrorKind::Conflict, format!("container {} is not running", self.record.id));
+        let pid = self.pid().ok_or_else(ended)?;
+        let pidfd = pidfd_open(pid, PidfdFlags::empty()).map_err(|_| ended())?;
+        // The number may have been given away before the pidfd was opened, not after.
+        if alive(self.record.pid, self.record.pid_start) { Ok(pidfd) } else { Err(ended()) }
+    }
+
+    /// Its cgroup.
+    ///
+    /// # Errors
+    /// When there is none any more.
+    pub fn cgroup(&self) -> Result<Cgroup> {
+        Cgroup::open(&Hierarchies::detect()?, &self.record.cgroup)
+    }
+
+    /// Its state, as `state` prints it.
+    ///
+    /// # Errors
+    /// When its configuration cannot be read.
+    pub fn state(&self) -> Result<State> {
+        let spec = self.spec()?;
+        let status = self.status();
+        let rootfs = spec.root.map(|root| self.record.bundle.join(root.path)).unwrap_or_default();
+        Ok(State {
+            oci_version: OCI_VERSION.to_owned(),
+            id: self.record.id.clone(),
+            status,
+            pid: if status == Status::Stopped { 0 } else { self.record.pid },
+            bundle: self.record.bundle.clone(),
+            rootfs,
+            created: self.record.created.clone(),
+            annotations: spec.annotations,
+            owner: String::new(),
+        })
+    }
+}
+
+/// All containers below `root`, by ID. Those that vanish meanwhile are left out.
+///
+/// # Errors
+/// When the directory cannot be read.
+pub fn list(root: &Path) -> Result<Vec<Container>> {
+    let entries = match std::fs::read_dir(root) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error).context(|| format!("list the containers in {}", root.display())),
+    };
+    let mut found: Vec<Container> = entries
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .filter_map(|id| Container::open(root, &id).ok())
+        .collect();
+    found.sort_by(|a, b| a.record.id.cmp(&b.record.id));
+    Ok(found)
+}
+
+/// IDs become file names.
+pub(super) fn check_id(id: &str) -> Result<()> {
+    let valid = !id.is_empty()
+        && id.len() <= 1024
+        && id != "."
+        && id != ".."
+        && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_+-.".contains(&byte));
+    if valid {
+        return Ok(());
+    }
+    Err(Error::invalid(format!("{id:?} is not a container ID: letters, digits, _, +, - and . are allowed")))
+}
+
+pub(super) fn read_spec(path: &Path) -> Result<Spec> {
+    let failed = || format!("read the configuration {}", path.display());
+    let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).context(failed)?;
+    let size = rustix::fs::fstat(&file).context(failed)?.st_size;
+    if u64::try_from(size).is_ok_and(|size| size > MAX_CONFIG_BYTES) {
+        return Err(Error::invalid(format!("{} is larger than {MAX_CONFIG_BYTES} bytes", path.display())));
+    }
+    let text = std::fs::read(format!("/proc/self/fd/{}", file.as_raw_fd())).context(failed)?;
+    serde_json::from_slice(&text).map_err(|error| Error::with_source(ErrorKind::Invalid, failed(), error))
+}
+
+/// When process `pid` was started (clock ticks since boot) unless it has ended.
+pub(super) fn start_time(pid: i32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The second field is the program's name in parentheses and may contain anything.
+    let rest = stat.get(stat.rfind(')')? + 2..)?;
+    let mut fields = rest.split(' ');
+    let state = fields.next()?;
+    if state == "Z" || state == "X" {
+        return None;
+    }
+    fields.nth(18)?.parse().ok()
+}
+
+pub(super) fn alive(pid: i32, started: u64) -> bool {
+    start_time(pid) == Some(started)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_file_names() {
+        check_id("a-b_c.d+1").unwrap();
+        for id in ["", ".", "..", "a/b", "a b", "é"] {
+            check_id(id).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn a_process_is_told_from_its_successor() {
+        let own = std::process::id() as i32;
+        let started = start_time(own).unwrap();
+        assert!(alive(own, started));
+        assert!(!alive(own, started + 1));
+    }
+}

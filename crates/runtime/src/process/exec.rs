@@ -1,0 +1,184 @@
+//! Another process in a running container.
+
+use std::convert::Infallible;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::process::{Pid, Signal, WaitOptions, pidfd_send_signal, waitpid};
+use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
+
+use super::channel::{Channel, FromChild, ToChild};
+use super::identity::{self, Identity};
+use super::namespaces::with_pid_namespace;
+use super::{Stdio, environment, init, terminal};
+use crate::cgroup::Cgroup;
+use crate::error::Context;
+use crate::spec::{NamespaceKind, Process, Spec};
+use crate::sys::clone3::{Clone3, Side};
+use crate::{Error, ErrorKind, Result, seccomp};
+
+/// A process to be run in a container.
+pub struct ExecPlan<'a> {
+    /// The container.
+    pub spec: &'a Spec,
+    /// Its first process.
+    pub init: BorrowedFd<'a>,
+    /// Its first process's ID.
+    pub init_pid: Pid,
+    /// Its cgroup.
+    pub cgroup: &'a Cgroup,
+    /// What is run.
+    pub process: &'a Process,
+    /// The system call filter.
+    pub seccomp: Option<seccomp::Program>,
+    /// Its standard streams.
+    pub stdio: Stdio,
+    /// How many descriptors from 3 on the program keeps.
+    pub preserve_fds: u32,
+}
+
+/// A process run in a container.
+#[derive(Debug)]
+pub struct Executed {
+    /// Its ID. It is a child of the caller.
+    pub pid: Pid,
+    /// A pidfd of it.
+    pub pidfd: OwnedFd,
+    /// The other side of its terminal.
+    pub terminal: Option<OwnedFd>,
+    /// What was asked for and could not be had.
+    pub warnings: Vec<String>,
+}
+
+/// Runs a process in the container; returns when its program was executed.
+///
+/// The calling process must be single-threaded.
+///
+/// # Errors
+/// What failed on either side; no process is left then.
+pub fn exec(plan: ExecPlan<'_>) -> Result<Executed> {
+    plan.process.validate()?;
+    let (ours, theirs) = Channel::pair()?;
+    let linux = plan.spec.linux();
+    let raw = plan.init_pid.as_raw_nonzero();
+    let pid_namespace = linux
+        .namespace(NamespaceKind::Pid)
+        .map(|_| rustix::fs::open(format!("/proc/{raw}/ns/pid"), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()))
+        .transpose()
+        .context(|| "open the container's PID namespace (has it exited?)")?;
+    let made = with_pid_namespace(pid_namespace.as_ref().map(AsFd::as_fd), || {
+        let mut call = Clone3::new(0).pidfd();
+        if let Some(dir) = plan.cgroup.clone_into_fd() {
+            call = call.cgroup(dir);
+        }
+        // SAFETY: the runtime is single-threaded where processes are made.
+        match unsafe { call.call() }.context(|| "make a process in the container")? {
+            Side::Parent { pid, pidfd } => Ok((pid, pidfd)),
+            Side::Child => {
+                let Err(error) = enter(&plan, &theirs);
+                let _ = theirs.tell_parent(&FromChild::Failed(error.report()));
+                // SAFETY: ends this process at once, finishing nothing of the parent's.
+                unsafe { libc::_exit(1) }
+            }
+        }
+    });
+    drop(theirs);
+    let (pid, pidfd) = made?;
+    let pidfd = pidfd.ok_or_else(|| Error::new(ErrorKind::Unsupported, "the kernel gives no pidfd"))?;
+    match supervise(&plan, &ours, pid) {
+        Ok((terminal, warnings)) => Ok(Executed { pid, pidfd, terminal, warnings }),
+        Err(error) => {
+            let _ = pidfd_send_signal(&pidfd, Signal::KILL);
+            let _ = waitpid(Some(pid), WaitOptions::empty());
+            Err(error)
+        }
+    }
+}
+
+fn supervise(plan: &ExecPlan<'_>, channel: &Channel, pid: Pid) -> Result<(Option<OwnedFd>, Vec<String>)> {
+    let raw = pid.as_raw_nonzero().get();
+    if plan.cgroup.clone_into_fd().is_some() {
+        plan.cgroup.attach_rest(pid)?;
+    } else {
+        plan.cgroup.attach(pid)?;
+    }
+    if let Some(adjustment) = plan.process.oom_score_adj {
+        std::fs::write(format!("/proc/{raw}/oom_score_adj"), adjustment.to_string())
+            .context(|| format!("set oom_score_adj to {adjustment}"))?;
+    }
+    channel.tell_child(&ToChild::Go(None))?;
+    let (mut console, mut warnings, mut ready) = (None, Vec::new(), false);
+    loop {
+        match channel.hear_child()? {
+            Some(FromChild::Terminal(fd)) => console = Some(fd),
+            Some(FromChild::Warning(warning)) => warnings.push(warning),
+            Some(FromChild::Failed(report)) => return Err(report.into()),
+            Some(FromChild::Ready) => ready = true,
+            Some(FromChild::SeccompListener(_)) => {
+                return Err(Error::new(
+                    ErrorKind::Unsupported,
+                    "the container's seccomp profile notifies a listener, which exec cannot reach",
+                ));
+            }
+            Some(_) => {}
+            None if ready => return Ok((console, warnings)),
+            None => return Err(Error::new(ErrorKind::System, "the process died before its program was executed")),
+        }
+    }
+}
+
+fn enter(plan: &ExecPlan<'_>, channel: &Channel) -> Result<Infallible> {
+    let ToChild::Go(_) = channel.hear_parent()?;
+    let linux = plan.spec.linux();
+    let mut kinds = ThreadNameSpaceType::empty();
+    for namespace in &linux.namespaces {
+        kinds |= match namespace.kind {
+            NamespaceKind::User => ThreadNameSpaceType::USER,
+            NamespaceKind::Network => ThreadNameSpaceType::NETWORK,
+            NamespaceKind::Mount => ThreadNameSpaceType::MOUNT,
+            NamespaceKind::Ipc => ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION,
+            NamespaceKind::Uts => ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME,
+            NamespaceKind::Cgroup => ThreadNameSpaceType::CONTROL_GROUP,
+            NamespaceKind::Time => ThreadNameSpaceType::TIME,
+            // This process was made in it.
+            NamespaceKind::Pid => ThreadNameSpaceType::empty(),
+        };
+    }
+    let has_root = linux.namespace(NamespaceKind::Mount).is_some();
+    // Without a mount namespace, the container is confined to a directory by chroot: its first process knows which.
+    let root = (!has_root)
+        .then(|| {
+            let path = format!("/proc/{}/root", plan.init_pid.as_raw_nonzero());
+            rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+        })
+        .transpose()
+        .context(|| "open the container's root")?;
+    move_into_thread_name_spaces(plan.init, kinds).context(|| "join the container's namespaces (has it exited?)")?;
+    if let Some(root) = root {
+        rustix::process::fchdir(&root).context(|| "enter the container's root")?;
+        rustix::process::chroot(".").context(|| "enter the container's root")?;
+    }
+    if linux.namespace(NamespaceKind::User).is_some() {
+        identity::become_root()?;
+    }
+    rustix::process::chdir("/").context(|| "enter the container's root")?;
+    let mut console = None;
+    if plan.process.terminal {
+        let slash = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+            .context(|| "open the container's root")?;
+        let made = terminal::open(slash.as_fd(), plan.process.console_size, plan.process.user.uid)?;
+        channel.tell_parent(&FromChild::Terminal(made.master))?;
+        console = Some(made.slave);
+    }
+    init::standard_streams(&plan.stdio, console.as_ref(), plan.process)?;
+    init::session_keyring(channel)?;
+    let program = environment::find_program_from(plan.process)?;
+    identity::execute(Identity {
+        process: plan.process,
+        program,
+        seccomp: plan.seccomp.as_ref(),
+        personality: linux.personality.as_ref(),
+        preserve_fds: plan.preserve_fds,
+        channel: Some(channel),
+    })
+}

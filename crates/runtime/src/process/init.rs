@@ -1,0 +1,273 @@
+//! The child's side: from the first instruction in the new namespaces to the program.
+
+use std::convert::Infallible;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::Mode;
+use rustix::thread::UnshareFlags;
+
+use super::channel::{Channel, FromChild, ToChild};
+use super::identity::{self, Identity};
+use super::namespaces::Namespaces;
+use super::spawn::Plan;
+use super::{Stdio, environment, hooks, terminal};
+use crate::error::Context;
+use crate::shim::RootSource;
+use crate::spec::{NamespaceKind, Process};
+use crate::sys::keyctl;
+use crate::{Error, Result, rootfs};
+
+/// What the child knows.
+pub(super) struct Child<'a> {
+    pub plan: &'a Plan<'a>,
+    pub namespaces: &'a Namespaces,
+    pub channel: Channel,
+    /// Whether a user namespace was made with this process.
+    pub user_made: bool,
+}
+
+/// Becomes the container's program, or tells why not and ends.
+pub(super) fn run(child: Child<'_>) -> Infallible {
+    let Err(error) = prepare(&child);
+    let _ = child.channel.tell_parent(&FromChild::Failed(error.report()));
+    // SAFETY: ends this process at once; nothing of the parent's (buffers, temporary files) may be finished here.
+    unsafe { libc::_exit(1) }
+}
+
+/// Waits for the parent once, when first needed.
+struct Parent<'a> {
+    channel: &'a Channel,
+    cgroup: bool,
+    heard: bool,
+}
+
+impl Parent<'_> {
+    fn wait(&mut self) -> Result<Option<OwnedFd>> {
+        if self.heard {
+            return Ok(None);
+        }
+        self.heard = true;
+        let ToChild::Go(root) = self.channel.hear_parent()?;
+        if self.cgroup {
+            // Only now this process is in the cgroup that shall be the namespace's root.
+            // SAFETY: a cgroup namespace changes the view of /proc and cgroupfs only.
+            unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWCGROUP) }
+                .context(|| "make a cgroup namespace")?;
+        }
+        Ok(root)
+    }
+}
+
+fn prepare(child: &Child<'_>) -> Result<Infallible> {
+    let Child { plan, namespaces, channel, user_made } = child;
+    let spec = plan.spec;
+    let linux = spec.linux();
+    let process = spec
+        .process
+        .as_ref()
+        .ok_or_else(|| Error::invalid("the configuration has no process: there is nothing to run"))?;
+    // Modes in the configuration are meant as they are written.
+    rustix::process::umask(Mode::empty());
+    let mut parent = Parent { channel, cgroup: namespaces.cgroup, heard: false };
+
+    let mut given_root = None;
+    if *user_made {
+        given_root = parent.wait()?;
+        identity::become_root()?;
+    } else if namespaces.joined(NamespaceKind::User).is_some() {
+        identity::become_root()?;
+    }
+    namespaces.enter()?;
+
+    let own_mounts = namespaces.makes(NamespaceKind::Mount);
+    let mut console = None;
+    if own_mounts {
+        rootfs::isolate(&linux.rootfs_propagation)?;
+        let root = match (given_root, plan.root) {
+            (Some(root), _) => root,
+            (None, RootSource::Overlay(overlay)) => rootfs::overlay(overlay, None)?,
+            (None, RootSource::Directory(path)) => rootfs::directory(&plan.bundle.join(path))?,
+        };
+        let mut masker = (!linux.masked_paths.is_empty()).then(rootfs::Masker::new).transpose()?;
+        let root = rootfs::attach_root(&root)?;
+        for mount in &spec.mounts {
+            if matches!(mount.kind.as_str(), "cgroup" | "cgroup2") {
+                parent.wait()?;
+                rootfs::mount_cgroup(root.as_fd(), mount, plan.hierarchies, &plan.cgroup, namespaces.cgroup)?;
+            } else {
+                let idmap = idmap_namespace(mount)?;
+                rootfs::mount(root.as_fd(), &absolute_source(mount, plan.bundle), idmap.as_ref().map(AsFd::as_fd))?;
+            }
+        }
+        rootfs::populate_devices(root.as_fd(), &linux.devices)?;
+        // A missing working directory is made, as Docker and runc do.
+        rootfs::resolve::mount_target(root.as_fd(), &process.cwd, rootfs::resolve::TargetKind::Directory)?;
+        if process.terminal {
+            console = Some(make_terminal(root.as_fd(), process, channel)?);
+        }
+        parent.wait()?;
+        run_outer_hooks(child)?;
+        rootfs::enter(root.as_fd())?;
+        drop(root);
+        // "/" of a shared initial ramfs apart, paths now mean the container's.
+        let slash = rustix::fs::open("/", rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC, Mode::empty())
+            .context(|| "open the container's root")?;
+        if !linux.sysctl.is_empty() {
+            let proc = rootfs::private_proc()?;
+            for (name, value) in &linux.sysctl {
+                rootfs::write_sysctl(proc.as_fd(), name, value)?;
+            }
+        }
+        rootfs::finish(spec.root.as_ref().is_some_and(|root| root.readonly), &linux.rootfs_propagation)?;
+        for path in &linux.readonly_paths {
+            rootfs::make_readonly(slash.as_fd(), path)?;
+        }
+        if let Some(masker) = &mut masker {
+            for path in &linux.masked_paths {
+                masker.mask(slash.as_fd(), path)?;
+            }
+        }
+    } else {
+        parent.wait()?;
+        run_outer_hooks(child)?;
+        enter_without_mounts(child)?;
+    }
+    if !spec.hostname.is_empty() {
+        rustix::system::sethostname(spec.hostname.as_bytes()).context(|| format!("set the host name {:?}", spec.hostname))?;
+    }
+    if !spec.domainname.is_empty() {
+        rustix::system::setdomainname(spec.domainname.as_bytes())
+            .context(|| format!("set the domain name {:?}", spec.domainname))?;
+    }
+
+    standard_streams(&plan.stdio, console.as_ref(), process)?;
+    session_keyring(channel)?;
+    let program = environment::find_program_from(process)?;
+    let start = match &plan.start {
+        Some(listener) => {
+            channel.tell_parent(&FromChild::Ready)?;
+            Some(wait_for_start(listener)?)
+        }
+        None => None,
+    };
+    let last = || -> Result<Infallible> {
+        if let Some(configured) = &spec.hooks {
+            let state = (plan.state)("created", 1);
+            hooks::run("startContainer", &configured.start_container, &state)?;
+        }
+        identity::execute(Identity {
+            process,
+            program,
+            seccomp: plan.seccomp.as_ref(),
+            personality: linux.personality.as_ref(),
+            preserve_fds: plan.preserve_fds,
+            channel: plan.start.is_none().then_some(channel),
+        })
+    };
+    let Err(error) = last();
+    if let Some(starter) = start {
+        // `start` is told what `create` could not know yet.
+        let text = serde_json::to_vec(&error.report()).unwrap_or_default();
+        let _ = rustix::io::write(&starter, &text);
+    }
+    Err(error)
+}
+
+fn run_outer_hooks(child: &Child<'_>) -> Result<()> {
+    let Some(configured) = &child.plan.spec.hooks else { return Ok(()) };
+    if !configured.prestart.is_empty() || !configured.create_runtime.is_empty() {
+        child.channel.tell_parent(&FromChild::Hooks)?;
+        let ToChild::Go(_) = child.channel.hear_parent()?;
+    }
+    if !configured.create_container.is_empty() {
+        let pid = rustix::process::getpid().as_raw_nonzero().get();
+        hooks::run("createContainer", &configured.create_container, &(child.plan.state)("creating", pid))?;
+    }
+    Ok(())
+}
+
+/// Without a mount namespace of its own, the container can only be confined to its directory.
+fn enter_without_mounts(child: &Child<'_>) -> Result<()> {
+    if child.namespaces.joined(NamespaceKind::Mount).is_some() {
+        return Ok(());
+    }
+    let RootSource::Directory(path) = child.plan.root else {
+        return Err(Error::invalid("an overlay root needs a mount namespace: add one to linux.namespaces"));
+    };
+    rustix::process::chroot(child.plan.bundle.join(path)).context(|| "change to the container's root")?;
+    rustix::process::chdir("/").context(|| "enter the container's root")
+}
+
+/// A user namespace with the mount's own mappings.
+fn idmap_namespace(mount: &crate::spec::Mount) -> Result<Option<OwnedFd>> {
+    if mount.uid_mappings.is_empty() {
+        return Ok(None);
+    }
+    super::idmap::user_namespace(&mount.uid_mappings, &mount.gid_mappings).map(Some)
+}
+
+/// Sources of bind mounts may be relative to the bundle.
+fn absolute_source<'a>(mount: &'a crate::spec::Mount, bundle: &Path) -> std::borrow::Cow<'a, crate::spec::Mount> {
+    let options = rootfs::Options::parse(&mount.options);
+    let is_bind = mount.kind == "bind" || options.bind.is_some();
+    if is_bind && !Path::new(&mount.source).is_absolute() {
+        let source = bundle.join(&mount.source).to_string_lossy().into_owned();
+        return std::borrow::Cow::Owned(crate::spec::Mount { source, ..mount.clone() });
+    }
+    std::borrow::Cow::Borrowed(mount)
+}
+
+fn make_terminal(root: BorrowedFd<'_>, process: &Process, channel: &Channel) -> Result<OwnedFd> {
+    let made = terminal::open(root, process.console_size, process.user.uid)?;
+    terminal::bind_console(root, &made.slave)?;
+    channel.tell_parent(&FromChild::Terminal(made.master))?;
+    Ok(made.slave)
+}
+
+pub(super) fn standard_streams(stdio: &Stdio, console: Option<&OwnedFd>, process: &Process) -> Result<()> {
+    match (stdio, console) {
+        (_, Some(console)) => return terminal::adopt(console),
+        (Stdio::Streams { input, output, errors }, None) => {
+            rustix::process::setsid().context(|| "start a session")?;
+            terminal::standard_streams(input.as_fd(), output.as_fd(), errors.as_fd())?;
+        }
+        (Stdio::Inherit | Stdio::Terminal, None) => {
+            // A session leader already (the OCI command line run as one) stays one.
+            let _ = rustix::process::setsid();
+        }
+    }
+    // The program may open /dev/stdout: it has to own what lies behind it. Not so for what is shared with others.
+    let user = rustix::fs::Uid::from_raw(process.user.uid);
+    if process.user.uid != 0 {
+        for stream in [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()] {
+            let is_pipe = rustix::fs::fstat(stream)
+                .is_ok_and(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode).is_fifo());
+            if is_pipe {
+                let _ = rustix::fs::fchown(stream, Some(user), None);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A session keyring of its own: the host's keys stay out of reach.
+pub(super) fn session_keyring(channel: &Channel) -> Result<()> {
+    match keyctl::join_session_keyring(c"_ses.vessel") {
+        Ok(_) | Err(rustix::io::Errno::NOSYS) => Ok(()),
+        // The user's quota of keys is used up: not worth failing for, as runc has it.
+        Err(rustix::io::Errno::DQUOT) => channel
+            .tell_parent(&FromChild::Warning("the quota of kernel keys is used up: the container shares the host's session keyring".into())),
+        Err(errno) => Err(errno).context(|| "make a session keyring"),
+    }
+}
+
+fn wait_for_start(listener: &OwnedFd) -> Result<OwnedFd> {
+    loop {
+        match rustix::net::accept_with(listener, rustix::net::SocketFlags::CLOEXEC) {
+            Ok(connection) => return Ok(connection),
+            Err(rustix::io::Errno::INTR | rustix::io::Errno::CONNABORTED) => {}
+            Err(errno) => return Err(errno).context(|| "wait to be started"),
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! Making processes: the first one of a container, and others in it.
+//!
+//! ```text
+//!   parent (shim, `vessel runtime`)              child (the container's process to be)
+//!   ───────────────────────────────              ─────────────────────────────────────
+//!   clone3 with the new namespaces        ──►    join given namespaces
+//!   cgroup: make, limit, attach                  root, mounts, devices       (at the same time)
+//!   user namespace: mappings
+//!   Go                                    ──►    cgroup namespace and mounts
+//!   hooks                                 ◄──►   terminal, hooks, pivot_root, sysctls, masks
+//!                                         ◄──    Ready
+//!   (start)                               ──►    limits, seccomp, identity, execve
+//! ```
+//!
+//! The parent is single-threaded, so the child may use all of Rust.
+
+pub mod channel;
+mod environment;
+pub mod exec;
+pub mod hooks;
+mod idmap;
+mod identity;
+mod init;
+mod namespaces;
+pub mod spawn;
+pub mod terminal;
+
+use std::os::fd::OwnedFd;
+
+pub use exec::{ExecPlan, exec};
+pub use spawn::{Init, Plan, spawn};
+
+/// What a new process's standard streams are.
+#[derive(Debug)]
+pub enum Stdio {
+    /// The parent's own.
+    Inherit,
+    /// These three.
+    Streams {
+        /// Standard input.
+        input: OwnedFd,
+        /// Standard output.
+        output: OwnedFd,
+        /// Standard error.
+        errors: OwnedFd,
+    },
+    /// A new pseudo terminal, whose other side is handed back.
+    Terminal,
+}

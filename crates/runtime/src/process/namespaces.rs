@@ -1,0 +1,130 @@
+//! Which namespaces are made, which are joined.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use crate::error::Context;
+use crate::spec::{Linux, NamespaceKind, TimeOffset};
+use crate::{Error, Result};
+
+/// A namespace to join.
+#[derive(Debug)]
+pub struct Join {
+    /// Its kind.
+    pub kind: NamespaceKind,
+    /// Its file.
+    pub file: OwnedFd,
+}
+
+/// What a configuration asks of namespaces.
+#[derive(Debug, Default)]
+pub struct Namespaces {
+    /// `CLONE_NEW…` flags of those made with the process. The cgroup namespace is not among them: it is made by the
+    /// child once it is in its cgroup. Nor is the time namespace, which can only be entered by a later child.
+    pub clone: u64,
+    /// Whether the child makes a cgroup namespace.
+    pub cgroup: bool,
+    /// Whether a time namespace is made.
+    pub time: bool,
+    /// Those joined, in the order of joining; a user namespace first.
+    pub join: Vec<Join>,
+}
+
+impl Namespaces {
+    /// Reads `linux.namespaces`; `netns` takes the place of a network namespace that would be made.
+    ///
+    /// # Errors
+    /// When a namespace file cannot be opened.
+    pub fn of(linux: &Linux, netns: Option<BorrowedFd<'_>>) -> Result<Self> {
+        let mut found = Self::default();
+        for kind in NamespaceKind::ALL {
+            let Some(namespace) = linux.namespace(kind) else { continue };
+            let file = match (&namespace.path, kind, netns) {
+                (Some(path), _, _) => Some(
+                    rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+                        .context(|| format!("open the {} namespace {}", kind.proc_name(), path.display()))?,
+                ),
+                (None, NamespaceKind::Network, Some(fd)) => {
+                    Some(fd.try_clone_to_owned().context(|| "keep the network namespace")?)
+                }
+                _ => None,
+            };
+            match (file, kind) {
+                (Some(file), kind) => found.join.push(Join { kind, file }),
+                (None, NamespaceKind::Cgroup) => found.cgroup = true,
+                (None, NamespaceKind::Time) => found.time = true,
+                (None, kind) => found.clone |= kind.clone_flag(),
+            }
+        }
+        Ok(found)
+    }
+
+    /// The namespace of a kind that is joined.
+    pub fn joined(&self, kind: NamespaceKind) -> Option<&OwnedFd> {
+        self.join.iter().find(|join| join.kind == kind).map(|join| &join.file)
+    }
+
+    /// Whether a new namespace of this kind is made with the process.
+    pub fn makes(&self, kind: NamespaceKind) -> bool {
+        self.clone & kind.clone_flag() != 0
+    }
+
+    /// Joins, in the child. The user namespace and the PID namespace are the parent's business.
+    pub fn enter(&self) -> Result<()> {
+        for join in &self.join {
+            if matches!(join.kind, NamespaceKind::User | NamespaceKind::Pid) {
+                continue;
+            }
+            set(join.file.as_fd(), join.kind)?;
+        }
+        Ok(())
+    }
+}
+
+/// Moves this thread (for PID and time namespaces: its future children) into a namespace.
+pub fn set(file: BorrowedFd<'_>, kind: NamespaceKind) -> Result<()> {
+    let raw = match kind {
+        NamespaceKind::User => LinkNameSpaceType::User,
+        NamespaceKind::Pid => LinkNameSpaceType::ProcessID,
+        NamespaceKind::Network => LinkNameSpaceType::Network,
+        NamespaceKind::Mount => LinkNameSpaceType::Mount,
+        NamespaceKind::Ipc => LinkNameSpaceType::InterProcessCommunication,
+        NamespaceKind::Uts => LinkNameSpaceType::HostNameAndNISDomainName,
+        NamespaceKind::Cgroup => LinkNameSpaceType::ControlGroup,
+        NamespaceKind::Time => LinkNameSpaceType::Time,
+    };
+    move_into_link_name_space(file, Some(raw)).context(|| format!("join the {} namespace", kind.proc_name()))
+}
+
+/// Makes a time namespace for the children of this process, with the configured offsets.
+pub fn make_time(linux: &Linux) -> Result<()> {
+    // SAFETY: CLONE_NEWTIME changes the namespace of future children only; no memory, file or thread of this process
+    // is unshared.
+    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWTIME) }
+        .context(|| "make a time namespace")?;
+    let mut text = String::new();
+    for (clock, TimeOffset { secs, nanosecs }) in &linux.time_offsets {
+        text.push_str(&format!("{clock} {secs} {nanosecs}\n"));
+    }
+    if !text.is_empty() {
+        std::fs::write("/proc/self/timens_offsets", text).context(|| "set the time namespace's offsets")?;
+    }
+    Ok(())
+}
+
+/// Runs `call` while children of this process are made in the PID namespace `file`.
+pub fn with_pid_namespace<T>(file: Option<BorrowedFd<'_>>, call: impl FnOnce() -> Result<T>) -> Result<T> {
+    let Some(file) = file else { return call() };
+    let own = rustix::fs::open("/proc/self/ns/pid", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .context(|| "open this process's PID namespace")?;
+    set(file, NamespaceKind::Pid)?;
+    let result = call();
+    let restored = set(own.as_fd(), NamespaceKind::Pid);
+    match (result, restored) {
+        (Ok(value), Ok(())) => Ok(value),
+        (Ok(_), Err(error)) => Err(Error::wrap(error, "return to this process's PID namespace")),
+        (Err(error), _) => Err(error),
+    }
+}

@@ -1,0 +1,319 @@
+//! The parent's side of making a container.
+
+use std::convert::Infallible;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, pidfd_open, pidfd_send_signal, waitpid};
+
+use super::channel::{Channel, FromChild, ToChild};
+use super::init::{self, Child};
+use super::namespaces::{Namespaces, make_time, set, with_pid_namespace};
+use super::{Stdio, hooks};
+use crate::cgroup::{Cgroup, CgroupPath, Hierarchies, Lack, Mode, Resources};
+use crate::error::Context;
+use crate::seccomp;
+use crate::shim::RootSource;
+use crate::spec::{IdMapping, Linux, NamespaceKind, Spec};
+use crate::sys::clone3::{Clone3, Side, flags};
+use crate::{Error, ErrorKind, Result, rootfs};
+
+/// A container to be made.
+pub struct Plan<'a> {
+    /// What it is.
+    pub spec: &'a Spec,
+    /// Relative paths of the configuration are relative to this directory.
+    pub bundle: &'a Path,
+    /// What becomes its root.
+    pub root: &'a RootSource,
+    /// A network namespace to enter instead of making one.
+    pub netns: Option<BorrowedFd<'a>>,
+    /// The system call filter.
+    pub seccomp: Option<seccomp::Program>,
+    /// The process's standard streams.
+    pub stdio: Stdio,
+    /// The host's cgroups.
+    pub hierarchies: &'a Hierarchies,
+    /// Where the container's cgroup goes.
+    pub cgroup: CgroupPath,
+    /// A listening socket: the program is executed when someone connects to it. None: at once.
+    pub start: Option<OwnedFd>,
+    /// How many descriptors from 3 on the program keeps.
+    pub preserve_fds: u32,
+    /// The container's state (runtime-spec, "State") as JSON for hooks and seccomp listeners, given status and process ID.
+    pub state: &'a dyn Fn(&str, i32) -> Vec<u8>,
+}
+
+/// A container's first process.
+#[derive(Debug)]
+pub struct Init {
+    /// Its ID.
+    pub pid: Pid,
+    /// A pidfd of it.
+    pub pidfd: OwnedFd,
+    /// Its cgroup.
+    pub cgroup: Cgroup,
+    /// The other side of its terminal.
+    pub terminal: Option<OwnedFd>,
+    /// What was asked for and could not be had, each a sentence.
+    pub warnings: Vec<String>,
+}
+
+/// Makes the container. Returns when its program was executed, or, with [`Plan::start`], when all is ready for that.
+///
+/// The calling process must be single-threaded.
+///
+/// # Errors
+/// What failed, on either side; nothing of the container is left then.
+pub fn spawn(plan: Plan<'_>) -> Result<Init> {
+    let linux = plan.spec.linux();
+    let namespaces = Namespaces::of(linux, plan.netns)?;
+    let (ours, theirs) = Channel::pair()?;
+    let resources = linux.resources.clone().unwrap_or_default();
+
+    // On cgroup v2 the child is born inside; on v1 it is attached while it already prepares its root.
+    let mut cgroup = None;
+    if plan.hierarchies.mode() == Mode::V2 {
+        cgroup = Some(make_cgroup(&plan, &resources)?);
+    }
+    let made = clone(&plan, &namespaces, cgroup.as_ref().map(|(cgroup, _)| cgroup), &ours, theirs);
+    let (pid, pidfd) = match made {
+        Ok(made) => made,
+        Err(error) => {
+            if let Some(cgroup) = cgroup {
+                let _ = cgroup.0.destroy();
+            }
+            return Err(error);
+        }
+    };
+    let result = supervise(&plan, &namespaces, &resources, &ours, pid, pidfd.as_fd(), &mut cgroup);
+    match (result, cgroup) {
+        (Ok(prepared), Some((cgroup, lacks))) => {
+            let Prepared { terminal, mut warnings } = prepared;
+            warnings.extend(lacks.iter().map(ToString::to_string));
+            Ok(Init { pid, pidfd, cgroup, terminal, warnings })
+        }
+        (result, cgroup) => {
+            let _ = pidfd_send_signal(&pidfd, Signal::KILL);
+            let _ = waitpid(Some(pid), WaitOptions::empty());
+            if let Some((cgroup, _)) = cgroup {
+                let _ = cgroup.kill_all(Signal::KILL);
+                let _ = cgroup.destroy();
+            }
+            Err(result.err().unwrap_or_else(|| Error::new(ErrorKind::System, "the container has no cgroup")))
+        }
+    }
+}
+
+/// Executes nothing more than needed to know whether the container's program runs.
+#[derive(Default)]
+struct Prepared {
+    terminal: Option<OwnedFd>,
+    warnings: Vec<String>,
+}
+
+fn make_cgroup(plan: &Plan<'_>, resources: &Resources) -> Result<(Cgroup, Vec<Lack>)> {
+    Cgroup::create(plan.hierarchies, &plan.cgroup, resources)
+}
+
+fn clone(
+    plan: &Plan<'_>,
+    namespaces: &Namespaces,
+    cgroup: Option<&Cgroup>,
+    ours: &Channel,
+    theirs: Channel,
+) -> Result<(Pid, OwnedFd)> {
+    if namespaces.time {
+        make_time(plan.spec.linux())?;
+    }
+    let user = namespaces.joined(NamespaceKind::User);
+    let pid_namespace = namespaces.joined(NamespaceKind::Pid).map(AsFd::as_fd);
+    let start = |channel: Channel| -> Infallible { init::run(Child { plan, namespaces, channel, user_made: namespaces.makes(NamespaceKind::User) }) };
+    with_pid_namespace(pid_namespace, || {
+        if let Some(user) = user {
+            return clone_in_user_namespace(namespaces, user, cgroup, ours, theirs, &start);
+        }
+        let mut call = Clone3::new(namespaces.clone).pidfd();
+        if let Some(dir) = cgroup.and_then(Cgroup::clone_into_fd) {
+            call = call.cgroup(dir);
+        }
+        // SAFETY: the runtime is single-threaded where containers are made (see the module's documentation).
+        match unsafe { call.call() }.context(|| clone_failed(namespaces))? {
+            Side::Child => match start(theirs) {},
+            Side::Parent { pid, pidfd } => Ok((pid, pidfd.ok_or_else(no_pidfd)?)),
+        }
+    })
+}
+
+fn no_pidfd() -> Error {
+    Error::new(ErrorKind::Unsupported, "the kernel gives no pidfd: Linux 5.12 or newer is needed")
+}
+
+fn clone_failed(namespaces: &Namespaces) -> String {
+    let names: Vec<_> =
+        NamespaceKind::ALL.into_iter().filter(|kind| namespaces.makes(*kind)).map(NamespaceKind::proc_name).collect();
+    format!("make the container's process with new namespaces ({})", names.join(", "))
+}
+
+/// All other namespaces must belong to the joined user namespace: an intermediate process joins it and makes the
+/// container's process as its sibling.
+fn clone_in_user_namespace(
+    namespaces: &Namespaces,
+    user: &OwnedFd,
+    cgroup: Option<&Cgroup>,
+    ours: &Channel,
+    theirs: Channel,
+    start: &dyn Fn(Channel) -> Infallible,
+) -> Result<(Pid, OwnedFd)> {
+    // SAFETY: as in `clone`.
+    let intermediate = match unsafe { Clone3::new(0).call() }.context(|| "make an intermediate process")? {
+        Side::Parent { pid, .. } => {
+            drop(theirs);
+            pid
+        }
+        Side::Child => {
+            let run = || -> Result<()> {
+                set(user.as_fd(), NamespaceKind::User)?;
+                let mut call = Clone3::new(namespaces.clone | flags::PARENT);
+                if let Some(dir) = cgroup.and_then(Cgroup::clone_into_fd) {
+                    call = call.cgroup(dir);
+                }
+                // SAFETY: as in `clone`.
+                match unsafe { call.call() }.context(|| clone_failed(namespaces))? {
+                    Side::Child => Ok(()),
+                    Side::Parent { pid, .. } => {
+                        theirs.tell_parent(&FromChild::Pid(pid.as_raw_nonzero().get()))?;
+                        // SAFETY: ends the intermediate process at once, running nothing.
+                        unsafe { libc::_exit(0) }
+                    }
+                }
+            };
+            match run() {
+                Ok(()) => match start(theirs) {},
+                Err(error) => {
+                    let _ = theirs.tell_parent(&FromChild::Failed(error.report()));
+                    // SAFETY: as above.
+                    unsafe { libc::_exit(1) }
+                }
+            }
+        }
+    };
+    let heard = ours.hear_child();
+    let _ = waitpid(Some(intermediate), WaitOptions::empty());
+    match heard? {
+        Some(FromChild::Pid(pid)) => {
+            let pid = Pid::from_raw(pid).ok_or_else(no_pidfd)?;
+            let pidfd = pidfd_open(pid, PidfdFlags::empty()).context(|| "watch the container's process")?;
+            Ok((pid, pidfd))
+        }
+        Some(FromChild::Failed(report)) => Err(report.into()),
+        _ => Err(Error::new(ErrorKind::System, "the intermediate process died")),
+    }
+}
+
+fn supervise(
+    plan: &Plan<'_>,
+    namespaces: &Namespaces,
+    resources: &Resources,
+    channel: &Channel,
+    pid: Pid,
+    pidfd: BorrowedFd<'_>,
+    cgroup: &mut Option<(Cgroup, Vec<Lack>)>,
+) -> Result<Prepared> {
+    let raw_pid = pid.as_raw_nonzero().get();
+    let linux = plan.spec.linux();
+    if cgroup.is_none() {
+        cgroup.insert(make_cgroup(plan, resources)?).0.attach(pid)?;
+    }
+    if let Some(adjustment) = plan.spec.process.as_ref().and_then(|process| process.oom_score_adj) {
+        std::fs::write(format!("/proc/{raw_pid}/oom_score_adj"), adjustment.to_string())
+            .context(|| format!("set oom_score_adj to {adjustment}"))?;
+    }
+    let mut prepared = Prepared::default();
+    let mut root = None;
+    if namespaces.makes(NamespaceKind::User) {
+        write_mappings(raw_pid, linux)?;
+        if let RootSource::Overlay(overlay) = plan.root {
+            let user = rustix::fs::open(
+                format!("/proc/{raw_pid}/ns/user"),
+                rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC,
+                rustix::fs::Mode::empty(),
+            )
+            .context(|| "open the container's user namespace")?;
+            root = Some(rootfs::overlay(overlay, Some(user.as_fd()))?);
+        }
+    }
+    channel.tell_child(&ToChild::Go(root))?;
+    let mut ready = false;
+    loop {
+        match channel.hear_child()? {
+            Some(FromChild::Terminal(fd)) => prepared.terminal = Some(fd),
+            Some(FromChild::Warning(warning)) => prepared.warnings.push(warning),
+            Some(FromChild::Hooks) => {
+                if let Some(configured) = &plan.spec.hooks {
+                    let state = (plan.state)("creating", raw_pid);
+                    hooks::run("prestart", &configured.prestart, &state)?;
+                    hooks::run("createRuntime", &configured.create_runtime, &state)?;
+                }
+                channel.tell_child(&ToChild::Go(None))?;
+            }
+            Some(FromChild::SeccompListener(number)) => {
+                pass_listener(plan, pidfd, raw_pid, number)?;
+                channel.tell_child(&ToChild::Go(None))?;
+            }
+            Some(FromChild::Ready) => {
+                ready = true;
+                if plan.start.is_some() {
+                    return Ok(prepared);
+                }
+            }
+            Some(FromChild::Failed(report)) => return Err(report.into()),
+            Some(FromChild::Pid(_)) => {}
+            None if ready => return Ok(prepared),
+            None => {
+                return Err(Error::new(
+                    ErrorKind::System,
+                    "the container's process died while it was being prepared (was it killed, or out of memory under its limit?)",
+                ));
+            }
+        }
+    }
+}
+
+/// Sends the seccomp listener where `linux.seccomp.listenerPath` says.
+fn pass_listener(plan: &Plan<'_>, pidfd: BorrowedFd<'_>, pid: i32, number: i32) -> Result<()> {
+    let listener = rustix::process::pidfd_getfd(pidfd, number, rustix::process::PidfdGetfdFlags::empty())
+        .context(|| "take the seccomp listener from the container's process")?;
+    let Some(profile) = &plan.spec.linux().seccomp else { return Ok(()) };
+    if profile.listener_path.is_empty() {
+        return Err(Error::invalid("linux.seccomp notifies a listener (SCMP_ACT_NOTIFY), but listenerPath is not set"));
+    }
+    let state: serde_json::Value = serde_json::from_slice(&(plan.state)("creating", pid))
+        .map_err(|error| Error::with_source(ErrorKind::System, "encode the container's state", error))?;
+    seccomp::notify::send_listener(
+        Path::new(&profile.listener_path),
+        listener.as_fd(),
+        &seccomp::notify::ContainerProcessState {
+            oci_version: crate::spec::OCI_VERSION,
+            fds: &seccomp::notify::FDS,
+            pid,
+            metadata: &profile.listener_metadata,
+            state,
+        },
+    )
+}
+
+/// Writes `uid_map` and `gid_map`.
+fn write_mappings(pid: i32, linux: &Linux) -> Result<()> {
+    let text = |mappings: &[IdMapping]| -> String {
+        mappings.iter().map(|m| format!("{} {} {}\n", m.container_id, m.host_id, m.size)).collect()
+    };
+    // An unprivileged writer must give up setgroups(2) first.
+    if !rustix::process::geteuid().is_root() {
+        std::fs::write(format!("/proc/{pid}/setgroups"), "deny").context(|| "deny setgroups in the user namespace")?;
+    }
+    std::fs::write(format!("/proc/{pid}/gid_map"), text(&linux.gid_mappings))
+        .context(|| "write the user namespace's group mappings")?;
+    std::fs::write(format!("/proc/{pid}/uid_map"), text(&linux.uid_mappings))
+        .context(|| "write the user namespace's user mappings")
+}

@@ -1,0 +1,114 @@
+//! The shim's beginning and end.
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+
+use rustix::process::DumpableBehavior;
+
+use super::log::Log;
+use super::protocol::{self, Event, MAX_FRAME, SOCKET, ShimConfig};
+use super::server::{Server, container_streams, inherited, load_program};
+use crate::cgroup::CgroupPath;
+use crate::error::Context;
+use crate::process::{self, Plan};
+use crate::sys::close_range;
+use crate::{Error, ErrorKind, Result, seccomp};
+
+/// Where the launcher puts the control stream.
+const CONTROL_FD: i32 = 3;
+/// Where the launcher puts the shim's directory.
+const DIR_FD: i32 = 4;
+
+/// Runs the shim: makes the container the launcher left a configuration for, and stays with it until its end.
+/// Returns the process's exit code. To be called first thing in a process that does nothing else.
+pub fn run() -> i32 {
+    // Nothing of the shim is for the container to look at, whatever it shares with the host.
+    let _ = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable);
+    let _ = rustix::thread::set_name(c"vessel-shim");
+    let _ = close_range::set_cloexec_from(3);
+    ignore_signals();
+    // SAFETY: the launcher made these numbers the control stream and the directory; nothing else uses them.
+    let (control, dir) = unsafe { (inherited(CONTROL_FD), inherited(DIR_FD)) };
+    match serve(&control, &dir) {
+        Ok(()) => 0,
+        Err(error) => {
+            if let Ok(frame) = protocol::encode(&Event::Failed(error.report())) {
+                let _ = rustix::io::write(&control, &frame);
+            }
+            1
+        }
+    }
+}
+
+fn serve(control: &OwnedFd, dir: &OwnedFd) -> Result<()> {
+    let config = read_config(dir)?;
+    // SAFETY: the launcher passed these descriptors for the shim alone; each number occurs once.
+    let (netns, keep, attach) = unsafe {
+        (
+            config.fds.netns.map(|fd| inherited(fd)),
+            config.fds.keep.iter().map(|fd| inherited(*fd)).collect::<Vec<_>>(),
+            config.fds.attach.iter().map(|(fd, to)| (inherited(*fd), to.clone())).collect::<Vec<_>>(),
+        )
+    };
+    let listener = UnixListener::bind(format!("/proc/self/fd/{}/{SOCKET}", dir.as_raw_fd()))
+        .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
+        .context(|| "make the shim's socket")?;
+    let log = config.log.clone().map(Log::open).transpose()?;
+    let seccomp = match (&config.seccomp_program, &config.spec.linux().seccomp) {
+        (Some(path), _) => Some(load_program(path)?),
+        (None, Some(profile)) => Some(seccomp::compile(profile)?),
+        (None, None) => None,
+    };
+    let (stdio, ends) = container_streams(&config)?;
+    let cgroup = CgroupPath::from_oci(&config.spec.linux().cgroups_path, &config.id)?;
+    let id = config.id.clone();
+    let state = move |status: &str, pid: i32| {
+        serde_json::json!({ "ociVersion": crate::spec::OCI_VERSION, "id": id, "status": status, "pid": pid, "bundle": "/" })
+            .to_string()
+            .into_bytes()
+    };
+    let init = process::spawn(Plan {
+        spec: &config.spec,
+        bundle: std::path::Path::new("/"),
+        root: &config.root,
+        netns: netns.as_ref().map(AsFd::as_fd),
+        seccomp,
+        stdio,
+        hierarchies: &config.hierarchies,
+        cgroup,
+        start: None,
+        preserve_fds: 0,
+        state: &state,
+    })?;
+    drop(netns);
+    let warnings = init.warnings.clone();
+    let mut server = Server::new(config, listener.into(), init, ends, log)?;
+    let control = control.try_clone().context(|| "keep the control stream")?;
+    server.adopt(control, attach, warnings)?;
+    let result = server.run();
+    drop(keep);
+    result
+}
+
+fn read_config(dir: &OwnedFd) -> Result<ShimConfig> {
+    use std::io::Read;
+    let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC | rustix::fs::OFlags::NOFOLLOW;
+    let file = rustix::fs::openat(dir, protocol::CONFIG, flags, rustix::fs::Mode::empty())
+        .context(|| "open the shim's configuration")?;
+    let mut text = Vec::new();
+    std::fs::File::from(file)
+        .take(MAX_FRAME as u64 * 4)
+        .read_to_end(&mut text)
+        .context(|| "read the shim's configuration")?;
+    serde_json::from_slice(&text)
+        .map_err(|error| Error::with_source(ErrorKind::Invalid, "understand the shim's configuration", error))
+}
+
+/// Signals meant for the daemon or its terminal must not take containers along; a write to a client that left is an
+/// error, not a death.
+fn ignore_signals() {
+    for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM, libc::SIGPIPE, libc::SIGTSTP] {
+        // SAFETY: SIG_IGN is a valid disposition for these signals and runs no code.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
+}
