@@ -3,7 +3,8 @@
 //! The meaning is libseccomp's as runc uses it:
 //! - a rule whose action is the default one says nothing; a name an ABI does not have is skipped there;
 //! - of several rules for one call, the first without conditions decides, whatever the others say; otherwise the
-//!   conditional ones are alternatives, tried in the order of [`Rule::precedence`];
+//!   conditional ones are alternatives. Where those overlap and differ in action, libseccomp's choice follows from
+//!   the shape of its tree; [`Rule::precedence`] comes close to it;
 //! - conditions of one rule must all hold, unless an argument occurs twice: then each is an alternative of its own;
 //! - 32-bit ABIs compare the low 32 bits of argument and value;
 //! - calls through an ABI that the profile does not cover kill the thread.
@@ -15,6 +16,8 @@
 //! One deliberate difference. Programs for 32-bit x86 make socket and System V IPC calls through a multiplexer whose
 //! arguments a filter cannot see. libseccomp lets the multiplexed call pass without its conditions; here a rule with
 //! conditions passes to the multiplexer only if it forbids.
+
+use std::cmp::Reverse;
 
 use super::arch::{Abi, Machine, X32_BIT, audit};
 use super::profile::{Action, Arg, Operator, Seccomp, Syscall};
@@ -83,17 +86,19 @@ pub(super) struct Condition {
 }
 
 impl Rule {
-    /// libseccomp keeps its alternatives sorted, by argument and then by kind of comparison; it matters only where
-    /// alternatives with different actions overlap.
+    /// Which of several alternatives comes first; it matters only where alternatives with different actions overlap.
+    /// As in libseccomp, the order in the profile does not decide, but roughly: the narrower comparison comes first,
+    /// and one on a later argument before one on an earlier.
     fn precedence(&self) -> impl Ord + use<> {
         let rank = |condition: &Condition| {
-            let kind = match condition.operator {
-                Operator::Equal | Operator::NotEqual => 0u8,
-                Operator::GreaterOrEqual | Operator::Less => 1,
-                Operator::Greater | Operator::LessOrEqual => 2,
-                Operator::MaskedEqual => 3,
+            let (kind, breadth) = match condition.operator {
+                Operator::Equal => (0u8, 0),
+                Operator::MaskedEqual => (1, 0),
+                Operator::NotEqual => (2, 0),
+                Operator::Less | Operator::LessOrEqual => (3, condition.value),
+                Operator::GreaterOrEqual | Operator::Greater => (4, !condition.value),
             };
-            (condition.arg, kind)
+            (Reverse(condition.arg), kind, breadth)
         };
         self.conditions.first().map(rank)
     }
@@ -234,7 +239,9 @@ impl Condition {
             Operator::MaskedEqual => (arg.value, arg.value_two),
             _ => (u64::MAX, arg.value),
         };
-        Self { arg: arg.index as u8, low_only: abi.is_32_bit(), operator: arg.op, mask, value }
+        let low_only = abi.is_32_bit();
+        let value = if low_only { value & u64::from(u32::MAX) } else { value };
+        Self { arg: arg.index as u8, low_only, operator: arg.op, mask, value }
     }
 }
 

@@ -16,6 +16,8 @@ mod default;
 pub mod docker;
 #[cfg(test)]
 mod interpreter;
+#[cfg(test)]
+mod kernel_tests;
 mod lower;
 pub mod notify;
 pub mod profile;

@@ -333,6 +333,15 @@ fn libseccomp_s_rules_for_several_rules() {
     ] {
         assert_eq!(ret(&profile(Action::Errno, rules), 1), ALLOW);
     }
+    // Of overlapping conditions the narrower counts, wherever it stands.
+    let above = arg(0, Operator::GreaterOrEqual, 1, 0);
+    for rules in [
+        [rule(&["read"], Action::Trap, &[eq(5)]), rule(&["read"], Action::Allow, std::slice::from_ref(&above))],
+        [rule(&["read"], Action::Allow, std::slice::from_ref(&above)), rule(&["read"], Action::Trap, &[eq(5)])],
+    ] {
+        let both = profile(Action::Errno, rules.to_vec());
+        assert_eq!([0, 1, 5].map(|v| ret(&both, v)), [errno(1), ALLOW, libc::SECCOMP_RET_TRAP]);
+    }
     // A rule with the default action says nothing.
     let default =
         profile(Action::Errno, vec![rule(&["read"], Action::Errno, &[]), rule(&["read"], Action::Allow, &[eq(1)])]);
