@@ -19,9 +19,9 @@ use crate::netlink::{Family, Socket};
 use crate::netns;
 use crate::nft::elements::{self, Mapping};
 use crate::nft::ruleset::Ruleset;
-use crate::ports::{PortSpec, PublishedPort, Reservation, ipv4, reserve};
+use crate::ports::{PortSpec, Protocol, PublishedPort, Reservation, ipv4, reserve};
 use crate::reaper::Reaper;
-use crate::{nft, subnet};
+use crate::{conntrack, nft, subnet};
 
 /// What the interface is called inside an endpoint.
 const PEER_NAME: &str = "eth0";
@@ -112,12 +112,13 @@ struct State {
     ipam: Ipam,
     /// By interface: everything that was given out and not released.
     endpoints: HashMap<String, Live>,
-    /// By protocol and port of the host, for conflicts.
-    mappings: HashMap<(crate::Protocol, u16), Vec<(Mapping, String)>>,
+    /// By protocol and port of the host: on which of its addresses, and whose. Only for conflicts.
+    ports: HashMap<(Protocol, u16), Vec<(Ipv4Addr, String)>>,
 }
 
 struct Live {
     address: Ipv4Addr,
+    mappings: Vec<Mapping>,
 }
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -148,7 +149,7 @@ impl Bridge {
             host_has_ipv6,
             isolate_ports: !config.icc && !has_bridge_netfilter(),
             route: Mutex::new(route),
-            state: Mutex::new(State { index, ipam: new_ipam(subnet, gateway)?, endpoints: HashMap::new(), mappings: HashMap::new() }),
+            state: Mutex::new(State { index, ipam: new_ipam(subnet, gateway)?, endpoints: HashMap::new(), ports: HashMap::new() }),
             nft: Mutex::new({
                 install_rules(&mut nft, config, subnet)?;
                 nft
@@ -224,7 +225,7 @@ impl Bridge {
                 Some(address) => state.ipam.take(address).map(|()| address)?,
                 None => state.ipam.next()?,
             };
-            state.endpoints.insert(ifname.to_owned(), Live { address });
+            state.endpoints.insert(ifname.to_owned(), Live { address, mappings: Vec::new() });
             Ok(address)
         };
         match take() {
@@ -244,6 +245,7 @@ impl Bridge {
         };
         let shared = &*self.shared;
         let mut socket = lock(&shared.nft);
+        lock(&shared.state).adopt(record)?;
         let mut reservations: Vec<Reservation> = Vec::with_capacity(specs.len());
         for spec in specs {
             let reservation = {
@@ -278,25 +280,32 @@ impl Bridge {
                 .collect();
             socket.transaction(elements::change(table, &stale, &mappings)).map_err(|r| r.on(format_args!("table {table}")))?;
         }
-        let mut state = lock(&shared.state);
-        for mapping in mappings {
-            state.mappings.entry((mapping.protocol, mapping.host_port)).or_default().push((mapping, record.ifname.clone()));
+        for mapping in &mappings {
+            lock(&shared.state).remember(&record.ifname, *mapping);
         }
         record.ports.extend(reservations.iter().map(|r| r.port));
+        mappings.retain(|m| m.protocol == Protocol::Udp);
+        if let Err(error) = conntrack::forget_unpublished(&mappings) {
+            tracing::warn!(interface = record.ifname, %error, "UDP flows that began before their port was published do not reach it yet");
+        }
         Ok(reservations)
     }
 
     /// Withdraws all published ports of the endpoint. The record loses them.
     pub fn unpublish(&self, record: &mut EndpointRecord) -> Result<()> {
-        self.withdraw(&record.ifname)?;
+        self.withdraw(record)?;
         record.ports.clear();
         Ok(())
     }
 
-    fn withdraw(&self, ifname: &str) -> Result<Vec<Mapping>> {
+    fn withdraw(&self, record: &EndpointRecord) -> Result<Vec<Mapping>> {
         let shared = &*self.shared;
         let mut socket = lock(&shared.nft);
-        let mappings = lock(&shared.state).mappings_of(ifname);
+        let mappings = {
+            let mut state = lock(&shared.state);
+            state.adopt(record)?;
+            state.endpoints.get(&record.ifname).map(|live| live.mappings.clone()).unwrap_or_default()
+        };
         if mappings.is_empty() {
             return Ok(mappings);
         }
@@ -313,7 +322,7 @@ impl Bridge {
             }
             Err(refusal) => return Err(refusal.on(format_args!("table {table}"))),
         }
-        lock(&shared.state).forget_mappings(ifname, &mappings);
+        lock(&shared.state).forget_mappings(&record.ifname);
         Ok(mappings)
     }
 
@@ -322,9 +331,9 @@ impl Bridge {
     /// The kernel removes the interface by itself when the namespace dies; one whose namespace lives on is removed
     /// explicitly. The address is given to nobody else before the interface is gone.
     pub fn release(&self, record: &EndpointRecord) -> Result<()> {
-        let withdrawn = self.withdraw(&record.ifname);
+        let withdrawn = self.withdraw(record);
         let udp = match &withdrawn {
-            Ok(mappings) => mappings.iter().filter(|m| m.protocol == crate::Protocol::Udp).copied().collect(),
+            Ok(mappings) => mappings.iter().filter(|m| m.protocol == Protocol::Udp).copied().collect(),
             Err(_) => Vec::new(),
         };
         self.reaper.bury(record.ifname.clone(), udp);
@@ -380,7 +389,7 @@ impl Bridge {
         }
         let on_table = |r: crate::netlink::Refusal| r.on(format_args!("table {}", config.table));
         install_rules(&mut nft, config, shared.subnet)?;
-        let wanted: BTreeSet<Mapping> = lock(&shared.state).mappings.values().flatten().map(|(m, _)| *m).collect();
+        let wanted: BTreeSet<Mapping> = lock(&shared.state).endpoints.values().flat_map(|live| live.mappings.iter().copied()).collect();
         let present: BTreeSet<Mapping> = elements::dump(&mut nft, &config.table).map_err(on_table)?.into_iter().collect();
         let remove: Vec<Mapping> = present.difference(&wanted).copied().collect();
         let add: Vec<Mapping> = wanted.difference(&present).copied().collect();
@@ -477,27 +486,34 @@ impl Shared {
 }
 
 impl State {
-    fn owner_of(&self, protocol: crate::Protocol, host: Ipv4Addr, port: u16) -> Option<String> {
-        let list = self.mappings.get(&(protocol, port))?;
-        list.iter().find(|(m, _)| same_host(m.host, host)).map(|(_, owner)| owner.clone())
+    fn owner_of(&self, protocol: Protocol, host: Ipv4Addr, port: u16) -> Option<String> {
+        let list = self.ports.get(&(protocol, port))?;
+        list.iter().find(|(taken, _)| same_host(*taken, host)).map(|(_, owner)| owner.clone())
     }
 
-    fn mappings_of(&self, ifname: &str) -> Vec<Mapping> {
-        self.mappings.values().flatten().filter(|(_, owner)| owner == ifname).map(|(m, _)| *m).collect()
+    fn remember(&mut self, ifname: &str, mapping: Mapping) {
+        if let Some(live) = self.endpoints.get_mut(ifname)
+            && !live.mappings.contains(&mapping)
+        {
+            live.mappings.push(mapping);
+            self.ports.entry((mapping.protocol, mapping.host_port)).or_default().push((mapping.host, ifname.to_owned()));
+        }
     }
 
-    fn forget_mappings(&mut self, ifname: &str, mappings: &[Mapping]) {
+    fn forget_mappings(&mut self, ifname: &str) {
+        let mappings = self.endpoints.get_mut(ifname).map(|live| std::mem::take(&mut live.mappings)).unwrap_or_default();
         for mapping in mappings {
             let key = (mapping.protocol, mapping.host_port);
-            if let Some(list) = self.mappings.get_mut(&key) {
-                list.retain(|(m, owner)| !(m == mapping && owner == ifname));
+            if let Some(list) = self.ports.get_mut(&key) {
+                list.retain(|(host, owner)| !(*host == mapping.host && owner == ifname));
                 if list.is_empty() {
-                    self.mappings.remove(&key);
+                    self.ports.remove(&key);
                 }
             }
         }
     }
 
+    /// Takes an endpoint that somebody else has recorded into the books; one that is there already gains its ports.
     fn adopt(&mut self, record: &EndpointRecord) -> Result<()> {
         let IpAddr::V4(address) = record.address else {
             return Err(Error::new(ErrorKind::Unsupported, format!("the endpoint {} has the address {}: the bridge has IPv4 only", record.ifname, record.address)));
@@ -507,14 +523,10 @@ impl State {
             if self.ipam.offset(address).is_ok() {
                 self.ipam.take(address)?;
             }
-            self.endpoints.insert(record.ifname.clone(), Live { address });
+            self.endpoints.insert(record.ifname.clone(), Live { address, mappings: Vec::new() });
         }
         for port in &record.ports {
-            let mapping = mapping(port, address)?;
-            let list = self.mappings.entry((mapping.protocol, mapping.host_port)).or_default();
-            if !list.iter().any(|(m, _)| *m == mapping) {
-                list.push((mapping, record.ifname.clone()));
-            }
+            self.remember(&record.ifname, mapping(port, address)?);
         }
         Ok(())
     }

@@ -21,8 +21,10 @@ const CTA_ID: u16 = 12;
 const CTA_TUPLE_IP: u16 = 1;
 const CTA_TUPLE_PROTO: u16 = 2;
 const CTA_IP_V4_SRC: u16 = 1;
+const CTA_IP_V4_DST: u16 = 2;
 const CTA_PROTO_NUM: u16 = 1;
 const CTA_PROTO_SRC_PORT: u16 = 2;
+const CTA_PROTO_DST_PORT: u16 = 3;
 /// `AF_INET`, version 0, no resource.
 const HEAD: [u8; 4] = [libc::AF_INET as u8, 0, 0, 0];
 
@@ -31,35 +33,69 @@ pub(crate) fn forget(mappings: &[Mapping]) -> Result<()> {
     if mappings.is_empty() {
         return Ok(());
     }
-    let on = "for removed ports";
+    delete(|flow| mappings.iter().any(|m| (m.protocol.number(), m.target, m.target_port) == (flow.protocol, flow.answers_from.0, flow.answers_from.1)))
+}
+
+/// Deletes every flow to one of the mappings' ports of the host that goes to the host itself, because it began before the port
+/// was published: it would go on doing so.
+pub(crate) fn forget_unpublished(mappings: &[Mapping]) -> Result<()> {
+    if mappings.is_empty() {
+        return Ok(());
+    }
+    delete(|flow| {
+        flow.to == flow.answers_from
+            && mappings.iter().any(|m| {
+                (m.protocol.number(), m.host_port) == (flow.protocol, flow.to.1) && (m.host.is_unspecified() || m.host == flow.to.0)
+            })
+    })
+}
+
+/// What a flow is told by.
+struct Flow {
+    protocol: u8,
+    /// Where its first packet was sent to.
+    to: (Ipv4Addr, u16),
+    /// Where the answers come from: the same, unless the destination was translated.
+    answers_from: (Ipv4Addr, u16),
+}
+
+impl Flow {
+    fn parse(attrs: AttrIter<'_>) -> Option<Self> {
+        let original = attrs.find(CTA_TUPLE_ORIG)?;
+        let reply = attrs.find(CTA_TUPLE_REPLY)?;
+        Some(Self {
+            protocol: *AttrIter(AttrIter(original).find(CTA_TUPLE_PROTO)?).find(CTA_PROTO_NUM)?.first()?,
+            to: end(original, CTA_IP_V4_DST, CTA_PROTO_DST_PORT)?,
+            answers_from: end(reply, CTA_IP_V4_SRC, CTA_PROTO_SRC_PORT)?,
+        })
+    }
+}
+
+fn end(tuple: &[u8], address: u16, port: u16) -> Option<(Ipv4Addr, u16)> {
+    let address = AttrIter(AttrIter(tuple).find(CTA_TUPLE_IP)?).find(address)?;
+    let port = AttrIter(AttrIter(tuple).find(CTA_TUPLE_PROTO)?).find(port)?;
+    Some((Ipv4Addr::from(*address.first_chunk::<4>()?), u16::from_be_bytes(*port.first_chunk()?)))
+}
+
+fn delete(doomed: impl Fn(&Flow) -> bool) -> Result<()> {
+    let on = "of published ports";
     let mut socket = Socket::open(Family::Netfilter)?;
     let flows = socket.dump(|batch| batch.push("list tracked connections", SUBSYSTEM << 8 | MSG_GET, 0, &HEAD, |_| ())).map_err(|r| r.on(on))?;
     let mut batch = Batch::new();
     for attrs in flows.iter().filter_map(|f| Some(AttrIter(f.get(HEAD.len()..)?))) {
-        let Some(source) = attrs.find(CTA_TUPLE_REPLY).and_then(reply_source) else { continue };
-        if !mappings.iter().any(|m| (m.protocol.number(), m.target, m.target_port) == source) {
-            continue;
-        }
-        batch.push("forget a tracked connection", SUBSYSTEM << 8 | MSG_DELETE, 0, &HEAD, |a| {
-            for kind in [CTA_TUPLE_ORIG, CTA_ID] {
-                if let Some(value) = attrs.find(kind) {
-                    a.put(kind, value);
+        if Flow::parse(attrs).is_some_and(|flow| doomed(&flow)) {
+            batch.push("forget a tracked connection", SUBSYSTEM << 8 | MSG_DELETE, 0, &HEAD, |a| {
+                for kind in [CTA_TUPLE_ORIG, CTA_ID] {
+                    if let Some(value) = attrs.find(kind) {
+                        a.put(kind, value);
+                    }
                 }
-            }
-        });
+            });
+        }
     }
     match socket.request(batch) {
         // It timed out in between.
         Err(refusal) if refusal.errno != Errno::NOENT => Err(refusal.on(on)),
         _ => Ok(()),
     }
-}
-
-/// Protocol, address and port that a flow's answers come from.
-fn reply_source(tuple: &[u8]) -> Option<(u8, Ipv4Addr, u16)> {
-    let ip = AttrIter(AttrIter(tuple).find(CTA_TUPLE_IP)?).find(CTA_IP_V4_SRC)?;
-    let proto = AttrIter(AttrIter(tuple).find(CTA_TUPLE_PROTO)?);
-    let number = *proto.find(CTA_PROTO_NUM)?.first()?;
-    let port = u16::from_be_bytes(*proto.find(CTA_PROTO_SRC_PORT)?.first_chunk()?);
-    Some((number, Ipv4Addr::from(*ip.first_chunk::<4>()?), port))
 }

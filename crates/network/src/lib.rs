@@ -14,6 +14,7 @@ mod bridge;
 mod conntrack;
 mod endpoint;
 mod error;
+pub mod files;
 mod holder;
 mod ipam;
 mod link;

@@ -251,3 +251,23 @@ fn udp_flows_end_with_their_port() {
         bridge.remove().unwrap();
     });
 }
+
+/// A sender that began too early and never pauses is served as soon as the port is published.
+#[test]
+fn udp_flows_from_before_reach_a_published_port() {
+    with_outside(|outside| {
+        let bridge = Bridge::ensure(&config()).unwrap();
+        let mut a = bridge.attach(&plain()).unwrap();
+        udp_server(&a.netns, 53);
+        let client = outside.run(|| std::net::UdpSocket::bind((OUTSIDE, 4000)).unwrap()).unwrap();
+        client.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+        let mut buf = [0; 64];
+        client.send_to(b"?", (HOST, 5300)).unwrap();
+        assert!(client.recv_from(&mut buf).is_err());
+        let _kept = bridge.publish(&mut a.record, &[wish("0.0.0.0", 5300, 53, Protocol::Udp)]).unwrap();
+        client.send_to(b"?", (HOST, 5300)).unwrap();
+        let (n, from) = client.recv_from(&mut buf).unwrap();
+        assert_eq!((&buf[..n], from), (OUTSIDE.to_string().as_bytes(), (HOST, 5300).into()));
+        bridge.remove().unwrap();
+    });
+}

@@ -21,7 +21,8 @@ const NLM_F_CAPPED: u16 = 0x100;
 const NLM_F_ACK_TLVS: u16 = 0x200;
 const NLM_F_DUMP_INTR: u16 = 0x10;
 const NLMSGERR_ATTR_MSG: u16 = 1;
-const RECV_BUFFER: usize = 64 * 1024;
+/// The kernel's largest datagram of a listing.
+const RECV_BUFFER: usize = 32 * 1024;
 
 /// Which netlink family a socket talks to.
 #[derive(Clone, Copy, Debug)]
