@@ -9,7 +9,7 @@ use rustix::thread::UnshareFlags;
 
 use super::channel::{Channel, FromChild, ToChild};
 use super::identity::{self, Identity};
-use super::namespaces::Namespaces;
+use super::namespaces::{Namespaces, loopback_up};
 use super::spawn::Plan;
 use super::{Stdio, environment, hooks, terminal};
 use crate::error::Context;
@@ -79,6 +79,9 @@ fn prepare(child: &Child<'_>) -> Result<Infallible> {
         identity::become_root()?;
     }
     namespaces.enter()?;
+    if namespaces.makes(NamespaceKind::Network) {
+        loopback_up()?;
+    }
 
     let own_mounts = namespaces.makes(NamespaceKind::Mount);
     let mut console = None;
@@ -108,11 +111,17 @@ fn prepare(child: &Child<'_>) -> Result<Infallible> {
         }
         parent.wait()?;
         run_outer_hooks(child)?;
+        // While the host's /dev/null can still be bound.
+        for path in &linux.readonly_paths {
+            rootfs::make_readonly(root.as_fd(), path)?;
+        }
+        if let Some(masker) = &mut masker {
+            for path in &linux.masked_paths {
+                masker.mask(root.as_fd(), path)?;
+            }
+        }
         rootfs::enter(root.as_fd())?;
         drop(root);
-        // "/" of a shared initial ramfs apart, paths now mean the container's.
-        let slash = rustix::fs::open("/", rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC, Mode::empty())
-            .context(|| "open the container's root")?;
         if !linux.sysctl.is_empty() {
             let proc = rootfs::private_proc()?;
             for (name, value) in &linux.sysctl {
@@ -120,14 +129,6 @@ fn prepare(child: &Child<'_>) -> Result<Infallible> {
             }
         }
         rootfs::finish(spec.root.as_ref().is_some_and(|root| root.readonly), &linux.rootfs_propagation)?;
-        for path in &linux.readonly_paths {
-            rootfs::make_readonly(slash.as_fd(), path)?;
-        }
-        if let Some(masker) = &mut masker {
-            for path in &linux.masked_paths {
-                masker.mask(slash.as_fd(), path)?;
-            }
-        }
     } else {
         parent.wait()?;
         run_outer_hooks(child)?;

@@ -98,6 +98,29 @@ pub fn set(file: BorrowedFd<'_>, kind: NamespaceKind) -> Result<()> {
     move_into_link_name_space(file, Some(raw)).context(|| format!("join the {} namespace", kind.proc_name()))
 }
 
+/// Sets the loopback interface of this (new) network namespace up.
+pub fn loopback_up() -> Result<()> {
+    use std::os::fd::AsRawFd;
+    let failed = || "set the loopback interface up";
+    let socket = rustix::net::socket_with(
+        rustix::net::AddressFamily::INET,
+        rustix::net::SocketType::DGRAM,
+        rustix::net::SocketFlags::CLOEXEC,
+        None,
+    )
+    .context(failed)?;
+    // SAFETY: all-zero is a valid ifreq.
+    let mut request = unsafe { std::mem::zeroed::<libc::ifreq>() };
+    request.ifr_name[0] = b'l' as libc::c_char;
+    request.ifr_name[1] = b'o' as libc::c_char;
+    request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
+    // SAFETY: SIOCSIFFLAGS reads a complete ifreq, which outlives the call.
+    if unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &request) } < 0 {
+        return Err(std::io::Error::last_os_error()).context(failed);
+    }
+    Ok(())
+}
+
 /// Makes a time namespace for the children of this process, with the configured offsets.
 pub fn make_time(linux: &Linux) -> Result<()> {
     // SAFETY: CLONE_NEWTIME changes the namespace of future children only; no memory, file or thread of this process

@@ -10,6 +10,7 @@ use super::channel::{Channel, FromChild, ToChild};
 use super::init::{self, Child};
 use super::namespaces::{Namespaces, make_time, set, with_pid_namespace};
 use super::{Stdio, hooks};
+use crate::cgroup::resources::DeviceRule;
 use crate::cgroup::{Cgroup, CgroupPath, Hierarchies, Lack, Mode, Resources};
 use crate::error::Context;
 use crate::seccomp;
@@ -69,7 +70,8 @@ pub fn spawn(plan: Plan<'_>) -> Result<Init> {
     let linux = plan.spec.linux();
     let namespaces = Namespaces::of(linux, plan.netns)?;
     let (ours, theirs) = Channel::pair()?;
-    let resources = linux.resources.clone().unwrap_or_default();
+    let mut resources = linux.resources.clone().unwrap_or_default();
+    allow_standard_devices(&mut resources, linux);
 
     // On cgroup v2 the child is born inside; on v1 it is attached while it already prepares its root.
     let mut cgroup = None;
@@ -188,14 +190,13 @@ fn clone_in_user_namespace(
                     }
                 }
             };
-            match run() {
-                Ok(()) => match start(theirs) {},
-                Err(error) => {
-                    let _ = theirs.tell_parent(&FromChild::Failed(error.report()));
-                    // SAFETY: as above.
-                    unsafe { libc::_exit(1) }
-                }
+            if let Err(error) = run() {
+                let _ = theirs.tell_parent(&FromChild::Failed(error.report()));
+                // SAFETY: as above.
+                unsafe { libc::_exit(1) }
             }
+            #[allow(unreachable_code, reason = "there is no such value")]
+            match start(theirs) {}
         }
     };
     let heard = ours.hear_child();
@@ -301,6 +302,35 @@ fn pass_listener(plan: &Plan<'_>, pidfd: BorrowedFd<'_>, pid: i32, number: i32) 
             state,
         },
     )
+}
+
+/// Whatever a device list forbids, the devices every container has stay usable, any node can be made (not opened), and
+/// so do configured devices' nodes, as runc has it.
+fn allow_standard_devices(resources: &mut Resources, linux: &Linux) {
+    if resources.devices.is_empty() {
+        return;
+    }
+    let rule = |kind: &str, major: Option<i64>, minor: Option<i64>, access: &str| DeviceRule {
+        allow: true,
+        kind: Some(kind.to_owned()),
+        major,
+        minor,
+        access: Some(access.to_owned()),
+    };
+    let mut rules = vec![rule("c", None, None, "m"), rule("b", None, None, "m")];
+    for (major, minor) in [(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 2)] {
+        rules.push(rule("c", Some(major), Some(minor), "rwm"));
+    }
+    // Terminals of the container's own devpts instance.
+    rules.push(rule("c", Some(136), None, "rwm"));
+    for device in &linux.devices {
+        if matches!(device.kind.as_str(), "c" | "b") {
+            rules.push(rule(&device.kind, Some(device.major), Some(device.minor), "m"));
+        }
+    }
+    // After a leading "deny all", before what the configuration says itself: its own rules have the last word.
+    let at = resources.devices.iter().position(|rule| rule.allow).unwrap_or(resources.devices.len());
+    resources.devices.splice(at..at, rules);
 }
 
 /// Writes `uid_map` and `gid_map`.
