@@ -188,6 +188,12 @@ impl Contents {
         self.layers.get_mut(&path).map(|slot| (path, slot))
     }
 
+    /// Whether there is a file of this name that is no layer.
+    pub(super) fn has(&self, path: &[u8]) -> bool {
+        let path = self.follow(path);
+        self.documents.contains_key(&path) || self.others.contains(&path)
+    }
+
     /// Whether this seems to be the tar of a root file system.
     pub(super) fn looks_like_root(&self) -> bool {
         [&b"etc"[..], b"bin", b"usr"].iter().any(|name| self.others.contains(*name))

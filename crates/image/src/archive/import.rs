@@ -37,7 +37,7 @@ impl Default for ImportOptions {
             platform: Platform::host(),
             created: jiff::Timestamp::now().to_string(),
             limits: Limits::default(),
-            sync: true,
+            sync: false,
         }
     }
 }
@@ -49,9 +49,6 @@ pub fn import(store: &Store, input: impl Read, options: &ImportOptions) -> Resul
     let Some(diff_id) = pending.diff_id().cloned() else {
         return Err(Error::invalid("the archive was not unpacked"));
     };
-    if options.sync {
-        store.sync()?;
-    }
     let mut lease = store.lease();
     let layer = store.commit(pending, None, &mut lease)?;
     let config = ImageConfig {
@@ -72,5 +69,8 @@ pub fn import(store: &Store, input: impl Read, options: &ImportOptions) -> Resul
     };
     let raw_config = config.to_raw()?;
     let id = store.put_blob(&raw_config, &mut lease)?;
+    if options.sync {
+        store.sync()?;
+    }
     Ok(LoadedImage { id, raw_config, config, manifest: None, references: Vec::new(), layers: vec![layer], lease })
 }

@@ -23,15 +23,15 @@ pub struct LoadOptions {
     pub limits: Limits,
     /// Layers that are unpacked at the same time.
     pub parallel: usize,
-    /// Flush the layers to the disk before the images are returned. Otherwise call [`Store::sync`] before
-    /// the images are recorded durably.
+    /// Flush the layers to the disk before the images are returned. It takes much longer than the load;
+    /// otherwise call [`Store::sync`] in the background afterwards.
     pub sync: bool,
 }
 
 impl Default for LoadOptions {
     fn default() -> Self {
         let parallel = std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 8));
-        Self { platform: Platform::host(), limits: Limits::default(), parallel, sync: true }
+        Self { platform: Platform::host(), limits: Limits::default(), parallel, sync: false }
     }
 }
 
@@ -122,10 +122,14 @@ pub fn load(
             .map_err(|e| e.context(format!("image {}", name(image))))?;
     }
     drop(contents);
-    if options.sync && !plan.pending.is_empty() {
+    let images = found
+        .into_iter()
+        .map(|image| plan.store(store, image, options, progress))
+        .collect::<Result<Vec<_>>>()?;
+    if options.sync {
         store.sync()?;
     }
-    found.into_iter().map(|image| plan.store(store, image, options, progress)).collect()
+    Ok(images)
 }
 
 /// Images that occur more than once have all their names together.
@@ -165,10 +169,12 @@ impl Plan {
                 if present {
                     continue;
                 }
-                return Err(Error::new(
-                    ErrorKind::NotFound,
-                    format!("the archive lacks the layer {}", show(&layer.path)),
-                ));
+                let name = show(&layer.path);
+                return Err(if contents.has(&layer.path) {
+                    Error::invalid(format!("the layer {name} is not a tar archive, or it is damaged"))
+                } else {
+                    Error::new(ErrorKind::NotFound, format!("the archive lacks the layer {name}"))
+                });
             };
             let pending = match std::mem::replace(slot, Slot::Taken) {
                 Slot::Ready(pending) => pending,

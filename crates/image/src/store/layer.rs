@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::lease::Item;
-use super::{Lease, Store, TEMPORARY, read_dir};
+use super::{Lease, Store, read_dir};
 use crate::chunk::Pool;
 use crate::digest::{Algorithm, ChainId, DiffId, Digest, Hasher};
 use crate::error::{Error, ErrorKind, Result};
@@ -35,12 +35,13 @@ pub struct LayerInfo {
 
 /// `layer.json`.
 #[derive(Serialize, Deserialize)]
-struct Metadata {
+pub(super) struct Metadata {
     diff_id: DiffId,
     parent: Option<ChainId>,
     size: u64,
     entries: u64,
     archive_size: u64,
+    pub(super) boot: String,
 }
 
 /// An unpacked layer that is not in the store yet; dropped, it leaves nothing behind.
@@ -89,6 +90,11 @@ impl Store {
 
     /// What is known about a layer.
     pub fn layer(&self, chain: &ChainId) -> Result<LayerInfo> {
+        let Metadata { diff_id, parent, size, entries, archive_size, boot: _ } = self.metadata(chain)?;
+        Ok(LayerInfo { chain_id: chain.clone(), diff_id, parent, size, entries, archive_size })
+    }
+
+    pub(super) fn metadata(&self, chain: &ChainId) -> Result<Metadata> {
         let path = self.layer_directory(chain).join("layer.json");
         let raw = fs::read(&path).map_err(|e| match e.kind() {
             io::ErrorKind::NotFound => {
@@ -96,10 +102,7 @@ impl Store {
             }
             _ => Error::io(format!("cannot read {}", path.display()), e),
         })?;
-        let metadata: Metadata = serde_json::from_slice(&raw)
-            .map_err(|e| Error::json(format!("{} is damaged", path.display()), e))?;
-        let Metadata { diff_id, parent, size, entries, archive_size } = metadata;
-        Ok(LayerInfo { chain_id: chain.clone(), diff_id, parent, size, entries, archive_size })
+        serde_json::from_slice(&raw).map_err(|e| Error::json(format!("{} is damaged", path.display()), e))
     }
 
     /// Bytes of file data in a layer.
@@ -110,18 +113,23 @@ impl Store {
     /// All layers.
     pub fn layers(&self) -> Result<Vec<LayerInfo>> {
         let mut out = Vec::new();
-        for entry in read_dir(&self.layers_path())? {
-            let name = entry.file_name();
-            let Some(name) = name.to_str().filter(|name| !name.starts_with(TEMPORARY)) else { continue };
-            let Ok(digest) = Digest::from_sha256_hex(name) else { continue };
-            match self.layer(&ChainId(digest)) {
+        for chain in self.layer_ids()? {
+            match self.layer(&chain) {
                 Ok(layer) => out.push(layer),
                 // Collected meanwhile.
                 Err(e) if e.kind() == ErrorKind::NotFound => {}
                 Err(e) => return Err(e),
             }
         }
-        out.sort_by(|a, b| a.chain_id.cmp(&b.chain_id));
+        Ok(out)
+    }
+
+    /// The names of all layers, sorted.
+    pub(super) fn layer_ids(&self) -> Result<Vec<ChainId>> {
+        let entries = read_dir(&self.layers_path())?;
+        let names = entries.iter().filter_map(|entry| entry.file_name().into_string().ok());
+        let mut out: Vec<ChainId> = names.filter_map(|name| Digest::from_sha256_hex(&name).ok()).map(ChainId).collect();
+        out.sort();
         Ok(out)
     }
 
@@ -182,6 +190,7 @@ impl Store {
             size: stats.bytes,
             entries: stats.entries,
             archive_size: stats.archive_size,
+            boot: self.inner.boot.clone(),
         };
         let fail = |e| Error::io(format!("cannot store layer {chain}"), e);
         let raw = serde_json::to_vec(&metadata).map_err(|e| Error::json("cannot encode layer.json", e))?;

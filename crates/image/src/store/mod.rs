@@ -5,18 +5,23 @@
 //! ROOT/layers/HEX/diff/      a layer's files in overlayfs form (whiteouts, opaque marks)
 //! ROOT/layers/HEX/tar-split  what else its archive consists of
 //! ROOT/layers/HEX/replaced/  files that the archive itself replaced, if any
-//! ROOT/layers/HEX/layer.json diff ID, parent, sizes
+//! ROOT/layers/HEX/layer.json diff ID, parent, sizes, the boot it was made in
+//! ROOT/layers/HEX/flushed    all of the above has reached the disk
 //! ROOT/layers/.tmp-*         what is being made or removed
 //! ```
 //!
-//! A blob or layer appears by a rename and is complete and verified from then on. Layers' data is flushed by
-//! [`Store::sync`] (one `syncfs`), not file by file: whoever records an image durably calls it before.
+//! A blob or layer appears by a rename and is complete and verified from then on. A blob is durable at once. A
+//! layer is not: to flush it takes several times as long as to unpack it. [`Store::sync`] (one `syncfs`, meant
+//! for the background) marks the layers it has made durable; after a power failure,
+//! [`Store::discard_unflushed`] removes those without the mark, because parts of them may be missing. A crash
+//! of the process alone loses nothing.
 //!
 //! What is used is the caller's knowledge. A [`Lease`] keeps what a load or save works with from
 //! [`Store::collect`] until the caller has recorded it.
 
 mod blob;
 mod collect;
+mod durability;
 mod layer;
 mod lease;
 
@@ -35,6 +40,8 @@ pub use lease::Lease;
 use crate::error::{Error, Result};
 
 const TEMPORARY: &str = ".tmp-";
+/// Changes with every boot of the machine.
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// The content store. Clones share it; one process at a time owns a root.
 #[derive(Clone)]
@@ -48,6 +55,7 @@ struct Inner {
     pins: Mutex<lease::Pins>,
     collecting: Mutex<()>,
     temporary: AtomicU64,
+    boot: String,
 }
 
 impl Store {
@@ -63,6 +71,7 @@ impl Store {
         // Layers hold set-user-ID programs: nobody but root walks in.
         rustix::fs::fchmod(&fd, rustix::fs::Mode::from_raw_mode(0o700))
             .map_err(|e| Error::io(format!("cannot set the mode of {}", layers.display()), e))?;
+        let boot = fs::read_to_string(BOOT_ID).map_err(|e| Error::io(format!("cannot read {BOOT_ID}"), e))?;
         Ok(Self {
             inner: Arc::new(Inner {
                 root,
@@ -70,6 +79,7 @@ impl Store {
                 pins: Mutex::default(),
                 collecting: Mutex::new(()),
                 temporary: AtomicU64::new(0),
+                boot: boot.trim().to_owned(),
             }),
         })
     }
@@ -77,11 +87,6 @@ impl Store {
     /// The directory it was opened with.
     pub fn root(&self) -> &Path {
         &self.inner.root
-    }
-
-    /// Flushes everything written so far to the disk.
-    pub fn sync(&self) -> Result<()> {
-        rustix::fs::syncfs(&self.inner.layers).map_err(|e| Error::io("cannot flush the layers to the disk", e))
     }
 
     /// A new lease that keeps nothing yet.

@@ -164,7 +164,7 @@ mod tests {
     #[test]
     fn reads_records() {
         let mut pax = Pax::default();
-        pax.read(b"16 path=a/b/c/d\n20 mtime=-1.25000000\n27 SCHILY.xattr.user.a=b=c\n").unwrap();
+        pax.read(b"16 path=a/b/c/d\n21 mtime=-1.25000000\n27 SCHILY.xattr.user.a=b=c\n").unwrap();
         assert_eq!(pax.path.as_deref(), Some(&b"a/b/c/d"[..]));
         assert_eq!(pax.mtime, Some(Timestamp { secs: -2, nanos: 750_000_000 }));
         assert_eq!(pax.xattrs, [(b"user.a".to_vec(), b"b=c".to_vec())]);

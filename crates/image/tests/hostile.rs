@@ -1,0 +1,227 @@
+//! Hostile and damaged archives: a clear error, nothing left behind, nothing outside touched.
+
+mod common;
+
+use common::{Tar, config, docker_archive, docker_archive_with, leftovers, load_bytes, load_layers, store};
+use vessel_image::{ErrorKind, Limits, LoadOptions, load};
+
+/// Loads a layer that must be refused, and gives the message.
+fn refused(layer: Vec<u8>) -> String {
+    let (dir, store) = store();
+    let witness = dir.path().join("witness");
+    std::fs::write(&witness, "untouched").unwrap();
+    let error = load_layers(&store, &[layer]).expect_err("a hostile layer was accepted");
+    assert_eq!(leftovers(&store), Vec::<std::path::PathBuf>::new(), "{error}");
+    assert_eq!(std::fs::read(&witness).unwrap(), b"untouched");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2, "something escaped: {error}");
+    let text = error.to_string();
+    assert!(!text.contains("os error"), "{text}");
+    text
+}
+
+#[test]
+fn paths_that_leave() {
+    for path in ["/etc/passwd", "../witness", "a/../../witness", "a/..", "..", "./../../../witness"] {
+        let text = refused(Tar::new().file(path, b"owned").end());
+        assert!(text.contains("absolute") || text.contains("\"..\""), "{path}: {text}");
+    }
+    assert!(refused(Tar::new().hard_link("a", "../../../witness").end()).contains("\"..\""));
+    assert!(refused(Tar::new().hard_link("a", "/etc/passwd").end()).contains("absolute"));
+    assert!(refused(Tar::new().dir("a/../../b").end()).contains("\"..\""));
+    assert!(refused(Tar::new().symlink("../witness", "x").end()).contains("\"..\""));
+    assert!(refused(Tar::new().file(".", b"x").end()).contains("root directory"));
+}
+
+#[test]
+fn links_are_followed_inside_only() {
+    let (dir, store) = store();
+    let outside = dir.path().join("outside");
+    std::fs::create_dir(&outside).unwrap();
+    let up = "../".repeat(20) + outside.to_str().unwrap().trim_start_matches('/');
+    // Both kinds of links lead into the layer itself, as they would with chroot.
+    let layer = Tar::new()
+        .dir(outside.to_str().unwrap().trim_start_matches('/'))
+        .symlink("up", &up)
+        .file("up/a", b"1")
+        .symlink("abs", outside.to_str().unwrap())
+        .file("abs/b", b"2")
+        .end();
+    let image = load_layers(&store, &[layer.clone()]).unwrap();
+    assert_eq!(std::fs::read_dir(&outside).unwrap().count(), 0, "a link led out of the layer");
+    let inside = store.layer_path(&image.layers[0].chain_id).join(outside.to_str().unwrap().trim_start_matches('/'));
+    assert_eq!(std::fs::read(inside.join("a")).unwrap(), b"1");
+    assert_eq!(std::fs::read(inside.join("b")).unwrap(), b"2");
+    assert!(common::archive_of(&store, &image, 0) == layer);
+}
+
+#[test]
+fn links_to_the_host_are_not_written_through() {
+    // A symlink where a file comes next is replaced, not followed.
+    let (dir, store) = store();
+    let witness = dir.path().join("witness");
+    std::fs::write(&witness, "untouched").unwrap();
+    let layer = Tar::new().symlink("a", witness.to_str().unwrap()).file("a", b"owned").end();
+    let image = load_layers(&store, &[layer.clone()]).unwrap();
+    assert_eq!(std::fs::read(&witness).unwrap(), b"untouched");
+    let path = store.layer_path(&image.layers[0].chain_id).join("a");
+    assert!(std::fs::symlink_metadata(&path).unwrap().is_file());
+    assert!(common::archive_of(&store, &image, 0) == layer);
+    // A hard link to a symlink links the symlink.
+    let layer = Tar::new().symlink("a", witness.to_str().unwrap()).hard_link("b", "a").file("b", b"owned").end();
+    load_layers(&store, &[layer]).unwrap();
+    assert_eq!(std::fs::read(&witness).unwrap(), b"untouched");
+}
+
+#[test]
+fn magic_links_and_devices_of_the_host() {
+    let text = refused(Tar::new().symlink("p", "/proc/self/root").file("p/witness", b"x").end());
+    assert!(text.contains("cannot open directory"), "{text}");
+    assert!(refused(Tar::new().symlink("loop", "loop").file("loop/x", b"").end()).contains("symbolic links"));
+    assert!(refused(Tar::new().file("f", b"").file("f/x", b"").end()).contains("not a directory"));
+}
+
+#[test]
+fn whiteouts_of_nothing() {
+    for name in [".wh.", ".wh..", ".wh...", "a/.wh."] {
+        assert!(refused(Tar::new().file(name, b"").end()).contains("whiteout"), "{name}");
+    }
+}
+
+#[test]
+fn damaged_archives() {
+    let good = Tar::new().file("a", &[7; 5000]).end();
+    for cut in [700, 3000, 5200] {
+        assert!(refused(good[..cut].to_vec()).contains("truncated"), "{cut}");
+    }
+    assert!(refused(good[..100].to_vec()).contains("is not a tar archive"));
+    let mut bad = good.clone();
+    bad[3] ^= 1;
+    assert!(refused(bad).contains("is not a tar archive"));
+    // A later header is wrong.
+    let mut bad = Tar::new().file("a", b"").file("b", b"").end();
+    bad[512 + 3] ^= 1;
+    assert!(refused(bad).contains("checksum"));
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    std::io::Write::write_all(&mut gzip, &good).unwrap();
+    let gzip = gzip.finish().unwrap();
+    assert!(refused(gzip[..gzip.len() - 6].to_vec()).contains("damaged"));
+}
+
+#[test]
+fn wrong_digests() {
+    let (_dir, store) = store();
+    let layer = Tar::new().file("a", b"x").end();
+    let other = config(&[Tar::new().file("a", b"y").end()]);
+    let error = load_bytes(&store, &docker_archive_with(&other, &[layer], "a:1")).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Digest);
+    assert!(error.to_string().contains("diff ID"), "{error}");
+    assert!(leftovers(&store).is_empty());
+}
+
+#[test]
+fn one_bad_image_fails_all() {
+    let (_dir, store) = store();
+    let good = Tar::new().file("a", b"x").end();
+    let good_config = config(std::slice::from_ref(&good));
+    let bad_config = config(&[Tar::new().file("a", b"y").end()]);
+    let manifest = serde_json::json!([
+        {"Config": "good", "RepoTags": ["good:1"], "Layers": ["layer"]},
+        {"Config": "bad", "RepoTags": ["bad:1"], "Layers": ["layer"]},
+    ]);
+    let archive = Tar::new()
+        .file("good", &good_config)
+        .file("bad", &bad_config)
+        .file("layer", &good)
+        .file("manifest.json", manifest.to_string().as_bytes())
+        .end();
+    let error = load_bytes(&store, &archive).unwrap_err();
+    assert!(error.to_string().contains("bad:1"), "{error}");
+    assert!(leftovers(&store).is_empty());
+}
+
+#[test]
+fn bombs() {
+    let (_dir, store) = store();
+    let mut layer = Tar::new();
+    for i in 0..100 {
+        layer = layer.file(&format!("f{i}"), &[0; 10_000]);
+    }
+    let layer = layer.end();
+    let archive = docker_archive(std::slice::from_ref(&layer), "a:1");
+    let bytes = Limits { max_bytes: 500_000, ..Limits::default() };
+    let entries = Limits { max_entries: 99, ..Limits::default() };
+    for limits in [bytes, entries] {
+        let options = LoadOptions { limits, sync: false, ..LoadOptions::default() };
+        let error = load(&store, &archive[..], &options, &mut |_| {}).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Limit, "{error}");
+        assert!(leftovers(&store).is_empty());
+    }
+    // A gzip bomb stops at the limit, long before its 64 MiB of zeros.
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    std::io::copy(&mut std::io::Read::take(std::io::repeat(0), 64 << 20), &mut gzip).unwrap();
+    let options = LoadOptions {
+        limits: Limits { max_bytes: 1 << 20, ..Limits::default() },
+        sync: false,
+        ..LoadOptions::default()
+    };
+    let bomb = docker_archive_with(&config(&[vec![]]), &[gzip.finish().unwrap()], "a:1");
+    let error = load(&store, &bomb[..], &options, &mut |_| {}).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Limit, "{error}");
+    assert!(leftovers(&store).is_empty());
+}
+
+#[test]
+fn metadata_bombs() {
+    let long = "x".repeat(5000);
+    assert!(refused(Tar::new().pax(&[("path", long.as_bytes())]).file("a", b"").end()).contains("longer"));
+    assert!(refused(Tar::new().entry(b'L', "l", "", &[b'x'; 9000]).file("a", b"").end()).contains("larger"));
+    assert!(refused(Tar::new().entry(b'x', "l", "", &vec![b'x'; 2 << 20]).file("a", b"").end()).contains("larger"));
+    let mut many = Tar::new();
+    for _ in 0..100 {
+        many = many.pax(&[("path", b"x")]);
+    }
+    assert!(refused(many.file("a", b"").end()).contains("too many"));
+    let deep = "d/".repeat(2000);
+    assert!(refused(Tar::new().pax(&[("path", deep.as_bytes())]).file("a", b"").end()).contains("nested"));
+    // A sparse map that overlaps, and one beyond the file.
+    for map in ["0,10,5,10", "0,10,1000,10", "0,18446744073709551615,1,1"] {
+        let records: &[(&str, &[u8])] = &[("GNU.sparse.size", b"100"), ("GNU.sparse.map", map.as_bytes())];
+        refused(Tar::new().pax(records).file("s", &[1; 20]).end());
+    }
+}
+
+#[test]
+fn not_an_image_archive() {
+    let (_dir, store) = store();
+    let text = load_bytes(&store, &Tar::new().dir("etc/").file("etc/passwd", b"root").end()).unwrap_err().to_string();
+    assert!(text.contains("import"), "{text}");
+    assert!(load_bytes(&store, b"hello").unwrap_err().to_string().contains("truncated"));
+    assert!(load_bytes(&store, b"").unwrap_err().to_string().contains("no images"));
+    assert!(load_bytes(&store, &[b'x'; 2000]).unwrap_err().to_string().contains("tar archive"));
+    let empty = Tar::new().file("manifest.json", b"[]").end();
+    assert!(load_bytes(&store, &empty).unwrap_err().to_string().contains("no images"));
+    let lacking = Tar::new().file("manifest.json", br#"[{"Config":"x","RepoTags":null,"Layers":[]}]"#).end();
+    assert!(load_bytes(&store, &lacking).unwrap_err().to_string().contains("lacks the image configuration"));
+    assert!(leftovers(&store).is_empty());
+}
+
+#[test]
+fn attributes_that_mean_something_to_the_host_are_dropped() {
+    let (_dir, store) = store();
+    let layer = Tar::new()
+        .pax(&[
+            ("SCHILY.xattr.trusted.overlay.redirect", b"/etc"),
+            ("SCHILY.xattr.trusted.overlay.opaque", b"y"),
+            ("SCHILY.xattr.user.overlay.opaque", b"y"),
+            ("SCHILY.xattr.user.kept", b"yes"),
+        ])
+        .dir("d/")
+        .end();
+    let image = load_layers(&store, &[layer]).unwrap();
+    let path = store.layer_path(&image.layers[0].chain_id).join("d");
+    let mut list = vec![0u8; 4096];
+    let n = rustix::fs::listxattr(&path, &mut list[..]).unwrap();
+    let names: Vec<_> = list[..n].split(|&b| b == 0).filter(|n| !n.is_empty()).map(<[u8]>::to_vec).collect();
+    assert!(names.contains(&b"user.kept".to_vec()), "{names:?}");
+    assert!(names.iter().all(|n| !n.windows(7).any(|w| w == b"overlay")), "{names:?}");
+}
