@@ -131,9 +131,15 @@ impl Hierarchies {
         for label in v1_labels(&own) {
             let name = label.strip_prefix("name=").unwrap_or(label);
             let first = name.split(',').next().unwrap_or(name);
-            match [name, first].iter().map(|name| base.join(name)).find(|path| magic(path) == Some(CGROUP_MAGIC)) {
-                // The short names are symbolic links in distributions that mount controllers together.
-                Some(path) => list.push(v1(std::fs::canonicalize(&path).unwrap_or(path), label)),
+            if magic(&base.join(name)) == Some(CGROUP_MAGIC) {
+                list.push(v1(base.join(name), label));
+                continue;
+            }
+            // Controllers that are mounted together have symbolic links from the single names, in whatever order the
+            // directory lists them.
+            let path = base.join(first);
+            match std::fs::canonicalize(&path).ok().filter(|path| magic(path) == Some(CGROUP_MAGIC)) {
+                Some(path) => list.push(v1(path, label)),
                 None => elsewhere.push(label),
             }
         }

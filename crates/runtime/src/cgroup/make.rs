@@ -13,7 +13,7 @@ use super::{Member, cpuset};
 use crate::{Error, ErrorKind, Result};
 
 /// How long the removal waits for processes that are on their way out.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Nested cgroups deeper than this are not ours to follow.
 pub(super) const MAX_DEPTH: usize = 64;
@@ -175,10 +175,9 @@ fn delegate(hierarchy: &Hierarchy, path: &CgroupPath) -> Option<String> {
     note
 }
 
-/// Removes a directory and the cgroups nested in it; one system call when there are none. Waits for processes that are on
-/// their way out.
-pub(super) fn remove(path: &Path) -> Result<()> {
-    let end = Instant::now() + PATIENCE;
+/// Removes a directory and the cgroups nested in it; one system call when there are none. Waits until `end` for processes
+/// that are on their way out.
+pub(super) fn remove(path: &Path, end: Instant) -> Result<()> {
     let mut pause = Duration::from_micros(100);
     loop {
         match rustix::fs::unlinkat(CWD, path, AtFlags::REMOVEDIR) {

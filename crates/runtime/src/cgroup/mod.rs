@@ -34,6 +34,9 @@ pub mod stats;
 mod unified;
 mod view;
 
+#[cfg(test)]
+mod tests;
+
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -170,26 +173,20 @@ impl Cgroup {
     fn attach_where(&self, pid: Pid, which: impl Fn(&Member) -> bool) -> Result<()> {
         let text = pid.as_raw_pid().to_string();
         for member in self.members.iter().filter(|member| which(member)) {
-            member.dir.try_write("cgroup.procs", &text).map_err(|errno| self.not_attached(member, &text, errno))?;
+            member.dir.try_write("cgroup.procs", &text).map_err(|errno| Self::not_attached(&member.dir, &text, errno))?;
         }
         Ok(())
     }
 
-    /// Moves the calling process, which must have one thread only, into the cgroup; `cloned_into` as it was cloned into
-    /// [`Cgroup::clone_into_fd`]. To be called in a new child before it gives up privileges or makes its cgroup namespace.
-    /// Cheaper than [`Cgroup::attach`] when many containers start at once: on v1 a thread that moves itself does not take
-    /// the kernel's lock on all processes.
+    /// Moves the calling process into the cgroup; `cloned_into` when it was cloned into [`Cgroup::clone_into_fd`]. To be
+    /// called in a new child before it gives up privileges or makes its cgroup namespace, so that its parent can do
+    /// something else meanwhile. Allocates nothing unless it fails.
     ///
     /// # Errors
     /// As [`Cgroup::attach`].
     pub fn attach_self(&self, cloned_into: bool) -> Result<()> {
-        for member in &self.members {
-            let file = match member.version {
-                Version::V1 => "tasks",
-                Version::V2 if cloned_into => continue,
-                Version::V2 => "cgroup.procs",
-            };
-            member.dir.try_write(file, "0").map_err(|errno| self.not_attached(member, "self", errno))?;
+        for member in self.members.iter().filter(|member| !cloned_into || member.version == Version::V1) {
+            member.dir.try_write("cgroup.procs", "0").map_err(|errno| Self::not_attached(&member.dir, "self", errno))?;
         }
         Ok(())
     }
@@ -213,16 +210,13 @@ impl Cgroup {
             let Some(path) = place.and_then(|path| CgroupPath::parse(path).ok()) else { continue };
             let full = path.below(&hierarchy.mount);
             let dir = Dir::open(full.clone()).map_err(|errno| make::not_opened(&full, errno))?;
-            let cgroup = Self { path, members: Vec::new() };
-            let member =
-                Member { dir, version: hierarchy.version, controllers: Vec::new(), fresh: false };
             let text = pid.as_raw_pid().to_string();
-            member.dir.try_write("cgroup.procs", &text).map_err(|errno| cgroup.not_attached(&member, &text, errno))?;
+            dir.try_write("cgroup.procs", &text).map_err(|errno| Self::not_attached(&dir, &text, errno))?;
         }
         Ok(())
     }
 
-    fn not_attached(&self, member: &Member, process: &str, errno: Errno) -> Error {
+    fn not_attached(dir: &Dir, process: &str, errno: Errno) -> Error {
         let (kind, why) = match errno {
             Errno::SRCH => (ErrorKind::NotFound, ": it has exited"),
             Errno::NODEV | Errno::NOENT => (ErrorKind::NotFound, ": the cgroup was removed"),
@@ -232,7 +226,7 @@ impl Cgroup {
             Errno::OPNOTSUPP => (ErrorKind::Conflict, ": it is, or is below, a threaded cgroup"),
             _ => (ErrorKind::System, ""),
         };
-        let text = format!("cannot move process {process} into cgroup {}{why}", member.dir.path().display());
+        let text = format!("cannot move process {process} into cgroup {}{why}", dir.path().display());
         Error::with_source(kind, text, std::io::Error::from(errno))
     }
 
@@ -410,10 +404,9 @@ impl Cgroup {
     /// `Conflict` when processes are left; the hierarchies without any are done with nevertheless.
     pub fn destroy(self) -> Result<()> {
         let mut result = Ok(());
+        let end = Instant::now() + make::PATIENCE;
         for member in self.members {
-            let path = member.dir.path().to_owned();
-            drop(member);
-            let removed = make::remove(&path);
+            let removed = make::remove(member.dir.path(), end);
             if result.is_ok() {
                 result = removed;
             }
