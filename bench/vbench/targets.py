@@ -1,0 +1,37 @@
+"""What SPECIFICATION.md promises, in a form that can be checked."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Target:
+    metric: str
+    peer: str | None
+    """The engine compared with; None for an absolute limit."""
+    limit: float
+    """At most this ratio (ours / peer), or this value when there is no peer."""
+    at_least: bool = False
+    """The limit is a lower one: a rate."""
+
+    def reached(self, value):
+        return value >= self.limit if self.at_least else value <= self.limit
+
+    def text(self):
+        sign = "≥" if self.at_least else "≤"
+        return f"{sign} {self.limit:.3g} × {self.peer}" if self.peer else f"{sign} {self.limit:.3g}"
+
+
+TARGETS = [
+    Target("run-bridge", "docker", 1 / 20),
+    Target("run-none", "docker", 1 / 20),
+    Target("run-host", "docker", 1 / 20),
+    Target("oci-run", "crun", 0.7),
+    Target("start-100", "docker", 20, at_least=True),
+    Target("start-500th", None, 1.2),
+    Target("memory-per-container", None, 400),
+    Target("memory-daemon-idle", None, 20_000),
+    Target("memory-daemon-500", None, 60_000),
+    Target("load", "docker", 1 / 3),
+    Target("load", "podman", 2 / 3),
+    Target("restart-to-ps", "docker", 1 / 10),
+]
