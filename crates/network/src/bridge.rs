@@ -15,7 +15,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ipam::Ipam;
 use crate::link::{self, VethSpec};
 use crate::netlink::message::Batch;
-use crate::netlink::{Family, Socket};
+use crate::netlink::{Family, Refusal, Socket};
 use crate::netns;
 use crate::nft::elements::{self, Mapping};
 use crate::nft::ruleset::Ruleset;
@@ -74,6 +74,8 @@ pub struct Reconciled {
     pub reattached: Vec<String>,
     /// Records whose interface no longer exists: those endpoints have no network any more.
     pub lost: Vec<String>,
+    /// Records that cannot be honoured, such as two with one address, and why. Their interfaces are left alone.
+    pub rejected: Vec<(String, String)>,
 }
 
 /// Everything of a bridge that can be listed.
@@ -139,8 +141,8 @@ impl Bridge {
         let mut route = Socket::open(Family::Route)?;
         let mut nft = Socket::open(Family::Netfilter)?;
         let (index, subnet, gateway) = ensure_interface(&mut route, config)?;
-        netns::write_sysctl("ipv4/ip_forward", "1")?;
-        netns::write_sysctl(&format!("ipv4/conf/{}/route_localnet", config.name), "1")?;
+        netns::ensure_sysctl("ipv4/ip_forward", "1")?;
+        netns::ensure_sysctl(&format!("ipv4/conf/{}/route_localnet", config.name), "1")?;
         let host_has_ipv6 = netns::read_sysctl("ipv6/conf/all/disable_ipv6").is_ok();
         let shared = Shared {
             config: config.clone(),
@@ -267,11 +269,16 @@ impl Bridge {
         if mappings.is_empty() {
             return Ok(reservations);
         }
-        // A mapping that is in the kernel but not in our books is a leftover of somebody who died: replace it.
+        // A mapping that is in the kernel but not in our books is a leftover: replace it.
         let table = &shared.config.table;
         if let Err(refusal) = socket.transaction(elements::change(table, &[], &mappings)) {
-            if refusal.errno != Errno::EXIST && refusal.errno != Errno::BUSY {
-                return Err(refusal.on(format_args!("table {table}")));
+            match refusal.errno {
+                Errno::EXIST | Errno::BUSY => {}
+                // The table was removed under us (`nft flush ruleset`): put everything back first.
+                Errno::NOENT => {
+                    self.restore_rules(&mut socket)?;
+                }
+                _ => return Err(refusal.on(format_args!("table {table}"))),
             }
             let stale: Vec<Mapping> = elements::dump(&mut socket, table)
                 .map_err(|r| r.on(format_args!("table {table}")))?
@@ -355,19 +362,21 @@ impl Bridge {
         let mut report = Reconciled::default();
         let mut nft = lock(&shared.nft);
         for record in records {
-            lock(&shared.state).adopt(record)?;
+            if let Err(error) = lock(&shared.state).adopt(record) {
+                report.rejected.push((record.ifname.clone(), error.to_string()));
+            }
         }
         {
             let mut route = lock(&shared.route);
             let (index, ..) = ensure_interface(&mut route, &BridgeConfig { subnet: Some(shared.subnet), gateway: Some(shared.gateway), ..config.clone() })?;
-            netns::write_sysctl(&format!("ipv4/conf/{}/route_localnet", config.name), "1")?;
+            netns::ensure_sysctl(&format!("ipv4/conf/{}/route_localnet", config.name), "1")?;
             let ports = link::ports(&mut route, index).map_err(|r| r.on(&config.name))?;
             let explained: Vec<String> = {
                 let mut state = lock(&shared.state);
                 state.index = index;
                 state.endpoints.keys().cloned().collect()
             };
-            let explained: BTreeSet<&str> = explained.iter().map(String::as_str).collect();
+            let explained: BTreeSet<&str> = explained.iter().chain(records.iter().map(|r| &r.ifname)).map(String::as_str).collect();
             let present: BTreeSet<&str> = ports.iter().map(|p| p.name.as_str()).collect();
             for port in &ports {
                 if is_ours(&port.name, port.kind.as_deref()) && !explained.contains(port.name.as_str()) {
@@ -387,18 +396,23 @@ impl Bridge {
                 }
             }
         }
-        let on_table = |r: crate::netlink::Refusal| r.on(format_args!("table {}", config.table));
-        install_rules(&mut nft, config, shared.subnet)?;
-        let wanted: BTreeSet<Mapping> = lock(&shared.state).endpoints.values().flat_map(|live| live.mappings.iter().copied()).collect();
-        let present: BTreeSet<Mapping> = elements::dump(&mut nft, &config.table).map_err(on_table)?.into_iter().collect();
+        (report.removed_ports, report.restored_ports) = self.restore_rules(&mut nft)?;
+        Ok(report)
+    }
+
+    /// Puts the table, its rules and its elements in the state that the books say; how many elements it removed and added.
+    fn restore_rules(&self, nft: &mut Socket) -> Result<(usize, usize)> {
+        let config = &self.shared.config;
+        let on_table = |r: Refusal| r.on(format_args!("table {}", config.table));
+        install_rules(nft, config, self.shared.subnet)?;
+        let wanted: BTreeSet<Mapping> = lock(&self.shared.state).endpoints.values().flat_map(|live| live.mappings.iter().copied()).collect();
+        let present: BTreeSet<Mapping> = elements::dump(nft, &config.table).map_err(on_table)?.into_iter().collect();
         let remove: Vec<Mapping> = present.difference(&wanted).copied().collect();
         let add: Vec<Mapping> = wanted.difference(&present).copied().collect();
         if !remove.is_empty() || !add.is_empty() {
             nft.transaction(elements::change(&config.table, &remove, &add)).map_err(on_table)?;
         }
-        report.removed_ports = remove.len();
-        report.restored_ports = add.len();
-        Ok(report)
+        Ok((remove.len(), add.len()))
     }
 
     /// Lists what exists of a bridge, whether or not anybody manages it.

@@ -1,24 +1,27 @@
 //! Who has a port: asked only after a bind has failed, to say it in the error.
 //!
-//! From `/proc/thread-self/net/{tcp,tcp6,udp,udp6}` (proc_pid_net(5)) and the descriptors of all processes.
+//! From `NETLINK_SOCK_DIAG` (sock_diag(7)), which, unlike `/proc/net/tcp`, also knows sockets that are bound and do not
+//! listen (Linux 6.8), and from the descriptors of all processes.
 
 use std::fs;
-use std::io::Read;
 use std::net::Ipv4Addr;
 
+use crate::netlink::message::Batch;
+use crate::netlink::{Family, Socket};
 use crate::ports::Protocol;
 
+const SOCK_DIAG_BY_FAMILY: u16 = 20;
+const ALL_STATES: u32 = u32::MAX;
 const TCP_TIME_WAIT: u8 = 6;
-/// Enough for some 400,000 sockets; the rest goes unnamed.
-const MAX_TABLE: u64 = 64 << 20;
 
-/// A local end in one of the tables.
+/// A socket, as `struct inet_diag_msg` tells of it.
+#[derive(Debug, PartialEq, Eq)]
 struct Entry {
-    /// `None`: not an IPv4 address, nor the IPv6 wildcard.
+    /// `None`: an IPv6 address that is neither the wildcard nor an IPv4 one.
     address: Option<Ipv4Addr>,
     port: u16,
     state: u8,
-    inode: u64,
+    inode: u32,
 }
 
 /// Whether what occupies the port are connections in TIME_WAIT and nothing else.
@@ -29,52 +32,46 @@ pub(crate) fn only_closed_connections(host: Ipv4Addr, port: u16) -> bool {
 
 /// A process that has the port, in words.
 pub(crate) fn of(host: Ipv4Addr, port: u16, protocol: Protocol) -> Option<String> {
-    let inodes: Vec<u64> = occupants(host, port, protocol).iter().map(|e| e.inode).filter(|&i| i != 0).collect();
+    let inodes: Vec<u32> = occupants(host, port, protocol).iter().map(|e| e.inode).filter(|&i| i != 0).collect();
     let (pid, name) = process_with(&inodes)?;
     Some(format!("process {pid} ({name})"))
 }
 
 fn occupants(host: Ipv4Addr, port: u16, protocol: Protocol) -> Vec<Entry> {
-    let tables: &[&str] = match protocol {
-        Protocol::Tcp => &["tcp", "tcp6"],
-        Protocol::Udp => &["udp", "udp6"],
-        Protocol::Sctp => &[],
-    };
     let mut found = Vec::new();
-    for table in tables {
-        let mut text = String::new();
-        let Ok(file) = fs::File::open(format!("/proc/thread-self/net/{table}")) else { continue };
-        if file.take(MAX_TABLE).read_to_string(&mut text).is_err() {
-            continue;
-        }
-        found.extend(text.lines().skip(1).filter_map(parse).filter(|e| {
+    let Ok(mut socket) = Socket::open(Family::SockDiag) else { return found };
+    for family in [libc::AF_INET, libc::AF_INET6] {
+        // `struct inet_diag_req_v2` with an empty socket id.
+        let mut request = [0u8; 56];
+        request[0] = family as u8;
+        request[1] = protocol.number();
+        request[4..8].copy_from_slice(&ALL_STATES.to_ne_bytes());
+        // A kernel that cannot tell leaves the holder unnamed.
+        let entries = socket.dump(|batch: &mut Batch| batch.push("list sockets", SOCK_DIAG_BY_FAMILY, 0, &request, |_| ())).unwrap_or_default();
+        found.extend(entries.iter().filter_map(|e| parse(e)).filter(|e| {
             e.port == port && e.address.is_some_and(|a| a == host || a.is_unspecified() || host.is_unspecified())
         }));
     }
     found
 }
 
-/// `sl local_address rem_address st … uid timeout inode`: the address is hexadecimal words in host byte order.
-fn parse(line: &str) -> Option<Entry> {
-    let fields: Vec<&str> = line.split_ascii_whitespace().take(10).collect();
-    let (address, port) = fields.get(1)?.split_once(':')?;
-    let word = |text: &str| u32::from_str_radix(text, 16).ok().map(|w| Ipv4Addr::from(w.to_ne_bytes()));
-    let address = match address.len() {
-        8 => Some(word(address)?),
-        32 if address.bytes().all(|b| b == b'0') => Some(Ipv4Addr::UNSPECIFIED),
-        // ::ffff:a.b.c.d
-        32 if address.get(..24)? == "0000000000000000FFFF0000" => Some(word(address.get(24..)?)?),
-        _ => None,
+fn parse(message: &[u8]) -> Option<Entry> {
+    let message = message.first_chunk::<72>()?;
+    let address: &[u8; 16] = message[8..24].first_chunk()?;
+    let address = match (i32::from(message[0]), std::net::Ipv6Addr::from(*address)) {
+        (libc::AF_INET, _) => Some(Ipv4Addr::new(address[0], address[1], address[2], address[3])),
+        (_, v6) if v6.is_unspecified() => Some(Ipv4Addr::UNSPECIFIED),
+        (_, v6) => v6.to_ipv4_mapped(),
     };
     Some(Entry {
         address,
-        port: u16::from_str_radix(port, 16).ok()?,
-        state: u8::from_str_radix(fields.get(3)?, 16).ok()?,
-        inode: fields.get(9)?.parse().ok()?,
+        port: u16::from_be_bytes([message[4], message[5]]),
+        state: message[1],
+        inode: u32::from_ne_bytes([message[68], message[69], message[70], message[71]]),
     })
 }
 
-fn process_with(inodes: &[u64]) -> Option<(u32, String)> {
+fn process_with(inodes: &[u32]) -> Option<(u32, String)> {
     if inodes.is_empty() {
         return None;
     }
@@ -98,29 +95,25 @@ fn process_with(inodes: &[u64]) -> Option<(u32, String)> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-
-    #[test]
-    fn a_line_of_the_table() {
-        let line = "   0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4242 1 0000000000000000 100 0 0 10 0";
-        let entry = parse(line).unwrap();
-        assert_eq!((entry.address, entry.port, entry.state, entry.inode), (Some(Ipv4Addr::LOCALHOST), 8080, 10, 4242));
-        let mapped = line.replace("0100007F:1F90", "0000000000000000FFFF00000100007F:0050");
-        assert_eq!(parse(&mapped).unwrap().address, Some(Ipv4Addr::LOCALHOST));
-    }
+    use std::net::{TcpListener, UdpSocket};
 
     #[test]
     fn the_holder_is_named() {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let me = std::process::id().to_string();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        let holder = of(Ipv4Addr::LOCALHOST, port, Protocol::Tcp).unwrap();
-        assert!(holder.contains(&std::process::id().to_string()), "{holder}");
+        assert!(of(Ipv4Addr::LOCALHOST, port, Protocol::Tcp).unwrap().contains(&me));
+        assert!(of(Ipv4Addr::UNSPECIFIED, port, Protocol::Tcp).is_some());
+        assert!(of(Ipv4Addr::new(127, 0, 0, 9), port, Protocol::Tcp).is_none());
         assert!(!only_closed_connections(Ipv4Addr::LOCALHOST, port));
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        assert!(of(Ipv4Addr::LOCALHOST, socket.local_addr().unwrap().port(), Protocol::Udp).unwrap().contains(&me));
     }
 
     proptest! {
         #[test]
-        fn any_line_is_survived(line in ".{0,200}") {
-            let _ = parse(&line);
+        fn any_message_is_survived(message in proptest::collection::vec(any::<u8>(), 0..100)) {
+            prop_assert_eq!(parse(&message).is_some(), message.len() >= 72);
         }
     }
 }

@@ -126,6 +126,14 @@ pub(crate) fn write_sysctl(path: &str, value: &str) -> Result<()> {
     fs::write(format!("/proc/sys/net/{path}"), value).map_err(|e| Error::io(format_args!("set net/{path} to {value}"), e))
 }
 
+/// Writes a value unless it is there already, as it may be where `/proc/sys` is read-only.
+pub(crate) fn ensure_sysctl(path: &str, value: &str) -> Result<()> {
+    match read_sysctl(path) {
+        Ok(current) if current.trim_end() == value => Ok(()),
+        _ => write_sysctl(path, value),
+    }
+}
+
 /// Like `write_sysctl`, where a kernel without the feature is as good.
 pub(crate) fn write_sysctl_if_there(path: &str, value: &str) -> Result<()> {
     match write_sysctl(path, value) {

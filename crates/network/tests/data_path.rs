@@ -20,6 +20,7 @@ fn endpoints_talk_to_each_other_to_the_host_and_to_the_outside() {
         assert_eq!(tcp(&a.netns, b.record.address, 80).unwrap(), "172.17.0.2");
         assert_eq!(tcp(&a.netns, bridge.gateway(), 80).unwrap(), "172.17.0.2");
         assert_eq!(tcp(&host, b.record.address, 80).unwrap(), "172.17.0.1");
+        assert_eq!(tcp(&host, bridge.gateway(), 80).unwrap(), "172.17.0.1");
         // Outside they are the host.
         assert_eq!(tcp(&a.netns, OUTSIDE, 80).unwrap(), HOST.to_string());
         assert_eq!(udp(&a.netns, OUTSIDE, 53).unwrap(), HOST.to_string());

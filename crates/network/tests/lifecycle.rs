@@ -134,6 +134,13 @@ fn a_taken_port_is_refused_with_its_holder() {
         assert!(text.contains(&a.record.ifname), "{text}");
         drop(kept);
         assert_eq!(bridge.publish(&mut b.record, &[wish("0.0.0.0", 7001, 80, Protocol::Tcp)]).unwrap_err().kind(), ErrorKind::Conflict);
+        // A reservation of somebody else, such as a second daemon, has a holder with a name, too.
+        let foreign = Bridge::ensure(&BridgeConfig { name: "vt1".into(), table: "vt1".into(), ..config() }).unwrap();
+        let mut c = foreign.attach(&plain()).unwrap();
+        let _theirs = foreign.publish(&mut c.record, &[wish("0.0.0.0", 7010, 80, Protocol::Tcp)]).unwrap();
+        let text = bridge.publish(&mut b.record, &[wish("0.0.0.0", 7010, 80, Protocol::Tcp)]).unwrap_err().to_string();
+        assert!(text.contains(&format!("process {}", std::process::id())), "{text}");
+        foreign.remove().unwrap();
         // Another protocol is another port.
         bridge.publish(&mut b.record, &[wish("0.0.0.0", 7001, 80, Protocol::Udp)]).unwrap();
         // Twice in one request.
@@ -212,9 +219,9 @@ fn a_new_daemon_takes_over() {
         assert!(tcp(outside, HOST, 8080).is_err());
         let bridge = Bridge::ensure(&config()).unwrap();
         let report = bridge.reconcile(std::slice::from_ref(&record)).unwrap();
-        assert_eq!(report.removed_interfaces, [lost_ns.record.ifname.clone()]);
+        assert_eq!(report.removed_interfaces, std::slice::from_ref(&lost_ns.record.ifname));
         assert_eq!((report.removed_ports, report.restored_ports), (2, 1));
-        assert_eq!(report.reattached, [record.ifname.clone()]);
+        assert_eq!(report.reattached, std::slice::from_ref(&record.ifname));
         assert!(report.lost.is_empty());
         eventually("traffic", || tcp(outside, HOST, 8080).is_ok());
         // Idempotent; and its address and port are known to be taken.
@@ -226,9 +233,21 @@ fn a_new_daemon_takes_over() {
         let report = bridge.reconcile(std::slice::from_ref(&record)).unwrap();
         assert_eq!((report.restored_ports, report.reattached.len()), (1, 1));
         eventually("traffic", || tcp(outside, HOST, 8080).is_ok());
+        // Somebody flushes everything: the next publication notices.
+        sh("nft flush ruleset");
+        let mut other = bridge.attach(&plain()).unwrap();
+        let _others = bridge.publish(&mut other.record, &[wish("0.0.0.0", 8082, 80, Protocol::Tcp)]).unwrap();
+        eventually("traffic", || tcp(outside, HOST, 8080).is_ok());
+        assert_eq!(Bridge::inventory(&config()).unwrap().ports.len(), 2);
+        // Two records with one address: the second is refused, its interface stays.
+        let double = EndpointRecord { ifname: "ve0123456789".into(), ..record.clone() };
+        let report = bridge.reconcile(&[record.clone(), double]).unwrap();
+        assert_eq!(report.rejected.len(), 1);
+        assert!(report.rejected[0].1.contains("already in use"), "{report:?}");
+        assert!(report.removed_interfaces.is_empty());
         // The endpoint dies without a word.
         sh(&format!("ip link del {}", record.ifname));
-        assert_eq!(bridge.reconcile(std::slice::from_ref(&record)).unwrap().lost, [record.ifname.clone()]);
+        assert_eq!(bridge.reconcile(std::slice::from_ref(&record)).unwrap().lost, std::slice::from_ref(&record.ifname));
         bridge.release(&record).unwrap();
         drop(kept);
         bridge.remove().unwrap();
@@ -268,6 +287,69 @@ fn udp_flows_from_before_reach_a_published_port() {
         client.send_to(b"?", (HOST, 5300)).unwrap();
         let (n, from) = client.recv_from(&mut buf).unwrap();
         assert_eq!((&buf[..n], from), (OUTSIDE.to_string().as_bytes(), (HOST, 5300).into()));
+        bridge.remove().unwrap();
+    });
+}
+
+/// Many at once, with a reconciler that knows no record running all the time: nothing alive is removed, nothing dead stays.
+#[test]
+fn many_at_once_under_a_reconciler() {
+    with_outside(|_| {
+        let bridge = Bridge::ensure(&config()).unwrap();
+        let empty = dump();
+        let pool = Pool::start(bridge.clone(), PoolConfig::default()).unwrap();
+        let end = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..6u16)
+                .map(|worker| {
+                    let (bridge, pool) = (&bridge, &pool);
+                    scope.spawn(move || {
+                        let host = Netns::current().unwrap();
+                        for round in 0..15 {
+                            let mut e = pool.take(&plain()).unwrap();
+                            let port = 20_000 + worker * 100 + round;
+                            tcp_server(&e.netns, 80);
+                            let _kept = bridge.publish(&mut e.record, &[wish("0.0.0.0", port, 80, Protocol::Tcp)]).unwrap();
+                            assert!(tcp(&host, HOST, port).is_ok(), "worker {worker}, round {round}");
+                            bridge.release(&e.record).unwrap();
+                        }
+                    })
+                })
+                .collect();
+            let reconciler = scope.spawn(|| {
+                while !end.load(std::sync::atomic::Ordering::Relaxed) {
+                    assert_eq!(bridge.reconcile(&[]).unwrap(), Reconciled::default());
+                }
+            });
+            for worker in workers {
+                worker.join().unwrap();
+            }
+            end.store(true, std::sync::atomic::Ordering::Relaxed);
+            reconciler.join().unwrap();
+        });
+        drop(pool);
+        bridge.flush();
+        assert_eq!(dump(), empty);
+        bridge.remove().unwrap();
+    });
+}
+
+/// A namespace of a user namespace, as for a container whose root is nobody outside.
+#[test]
+fn a_namespace_of_another_user_namespace() {
+    on_a_host(|| {
+        let bridge = Bridge::ensure(&config()).unwrap();
+        let peer = bridge.attach(&plain()).unwrap();
+        let mut child = std::process::Command::new("unshare").args(["-Urn", "sleep", "60"]).spawn().unwrap();
+        let path = format!("/proc/{}/ns/net", child.id());
+        let mine = std::fs::read_link("/proc/thread-self/ns/net").unwrap();
+        eventually("unshare", || std::fs::read_link(&path).is_ok_and(|ns| ns != mine));
+        let netns = Netns::from(std::os::fd::OwnedFd::from(std::fs::File::open(&path).unwrap()));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let record = bridge.attach_to(std::os::fd::AsFd::as_fd(&netns), &plain()).unwrap();
+        tcp_server(&netns, 80);
+        assert!(tcp(&peer.netns, record.address, 80).is_ok());
         bridge.remove().unwrap();
     });
 }

@@ -29,6 +29,7 @@ const RECV_BUFFER: usize = 32 * 1024;
 pub(crate) enum Family {
     Route,
     Netfilter,
+    SockDiag,
 }
 
 /// A netlink socket. It stays in the network namespace of the thread that opened it, whoever uses it later.
@@ -65,6 +66,7 @@ impl Socket {
             // NETLINK_ROUTE is protocol number zero.
             Family::Route => None,
             Family::Netfilter => Some(rustix::net::netlink::NETFILTER),
+            Family::SockDiag => Some(rustix::net::netlink::SOCK_DIAG),
         };
         let open = || -> rustix::io::Result<OwnedFd> {
             let fd = rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol)?;

@@ -94,6 +94,8 @@ impl Ruleset<'_> {
         }
         if self.masquerade {
             self.rule(batch, POSTROUTING, |r| {
+                // The host talking to itself by the bridge's address is not leaving.
+                r.interface(Side::Out, Is::NotEqual, "lo");
                 r.interface(Side::Out, Is::NotEqual, self.bridge).source_in(self.subnet).masquerade();
             });
         }
