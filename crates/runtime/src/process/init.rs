@@ -12,6 +12,7 @@ use super::identity::{self, Identity};
 use super::namespaces::{Namespaces, loopback_up};
 use super::spawn::Plan;
 use super::{Stdio, environment, hooks, terminal};
+use crate::cgroup::Cgroup;
 use crate::error::Context;
 use crate::shim::RootSource;
 use crate::spec::{NamespaceKind, Process};
@@ -22,6 +23,7 @@ use crate::{Error, Result, rootfs};
 pub(super) struct Child<'a> {
     pub plan: &'a Plan<'a>,
     pub namespaces: &'a Namespaces,
+    pub cgroup: &'a Cgroup,
     pub channel: Channel,
     /// Whether a user namespace was made with this process.
     pub user_made: bool,
@@ -35,50 +37,34 @@ pub(super) fn run(child: Child<'_>) -> Infallible {
     unsafe { libc::_exit(1) }
 }
 
-/// Waits for the parent once, when first needed.
-struct Parent<'a> {
-    channel: &'a Channel,
-    cgroup: bool,
-    heard: bool,
-}
-
-impl Parent<'_> {
-    fn wait(&mut self) -> Result<Option<OwnedFd>> {
-        if self.heard {
-            return Ok(None);
-        }
-        self.heard = true;
-        let ToChild::Go(root) = self.channel.hear_parent()?;
-        if self.cgroup {
-            // Only now this process is in the cgroup that shall be the namespace's root.
-            // SAFETY: a cgroup namespace changes the view of /proc and cgroupfs only.
-            unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWCGROUP) }
-                .context(|| "make a cgroup namespace")?;
-        }
-        Ok(root)
-    }
-}
-
 fn prepare(child: &Child<'_>) -> Result<Infallible> {
-    let Child { plan, namespaces, channel, user_made } = child;
+    let Child { plan, namespaces, cgroup, channel, user_made } = child;
     let spec = plan.spec;
     let linux = spec.linux();
     let process = spec
         .process
         .as_ref()
         .ok_or_else(|| Error::invalid("the configuration has no process: there is nothing to run"))?;
+    // This thread moves itself: that spares the kernel the lock on all processes that moving another one takes.
+    cgroup.attach_self(cgroup.clone_into_fd().is_some())?;
     // Modes in the configuration are meant as they are written.
     rustix::process::umask(Mode::empty());
-    let mut parent = Parent { channel, cgroup: namespaces.cgroup, heard: false };
 
     let mut given_root = None;
     if *user_made {
-        given_root = parent.wait()?;
+        // The parent writes the mappings, and makes an overlay whose owners are mapped.
+        let ToChild::Go(root) = channel.hear_parent()?;
+        given_root = root;
         identity::become_root()?;
     } else if namespaces.joined(NamespaceKind::User).is_some() {
         identity::become_root()?;
     }
     namespaces.enter()?;
+    if namespaces.cgroup {
+        // Only now: the namespace's root is the cgroup this process is in.
+        // SAFETY: a cgroup namespace changes the view of /proc and cgroupfs only.
+        unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWCGROUP) }.context(|| "make a cgroup namespace")?;
+    }
     if namespaces.makes(NamespaceKind::Network) {
         loopback_up()?;
     }
@@ -96,7 +82,6 @@ fn prepare(child: &Child<'_>) -> Result<Infallible> {
         let root = rootfs::attach_root(&root)?;
         for mount in &spec.mounts {
             if matches!(mount.kind.as_str(), "cgroup" | "cgroup2") {
-                parent.wait()?;
                 rootfs::mount_cgroup(root.as_fd(), mount, plan.hierarchies, &plan.cgroup, namespaces.cgroup)?;
             } else {
                 let idmap = idmap_namespace(mount)?;
@@ -109,7 +94,6 @@ fn prepare(child: &Child<'_>) -> Result<Infallible> {
         if process.terminal {
             console = Some(make_terminal(root.as_fd(), process, channel)?);
         }
-        parent.wait()?;
         run_outer_hooks(child)?;
         // While the host's /dev/null can still be bound.
         for path in &linux.readonly_paths {
@@ -130,7 +114,6 @@ fn prepare(child: &Child<'_>) -> Result<Infallible> {
         }
         rootfs::finish(spec.root.as_ref().is_some_and(|root| root.readonly), &linux.rootfs_propagation)?;
     } else {
-        parent.wait()?;
         run_outer_hooks(child)?;
         enter_without_mounts(child)?;
     }

@@ -3,11 +3,11 @@
 //! ```text
 //!   parent (shim, `vessel runtime`)              child (the container's process to be)
 //!   ───────────────────────────────              ─────────────────────────────────────
-//!   clone3 with the new namespaces        ──►    join given namespaces
-//!   cgroup: make, limit, attach                  root, mounts, devices       (at the same time)
-//!   user namespace: mappings
-//!   Go                                    ──►    cgroup namespace and mounts
-//!   hooks                                 ◄──►   terminal, hooks, pivot_root, sysctls, masks
+//!   cgroup: make, limit
+//!   clone3 with the new namespaces        ──►    move into the cgroup, join given namespaces
+//!   user namespace: mappings              ──►    become its root
+//!                                                root, mounts, devices, masks
+//!   terminal, hooks                       ◄──►   terminal, hooks, pivot_root, sysctls
 //!                                         ◄──    Ready
 //!   (start)                               ──►    limits, seccomp, identity, execve
 //! ```

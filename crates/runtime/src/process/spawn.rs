@@ -11,7 +11,7 @@ use super::init::{self, Child};
 use super::namespaces::{Namespaces, make_time, set, with_pid_namespace};
 use super::{Stdio, hooks};
 use crate::cgroup::resources::DeviceRule;
-use crate::cgroup::{Cgroup, CgroupPath, Hierarchies, Lack, Mode, Resources};
+use crate::cgroup::{Cgroup, CgroupPath, Hierarchies, Resources};
 use crate::error::Context;
 use crate::seccomp;
 use crate::shim::RootSource;
@@ -73,55 +73,40 @@ pub fn spawn(plan: Plan<'_>) -> Result<Init> {
     let mut resources = linux.resources.clone().unwrap_or_default();
     allow_standard_devices(&mut resources, linux);
 
-    // On cgroup v2 the child is born inside; on v1 it is attached while it already prepares its root.
-    let mut cgroup = None;
-    if plan.hierarchies.mode() == Mode::V2 {
-        cgroup = Some(make_cgroup(&plan, &resources)?);
-    }
-    let made = clone(&plan, &namespaces, cgroup.as_ref().map(|(cgroup, _)| cgroup), &ours, theirs);
-    let (pid, pidfd) = match made {
+    let (cgroup, lacks) = Cgroup::create(plan.hierarchies, &plan.cgroup, &resources)?;
+    let (pid, pidfd) = match clone(&plan, &namespaces, &cgroup, &ours, theirs) {
         Ok(made) => made,
         Err(error) => {
-            if let Some(cgroup) = cgroup {
-                let _ = cgroup.0.destroy();
-            }
+            let _ = cgroup.destroy();
             return Err(error);
         }
     };
-    let result = supervise(&plan, &namespaces, &resources, &ours, pid, pidfd.as_fd(), &mut cgroup);
-    match (result, cgroup) {
-        (Ok(prepared), Some((cgroup, lacks))) => {
-            let Prepared { terminal, mut warnings } = prepared;
+    match supervise(&plan, &namespaces, &ours, pid, pidfd.as_fd()) {
+        Ok(Prepared { terminal, mut warnings }) => {
             warnings.extend(lacks.iter().map(ToString::to_string));
             Ok(Init { pid, pidfd, cgroup, terminal, warnings })
         }
-        (result, cgroup) => {
+        Err(error) => {
             let _ = pidfd_send_signal(&pidfd, Signal::KILL);
             let _ = waitpid(Some(pid), WaitOptions::empty());
-            if let Some((cgroup, _)) = cgroup {
-                let _ = cgroup.kill_all(Signal::KILL);
-                let _ = cgroup.destroy();
-            }
-            Err(result.err().unwrap_or_else(|| Error::new(ErrorKind::System, "the container has no cgroup")))
+            let _ = cgroup.kill_all(Signal::KILL);
+            let _ = cgroup.destroy();
+            Err(error)
         }
     }
 }
 
-/// Executes nothing more than needed to know whether the container's program runs.
+/// What is known when the child is ready.
 #[derive(Default)]
 struct Prepared {
     terminal: Option<OwnedFd>,
     warnings: Vec<String>,
 }
 
-fn make_cgroup(plan: &Plan<'_>, resources: &Resources) -> Result<(Cgroup, Vec<Lack>)> {
-    Cgroup::create(plan.hierarchies, &plan.cgroup, resources)
-}
-
 fn clone(
     plan: &Plan<'_>,
     namespaces: &Namespaces,
-    cgroup: Option<&Cgroup>,
+    cgroup: &Cgroup,
     ours: &Channel,
     theirs: Channel,
 ) -> Result<(Pid, OwnedFd)> {
@@ -130,13 +115,13 @@ fn clone(
     }
     let user = namespaces.joined(NamespaceKind::User);
     let pid_namespace = namespaces.joined(NamespaceKind::Pid).map(AsFd::as_fd);
-    let start = |channel: Channel| -> Infallible { init::run(Child { plan, namespaces, channel, user_made: namespaces.makes(NamespaceKind::User) }) };
+    let start = |channel: Channel| -> Infallible { init::run(Child { plan, namespaces, cgroup, channel, user_made: namespaces.makes(NamespaceKind::User) }) };
     with_pid_namespace(pid_namespace, || {
         if let Some(user) = user {
             return clone_in_user_namespace(namespaces, user, cgroup, ours, theirs, &start);
         }
         let mut call = Clone3::new(namespaces.clone).pidfd();
-        if let Some(dir) = cgroup.and_then(Cgroup::clone_into_fd) {
+        if let Some(dir) = cgroup.clone_into_fd() {
             call = call.cgroup(dir);
         }
         // SAFETY: the runtime is single-threaded where containers are made (see the module's documentation).
@@ -162,7 +147,7 @@ fn clone_failed(namespaces: &Namespaces) -> String {
 fn clone_in_user_namespace(
     namespaces: &Namespaces,
     user: &OwnedFd,
-    cgroup: Option<&Cgroup>,
+    cgroup: &Cgroup,
     ours: &Channel,
     theirs: Channel,
     start: &dyn Fn(Channel) -> Infallible,
@@ -177,7 +162,7 @@ fn clone_in_user_namespace(
             let run = || -> Result<()> {
                 set(user.as_fd(), NamespaceKind::User)?;
                 let mut call = Clone3::new(namespaces.clone | flags::PARENT);
-                if let Some(dir) = cgroup.and_then(Cgroup::clone_into_fd) {
+                if let Some(dir) = cgroup.clone_into_fd() {
                     call = call.cgroup(dir);
                 }
                 // SAFETY: as in `clone`.
@@ -215,24 +200,19 @@ fn clone_in_user_namespace(
 fn supervise(
     plan: &Plan<'_>,
     namespaces: &Namespaces,
-    resources: &Resources,
     channel: &Channel,
     pid: Pid,
     pidfd: BorrowedFd<'_>,
-    cgroup: &mut Option<(Cgroup, Vec<Lack>)>,
 ) -> Result<Prepared> {
     let raw_pid = pid.as_raw_nonzero().get();
     let linux = plan.spec.linux();
-    if cgroup.is_none() {
-        cgroup.insert(make_cgroup(plan, resources)?).0.attach(pid)?;
-    }
     if let Some(adjustment) = plan.spec.process.as_ref().and_then(|process| process.oom_score_adj) {
         std::fs::write(format!("/proc/{raw_pid}/oom_score_adj"), adjustment.to_string())
             .context(|| format!("set oom_score_adj to {adjustment}"))?;
     }
     let mut prepared = Prepared::default();
-    let mut root = None;
     if namespaces.makes(NamespaceKind::User) {
+        let mut root = None;
         write_mappings(raw_pid, linux)?;
         if let RootSource::Overlay(overlay) = plan.root {
             let user = rustix::fs::open(
@@ -243,8 +223,8 @@ fn supervise(
             .context(|| "open the container's user namespace")?;
             root = Some(rootfs::overlay(overlay, Some(user.as_fd()))?);
         }
+        channel.tell_child(&ToChild::Go(root))?;
     }
-    channel.tell_child(&ToChild::Go(root))?;
     let mut ready = false;
     loop {
         match channel.hear_child()? {
