@@ -119,6 +119,39 @@ fn long_and_odd_names_survive() {
 }
 
 #[test]
+fn endless_nesting_is_an_error() {
+    let dir = tempfile::tempdir().unwrap();
+    // Deeper than a path can be long, as a hostile container can make it.
+    let mut fd: std::os::fd::OwnedFd = std::fs::File::open(dir.path()).unwrap().into();
+    for _ in 0..3000 {
+        rustix::fs::mkdirat(&fd, "d", rustix::fs::Mode::RWXU).unwrap();
+        let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY;
+        fd = rustix::fs::openat(&fd, "d", flags, rustix::fs::Mode::empty()).unwrap();
+    }
+    let error = pack_to_vec(dir.path(), "/", &PackOptions::default()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Limit, "{error}");
+    let empty: [&Path; 0] = [];
+    assert_eq!(changes(dir.path(), &empty).unwrap_err().kind(), ErrorKind::Limit);
+    let replace = Tar::new().file("d", b"").end();
+    unpack(dir.path(), &replace, &ExtractOptions::default()).unwrap_err();
+    // The standard library's own removal would run out of descriptors.
+    while dir.path().join("d").exists() {
+        let mut path = std::path::PathBuf::from(dir.path());
+        let aside = dir.path().join("aside");
+        for _ in 0..200 {
+            path.push("d");
+        }
+        if path.exists() {
+            std::fs::rename(&path, &aside).unwrap();
+        }
+        std::fs::remove_dir_all(dir.path().join("d")).unwrap();
+        if aside.exists() {
+            std::fs::rename(&aside, dir.path().join("d")).unwrap();
+        }
+    }
+}
+
+#[test]
 fn lists_changes_as_docker_does() {
     let dir = tempfile::tempdir().unwrap();
     let at = |path: &str| dir.path().join(path);

@@ -191,6 +191,37 @@ fn metadata_bombs() {
 }
 
 #[test]
+fn an_archive_that_ends_within_a_layer() {
+    let (_dir, store) = store();
+    let layer = Tar::new().file("a", &vec![7; 3_000_000]).end();
+    let archive = docker_archive(&[layer], "a:1");
+    for cut in [1000, 1_000_000, 3_000_500, archive.len() - 2500] {
+        assert!(load_bytes(&store, &archive[..cut]).is_err());
+        assert!(leftovers(&store).is_empty(), "cut at {cut}");
+    }
+}
+
+#[test]
+fn a_reader_that_fails() {
+    struct Broken(usize);
+    impl std::io::Read for Broken {
+        fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
+            self.0 = self.0.checked_sub(1).ok_or_else(|| std::io::Error::other("the client hung up"))?;
+            let n = out.len().min(512);
+            out[..n].fill(0);
+            Ok(n)
+        }
+    }
+    let (_dir, store) = store();
+    let archive = docker_archive(&[Tar::new().file("a", &vec![7; 300_000]).end()], "a:1");
+    let input = std::io::Read::chain(&archive[..200_000], Broken(5));
+    let error = load(&store, input, &LoadOptions::default(), &mut |_| {}).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Input);
+    assert!(error.to_string().contains("hung up"), "{error}");
+    assert!(leftovers(&store).is_empty());
+}
+
+#[test]
 fn not_an_image_archive() {
     let (_dir, store) = store();
     let text = load_bytes(&store, &Tar::new().dir("etc/").file("etc/passwd", b"root").end()).unwrap_err().to_string();

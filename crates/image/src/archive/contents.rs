@@ -124,8 +124,10 @@ impl Contents {
                     feeder.send(chunk);
                     progress(Progress::Read { bytes: read });
                 }
-                contents.layers.insert(path.clone(), Slot::Running(feeder.finish()));
-                running.push_back(path);
+                if let Some(thread) = feeder.finish() {
+                    contents.layers.insert(path.clone(), Slot::Running(thread));
+                    running.push_back(path);
+                }
                 continue;
             }
             if entry.size > MAX_DOCUMENT as u64 {

@@ -6,6 +6,7 @@ use std::path::Path;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
+use super::root::MAX_DEPTH;
 use super::xattr::is_opaque;
 use crate::error::{Error, Result, show};
 
@@ -36,13 +37,16 @@ pub fn changes(upper: &Path, lowers: &[impl AsRef<Path>]) -> Result<Vec<Change>>
     let root = open(upper)?;
     let lowers = lowers.iter().map(|lower| open(lower.as_ref())).collect::<Result<Vec<_>>>()?;
     let mut out = Vec::new();
-    walk(root.as_fd(), &lowers, b"", &mut out)?;
+    walk(root.as_fd(), &lowers, b"", MAX_DEPTH, &mut out)?;
     out.sort_by(|a, b| a.path.cmp(&b.path));
     Ok(out)
 }
 
 /// Walks one directory of the upper layer; `lowers` are the directories it merges with.
-fn walk(upper: BorrowedFd<'_>, lowers: &[OwnedFd], path: &[u8], out: &mut Vec<Change>) -> Result<()> {
+fn walk(upper: BorrowedFd<'_>, lowers: &[OwnedFd], path: &[u8], depth: usize, out: &mut Vec<Change>) -> Result<()> {
+    let depth = depth
+        .checked_sub(1)
+        .ok_or_else(|| Error::limit(format!("directories are nested more than {MAX_DEPTH} deep: {}", show(path))))?;
     let names = list(upper).map_err(|e| Error::io(format!("cannot list {}", show(path)), e))?;
     for name in &names {
         let child = [path, b"/", name].concat();
@@ -66,9 +70,9 @@ fn walk(upper: BorrowedFd<'_>, lowers: &[OwnedFd], path: &[u8], out: &mut Vec<Ch
         let merged = merged(lowers, name).map_err(fail)?;
         if is_opaque(fd.as_fd()) {
             hidden(fd.as_fd(), &merged, &child, out)?;
-            walk(fd.as_fd(), &merged, &child, out)?;
+            walk(fd.as_fd(), &merged, &child, depth, out)?;
         } else {
-            walk(fd.as_fd(), &merged, &child, out)?;
+            walk(fd.as_fd(), &merged, &child, depth, out)?;
             // Copied up without any change, by opening something below it for writing.
             if out.len() == at + 1 && below.is_some_and(|below| same(&stat, &below)) {
                 out.pop();
@@ -88,7 +92,7 @@ fn hidden(upper: BorrowedFd<'_>, lowers: &[OwnedFd], path: &[u8], out: &mut Vec<
     names.sort();
     names.dedup();
     for name in names {
-        let gone = rustix::fs::statat(upper, &name[..], AtFlags::SYMLINK_NOFOLLOW) .is_err_and(|e| e == Errno::NOENT);
+        let gone = rustix::fs::statat(upper, &name[..], AtFlags::SYMLINK_NOFOLLOW).is_err_and(|e| e == Errno::NOENT);
         if gone && lookup(lowers, &name).map_err(fail)?.is_some() {
             out.push(Change { path: [path, b"/", &name].concat(), kind: ChangeKind::Deleted });
         }

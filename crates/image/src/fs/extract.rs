@@ -13,8 +13,8 @@ use std::rc::Rc;
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 
-use super::root::{Dir, Root, clean, split};
-use super::xattr::{self, OVERLAY_OPAQUE, Target};
+use super::root::{Dir, MAX_DEPTH, Root, clean, split};
+use super::xattr::{self, OVERLAY_OPAQUE, OVERLAY_OPAQUE_USER, Target};
 use crate::chunk::{ChunkReader, Pool, ReadSource};
 use crate::compression;
 use crate::error::{Error, ErrorKind, Result, show};
@@ -345,7 +345,7 @@ impl<'a> Extractor<'a> {
             if recorder.displace(parent.fd.as_fd(), name, path)? {
                 continue;
             }
-            remove(parent.fd.as_fd(), name, is_directory)
+            remove(parent.fd.as_fd(), name, is_directory, MAX_DEPTH)
                 .map_err(|e| Error::io(format!("cannot replace {}", show(path)), e))?;
         }
         Err(Error::new(ErrorKind::Conflict, format!("{} is made again by somebody else all the time", show(path))))
@@ -467,15 +467,21 @@ fn times(mtime: Timestamp) -> Timestamps {
 }
 
 fn set_opaque(fd: BorrowedFd<'_>, path: &[u8]) -> Result<()> {
-    rustix::fs::fsetxattr(fd, OVERLAY_OPAQUE, b"y", XattrFlags::empty())
-        .map_err(|e| Error::io(format!("cannot mark the directory of {} as opaque", show(path)), e))
+    let mut result = rustix::fs::fsetxattr(fd, OVERLAY_OPAQUE, b"y", XattrFlags::empty());
+    if result == Err(Errno::PERM) {
+        // Only the host's root has trusted attributes; a rootless overlay is mounted with `userxattr`.
+        result = rustix::fs::fsetxattr(fd, OVERLAY_OPAQUE_USER, b"y", XattrFlags::empty());
+    }
+    result.map_err(|e| Error::io(format!("cannot mark the directory of {} as opaque", show(path)), e))
 }
 
-/// Removes a name, with everything below it, following nothing.
-pub(crate) fn remove(parent: BorrowedFd<'_>, name: &[u8], directory: bool) -> Result<(), Errno> {
+/// Removes a name, with everything below it, following nothing. A container can nest directories deeper than
+/// the stack and the descriptors reach: that is an error, not a crash.
+fn remove(parent: BorrowedFd<'_>, name: &[u8], directory: bool, depth: usize) -> Result<(), Errno> {
     if !directory {
         return rustix::fs::unlinkat(parent, name, AtFlags::empty());
     }
+    let depth = depth.checked_sub(1).ok_or(Errno::NAMETOOLONG)?;
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let fd = rustix::fs::openat(parent, name, flags, Mode::empty())?;
     for entry in rustix::fs::Dir::read_from(&fd)? {
@@ -491,7 +497,7 @@ pub(crate) fn remove(parent: BorrowedFd<'_>, name: &[u8], directory: bool) -> Re
             }
             kind => kind == FileType::Directory,
         };
-        remove(fd.as_fd(), child, directory)?;
+        remove(fd.as_fd(), child, directory, depth)?;
     }
     rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR)
 }

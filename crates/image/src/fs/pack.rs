@@ -10,7 +10,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::changes::list;
-use super::root::open_in_root;
+use super::root::{MAX_DEPTH, open_in_root};
 use super::xattr;
 use crate::error::{Error, Result, show};
 use crate::tar::{Entry, Kind, TarWriter, Timestamp};
@@ -49,7 +49,7 @@ pub fn pack(root: BorrowedFd<'_>, path: &[u8], options: &PackOptions, output: im
     };
     if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
         let fd = open_in_root(target.as_fd(), b"", OFlags::RDONLY | OFlags::DIRECTORY).map_err(fail)?;
-        packer.directory(fd, options.name.clone())?;
+        packer.directory(fd, options.name.clone(), MAX_DEPTH)?;
     } else {
         // Its parent and name are needed for attributes and link targets.
         let trimmed = relative.strip_suffix(b"/").unwrap_or(&relative);
@@ -60,7 +60,7 @@ pub fn pack(root: BorrowedFd<'_>, path: &[u8], options: &PackOptions, output: im
             (open_in_root(root, parent, OFlags::RDONLY | OFlags::DIRECTORY).map_err(fail)?, name.to_vec())
         };
         let archive_name = if options.name.is_empty() { name.clone() } else { options.name.clone() };
-        packer.item(parent.as_fd(), &name, archive_name)?;
+        packer.item(parent.as_fd(), &name, archive_name, MAX_DEPTH)?;
     }
     packer.tar.finish().map_err(|e| Error::input("cannot write the archive", e))?;
     Ok(())
@@ -108,7 +108,11 @@ struct Packer<W: Write> {
 }
 
 impl<W: Write> Packer<W> {
-    fn directory(&mut self, fd: OwnedFd, path: Vec<u8>) -> Result<()> {
+    fn directory(&mut self, fd: OwnedFd, path: Vec<u8>, depth: usize) -> Result<()> {
+        // Each level takes a descriptor and stack, and a container can nest without end.
+        let depth = depth.checked_sub(1).ok_or_else(|| {
+            Error::limit(format!("directories are nested more than {MAX_DEPTH} deep: {}", show(&path)))
+        })?;
         let fail = |e| Error::io(format!("cannot read directory {}", show(&path)), e);
         if !path.is_empty() {
             let stat = rustix::fs::fstat(&fd).map_err(fail)?;
@@ -118,12 +122,12 @@ impl<W: Write> Packer<W> {
         }
         for name in list(fd.as_fd()).map_err(fail)? {
             let child = if path.is_empty() { name.clone() } else { [&path[..], b"/", &name].concat() };
-            self.item(fd.as_fd(), &name, child)?;
+            self.item(fd.as_fd(), &name, child, depth)?;
         }
         Ok(())
     }
 
-    fn item(&mut self, parent: BorrowedFd<'_>, name: &[u8], path: Vec<u8>) -> Result<()> {
+    fn item(&mut self, parent: BorrowedFd<'_>, name: &[u8], path: Vec<u8>, depth: usize) -> Result<()> {
         let fail = |e: Errno| Error::io(format!("cannot read {}", show(&path)), e);
         let stat = match rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => stat,
@@ -138,7 +142,7 @@ impl<W: Write> Packer<W> {
             FileType::Directory => {
                 let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 let fd = rustix::fs::openat(parent, name, flags, Mode::empty()).map_err(fail)?;
-                return self.directory(fd, path);
+                return self.directory(fd, path, depth);
             }
             FileType::RegularFile => Kind::File,
             FileType::Symlink => Kind::Symlink,

@@ -8,7 +8,9 @@ use rustix::io::Errno;
 use crate::error::{Error, Result, show};
 
 /// What marks a directory whose lower directories overlayfs does not show.
-pub(crate) const OVERLAY_OPAQUE: &str = "trusted.overlay.opaque";
+pub(super) const OVERLAY_OPAQUE: &str = "trusted.overlay.opaque";
+/// The same without privileges.
+pub(super) const OVERLAY_OPAQUE_USER: &str = "user.overlay.opaque";
 /// The kernel's limit for one value (XATTR_SIZE_MAX).
 const MAX_VALUE: usize = 64 << 10;
 
@@ -61,8 +63,14 @@ pub(crate) fn apply(target: &Target<'_>, xattrs: &[(Vec<u8>, Vec<u8>)], path: &[
 /// The attributes of something in a directory, sorted, without those that never leave this host.
 pub(crate) fn read(dir: BorrowedFd<'_>, name: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
     let path = by_name(dir, name);
-    let mut list = vec![0u8; 64 << 10];
-    let length = match rustix::fs::llistxattr(&path[..], &mut list[..]) {
+    // Nearly always there are none or few; the large buffer (XATTR_LIST_MAX) is for the rest.
+    let mut list = vec![0u8; 512];
+    let mut listed = rustix::fs::llistxattr(&path[..], &mut list[..]);
+    if listed == Err(Errno::RANGE) {
+        list = vec![0u8; 64 << 10];
+        listed = rustix::fs::llistxattr(&path[..], &mut list[..]);
+    }
+    let length = match listed {
         Ok(length) => length,
         Err(Errno::OPNOTSUPP | Errno::NOENT) => return Ok(Vec::new()),
         Err(e) => return Err(Error::io(format!("cannot list the attributes of {}", show(name)), e)),
@@ -87,7 +95,7 @@ pub(crate) fn read(dir: BorrowedFd<'_>, name: &[u8]) -> Result<Vec<(Vec<u8>, Vec
 
 /// Whether a directory hides what is below it.
 pub(crate) fn is_opaque(dir: BorrowedFd<'_>) -> bool {
-    [OVERLAY_OPAQUE, "user.overlay.opaque"].iter().any(|name| {
+    [OVERLAY_OPAQUE, OVERLAY_OPAQUE_USER].iter().any(|name| {
         let mut value = [0u8; 4];
         let path = by_name(dir, b".");
         matches!(rustix::fs::lgetxattr(&path[..], *name, &mut value[..]), Ok(1) if value[0] == b'y')

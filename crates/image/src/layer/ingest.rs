@@ -36,21 +36,37 @@ pub(crate) struct Unpacked {
 }
 
 /// The sending side of a layer that is being unpacked.
+///
+/// Dropped before its end, it waits until the unfinished layer is gone.
 pub(crate) struct Feeder {
-    sender: Sender<Message>,
-    thread: JoinHandle<Result<PendingLayer>>,
+    sender: Option<Sender<Message>>,
+    thread: Option<JoinHandle<Result<PendingLayer>>>,
 }
 
 impl Feeder {
     /// Sends a chunk. If the layer has failed, it is dropped: [`Self::finish`] tells.
     pub(crate) fn send(&self, chunk: Chunk) {
-        let _ = self.sender.send(Ok(Some(chunk)));
+        if let Some(sender) = &self.sender {
+            let _ = sender.send(Ok(Some(chunk)));
+        }
     }
 
     /// Ends the stream; the layer is then waited for with the handle.
-    pub(crate) fn finish(self) -> JoinHandle<Result<PendingLayer>> {
-        let _ = self.sender.send(Ok(None));
-        self.thread
+    pub(crate) fn finish(mut self) -> Option<JoinHandle<Result<PendingLayer>>> {
+        if let Some(sender) = self.sender.take() {
+            let _ = sender.send(Ok(None));
+        }
+        self.thread.take()
+    }
+}
+
+impl Drop for Feeder {
+    fn drop(&mut self) {
+        // Without the end of the stream, the other side fails.
+        drop(self.sender.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
     }
 }
 
@@ -65,7 +81,7 @@ pub(crate) fn spawn(store: &Store, algorithm: Algorithm, limits: Limits) -> Resu
             Ok(pending.with(unpacked))
         })
         .map_err(|e| Error::io("cannot start a thread to unpack a layer", e))?;
-    Ok(Feeder { sender, thread })
+    Ok(Feeder { sender: Some(sender), thread: Some(thread) })
 }
 
 /// Reads all input into a feeder. A failed read fails the layer.
@@ -74,12 +90,8 @@ pub(crate) fn feed(feeder: Feeder, input: impl Read, pool: Arc<Pool>) -> Result<
     loop {
         match source.next_chunk() {
             Ok(Some(chunk)) => feeder.send(chunk),
-            Ok(None) => return join(feeder.finish()),
-            Err(e) => {
-                let _ = feeder.sender.send(Err(std::io::Error::other("aborted")));
-                let _ = feeder.thread.join();
-                return Err(Error::input("cannot read the layer", e));
-            }
+            Ok(None) => return feeder.finish().map_or_else(|| Err(died()), join),
+            Err(e) => return Err(Error::input("cannot read the layer", e)),
         }
     }
 }
