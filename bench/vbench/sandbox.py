@@ -196,7 +196,7 @@ def run_inside(work, parent):
     shutil.rmtree(directory, ignore_errors=True)
     if directory.exists():
         print(f"bench: {directory} could not be removed completely", file=sys.stderr)
-    if code == 137:
+    if code >= 128:
         print("bench: interrupted; everything it started is gone", file=sys.stderr)
     return code
 
