@@ -1,1 +1,72 @@
-//! The HTTP server of the Docker Engine API.
+//! The HTTP server of the Docker Engine API, versions 1.24 to 1.51.
+//!
+//! Routes map requests to the engine and answers to Docker's shapes, statuses and messages; nothing here knows of
+//! kernels or of files beyond the daemon's own sockets. What a daemon without swarm, plugins, registries or a
+//! builder would say to requests for those is said here, too.
+//!
+//! The reference is the Docker Engine API specification; where real clients rely on more than it says (headers,
+//! texts they search for, half-closed connections), the behaviour is dockerd's.
+
+mod base64;
+mod body;
+mod config;
+mod conn;
+mod detach;
+mod error;
+mod hijack;
+mod listen;
+mod query;
+mod request;
+mod response;
+mod router;
+mod routes;
+mod server;
+mod version;
+
+pub use config::{Config, Listen};
+pub use error::Error;
+pub use server::Server;
+
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Threads that run the daemon. Everything is asynchronous, so two are enough for any number of containers.
+const WORKERS: usize = 2;
+/// Threads for what may block (archives, the disk); they end when there is nothing to do.
+const BLOCKING: usize = 32;
+/// Touched pages count, not this; but every thread's stack is address space.
+const STACK: usize = 1024 * 1024;
+
+/// A tokio runtime of the daemon's proportions.
+///
+/// # Errors
+/// When the system gives no threads or descriptors.
+pub fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .max_blocking_threads(BLOCKING)
+        .thread_stack_size(STACK)
+        .thread_keep_alive(std::time::Duration::from_secs(2))
+        .thread_name("vessel-daemon")
+        .enable_all()
+        .build()
+}
+
+/// Serves until SIGTERM or SIGINT. Containers outlive it.
+///
+/// # Errors
+/// A socket that cannot be had or is in use, an engine that does not start.
+pub async fn serve(config: Config) -> Result<(), Error> {
+    let signals = |source| Error::System { what: "cannot listen for signals", source };
+    let mut terminate = signal(SignalKind::terminate()).map_err(signals)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(signals)?;
+    let server = Server::open(config).await?;
+    server
+        .run(async {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        })
+        .await;
+    Ok(())
+}

@@ -1,0 +1,29 @@
+//! How a daemon is set up.
+
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use vessel_engine::EngineConfig;
+
+/// Where the daemon listens.
+#[derive(Debug)]
+pub enum Listen {
+    /// A Unix socket at a path, made with mode 0660.
+    Unix(PathBuf),
+    /// A TCP port. Only loopback addresses: there is no TLS.
+    Tcp(SocketAddr),
+    /// A listening stream socket that was passed in (socket activation), Unix or loopback TCP.
+    Inherited(OwnedFd),
+}
+
+/// How a daemon is set up.
+#[derive(Debug)]
+pub struct Config {
+    /// The engine's part: root, run directory, bridge and so on.
+    pub engine: EngineConfig,
+    /// Where to listen; at least one.
+    pub listen: Vec<Listen>,
+    /// The group that may use Unix sockets beside root, when it exists.
+    pub group: String,
+}

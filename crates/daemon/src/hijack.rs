@@ -1,0 +1,271 @@
+//! Connections that leave HTTP behind: attach and exec.
+//!
+//! After a `101` the bytes go both ways between the client and the engine's stream, whose output is in Docker's
+//! framing already. The client's half-close is the end of input; the end of output closes the client's
+//! connection. Bytes pass through one buffer per thread, so an idle connection owns none.
+
+use std::cell::RefCell;
+use std::io;
+use std::os::fd::AsFd;
+
+use bytes::Bytes;
+use futures_util::stream;
+use hyper::header::{CONNECTION, HeaderValue, UPGRADE};
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper::{Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use tokio::io::unix::AsyncFd;
+use tokio::net::UnixStream;
+use vessel_engine::{Attached, LogStream};
+
+use crate::body::Body;
+use crate::conn::Conn;
+use crate::detach::Watcher;
+use crate::response;
+use crate::version::ApiVersion;
+
+/// What is copied at once.
+const BUFFER: usize = 64 * 1024;
+
+thread_local! {
+    static BUFFERS: RefCell<Vec<u8>> = RefCell::new(vec![0; BUFFER]);
+}
+
+/// How a stream's bytes are to be treated.
+#[derive(Debug)]
+pub struct Rules {
+    /// Whether the client's bytes are input for the program.
+    pub stdin: bool,
+    /// The keys that take the client off, where they are watched for.
+    pub detach_keys: Option<Vec<u8>>,
+}
+
+/// The content type of a stream of output: raw for a terminal and for clients before 1.42.
+pub fn content_type(version: ApiVersion, tty: bool) -> HeaderValue {
+    if tty || version < ApiVersion::new(42) {
+        HeaderValue::from_static("application/vnd.docker.raw-stream")
+    } else {
+        HeaderValue::from_static("application/vnd.docker.multiplexed-stream")
+    }
+}
+
+/// Hands a stream over to a client: by upgrade when it asks for one, as the body of the response otherwise (its
+/// input cannot be heard then).
+pub fn respond(upgrade: Option<OnUpgrade>, version: ApiVersion, attached: Attached, rules: Rules) -> Response<Body> {
+    let content_type = content_type(version, attached.tty);
+    let Some(upgrade) = upgrade else {
+        return response::with_type(StatusCode::OK, content_type, output_body(attached));
+    };
+    tokio::spawn(async move {
+        match upgrade.await {
+            Ok(upgraded) => {
+                // What ends it (either side going away) is no fault of anybody's.
+                if let Err(error) = serve(upgraded, attached, rules).await {
+                    tracing::debug!(%error, "an attached connection ended");
+                }
+            }
+            Err(error) => tracing::debug!(%error, "the client went away before the upgrade"),
+        }
+    });
+    let mut response = response::with_type(StatusCode::SWITCHING_PROTOCOLS, content_type, Body::Empty);
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    response.headers_mut().insert(UPGRADE, HeaderValue::from_static("tcp"));
+    response
+}
+
+/// Output only: the log, then what comes.
+fn output_body(attached: Attached) -> Body {
+    let Attached { logs, stream, .. } = attached;
+    Body::stream(stream::unfold((logs, stream), |(mut logs, stream)| async move {
+        if let Some(log) = &mut logs {
+            match next_chunk(log).await {
+                Some(chunk) => return Some((Ok(chunk), (logs, stream))),
+                None => logs = None,
+            }
+        }
+        let live = stream?;
+        let piece = read_some(&live).await;
+        match piece {
+            Ok(piece) if piece.is_empty() => None,
+            Ok(piece) => Some((Ok(piece), (logs, Some(live)))),
+            Err(error) => Some((Err(error), (None, None))),
+        }
+    }))
+}
+
+/// The next piece of a log. Why a log broke off is told where errors of the program would be.
+pub async fn next_chunk(log: &mut LogStream) -> Option<Bytes> {
+    match log.chunks.recv().await? {
+        Ok(chunk) => Some(chunk),
+        Err(error) => {
+            log.chunks.close();
+            let text = format!("Error grabbing logs: {error}\n");
+            let mut chunk = Vec::with_capacity(8 + text.len());
+            if !log.tty {
+                // A frame of standard error: type, three zeros, length.
+                chunk.extend_from_slice(&[2, 0, 0, 0]);
+                chunk.extend_from_slice(&(text.len() as u32).to_be_bytes());
+            }
+            chunk.extend_from_slice(text.as_bytes());
+            Some(chunk.into())
+        }
+    }
+}
+
+async fn read_some(stream: &UnixStream) -> io::Result<Bytes> {
+    loop {
+        stream.readable().await?;
+        let read = BUFFERS.with_borrow_mut(|buffer| {
+            stream.try_read(buffer).map(|read| Bytes::copy_from_slice(&buffer[..read]))
+        });
+        match read {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            other => return other,
+        }
+    }
+}
+
+async fn serve(upgraded: Upgraded, attached: Attached, rules: Rules) -> io::Result<()> {
+    let parts = upgraded
+        .downcast::<TokioIo<Conn>>()
+        .map_err(|_| io::Error::other("the upgraded connection is not of the server's kind"))?;
+    let client = parts.io.into_inner();
+    let Attached { logs, stream, .. } = attached;
+    let output = async {
+        if let Some(mut log) = logs {
+            while let Some(chunk) = next_chunk(&mut log).await {
+                write_all(&client, &chunk).await?;
+            }
+        }
+        match &stream {
+            Some(engine) => copy_output(engine, &client).await,
+            None => Ok(()),
+        }
+    };
+    let input = async {
+        copy_input(&client, parts.read_buf, stream.as_ref(), rules).await?;
+        // The input is over; the output goes on unless the client is gone altogether.
+        hung_up(&client).await
+    };
+    // Whichever way it ends, both connections are closed on the way out.
+    tokio::select! {
+        done = output => done,
+        done = input => done,
+    }
+}
+
+async fn copy_output(engine: &UnixStream, client: &Conn) -> io::Result<()> {
+    loop {
+        // A program that never stops writing must not keep a worker to itself.
+        tokio::task::consume_budget().await;
+        engine.readable().await?;
+        // Most output fits the client's socket buffer and needs no copy of its own.
+        let step = BUFFERS.with_borrow_mut(|buffer| {
+            let read = engine.try_read(buffer)?;
+            if read == 0 {
+                return Ok(None);
+            }
+            let written = match client.try_write(&buffer[..read]) {
+                Ok(written) => written,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+                Err(error) => return Err(error),
+            };
+            Ok(Some(buffer[written..read].to_vec()))
+        });
+        match step {
+            Ok(None) => return Ok(()),
+            Ok(Some(rest)) => write_all(client, &rest).await?,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Copies input until its end, which is passed on. Without standard input it is read and dropped, so that the
+/// client's end is noticed. Fails when the detach keys were seen.
+async fn copy_input(client: &Conn, first: Bytes, engine: Option<&UnixStream>, rules: Rules) -> io::Result<()> {
+    let engine = engine.filter(|_| rules.stdin);
+    let mut watcher = rules.detach_keys.map(Watcher::new);
+    let mut filtered = Vec::new();
+    let mut piece = first.to_vec();
+    loop {
+        if !piece.is_empty() {
+            let mut detached = false;
+            let out = match &mut watcher {
+                Some(watcher) => {
+                    filtered.clear();
+                    detached = watcher.feed(&piece, &mut filtered);
+                    &filtered
+                }
+                None => &piece,
+            };
+            if let Some(engine) = engine {
+                write_engine(engine, out).await?;
+            }
+            if detached {
+                return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the client detached"));
+            }
+        }
+        client.readable().await?;
+        let read = BUFFERS.with_borrow_mut(|buffer| client.try_read(buffer).map(|read| buffer[..read].to_vec()));
+        match read {
+            Ok(read) if read.is_empty() => break,
+            Ok(read) => piece = read,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => piece.clear(),
+            Err(error) => return Err(error),
+        }
+    }
+    if let Some(engine) = engine {
+        if let Some(watcher) = &mut watcher {
+            filtered.clear();
+            watcher.finish(&mut filtered);
+            write_engine(engine, &filtered).await?;
+        }
+        rustix::net::shutdown(engine.as_fd(), rustix::net::Shutdown::Write)?;
+    }
+    Ok(())
+}
+
+async fn write_all(client: &Conn, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match client.try_write(bytes) {
+            Ok(written) => bytes = &bytes[written..],
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => client.writable().await?,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+async fn write_engine(engine: &UnixStream, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match engine.try_write(bytes) {
+            Ok(written) => bytes = &bytes[written..],
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => engine.writable().await?,
+            // The program closed its input: that is its right, and its output goes on.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Resolves when the client, which has shut down its writing side, closes the other as well.
+///
+/// A registration of its own is needed: the stream's is in the hands of the writer, whose readiness must not be
+/// cleared behind its back.
+async fn hung_up(client: &Conn) -> io::Result<()> {
+    // SAFETY: the duplicate is owned by the registration and by nothing else, so it stays the same open descriptor
+    // until it is taken off again.
+    let watched = unsafe { AsyncFd::register(client.as_fd().try_clone_to_owned()?) }?;
+    loop {
+        let mut guard = watched.readable().await?;
+        let mut fds = [PollFd::new(&watched, PollFlags::empty())];
+        poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))?;
+        if fds[0].revents().intersects(PollFlags::HUP | PollFlags::ERR) {
+            return Ok(());
+        }
+        guard.clear_ready();
+    }
+}

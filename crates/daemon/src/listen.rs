@@ -1,0 +1,184 @@
+//! Listening sockets.
+//!
+//! A Unix socket gets its owner and mode between `bind` and `listen`, so that nobody can connect while they are
+//! not right. A socket file that nobody answers on is left from a daemon that was killed, and is replaced; one
+//! that somebody answers on is not touched. On an orderly exit the file is removed, unless another took its place.
+
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
+
+use crate::config::Listen;
+use crate::conn::Conn;
+use crate::error::Error;
+
+/// Connections that may wait to be accepted. The kernel lowers it to `net.core.somaxconn`.
+const BACKLOG: i32 = 4096;
+
+/// A listening socket.
+#[derive(Debug)]
+pub enum Listener {
+    /// Unix; the file, when it is ours to remove, goes with the listener.
+    Unix {
+        /// The socket.
+        socket: UnixListener,
+        /// Its file.
+        _file: Option<SocketFile>,
+    },
+    /// TCP on a loopback address.
+    Tcp(TcpListener),
+}
+
+/// The file of a Unix socket; removed on drop when it is still the one that was made.
+#[derive(Debug)]
+pub struct SocketFile {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if fs::symlink_metadata(&self.path).is_ok_and(|now| now.dev() == self.device && now.ino() == self.inode) {
+            // If it cannot be removed the next daemon replaces it.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+impl Listener {
+    /// Opens a socket.
+    pub async fn open(listen: Listen, group: &str) -> Result<Self, Error> {
+        match listen {
+            Listen::Unix(path) => unix(path, group).await,
+            Listen::Tcp(address) => tcp(address).await,
+            Listen::Inherited(fd) => inherited(fd),
+        }
+    }
+
+    /// The next client.
+    pub async fn accept(&self) -> io::Result<Conn> {
+        match self {
+            Self::Unix { socket, .. } => Ok(Conn::Unix(socket.accept().await?.0)),
+            Self::Tcp(listener) => {
+                let (stream, _) = listener.accept().await?;
+                // An answer is written at once; waiting for more to send would only delay it.
+                stream.set_nodelay(true)?;
+                Ok(Conn::Tcp(stream))
+            }
+        }
+    }
+}
+
+async fn unix(path: PathBuf, group: &str) -> Result<Listener, Error> {
+    let failed = |advice: &'static str| {
+        let address = path.display().to_string();
+        move |source: io::Error| Error::Listen { address, source, advice }
+    };
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent).map_err(failed("make its directory or choose another with --socket"))?;
+    }
+    clear_stale(&path).await?;
+
+    let address = SocketAddrUnix::new(&path)
+        .map_err(io::Error::from)
+        .map_err(failed("a socket's path may have at most 107 bytes: choose a shorter one"))?;
+    let setup = || -> io::Result<(OwnedFd, SocketFile)> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        bind(&socket, &address)?;
+        let made = fs::symlink_metadata(&path)?;
+        let file = SocketFile { path: path.clone(), device: made.dev(), inode: made.ino() };
+        if let Some(gid) = group_id(group) {
+            std::os::unix::fs::lchown(&path, None, Some(gid))?;
+        }
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o660))?;
+        listen(&socket, BACKLOG)?;
+        Ok((socket, file))
+    };
+    let (socket, file) = setup().map_err(failed("run as root, or choose a path you may write with --socket"))?;
+    let socket = UnixListener::from_std(socket.into()).map_err(failed("try again"))?;
+    Ok(Listener::Unix { socket, _file: Some(file) })
+}
+
+/// Removes a socket file that nobody answers on.
+async fn clear_stale(path: &Path) -> Result<(), Error> {
+    let failed = |source, advice| Error::Listen { address: path.display().to_string(), source, advice };
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(failed(error, "choose another path with --socket")),
+        Ok(found) => {
+            use std::os::unix::fs::FileTypeExt;
+            if !found.file_type().is_socket() {
+                let error = io::Error::new(io::ErrorKind::AlreadyExists, "the path exists and is not a socket");
+                return Err(failed(error, "remove it or choose another path with --socket"));
+            }
+        }
+    }
+    match UnixStream::connect(path).await {
+        Ok(_) => Err(Error::InUse(path.display().to_string())),
+        Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound) => {
+            match fs::remove_file(path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    Err(failed(error, "remove the stale socket or choose another path with --socket"))
+                }
+                _ => Ok(()),
+            }
+        }
+        Err(error) => Err(failed(error, "it cannot be told whether somebody answers on it")),
+    }
+}
+
+async fn tcp(address: SocketAddr) -> Result<Listener, Error> {
+    check_loopback(address)?;
+    let listener = TcpListener::bind(address).await.map_err(|source| Error::Listen {
+        address: address.to_string(),
+        source,
+        advice: "choose another port",
+    })?;
+    Ok(Listener::Tcp(listener))
+}
+
+/// Whoever reaches the API is root on this machine; without TLS only this machine may.
+fn check_loopback(address: SocketAddr) -> Result<(), Error> {
+    if address.ip().is_loopback() {
+        return Ok(());
+    }
+    Err(Error::Config(format!(
+        "will not listen on {address}: whoever reaches that port would be root here, and there is no TLS; listen on 127.0.0.1 or on a Unix socket"
+    )))
+}
+
+fn inherited(fd: OwnedFd) -> Result<Listener, Error> {
+    let failed = |source| Error::Listen {
+        address: "the socket passed in".to_owned(),
+        source,
+        advice: "pass a listening Unix or TCP stream socket",
+    };
+    let address = rustix::net::getsockname(&fd).map_err(io::Error::from).map_err(failed)?;
+    rustix::io::ioctl_fionbio(&fd, true).map_err(io::Error::from).map_err(failed)?;
+    match address.address_family() {
+        AddressFamily::UNIX => Ok(Listener::Unix { socket: UnixListener::from_std(fd.into()).map_err(failed)?, _file: None }),
+        AddressFamily::INET | AddressFamily::INET6 => {
+            let listener = TcpListener::from_std(fd.into()).map_err(failed)?;
+            check_loopback(listener.local_addr().map_err(failed)?)?;
+            Ok(Listener::Tcp(listener))
+        }
+        _ => Err(failed(io::Error::from(io::ErrorKind::Unsupported))),
+    }
+}
+
+/// Looks a group up in `/etc/group`; a group that does not exist leaves the socket to root.
+fn group_id(name: &str) -> Option<u32> {
+    let groups = fs::read_to_string("/etc/group").ok()?;
+    groups.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        (fields.next() == Some(name)).then(|| fields.nth(1)?.parse().ok()).flatten()
+    })
+}

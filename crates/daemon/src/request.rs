@@ -1,0 +1,107 @@
+//! A request as the routes see it: version, path, query, and a body that is read with bounds.
+
+use http_body_util::{BodyExt, Limited};
+use hyper::body::{Body as _, Bytes, Incoming};
+use hyper::header::{CONTENT_TYPE, UPGRADE};
+use hyper::{Method, StatusCode};
+use serde::de::DeserializeOwned;
+
+use crate::body::BodyReader;
+use crate::error::ApiError;
+use crate::query::Query;
+use crate::version::ApiVersion;
+
+/// JSON bodies are refused when they are larger.
+pub const MAX_JSON: usize = 4 * 1024 * 1024;
+
+/// A request on its way to a route.
+#[derive(Debug)]
+pub struct Request {
+    /// `GET`, `POST` and so on.
+    pub method: Method,
+    /// The version the client speaks.
+    pub version: ApiVersion,
+    /// The decoded query.
+    pub query: Query,
+    inner: hyper::Request<Incoming>,
+}
+
+impl Request {
+    /// Takes a request whose path was split off already.
+    pub fn new(inner: hyper::Request<Incoming>, version: ApiVersion) -> Result<Self, ApiError> {
+        let query = Query::parse(inner.uri().query())?;
+        Ok(Self { method: inner.method().clone(), version, query, inner })
+    }
+
+    /// The `filters` parameter.
+    pub fn filters(&self) -> Result<vessel_engine::Filters, ApiError> {
+        Ok(vessel_engine::Filters::parse(self.query.text("filters"))?)
+    }
+
+    /// Whether the client asks to leave HTTP behind.
+    pub fn wants_upgrade(&self) -> bool {
+        self.inner.headers().contains_key(UPGRADE)
+    }
+
+    /// The connection once the response was sent. The body must have been read.
+    pub fn on_upgrade(&mut self) -> hyper::upgrade::OnUpgrade {
+        hyper::upgrade::on(&mut self.inner)
+    }
+
+    /// The body for a blocking thread.
+    pub fn reader(self) -> BodyReader {
+        BodyReader::new(self.inner.into_body())
+    }
+
+    /// Reads a JSON body; an empty one is `None`.
+    pub async fn json_or_none<T: DeserializeOwned>(&mut self) -> Result<Option<T>, ApiError> {
+        let empty = self.inner.body().is_end_stream();
+        self.check_content_type(empty)?;
+        if empty {
+            return Ok(None);
+        }
+        let bytes = self.bytes().await?;
+        if bytes.is_empty() {
+            return Err(ApiError::bad_request("invalid JSON: got EOF while reading request body"));
+        }
+        // Docker's decoder stops at a `null` as at any other value: it leaves the zero value.
+        serde_json::from_slice(&bytes).map_err(|error| ApiError::bad_request(format!("invalid JSON: {error}")))
+    }
+
+    /// Reads a JSON body; an empty one is the zero value.
+    pub async fn json<T: DeserializeOwned + Default>(&mut self) -> Result<T, ApiError> {
+        Ok(self.json_or_none().await?.unwrap_or_default())
+    }
+
+    /// Reads the body, whatever it is.
+    async fn bytes(&mut self) -> Result<Bytes, ApiError> {
+        match Limited::new(self.inner.body_mut(), MAX_JSON).collect().await {
+            Ok(collected) => Ok(collected.to_bytes()),
+            Err(error) if error.is::<http_body_util::LengthLimitError>() => Err(ApiError::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                format!("the request body is larger than {} MiB, the most that is taken", MAX_JSON >> 20),
+            )),
+            Err(error) => Err(ApiError::bad_request(format!("the request body broke off: {error}"))),
+        }
+    }
+
+    /// Docker wants `application/json` wherever there is a body.
+    fn check_content_type(&self, empty: bool) -> Result<(), ApiError> {
+        let given = self.inner.headers().get(CONTENT_TYPE);
+        let given = match given {
+            None if empty => return Ok(()),
+            None => "",
+            Some(value) => value
+                .to_str()
+                .map_err(|_| ApiError::bad_request("malformed Content-Type header: it is not ASCII text"))?,
+        };
+        let essence = given.split(';').next().unwrap_or_default().trim();
+        if essence.eq_ignore_ascii_case("application/json") {
+            return Ok(());
+        }
+        if essence.is_empty() {
+            return Err(ApiError::bad_request("malformed Content-Type header (): mime: no media type"));
+        }
+        Err(ApiError::bad_request(format!("unsupported Content-Type header ({given}): must be 'application/json'")))
+    }
+}

@@ -1,0 +1,53 @@
+//! What this daemon does not have: swarm, plugins, registries, a builder. The answers are those of a dockerd
+//! without them where it has such an answer, and a plain sentence with 501 where it has not.
+
+use hyper::{Method, StatusCode};
+use serde_json::json;
+
+use crate::error::ApiError;
+use crate::response::{Answer, json};
+
+/// The answer to a path that no other route took.
+pub fn route(method: &Method, segments: &[&str]) -> Answer {
+    match segments {
+        ["swarm", "init" | "join" | "unlock"] if *method == Method::POST => {
+            Err(ApiError::not_implemented("this engine has no swarm mode: run containers directly"))
+        }
+        ["swarm" | "services" | "tasks" | "nodes" | "secrets" | "configs", ..] => swarm(),
+        ["plugins"] if *method == Method::GET => json(&json!([])),
+        ["plugins", ..] => Err(ApiError::not_implemented("this engine has no plugins")),
+        ["build", "prune"] => json(&json!({"CachesDeleted": null, "SpaceReclaimed": 0})),
+        ["build" | "session" | "grpc", ..] => Err(ApiError::not_implemented(
+            "building images is not there yet: build elsewhere and bring the image with load or import",
+        )),
+        ["commit"] => Err(ApiError::not_implemented(
+            "committing a container is not there yet: export it and import the archive",
+        )),
+        ["distribution", ..] => registry(),
+        _ => Err(ApiError::page_not_found()),
+    }
+}
+
+/// The answer to whatever needs a swarm manager.
+pub fn swarm() -> Answer {
+    Err(ApiError::new(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" to connect this node to swarm and try again.",
+    ))
+}
+
+/// The answer to a search of the registry.
+pub fn search() -> Answer {
+    registry()
+}
+
+/// The answer to a push.
+pub fn push() -> Answer {
+    registry()
+}
+
+fn registry() -> Answer {
+    Err(ApiError::not_implemented(
+        "registries arrive with the next release: bring images with load or import, take them away with save",
+    ))
+}

@@ -1,0 +1,59 @@
+//! Running another process in a running container.
+
+use std::sync::Arc;
+
+use hyper::StatusCode;
+use vessel_api::{ExecCreateRequest, ExecStartRequest};
+
+use crate::detach;
+use crate::error::ApiError;
+use crate::hijack::{self, Rules};
+use crate::request::Request;
+use crate::response::{Answer, json, json_with, status};
+use crate::routes::containers::terminal_size;
+use crate::server::State;
+
+/// `POST /containers/{id}/exec`.
+pub async fn create(state: &Arc<State>, mut request: Request, id: &str) -> Answer {
+    let body = request.json::<ExecCreateRequest>().await?;
+    if body.cmd.is_empty() {
+        return Err(ApiError::bad_request("no exec command specified"));
+    }
+    detach::parse(&body.detach_keys)?;
+    json_with(StatusCode::CREATED, &state.engine.exec_create(id, body).await?)
+}
+
+/// `POST /exec/{id}/start`: detached, or the connection becomes the process's streams.
+pub async fn start(state: &Arc<State>, mut request: Request, id: &str) -> Answer {
+    let body = request.json::<ExecStartRequest>().await?;
+    let upgrade = (!body.detach && request.wants_upgrade()).then(|| request.on_upgrade());
+    let exec = state.engine.exec_inspect(id).await?;
+    let rules = Rules {
+        stdin: exec.open_stdin,
+        detach_keys: match exec.open_stdin && exec.process_config.tty {
+            true => Some(detach::parse(&exec.detach_keys)?),
+            false => None,
+        },
+    };
+    let (engine, id, version) = (Arc::clone(&state.engine), id.to_owned(), request.version);
+    state
+        .finish(async move {
+            match engine.exec_start(&id, body).await? {
+                Some(attached) => Ok(hijack::respond(upgrade, version, attached, rules)),
+                None => Ok(status(StatusCode::OK)),
+            }
+        })
+        .await
+}
+
+/// `POST /exec/{id}/resize`.
+pub async fn resize(state: &Arc<State>, request: Request, id: &str) -> Answer {
+    let (height, width) = terminal_size(&request)?;
+    state.engine.exec_resize(id, height, width).await?;
+    Ok(status(StatusCode::OK))
+}
+
+/// `GET /exec/{id}/json`.
+pub async fn inspect(state: &Arc<State>, id: &str) -> Answer {
+    json(&state.engine.exec_inspect(id).await?)
+}

@@ -1,0 +1,11 @@
+//! The routes, by object.
+
+pub mod absent;
+pub mod containers;
+pub mod copy;
+pub mod exec;
+pub mod images;
+pub mod networks;
+pub mod streams;
+pub mod system;
+pub mod volumes;

@@ -1,0 +1,100 @@
+//! The daemon itself: ping, version, information, events, disk usage.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::stream;
+use hyper::header::{CACHE_CONTROL, HeaderName, HeaderValue, PRAGMA};
+use hyper::{Method, StatusCode};
+use vessel_engine::EventsOptions;
+use vessel_engine::system::DiskUsageOptions;
+
+use crate::body::Body;
+use crate::error::ApiError;
+use crate::request::Request;
+use crate::response::{self, Answer, json};
+use crate::routes::streams::timestamp;
+use crate::server::State;
+use crate::version::ApiVersion;
+
+/// `GET` and `HEAD /_ping`.
+pub fn ping(request: &Request) -> Answer {
+    let body = if request.method == Method::HEAD { Body::Empty } else { Body::whole("OK") };
+    let mut response = response::with_type(StatusCode::OK, HeaderValue::from_static("text/plain; charset=utf-8"), body);
+    let headers = response.headers_mut();
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, no-store, must-revalidate"));
+    headers.insert(PRAGMA, HeaderValue::from_static("no-cache"));
+    headers.insert(HeaderName::from_static("swarm"), HeaderValue::from_static("inactive"));
+    Ok(response)
+}
+
+/// `GET /version`.
+pub async fn version(state: &Arc<State>) -> Answer {
+    json(&state.engine.version(ApiVersion::NEWEST_TEXT, ApiVersion::OLDEST_TEXT))
+}
+
+/// `GET /info`.
+pub async fn info(state: &Arc<State>) -> Answer {
+    json(&state.engine.info().await?)
+}
+
+/// `GET /events`: one JSON object a line until the client goes away or `until` comes.
+pub fn events(state: &Arc<State>, request: &Request) -> Answer {
+    let options = EventsOptions {
+        since: timestamp(request, "since")?,
+        until: timestamp(request, "until")?,
+        filters: request.filters()?,
+    };
+    if let (Some(since), Some(until)) = (options.since, options.until)
+        && since > until
+    {
+        return Err(ApiError::bad_request(format!(
+            "`since` time ({}) cannot be after `until` time ({})",
+            request.query.text("since"),
+            request.query.text("until")
+        )));
+    }
+    let events = state.engine.events().subscribe(options);
+    response::stream(
+        "application/json",
+        Body::stream(stream::unfold(events, |mut events| async move {
+            let event = events.recv().await?;
+            let line = line(&event);
+            Some((Ok(line), events))
+        })),
+    )
+}
+
+fn line(value: &impl serde::Serialize) -> Bytes {
+    // The structures of the API always serialize; a line lost would still be better than a stream lost.
+    let mut text = serde_json::to_vec(value).unwrap_or_default();
+    text.push(b'\n');
+    text.into()
+}
+
+/// `GET /system/df`.
+pub async fn disk_usage(state: &Arc<State>, request: &Request) -> Answer {
+    let mut options = DiskUsageOptions::default();
+    for kind in request.query.all("type") {
+        match kind {
+            "container" => options.containers = true,
+            "image" => options.images = true,
+            "volume" => options.volumes = true,
+            "build-cache" => options.build_cache = true,
+            other => {
+                return Err(ApiError::bad_request(format!(
+                    "unknown object type: {other}: container, image, volume or build-cache is expected"
+                )));
+            }
+        }
+    }
+    if request.query.get("type").is_none() {
+        options = DiskUsageOptions::everything();
+    }
+    json(&state.engine.disk_usage(options).await?)
+}
+
+/// `POST /auth`: there is no registry to log in to.
+pub fn auth() -> Answer {
+    Err(ApiError::not_implemented("registries arrive with the next release: there is nothing to log in to yet"))
+}

@@ -1,0 +1,198 @@
+//! The server: accepts connections, answers requests, ends in an orderly way.
+//!
+//! On the way out no new connection is accepted, what was begun is finished within [`DRAIN`], streams that would
+//! go on for ever (events, logs, attach) are cut, and containers are left alone: their shims carry them.
+
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::Response;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
+use vessel_engine::Engine;
+
+use crate::body::Body;
+use crate::config::Config;
+use crate::conn::Conn;
+use crate::error::{ApiError, Error};
+use crate::listen::Listener;
+use crate::response::Answer;
+use crate::{response, router};
+
+/// How long begun work may take once the daemon is told to end.
+const DRAIN: Duration = Duration::from_secs(15);
+/// A client that has connected and sends no complete request head for so long is dropped.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(120);
+/// The most a connection buffers while it reads; heads of requests must fit.
+const READ_BUFFER: usize = 256 * 1024;
+
+/// What the routes work with.
+#[derive(Debug)]
+pub struct State {
+    /// The engine.
+    pub engine: Arc<Engine>,
+    busy: AtomicUsize,
+    idle: Notify,
+}
+
+impl State {
+    /// Runs an operation to its end even when the client that asked for it goes away.
+    pub async fn finish<F>(self: &Arc<Self>, operation: F) -> Answer
+    where
+        F: Future<Output = Answer> + Send + 'static,
+    {
+        let busy = Busy::new(self);
+        let task = tokio::spawn(async move {
+            let _busy = busy;
+            operation.await
+        });
+        match task.await {
+            Ok(answer) => answer,
+            Err(error) => Err(ApiError::internal(format!("the operation ended abnormally: {error}"))),
+        }
+    }
+}
+
+/// Counts an operation that must not be cut off.
+#[derive(Debug)]
+pub struct Busy(Arc<State>);
+
+impl Busy {
+    /// Counts one more.
+    pub fn new(state: &Arc<State>) -> Self {
+        state.busy.fetch_add(1, Ordering::AcqRel);
+        Self(Arc::clone(state))
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        if self.0.busy.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.idle.notify_waiters();
+        }
+    }
+}
+
+/// A daemon that listens and does not answer yet.
+#[derive(Debug)]
+pub struct Server {
+    state: Arc<State>,
+    listeners: Vec<Arc<Listener>>,
+}
+
+impl Server {
+    /// Opens the sockets, then the engine. Clients that connect meanwhile wait.
+    ///
+    /// # Errors
+    /// A socket that cannot be had or is in use, an engine that does not start.
+    pub async fn open(config: Config) -> Result<Self, Error> {
+        if config.listen.is_empty() {
+            return Err(Error::Config("no socket to listen on: give at least one".to_owned()));
+        }
+        let mut listeners = Vec::with_capacity(config.listen.len());
+        for listen in config.listen {
+            listeners.push(Arc::new(Listener::open(listen, &config.group).await?));
+        }
+        let engine = Engine::open(config.engine).await?;
+        let state = State { engine, busy: AtomicUsize::new(0), idle: Notify::new() };
+        Ok(Self { state: Arc::new(state), listeners })
+    }
+
+    /// Answers until `shutdown` resolves, then ends in an orderly way.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) {
+        let Self { state, listeners } = self;
+        let (end, ended) = watch::channel(false);
+        let mut accepting = JoinSet::new();
+        for listener in &listeners {
+            accepting.spawn(accept(Arc::clone(listener), Arc::clone(&state), ended.clone()));
+        }
+        shutdown.await;
+        tracing::debug!("ending");
+        accepting.shutdown().await;
+        // The socket file goes first, so that a client that comes now starts a new daemon instead of waiting.
+        drop(listeners);
+        // No receiver means no connection.
+        let _ = end.send(true);
+        let drained = async {
+            loop {
+                let idle = state.idle.notified();
+                if state.busy.load(Ordering::Acquire) == 0 {
+                    break;
+                }
+                idle.await;
+            }
+            // What is answered still has to be sent.
+            let sent = end.closed();
+            let _ = tokio::time::timeout(Duration::from_millis(100), sent).await;
+        };
+        drop(ended);
+        if tokio::time::timeout(DRAIN, drained).await.is_err() {
+            tracing::warn!("operations were still under way after {} s and are left to the next daemon", DRAIN.as_secs());
+        }
+        state.engine.shutdown().await;
+    }
+}
+
+async fn accept(listener: Arc<Listener>, state: Arc<State>, ended: watch::Receiver<bool>) {
+    loop {
+        match listener.accept().await {
+            Ok(conn) => {
+                tokio::spawn(connection(conn, Arc::clone(&state), ended.clone()));
+            }
+            Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted) => {}
+            Err(error) => {
+                // Out of descriptors or memory: connections are still there in a moment, and perhaps room, too.
+                tracing::warn!("cannot accept a connection: {error}; trying again in 100 ms");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn connection(conn: Conn, state: Arc<State>, mut ended: watch::Receiver<bool>) {
+    let service = service_fn(move |request: hyper::Request<Incoming>| {
+        let state = Arc::clone(&state);
+        async move { Ok::<_, std::convert::Infallible>(answer(state, request).await) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(READ_BUFFER)
+        .serve_connection(TokioIo::new(conn), service)
+        .with_upgrades();
+    tokio::pin!(connection);
+    let result = tokio::select! {
+        result = &mut connection => result,
+        // It changes once, or its sender is gone; either way this is the end.
+        _ = ended.changed() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = result {
+        // A client that goes away in the middle is everyday life.
+        tracing::debug!(%error, "a connection ended");
+    }
+}
+
+async fn answer(state: Arc<State>, request: hyper::Request<Incoming>) -> Response<Body> {
+    let busy = Busy::new(&state);
+    tracing::debug!(method = %request.method(), uri = %request.uri(), "request");
+    let mut answer = match router::route(&state, request).await {
+        Ok(answer) => answer,
+        Err(error) => {
+            tracing::debug!(status = error.status().as_u16(), message = error.message(), "refused");
+            response::error(&error)
+        }
+    };
+    drop(busy);
+    response::add_common_headers(answer.headers_mut());
+    answer
+}

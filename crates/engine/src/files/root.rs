@@ -1,0 +1,174 @@
+//! Reaching a container's root by descriptor.
+//!
+//! A running container's root is its first process's, `/proc/PID/root`: what the container sees, volumes and all. The
+//! process's directory is opened first and must belong to the container's cgroup, so that a process ID that was used
+//! again does not lead into another root.
+//!
+//! The root of a container that does not run is put together on a thread of its own, in a mount namespace that goes
+//! away with it: the overlay, and over it the volumes. Nobody else ever sees those mounts. For reading the overlay is
+//! made without a writable layer, so that it cannot disturb a container that starts at the same moment.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::mount::{
+    MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, mount_change, mount_remount, move_mount, open_tree,
+};
+use rustix::thread::UnshareFlags;
+use vessel_runtime::rootfs::overlay;
+use vessel_runtime::rootfs::resolve::{TargetKind, is_directory, lookup, mount_target};
+use vessel_runtime::shim::Overlay;
+
+use super::path::open_directory;
+use crate::container::RootPaths;
+use crate::container::record::{MountKind, MountRecord, Status};
+use crate::{Context, Engine, Error, ErrorKind, Result};
+
+/// A way to a container's root.
+#[derive(Debug)]
+pub(super) enum Root {
+    /// The root of a process.
+    Running(OwnedFd),
+    /// Layers, a writable one among them, and volumes.
+    Stopped {
+        /// The layers.
+        paths: RootPaths,
+        /// Volumes and bind mounts.
+        mounts: Vec<MountRecord>,
+        /// Whether the root can be written to.
+        writable: bool,
+        /// Where in the private namespace it is attached: any directory.
+        place: PathBuf,
+    },
+}
+
+impl Root {
+    /// The root as the container sees it. With `write`, to write to it.
+    pub(super) async fn of(engine: &Engine, id: &str, write: bool) -> Result<Self> {
+        let container = engine.container(id)?;
+        let (state, record) = (container.state(), container.record());
+        if matches!(state.status, Status::Running | Status::Paused) && state.pid != 0 {
+            match running(state.pid, &container.cgroup_path()) {
+                Ok(root) => return Ok(Self::Running(root)),
+                // It has ended since: then its layers are what there is.
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let paths = engine.container_root(&container).await?;
+        let writable = write && !record.host.readonly_rootfs;
+        Ok(Self::Stopped { paths, mounts: record.mounts.clone(), writable, place: engine.config().root.clone() })
+    }
+
+    /// The layers only, to read, whether the container runs or not.
+    pub(super) async fn layers(engine: &Engine, id: &str) -> Result<Self> {
+        let container = engine.container(id)?;
+        let paths = engine.container_root(&container).await?;
+        Ok(Self::Stopped { paths, mounts: Vec::new(), writable: false, place: engine.config().root.clone() })
+    }
+
+    /// Works in the root. May block.
+    pub(super) fn enter<T: Send>(&self, work: impl FnOnce(BorrowedFd<'_>) -> Result<T> + Send) -> Result<T> {
+        match self {
+            Self::Running(root) => work(root.as_fd()),
+            Self::Stopped { paths, mounts, writable, place } => std::thread::scope(|scope| {
+                let thread = std::thread::Builder::new().name("vessel-root".to_owned());
+                let thread = thread
+                    .spawn_scoped(scope, || {
+                        let root = assemble(paths, mounts, *writable, place)?;
+                        work(root.as_fd())
+                    })
+                    .context(|| "cannot start a thread to look into the container")?;
+                thread.join().unwrap_or_else(|_| Err(Error::system("looking into the container ended abnormally")))
+            }),
+        }
+    }
+}
+
+/// The root of a process that belongs to a cgroup.
+fn running(pid: i32, cgroup: &str) -> Result<OwnedFd> {
+    let gone = || Error::not_found(format!("the container's process {pid} is gone"));
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let process = rustix::fs::open(format!("/proc/{pid}"), flags, Mode::empty()).map_err(|_| gone())?;
+    let file = rustix::fs::openat(&process, "cgroup", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(|_| gone())?;
+    let groups = std::io::read_to_string(std::fs::File::from(file)).map_err(|_| gone())?;
+    let cgroup = Path::new("/").join(cgroup.trim_start_matches('/'));
+    let member = groups.lines().filter_map(|line| line.splitn(3, ':').nth(2)).any(|path| Path::new(path).starts_with(&cgroup));
+    if !member {
+        return Err(gone());
+    }
+    // The directory stays this process's: when it ends first, this fails.
+    rustix::fs::openat(&process, "root", flags, Mode::empty()).map_err(|errno| match errno {
+        rustix::io::Errno::NOENT | rustix::io::Errno::SRCH => gone(),
+        other => Error::system(format!("cannot open the root of process {pid}: {}", std::io::Error::from(other))),
+    })
+}
+
+/// Puts a root together in a mount namespace of this thread.
+fn assemble(paths: &RootPaths, mounts: &[MountRecord], writable: bool, place: &Path) -> Result<OwnedFd> {
+    let context = || "cannot put the container's root together";
+    // SAFETY: this thread was made for this and shares neither its file system attributes nor its mount namespace
+    // with any other afterwards; no descriptor table is unshared.
+    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS | UnshareFlags::FS) }.context(context)?;
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).context(context)?;
+    let root = if writable {
+        let (upper, work) = (Some(paths.upper.clone()), Some(paths.work.clone()));
+        overlay(&Overlay { lower: paths.lower.clone(), upper, work }, None)?
+    } else {
+        let lower: Vec<PathBuf> = std::iter::once(paths.upper.clone()).chain(paths.lower.iter().cloned()).collect();
+        match lower.as_slice() {
+            // An overlay of one layer is none.
+            [only] => copy(rustix::fs::CWD, only)?,
+            _ => overlay(&Overlay { lower, upper: None, work: None }, None)?,
+        }
+    };
+    let place = open_directory(place).context(context)?;
+    attach(root.as_fd(), place.as_fd()).context(context)?;
+    let mut mounts: Vec<&MountRecord> = mounts.iter().filter(|mount| mount.kind != MountKind::Tmpfs).collect();
+    // Those that lie in others come after them.
+    mounts.sort_by_key(|mount| Path::new(&mount.destination).components().count());
+    for mount in mounts {
+        let what = || format!("cannot mount {} at {} to look into the container", mount.source, mount.destination);
+        let source = match mount.subpath.as_str() {
+            "" => copy(rustix::fs::CWD, Path::new(&mount.source)),
+            // What the volume's own links say must not lead out of it.
+            subpath => {
+                let volume = open_directory(Path::new(&mount.source)).context(what)?;
+                let inside = lookup(&volume, Path::new(subpath)).context(what)?;
+                copy(inside.as_fd(), Path::new(""))
+            }
+        }
+        .map_err(|error| error.wrap(what()))?;
+        let kind = match is_directory(&source).context(what)? {
+            true => TargetKind::Directory,
+            false => TargetKind::File,
+        };
+        let target = match mount_target(root.as_fd(), Path::new(&mount.destination), kind) {
+            Ok(target) => target,
+            // The image has no place for it, and a read-only view cannot make one: there is nothing to see there.
+            Err(_) if !writable => continue,
+            Err(error) => return Err(Error::from(error).wrap(what())),
+        };
+        attach(source.as_fd(), target.as_fd()).context(what)?;
+        if mount.read_only {
+            let path = format!("/proc/thread-self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&source));
+            mount_remount(path, MountFlags::BIND | MountFlags::RDONLY, "").context(what)?;
+        }
+    }
+    Ok(root)
+}
+
+/// A detached copy of the mounts at a path.
+fn copy(directory: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_RECURSIVE
+        | OpenTreeFlags::AT_EMPTY_PATH;
+    open_tree(directory, path, flags).context(|| format!("cannot open {}", path.display()))
+}
+
+fn attach(mount: BorrowedFd<'_>, place: BorrowedFd<'_>) -> rustix::io::Result<()> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    move_mount(mount, "", place, "", flags)
+}

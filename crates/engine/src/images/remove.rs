@@ -1,0 +1,259 @@
+//! Names and the end of images: tag, untag, remove, prune.
+//!
+//! The order of checks and the messages are Docker's. An image that containers use can lose names but not its last
+//! one unless forced; one that a running container uses cannot be removed at all. Layers stay as long as an image or
+//! a container needs them.
+
+use std::sync::Arc;
+
+use vessel_api::{ImageDeleteItem, ImagesPruneReport, Map};
+use vessel_image::{Collected, Digest, ImageConfig, LiveSet, Reference};
+
+use super::{bad_until, chain_id, created};
+use crate::container::record::Status;
+use crate::{Container, Engine, Error, Filters, Result, blocking, time};
+
+impl Engine {
+    /// Gives an image a further name.
+    ///
+    /// # Errors
+    /// No such image; a name or tag that is not valid.
+    pub async fn image_tag(&self, source: &str, repository: &str, tag: &str) -> Result<()> {
+        let found = self.find_image(source)?;
+        let mut target = Reference::parse(repository)?;
+        if target.digest().is_some() {
+            return Err(Error::invalid("refusing to create a tag with a digest reference"));
+        }
+        if !tag.is_empty() {
+            target = target.with_tag(tag)?;
+        }
+        self.name_image(&target.with_default_tag(), &found.id).await?;
+        Ok(())
+    }
+
+    /// Gives an image a name and tells so. Returns the ID of another image that had it.
+    pub(super) async fn name_image(&self, name: &Reference, id: &str) -> Result<Option<String>> {
+        let name = name.familiar();
+        let before = self.images().tag(&name, id).await?;
+        self.image_event("tag", id, &name);
+        Ok(before.filter(|before| before != id))
+    }
+
+    pub(super) fn image_event(&self, action: &str, id: &str, name: &str) {
+        let attributes = Map::from([("name".to_owned(), name.to_owned())]);
+        self.events().publish("image", action, id, attributes);
+    }
+
+    /// Takes a name from an image and, with the last one, the image away.
+    ///
+    /// # Errors
+    /// No such image; in use, or known by several names, in ways that force does not or was not asked to override.
+    pub async fn image_remove(
+        self: &Arc<Self>,
+        words: &str,
+        force: bool,
+        _prune_parents: bool,
+    ) -> Result<Vec<ImageDeleteItem>> {
+        let found = self.find_image(words)?;
+        let id = found.id;
+        let users = self.users_of(&id);
+        let mut names = self.images().tags_of(&id);
+        let mut items = Vec::new();
+        if let Some(name) = found.name {
+            if !force
+                && names.len() == 1
+                && let Some(user) = users.first()
+            {
+                return Err(Error::conflict(format!(
+                    "conflict: unable to remove repository reference {words:?} (must force) - container {} is using its referenced image {}",
+                    short(user.id()),
+                    short(&id)
+                )));
+            }
+            // A name by digest goes with the last tag of its repository.
+            if names.contains(&name) {
+                self.take_name(&id, &name, &mut items).await?;
+                names.retain(|other| *other != name);
+            } else {
+                self.take_digests(&id, |digest| digest == name, &mut items).await?;
+            }
+            if !names.is_empty() {
+                return Ok(items);
+            }
+            if check_users(&id, &users, force).is_err() {
+                // It has lost its name only; its containers keep it.
+                return Ok(items);
+            }
+        } else if names.len() > 1 && !force {
+            return Err(conflict(&id, "must be forced", "image is referenced in multiple repositories"));
+        }
+        check_users(&id, &users, force)?;
+        for name in names {
+            self.take_name(&id, &name, &mut items).await?;
+        }
+        self.take_digests(&id, |_| true, &mut items).await?;
+        self.delete_images(std::slice::from_ref(&id), &mut items).await?;
+        Ok(items)
+    }
+
+    async fn take_name(&self, id: &str, name: &str, items: &mut Vec<ImageDeleteItem>) -> Result<()> {
+        self.images().untag(name).await?;
+        self.image_event("untag", id, id);
+        items.push(ImageDeleteItem { untagged: name.to_owned(), ..ImageDeleteItem::default() });
+        Ok(())
+    }
+
+    async fn take_digests(
+        &self,
+        id: &str,
+        which: impl Fn(&str) -> bool,
+        items: &mut Vec<ImageDeleteItem>,
+    ) -> Result<()> {
+        let mut record = self.image_record(id)?;
+        let (taken, kept): (Vec<String>, Vec<String>) =
+            record.repo_digests.drain(..).partition(|digest| which(digest));
+        if taken.is_empty() {
+            return Ok(());
+        }
+        record.repo_digests = kept;
+        self.images().insert(id, record).await?;
+        items.extend(taken.into_iter().map(|untagged| ImageDeleteItem { untagged, ..ImageDeleteItem::default() }));
+        Ok(())
+    }
+
+    fn users_of(&self, id: &str) -> Vec<Arc<Container>> {
+        let mut users = self.containers();
+        users.retain(|container| container.record().image_id == id);
+        users
+    }
+
+    /// Forgets images that have no names any more, and collects what nothing needs then.
+    async fn delete_images(self: &Arc<Self>, ids: &[String], items: &mut Vec<ImageDeleteItem>) -> Result<u64> {
+        for id in ids {
+            self.images().remove(id).await?;
+            self.image_event("delete", id, id);
+            items.push(ImageDeleteItem { deleted: id.clone(), ..ImageDeleteItem::default() });
+        }
+        let collected = self.collect_images().await?;
+        items.extend(
+            collected
+                .layers
+                .iter()
+                .map(|layer| ImageDeleteItem { deleted: layer.to_string(), ..ImageDeleteItem::default() }),
+        );
+        Ok(collected.freed)
+    }
+
+    /// Removes the blobs and layers that no image and no container uses.
+    pub(crate) async fn collect_images(self: &Arc<Self>) -> Result<Collected> {
+        let engine = Arc::clone(self);
+        blocking(move || {
+            let content = engine.images().content().clone();
+            let mut unreadable = None;
+            let collected = content.collect(|| {
+                let mut live = LiveSet::default();
+                let marked = engine.mark_live(&mut live);
+                if let Err(error) = marked {
+                    // What is not known to be unused is used.
+                    unreadable = Some(error);
+                    live.layers.extend(content.layers().into_iter().flatten().map(|layer| layer.chain_id));
+                    live.blobs.extend(content.blobs().into_iter().flatten().map(|blob| blob.digest));
+                }
+                live
+            })?;
+            match unreadable {
+                Some(error) => Err(error.wrap("unused layers were not removed")),
+                None => Ok(collected),
+            }
+        })
+        .await
+    }
+
+    fn mark_live(&self, live: &mut LiveSet) -> Result<()> {
+        for (id, record) in self.images().all() {
+            live.blobs.insert(id.parse::<Digest>()?);
+            for digest in &record.repo_digests {
+                if let Some((_, manifest)) = digest.split_once('@') {
+                    live.blobs.insert(manifest.parse::<Digest>()?);
+                }
+            }
+            for chain in &record.chain_ids {
+                live.layers.insert(chain_id(chain)?);
+            }
+        }
+        for container in self.containers() {
+            // A container may outlive its image when its removal was forced.
+            if let Ok(id) = container.record().image_id.parse::<Digest>() {
+                live.blobs.insert(id);
+            }
+            for layer in &container.record().layers {
+                live.layers.insert(chain_id(layer)?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes images that no container uses: those without a name or, with `dangling=false`, all.
+    ///
+    /// # Errors
+    /// A filter that is not known; content that cannot be read or removed.
+    pub async fn image_prune(self: &Arc<Self>, filters: &Filters) -> Result<ImagesPruneReport> {
+        filters.check(&["dangling", "label", "label!", "until"])?;
+        let only_dangling = filters.flag("dangling")?.unwrap_or(true);
+        let mut until = None;
+        for text in filters.get("until") {
+            until = Some(time::parse(text).ok_or_else(|| bad_until(text))?);
+        }
+        let mut report = ImagesPruneReport::default();
+        let mut doomed = Vec::new();
+        for (id, record) in self.images().all() {
+            let names = self.images().tags_of(&id);
+            if !self.users_of(&id).is_empty()
+                || (only_dangling && !(names.is_empty() && record.repo_digests.is_empty()))
+            {
+                continue;
+            }
+            let config = ImageConfig::parse(&self.image_document(&id).await?)?;
+            let labels = config.config.labels.clone().unwrap_or_default();
+            if !filters.labels(&labels) || until.is_some_and(|until| created(&config) >= until) {
+                continue;
+            }
+            for name in names {
+                self.take_name(&id, &name, &mut report.images_deleted).await?;
+            }
+            doomed.push(id);
+        }
+        report.space_reclaimed = self.delete_images(&doomed, &mut report.images_deleted).await?;
+        let attributes = Map::from([("reclaimed".to_owned(), report.space_reclaimed.to_string())]);
+        self.events().publish("image", "prune", "", attributes);
+        Ok(report)
+    }
+}
+
+/// Refuses to remove an image that containers use: always when one runs, without force when one does not.
+fn check_users(id: &str, users: &[Arc<Container>], force: bool) -> Result<()> {
+    let runs = |container: &Arc<Container>| {
+        matches!(container.state().status, Status::Running | Status::Paused | Status::Restarting)
+    };
+    if let Some(user) = users.iter().find(|container| runs(container)) {
+        let why = format!("image is being used by running container {}", short(user.id()));
+        return Err(conflict(id, "cannot be forced", &why));
+    }
+    match users.first() {
+        Some(user) if !force => {
+            let why = format!("image is being used by stopped container {}", short(user.id()));
+            Err(conflict(id, "must be forced", &why))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn conflict(id: &str, force: &str, why: &str) -> Error {
+    Error::conflict(format!("conflict: unable to delete {} ({force}) - {why}", short(id)))
+}
+
+/// The first twelve digits of an ID.
+pub(super) fn short(id: &str) -> &str {
+    let hex = id.strip_prefix("sha256:").unwrap_or(id);
+    hex.get(..12).unwrap_or(hex)
+}

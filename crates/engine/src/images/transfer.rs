@@ -1,0 +1,289 @@
+//! Archives: load, save, import; and what a pull can be without registries.
+
+use std::io::Read;
+use std::sync::Arc;
+
+use tokio::sync::mpsc::UnboundedSender;
+use vessel_api::{JsonMessage, ProgressDetail};
+use vessel_image::{Format, LayerInfo, LoadOptions, LoadedImage, Platform, Reference, SaveImage};
+
+use super::changes;
+use super::remove::short;
+use crate::files::TarJob;
+use crate::image_index::ImageRecord;
+use crate::{Engine, Error, Result, blocking, time};
+
+/// Where an operation tells how it gets on. Nobody has to listen.
+#[derive(Debug, Clone)]
+pub struct Progress {
+    messages: Option<UnboundedSender<JsonMessage>>,
+}
+
+impl Progress {
+    /// Tells a listener.
+    pub fn new(messages: UnboundedSender<JsonMessage>) -> Self {
+        Self { messages: Some(messages) }
+    }
+
+    /// Tells nobody.
+    pub fn silent() -> Self {
+        Self { messages: None }
+    }
+
+    fn tell(&self, message: JsonMessage) {
+        if let Some(messages) = &self.messages {
+            // The operation goes on when nobody listens any more.
+            let _ = messages.send(message);
+        }
+    }
+
+    fn layer(&self, layer: &LayerInfo) {
+        let size = layer.size as i64;
+        self.tell(JsonMessage {
+            status: "Loading layer".to_owned(),
+            id: short(&layer.diff_id.to_string()).to_owned(),
+            progress_detail: Some(ProgressDetail { current: size, total: size, ..ProgressDetail::default() }),
+            progress: format!("[==================================================>]  {}", human(layer.size)),
+            ..JsonMessage::default()
+        });
+    }
+}
+
+/// Bytes as Docker writes them: `1.5MB`.
+fn human(bytes: u64) -> String {
+    let mut value = bytes as f64;
+    let mut units = ["B", "kB", "MB", "GB", "TB"].into_iter();
+    let mut unit = units.next().unwrap_or_default();
+    for next in units {
+        if value < 1000.0 {
+            break;
+        }
+        value /= 1000.0;
+        unit = next;
+    }
+    let digits = if value >= 100.0 || unit == "B" { 0 } else if value >= 10.0 { 1 } else { 2 };
+    let text = format!("{value:.digits$}");
+    let text = if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { &text };
+    format!("{text}{unit}")
+}
+
+/// What an imported archive becomes.
+#[derive(Debug, Clone, Default)]
+pub struct ImportOptions {
+    /// The name to give, with or without a tag; empty: none.
+    pub repository: String,
+    /// The tag to give; empty: the one in the name, or `latest`.
+    pub tag: String,
+    /// A remark for the history.
+    pub message: String,
+    /// Dockerfile instructions for the configuration.
+    pub changes: Vec<String>,
+    /// `os[/architecture[/variant]]`; empty: the host's.
+    pub platform: String,
+}
+
+impl Engine {
+    /// Loads the images of an archive: `docker save`'s format or an OCI layout, compressed or not.
+    ///
+    /// # Errors
+    /// An archive that is malformed, hostile or holds something else; a full disk. Nothing of it remains then.
+    pub async fn image_load(
+        self: &Arc<Self>,
+        input: impl Read + Send + 'static,
+        quiet: bool,
+        progress: Progress,
+    ) -> Result<()> {
+        let content = self.images().content().clone();
+        let layers = if quiet { Progress::silent() } else { progress.clone() };
+        let loaded = blocking(move || {
+            let mut tell = |news: vessel_image::Progress| {
+                if let vessel_image::Progress::Layer(layer) = news {
+                    layers.layer(&layer);
+                }
+            };
+            Ok(vessel_image::load(&content, input, &LoadOptions::default(), &mut tell)?)
+        })
+        .await?;
+        for image in &loaded {
+            self.record_image(image).await?;
+            let id = image.id.to_string();
+            for reference in &image.references {
+                if let Some(before) = self.name_image(reference, &id).await? {
+                    progress.tell(JsonMessage::stream(format!(
+                        "The image {} already exists, renaming the old one with ID {before} to empty string\n",
+                        reference.familiar()
+                    )));
+                }
+                progress.tell(JsonMessage::stream(format!("Loaded image: {}\n", reference.familiar())));
+            }
+            if image.references.is_empty() {
+                progress.tell(JsonMessage::stream(format!("Loaded image ID: {id}\n")));
+            }
+            self.image_event("load", &id, &id);
+        }
+        Ok(())
+    }
+
+    /// Records an image whose content is in the store. Its lease may be dropped afterwards.
+    async fn record_image(&self, image: &LoadedImage) -> Result<()> {
+        let id = image.id.to_string();
+        let before = self.images().all().into_iter().find(|(known, _)| *known == id).map(|(_, record)| record);
+        let record = ImageRecord {
+            size: image.size(),
+            chain_ids: image.layers.iter().map(|layer| layer.chain_id.to_string()).collect(),
+            tagged_at: time::now(),
+            repo_digests: before.map(|record| record.repo_digests).unwrap_or_default(),
+        };
+        self.images().insert(&id, record).await
+    }
+
+    /// Makes an image of a root's archive: plain, gzip, zstd or xz.
+    ///
+    /// # Errors
+    /// A name, platform or change that is not valid; an archive that is malformed or hostile.
+    pub async fn image_import(
+        self: &Arc<Self>,
+        input: impl Read + Send + 'static,
+        options: ImportOptions,
+        progress: Progress,
+    ) -> Result<()> {
+        let name = match options.repository.as_str() {
+            "" => None,
+            repository => {
+                let reference = Reference::parse(repository)?;
+                if reference.digest().is_some() {
+                    return Err(Error::invalid("cannot import digest reference"));
+                }
+                let reference = if options.tag.is_empty() { reference } else { reference.with_tag(&options.tag)? };
+                Some(reference.with_default_tag())
+            }
+        };
+        let mut import = vessel_image::ImportOptions {
+            message: Some(options.message).filter(|message| !message.is_empty()),
+            ..vessel_image::ImportOptions::default()
+        };
+        if import.message.is_none() {
+            import.message = Some("Imported from -".to_owned());
+        }
+        if !options.platform.is_empty() {
+            import.platform = platform(&options.platform)?;
+        }
+        for change in &options.changes {
+            changes::apply(&mut import.config, change)?;
+        }
+        let content = self.images().content().clone();
+        let image = blocking(move || Ok(vessel_image::import(&content, input, &import)?)).await?;
+        self.record_image(&image).await?;
+        let id = image.id.to_string();
+        if let Some(name) = name {
+            self.name_image(&name, &id).await?;
+        }
+        self.image_event("import", &id, &id);
+        progress.tell(JsonMessage::status(id));
+        Ok(())
+    }
+
+    /// What a pull is without registries: an image that is here (or built in) is up to date, another is out of reach.
+    ///
+    /// # Errors
+    /// An image that is not here.
+    pub async fn image_pull(self: &Arc<Self>, image: &str, tag: &str, progress: Progress) -> Result<()> {
+        let mut reference = Reference::parse(image)?;
+        if !tag.is_empty() {
+            reference = match tag.contains(':') {
+                true => reference.with_digest(tag.parse()?),
+                false => reference.with_tag(tag)?,
+            };
+        }
+        let name = reference.with_default_tag().familiar();
+        match self.image(&name).await {
+            Ok(_) => {
+                progress.tell(JsonMessage::status(format!("Status: Image is up to date for {name}")));
+                Ok(())
+            }
+            Err(error) if error.kind() == crate::ErrorKind::NotFound => Err(Error::not_found(format!(
+                "the image {name} is not here and cannot be pulled: registries arrive with the next release; bring it with load or import"
+            ))),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Prepares an archive of images. A name without a tag stands for all tags of the repository.
+    ///
+    /// # Errors
+    /// No such image.
+    pub async fn image_save(&self, names: &[String]) -> Result<TarJob> {
+        let mut images: Vec<SaveImage> = Vec::new();
+        for name in names {
+            for (id, reference) in self.images_to_save(name)? {
+                let id = id.parse()?;
+                let at = images.iter().position(|image| image.id == id).unwrap_or_else(|| {
+                    images.push(SaveImage { id, references: Vec::new() });
+                    images.len() - 1
+                });
+                let references = &mut images[at].references;
+                references.extend(reference.filter(|reference| !references.contains(reference)));
+            }
+        }
+        for image in &images {
+            let id = image.id.to_string();
+            self.image_event("save", &id, &id);
+        }
+        let content = self.images().content().clone();
+        Ok(TarJob::new(move |output| Ok(vessel_image::save(&content, &images, Format::Docker, output)?)))
+    }
+
+    fn images_to_save(&self, name: &str) -> Result<Vec<(String, Option<Reference>)>> {
+        if let Ok(reference) = Reference::parse(name)
+            && reference.tag().is_none()
+            && reference.digest().is_none()
+        {
+            let repository = reference.familiar_name();
+            let of_repository = |tag: &str| tag.rsplit_once(':').is_some_and(|(name, _)| name == repository);
+            let tags: Vec<_> = self.images().tags().into_iter().filter(|(tag, _)| of_repository(tag)).collect();
+            if !tags.is_empty() {
+                return tags.into_iter().map(|(tag, id)| Ok((id, Some(Reference::parse(&tag)?)))).collect();
+            }
+        }
+        let found = self.find_image(name)?;
+        let reference = found.name.as_deref().map(Reference::parse).transpose()?;
+        Ok(vec![(found.id, reference)])
+    }
+}
+
+fn platform(text: &str) -> Result<Platform> {
+    let mut parts = text.split('/');
+    let os = parts.next().unwrap_or_default();
+    if os != "linux" {
+        return Err(Error::invalid(format!("invalid platform {text:?}: linux, linux/amd64, linux/arm64/v8 are some")));
+    }
+    let mut platform = Platform::host();
+    os.clone_into(&mut platform.os);
+    if let Some(architecture) = parts.next() {
+        architecture.clone_into(&mut platform.architecture);
+        platform.variant = None;
+    }
+    if let Some(variant) = parts.next() {
+        platform.variant = Some(variant.to_owned());
+    }
+    Ok(platform)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_read_as_dockers() {
+        for (bytes, text) in [(0, "0B"), (999, "999B"), (1500, "1.5kB"), (4_261_550, "4.26MB"), (163_000_000, "163MB")] {
+            assert_eq!(human(bytes), text);
+        }
+    }
+
+    #[test]
+    fn platforms() {
+        assert_eq!(platform("linux/arm64/v8").unwrap().variant.as_deref(), Some("v8"));
+        assert_eq!(platform("linux").unwrap().architecture, Platform::host().architecture);
+        assert!(platform("windows/amd64").is_err());
+    }
+}
