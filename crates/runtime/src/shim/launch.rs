@@ -114,19 +114,20 @@ pub fn own_executable() -> Result<OwnedFd> {
 
 /// Runs `executable` with exactly the descriptors `inherited`, numbered from 3, and `/dev/null` as standard streams.
 fn spawn(executable: &OwnedFd, args: &[&str], inherited: &[RawFd]) -> Result<i32> {
-    // posix_spawn's own "addclose/adddup2" run in order, so a source must not be overwritten before it was used:
-    // everything is first moved above the numbers wanted.
+    // posix_spawn's dup2 actions run in order and overwrite what has the wanted numbers: everything that is still needed,
+    // the executable too, is first copied above them.
     let floor = 3 + inherited.len() as RawFd;
-    let mut moved = Vec::with_capacity(inherited.len());
-    for &fd in inherited {
+    let above = |fd: RawFd| -> Result<OwnedFd> {
         // SAFETY: F_DUPFD_CLOEXEC takes no pointer; the result is checked and owned at once.
         let copy = unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, floor) };
         if copy < 0 {
             return Err(std::io::Error::last_os_error()).context(|| "pass a descriptor to the shim");
         }
         // SAFETY: `copy` was just made and belongs to nobody else.
-        moved.push(unsafe { OwnedFd::from_raw_fd(copy) });
-    }
+        Ok(unsafe { OwnedFd::from_raw_fd(copy) })
+    };
+    let moved = inherited.iter().map(|fd| above(*fd)).collect::<Result<Vec<_>>>()?;
+    let executable = above(executable.as_raw_fd())?;
     let path = CString::new(format!("/proc/self/fd/{}", executable.as_raw_fd())).unwrap_or_default();
     let args: Vec<CString> = args.iter().filter_map(|arg| CString::new(*arg).ok()).collect();
     let mut argv: Vec<*mut libc::c_char> = args.iter().map(|arg| arg.as_ptr().cast_mut()).collect();
