@@ -161,9 +161,8 @@ impl Server {
                 return;
             }
             if session.input.as_ref().is_some_and(|input| input.token == event.token) {
-                if event.hangup && session.terminal.is_none() {
-                    // Nobody reads it any more.
-                    session.input = None;
+                if event.hangup {
+                    session.input_unread(&self.poller);
                 } else {
                     session.push_input(&self.poller);
                 }

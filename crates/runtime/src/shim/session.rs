@@ -148,6 +148,15 @@ impl Session {
         self.push_input(poller);
     }
 
+    /// Nobody reads the input any more. A terminal may be opened again, so it is kept, but no longer watched: its hang-up
+    /// would be reported without end.
+    pub fn input_unread(&mut self, poller: &Poller) {
+        match &self.input {
+            Some(input) if self.terminal.is_some() => poller.remove(&input.fd),
+            _ => self.input = None,
+        }
+    }
+
     /// Writes queued input; closes the input when it has ended or nobody reads it.
     pub fn push_input(&mut self, poller: &Poller) {
         let Some(input) = &mut self.input else { return };
