@@ -14,7 +14,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let rest: Vec<String> = args.collect();
     let store = Store::open(root)?;
-    let options = LoadOptions { sync: rest.iter().any(|arg| arg == "--sync"), ..LoadOptions::default() };
+    let options = LoadOptions {
+        sync: rest.iter().any(|arg| arg == "--sync"),
+        ..LoadOptions::default()
+    };
     let start = Instant::now();
     let images = load(&store, File::open(archive)?, &options, &mut |_| {})?;
     println!("loaded in {:.3} s", start.elapsed().as_secs_f64());
@@ -25,7 +28,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let out = rest.get(at + 1).ok_or("--save takes a file")?;
         let save_images: Vec<_> = images
             .iter()
-            .map(|image| SaveImage { id: image.id.clone(), references: image.references.clone() })
+            .map(|image| SaveImage {
+                id: image.id.clone(),
+                references: image.references.clone(),
+            })
             .collect();
         let start = Instant::now();
         save(&store, &save_images, Format::Docker, File::create(out)?)?;

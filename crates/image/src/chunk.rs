@@ -28,8 +28,15 @@ struct PoolState {
 impl Pool {
     /// A pool of at most `limit` buffers.
     pub(crate) fn new(limit: usize) -> Arc<Self> {
-        let state = PoolState { free: Vec::new(), made: 0 };
-        Arc::new(Self { state: Mutex::new(state), returned: Condvar::new(), limit })
+        let state = PoolState {
+            free: Vec::new(),
+            made: 0,
+        };
+        Arc::new(Self {
+            state: Mutex::new(state),
+            returned: Condvar::new(),
+            limit,
+        })
     }
 
     fn take(&self) -> Vec<u8> {
@@ -48,7 +55,10 @@ impl Pool {
 
     /// Reads until a buffer is full or the input ends; `None` at the end.
     pub(crate) fn read(self: &Arc<Self>, input: &mut impl Read) -> io::Result<Option<Chunk>> {
-        let mut buffer = Buffer { bytes: self.take(), pool: Arc::clone(self) };
+        let mut buffer = Buffer {
+            bytes: self.take(),
+            pool: Arc::clone(self),
+        };
         let mut end = 0;
         while end < CHUNK {
             match input.read(&mut buffer.bytes[end..]) {
@@ -58,7 +68,11 @@ impl Pool {
                 Err(e) => return Err(e),
             }
         }
-        Ok((end > 0).then(|| Chunk { buffer: Arc::new(buffer), start: 0, end }))
+        Ok((end > 0).then(|| Chunk {
+            buffer: Arc::new(buffer),
+            start: 0,
+            end,
+        }))
     }
 }
 
@@ -136,7 +150,11 @@ pub(crate) struct ChannelSource {
 
 impl ChannelSource {
     pub(crate) fn new(receiver: Receiver<Message>, copy: Option<Sender<Chunk>>) -> Self {
-        Self { receiver, copy, ended: false }
+        Self {
+            receiver,
+            copy,
+            ended: false,
+        }
     }
 
     /// From now on, pass each chunk on.
@@ -164,7 +182,10 @@ impl Source for ChannelSource {
                 Ok(None)
             }
             Ok(Err(error)) => Err(error),
-            Err(_) => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the input was abandoned half-way")),
+            Err(_) => Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "the input was abandoned half-way",
+            )),
         }
     }
 }
@@ -177,7 +198,10 @@ pub(crate) struct ChunkReader<S> {
 
 impl<S: Source> ChunkReader<S> {
     pub(crate) fn new(source: S) -> Self {
-        Self { source, current: None }
+        Self {
+            source,
+            current: None,
+        }
     }
 
     fn fill(&mut self) -> io::Result<()> {

@@ -51,12 +51,15 @@ impl Compression {
             Self::Zstd => {
                 let mut decoder = zstd::stream::read::Decoder::with_buffer(input)
                     .map_err(|e| Error::io("cannot set up zstd", e))?;
-                decoder.window_log_max(ZSTD_WINDOW_LOG).map_err(|e| Error::io("cannot set up zstd", e))?;
+                decoder
+                    .window_log_max(ZSTD_WINDOW_LOG)
+                    .map_err(|e| Error::io("cannot set up zstd", e))?;
                 Box::new(Named("zstd", decoder))
             }
-            Self::Xz => {
-                Box::new(Named("xz", lzma_rust2::XzReader::new_mem_limit(input, true, XZ_MEMORY_KIB)))
-            }
+            Self::Xz => Box::new(Named(
+                "xz",
+                lzma_rust2::XzReader::new_mem_limit(input, true, XZ_MEMORY_KIB),
+            )),
         })
     }
 }
@@ -67,7 +70,8 @@ struct Named<R>(&'static str, R);
 impl<R: Read> Read for Named<R> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         self.1.read(out).map_err(|error| {
-            if error.kind() == io::ErrorKind::Interrupted || error.get_ref().is_some_and(|e| e.is::<Error>()) {
+            if error.kind() == io::ErrorKind::Interrupted || error.get_ref().is_some_and(|e| e.is::<Error>())
+            {
                 return error;
             }
             let why = if error.kind() == io::ErrorKind::UnexpectedEof {
@@ -80,8 +84,11 @@ impl<R: Read> Read for Named<R> {
     }
 }
 
+/// A stream whose first bytes were read and put back.
+pub(crate) type Peeked<R> = io::Chain<io::Cursor<Vec<u8>>, R>;
+
 /// Reads the first bytes of a stream to recognize it, and puts them back.
-pub(crate) fn peek<R: Read>(mut input: R) -> io::Result<(Compression, io::Chain<io::Cursor<Vec<u8>>, R>)> {
+pub(crate) fn peek<R: Read>(mut input: R) -> io::Result<(Compression, Peeked<R>)> {
     let mut start = Vec::with_capacity(MAGIC_LEN);
     input.by_ref().take(MAGIC_LEN as u64).read_to_end(&mut start)?;
     Ok((Compression::detect(&start), io::Cursor::new(start).chain(input)))
@@ -96,11 +103,18 @@ mod tests {
         let (kind, reader) = peek(compressed).unwrap();
         assert_eq!(kind, expected);
         let mut out = Vec::new();
-        kind.reader(io::BufReader::new(reader)).unwrap().read_to_end(&mut out).unwrap();
+        kind.reader(io::BufReader::new(reader))
+            .unwrap()
+            .read_to_end(&mut out)
+            .unwrap();
         assert_eq!(out, b"hello hello hello");
         if kind != Compression::None {
             let (_, cut) = peek(&compressed[..compressed.len() - 3]).unwrap();
-            let error = kind.reader(io::BufReader::new(cut)).unwrap().read_to_end(&mut Vec::new()).unwrap_err();
+            let error = kind
+                .reader(io::BufReader::new(cut))
+                .unwrap()
+                .read_to_end(&mut Vec::new())
+                .unwrap_err();
             assert!(error.to_string().contains("damaged"), "{error}");
         }
     }

@@ -37,7 +37,11 @@ pub struct ImageConfig {
     #[serde(rename = "os.version", skip_serializing_if = "Option::is_none")]
     pub os_version: Option<String>,
     /// Features of the operating system that the image needs.
-    #[serde(rename = "os.features", deserialize_with = "null_default", skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        rename = "os.features",
+        deserialize_with = "null_default",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     pub os_features: Vec<String>,
     /// When it was made, RFC 3339.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -65,7 +69,10 @@ pub struct ImageConfig {
 /// What a container of the image runs with unless told otherwise.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, rename_all = "PascalCase")]
-#[allow(missing_docs, reason = "the names are Docker's own and documented in its Engine API")]
+#[allow(
+    missing_docs,
+    reason = "the names are Docker's own and documented in its Engine API"
+)]
 pub struct ContainerConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hostname: Option<String>,
@@ -161,7 +168,10 @@ pub struct RootFs {
 
 impl Default for RootFs {
     fn default() -> Self {
-        Self { kind: "layers".into(), diff_ids: Vec::new() }
+        Self {
+            kind: "layers".into(),
+            diff_ids: Vec::new(),
+        }
     }
 }
 
@@ -245,6 +255,9 @@ mod tests {
         let id = Digest::sha256(b"").to_string();
         let many = vec![id; MAX_LAYERS + 1];
         let raw = serde_json::json!({"rootfs": {"type": "layers", "diff_ids": many}}).to_string();
-        assert_eq!(ImageConfig::parse(raw.as_bytes()).unwrap_err().kind(), crate::ErrorKind::Limit);
+        assert_eq!(
+            ImageConfig::parse(raw.as_bytes()).unwrap_err().kind(),
+            crate::ErrorKind::Limit
+        );
     }
 }

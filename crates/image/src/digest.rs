@@ -60,7 +60,9 @@ impl Digest {
 
     fn new(algorithm: Algorithm, hex: &str) -> Result<Self> {
         let valid = hex.len() == algorithm.hex_len()
-            && hex.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+            && hex
+                .bytes()
+                .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
         if !valid {
             return Err(Error::invalid(format!(
                 "{} is not a {} digest: it takes {} lower-case hexadecimal digits",
@@ -69,7 +71,10 @@ impl Digest {
                 algorithm.hex_len()
             )));
         }
-        Ok(Self { algorithm, hex: hex.into() })
+        Ok(Self {
+            algorithm,
+            hex: hex.into(),
+        })
     }
 
     /// The hash function.
@@ -237,12 +242,14 @@ impl Hasher {
     /// The digest of everything seen.
     pub fn finish(self) -> Digest {
         match self.0 {
-            State::Sha256(hasher) => {
-                Digest { algorithm: Algorithm::Sha256, hex: hex(&hasher.finalize()) }
-            }
-            State::Sha512(hasher) => {
-                Digest { algorithm: Algorithm::Sha512, hex: hex(&hasher.finalize()) }
-            }
+            State::Sha256(hasher) => Digest {
+                algorithm: Algorithm::Sha256,
+                hex: hex(&hasher.finalize()),
+            },
+            State::Sha512(hasher) => Digest {
+                algorithm: Algorithm::Sha512,
+                hex: hex(&hasher.finalize()),
+            },
         }
     }
 }
@@ -274,7 +281,15 @@ mod tests {
 
     #[test]
     fn rejects_what_is_not_a_digest() {
-        for bad in ["", "sha256", "sha256:", "md5:abc", "sha256:E3b0", &EMPTY.to_uppercase(), &EMPTY[..70]] {
+        for bad in [
+            "",
+            "sha256",
+            "sha256:",
+            "md5:abc",
+            "sha256:E3b0",
+            &EMPTY.to_uppercase(),
+            &EMPTY[..70],
+        ] {
             assert!(bad.parse::<Digest>().is_err(), "{bad}");
         }
         assert!(format!("{EMPTY}/../x").parse::<Digest>().is_err());

@@ -46,7 +46,11 @@ pub struct Error {
 impl Error {
     /// An error without a further cause.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), source: None }
+        Self {
+            kind,
+            message: message.into(),
+            source: None,
+        }
     }
 
     /// Malformed or hostile input.
@@ -62,7 +66,11 @@ impl Error {
     /// A failed file system operation; the kind follows from the cause.
     pub(crate) fn io(message: impl Into<String>, source: impl Into<io::Error>) -> Self {
         let source = source.into();
-        Self { kind: kind_of(&source), message: message.into(), source: Some(Box::new(source)) }
+        Self {
+            kind: kind_of(&source),
+            message: message.into(),
+            source: Some(Box::new(source)),
+        }
     }
 
     /// A failure to read the caller's input. An error of this crate that travelled through
@@ -70,15 +78,21 @@ impl Error {
     pub(crate) fn input(message: impl Into<String>, source: io::Error) -> Self {
         match source.downcast::<Error>() {
             Ok(inner) => inner,
-            Err(source) => {
-                Self { kind: ErrorKind::Input, message: message.into(), source: Some(Box::new(source)) }
-            }
+            Err(source) => Self {
+                kind: ErrorKind::Input,
+                message: message.into(),
+                source: Some(Box::new(source)),
+            },
         }
     }
 
     /// A malformed document, with the parser's complaint.
     pub(crate) fn json(message: impl Into<String>, source: serde_json::Error) -> Self {
-        Self { kind: ErrorKind::Invalid, message: message.into(), source: Some(Box::new(source)) }
+        Self {
+            kind: ErrorKind::Invalid,
+            message: message.into(),
+            source: Some(Box::new(source)),
+        }
     }
 
     /// What sort of failure it is.
@@ -158,7 +172,11 @@ pub(crate) fn show(bytes: &[u8]) -> String {
     let mut out = String::with_capacity(shown.len() + 5);
     out.push('"');
     for c in String::from_utf8_lossy(shown).chars() {
-        if c.is_control() { out.extend(c.escape_default()) } else { out.push(c) }
+        if c.is_control() {
+            out.extend(c.escape_default())
+        } else {
+            out.push(c)
+        }
     }
     if bytes.len() > MAX {
         out.push('…');
@@ -173,7 +191,10 @@ mod tests {
 
     #[test]
     fn prints_one_sentence_without_errno_numbers() {
-        let error = Error::io("cannot create layers/x", io::Error::from_raw_os_error(libc::ENOTDIR));
+        let error = Error::io(
+            "cannot create layers/x",
+            io::Error::from_raw_os_error(libc::ENOTDIR),
+        );
         assert_eq!(error.to_string(), "cannot create layers/x: not a directory");
         assert_eq!(error.kind(), ErrorKind::Conflict);
     }

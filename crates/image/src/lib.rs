@@ -24,10 +24,14 @@ mod tar;
 
 pub use archive::{Format, ImportOptions, LoadOptions, LoadedImage, Progress, SaveImage, import, load, save};
 pub use compression::Compression;
-pub use config::{ContainerConfig, Empty, Healthcheck, History, ImageConfig, MAX_DOCUMENT, MAX_LAYERS, RootFs};
+pub use config::{
+    ContainerConfig, Empty, Healthcheck, History, ImageConfig, MAX_DOCUMENT, MAX_LAYERS, RootFs,
+};
 pub use digest::{Algorithm, ChainId, DiffId, Digest, Hasher};
 pub use error::{Error, ErrorKind, Result};
-pub use fs::{Change, ChangeKind, ExtractOptions, Limits, Ownership, PackOptions, changes, pack, unpack_into};
+pub use fs::{
+    Change, ChangeKind, ExtractOptions, Limits, Ownership, PackOptions, changes, pack, unpack_into,
+};
 pub use manifest::{Descriptor, Document, Index, Manifest, Platform, media_type};
 pub use reference::{Reference, image_id_prefix};
 pub use store::{BlobInfo, Collected, LayerInfo, LayerReader, Lease, LiveSet, Store};

@@ -86,7 +86,12 @@ impl Platform {
             "powerpc64" => "ppc64le",
             other => other,
         };
-        Self { architecture: architecture.into(), os: "linux".into(), os_version: None, variant: None }
+        Self {
+            architecture: architecture.into(),
+            os: "linux".into(),
+            os_version: None,
+            variant: None,
+        }
     }
 
     /// Whether an image for `other` is what is asked for by `self`; a missing variant fits any.
@@ -100,7 +105,9 @@ impl Platform {
 impl std::fmt::Display for Platform {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}/{}", self.os, self.architecture)?;
-        self.variant.iter().try_for_each(|variant| write!(f, "/{variant}"))
+        self.variant
+            .iter()
+            .try_for_each(|variant| write!(f, "/{variant}"))
     }
 }
 
@@ -167,6 +174,7 @@ impl Index {
 
 /// A document that is either a manifest or an index.
 #[derive(Debug, Clone, PartialEq)]
+#[allow(clippy::large_enum_variant, reason = "one at a time, taken apart at once")]
 pub enum Document {
     /// One image.
     Manifest(Manifest),
@@ -188,9 +196,13 @@ impl Document {
             (false, true) => Manifest::parse(raw).map(Self::Manifest),
             (true, true) => {
                 // Two readers could see two different images (CVE-2021-41190).
-                Err(Error::invalid("the document is both an image manifest and an index"))
+                Err(Error::invalid(
+                    "the document is both an image manifest and an index",
+                ))
             }
-            (false, false) => Err(Error::invalid("the document is neither an image manifest nor an index")),
+            (false, false) => Err(Error::invalid(
+                "the document is neither an image manifest nor an index",
+            )),
         }
     }
 }
@@ -211,7 +223,10 @@ mod tests {
         let digest = Digest::sha256(b"");
         let config = format!(r#"{{"mediaType":"x","digest":"{digest}","size":0}}"#);
         let manifest = format!(r#"{{"schemaVersion":2,"config":{config},"layers":[]}}"#);
-        assert!(matches!(Document::parse(manifest.as_bytes()), Ok(Document::Manifest(_))));
+        assert!(matches!(
+            Document::parse(manifest.as_bytes()),
+            Ok(Document::Manifest(_))
+        ));
         let both = format!(r#"{{"schemaVersion":2,"config":{config},"layers":[],"manifests":[]}}"#);
         assert!(Document::parse(both.as_bytes()).is_err());
         assert!(Document::parse(b"{}").is_err());
@@ -220,10 +235,21 @@ mod tests {
 
     #[test]
     fn platforms() {
-        let host = Platform { architecture: "arm64".into(), os: "linux".into(), os_version: None, variant: None };
-        let v8 = Platform { variant: Some("v8".into()), ..host.clone() };
+        let host = Platform {
+            architecture: "arm64".into(),
+            os: "linux".into(),
+            os_version: None,
+            variant: None,
+        };
+        let v8 = Platform {
+            variant: Some("v8".into()),
+            ..host.clone()
+        };
         assert!(host.accepts(&v8) && v8.accepts(&host));
-        assert!(!host.accepts(&Platform { architecture: "amd64".into(), ..host.clone() }));
+        assert!(!host.accepts(&Platform {
+            architecture: "amd64".into(),
+            ..host.clone()
+        }));
         assert_eq!(v8.to_string(), "linux/arm64/v8");
     }
 }

@@ -33,17 +33,25 @@ impl Reference {
     /// Parses what a person or a client wrote, and normalises it.
     pub fn parse(text: &str) -> Result<Self> {
         let bad = |why: &str| {
-            Error::invalid(format!("invalid reference format: {}: {why}", show(text.as_bytes())))
+            Error::invalid(format!(
+                "invalid reference format: {}: {why}",
+                show(text.as_bytes())
+            ))
         };
         if text.is_empty() {
             return Err(bad("it is empty"));
         }
         if is_hex_id(text) {
-            return Err(bad("64 hexadecimal digits are an image ID, not a repository name"));
+            return Err(bad(
+                "64 hexadecimal digits are an image ID, not a repository name",
+            ));
         }
         let (named, digest) = match text.split_once('@') {
             None => (text, None),
-            Some((named, digest)) => (named, Some(digest.parse::<Digest>().map_err(|e| bad(&e.to_string()))?)),
+            Some((named, digest)) => (
+                named,
+                Some(digest.parse::<Digest>().map_err(|e| bad(&e.to_string()))?),
+            ),
         };
         let (domain, rest) = split_domain(named);
         let (path, tag) = match rest.split_once(':') {
@@ -54,7 +62,9 @@ impl Reference {
             return Err(bad("a repository name must be lower case"));
         }
         if !valid_domain(domain) {
-            return Err(bad("the registry's name is not a host name with an optional port"));
+            return Err(bad(
+                "the registry's name is not a host name with an optional port",
+            ));
         }
         if !valid_path(path) {
             return Err(bad(
@@ -68,7 +78,11 @@ impl Reference {
                 "a tag has at most 128 letters, digits, '_', '.' and '-', and does not begin with '.' or '-'",
             ));
         }
-        let domain = if domain == LEGACY_DOMAIN { DEFAULT_DOMAIN } else { domain };
+        let domain = if domain == LEGACY_DOMAIN {
+            DEFAULT_DOMAIN
+        } else {
+            domain
+        };
         let path = if domain == DEFAULT_DOMAIN && !path.contains('/') {
             format!("{OFFICIAL}{path}")
         } else {
@@ -77,7 +91,12 @@ impl Reference {
         if domain.len() + 1 + path.len() > MAX_NAME {
             return Err(bad("the repository name is longer than 255 characters"));
         }
-        Ok(Self { domain: domain.to_owned(), path, tag: tag.map(str::to_owned), digest })
+        Ok(Self {
+            domain: domain.to_owned(),
+            path,
+            tag: tag.map(str::to_owned),
+            digest,
+        })
     }
 
     /// The registry: `docker.io`, `localhost:5000`.
@@ -135,14 +154,25 @@ impl Reference {
     /// The same repository with this tag and no digest.
     pub fn with_tag(&self, tag: &str) -> Result<Self> {
         if !valid_tag(tag) {
-            return Err(Error::invalid(format!("invalid tag format: {}", show(tag.as_bytes()))));
+            return Err(Error::invalid(format!(
+                "invalid tag format: {}",
+                show(tag.as_bytes())
+            )));
         }
-        Ok(Self { tag: Some(tag.to_owned()), digest: None, ..self.clone() })
+        Ok(Self {
+            tag: Some(tag.to_owned()),
+            digest: None,
+            ..self.clone()
+        })
     }
 
     /// The same repository with this digest and no tag.
     pub fn with_digest(&self, digest: Digest) -> Self {
-        Self { tag: None, digest: Some(digest), ..self.clone() }
+        Self {
+            tag: None,
+            digest: Some(digest),
+            ..self.clone()
+        }
     }
 
     fn suffix(&self, out: &mut String) {
@@ -218,7 +248,9 @@ fn split_domain(named: &str) -> (&str, &str) {
 
 fn valid_domain(domain: &str) -> bool {
     let (host, port) = if let Some(rest) = domain.strip_prefix('[') {
-        let Some((address, port)) = rest.split_once(']') else { return false };
+        let Some((address, port)) = rest.split_once(']') else {
+            return false;
+        };
         let valid = !address.is_empty() && address.bytes().all(|b| b.is_ascii_hexdigit() || b == b':');
         if !valid {
             return false;
@@ -257,7 +289,9 @@ fn valid_path(path: &str) -> bool {
 fn valid_component(component: &str) -> bool {
     let alnum = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
     let bytes = component.as_bytes();
-    let (Some(&first), Some(&last)) = (bytes.first(), bytes.last()) else { return false };
+    let (Some(&first), Some(&last)) = (bytes.first(), bytes.last()) else {
+        return false;
+    };
     if !alnum(first) || !alnum(last) {
         return false;
     }
@@ -287,16 +321,32 @@ mod tests {
             ("debian:12", "docker.io/library/debian:12", "debian:12"),
             ("user/app", "docker.io/user/app", "user/app"),
             ("docker.io/debian", "docker.io/library/debian", "debian"),
-            ("index.docker.io/debian:1", "docker.io/library/debian:1", "debian:1"),
+            (
+                "index.docker.io/debian:1",
+                "docker.io/library/debian:1",
+                "debian:1",
+            ),
             ("docker.io/library/debian", "docker.io/library/debian", "debian"),
             ("docker.io/library/a/b", "docker.io/library/a/b", "library/a/b"),
             ("localhost/app", "localhost/app", "localhost/app"),
-            ("localhost:5000/app:v1", "localhost:5000/app:v1", "localhost:5000/app:v1"),
+            (
+                "localhost:5000/app:v1",
+                "localhost:5000/app:v1",
+                "localhost:5000/app:v1",
+            ),
             ("Host/app", "Host/app", "Host/app"),
             ("[::1]:5000/app", "[::1]:5000/app", "[::1]:5000/app"),
-            ("ghcr.io/a/b__c-d.e:T_1.x-y", "ghcr.io/a/b__c-d.e:T_1.x-y", "ghcr.io/a/b__c-d.e:T_1.x-y"),
+            (
+                "ghcr.io/a/b__c-d.e:T_1.x-y",
+                "ghcr.io/a/b__c-d.e:T_1.x-y",
+                "ghcr.io/a/b__c-d.e:T_1.x-y",
+            ),
             ("a--b", "docker.io/library/a--b", "a--b"),
-            ("localhost:5000", "docker.io/library/localhost:5000", "localhost:5000"),
+            (
+                "localhost:5000",
+                "docker.io/library/localhost:5000",
+                "localhost:5000",
+            ),
         ] {
             let reference = Reference::parse(text).unwrap_or_else(|e| panic!("{text}: {e}"));
             assert_eq!(reference.to_string(), canonical, "{text}");
@@ -312,9 +362,37 @@ mod tests {
         let long = format!("docker.io/{}", "a".repeat(300));
         let long_tag = format!("a:{}", "t".repeat(129));
         for bad in [
-            "", ":tag", "a:", "a@", "a@sha256:12", "UPPER", "a/Upper", "-a", "a-", "a..b", "a___b", "a_.b", "a//b",
-            "/a", "a/", "a b", "a:b:c", "a:.t", "a:-t", HEX, "ex_ample.com/a", "-x.com/a", "x.com:/a", "x.com:8a/a",
-            "[::1/a", "é", "a@md5:00", "a\n", "https://x.com/a", &long, &long_tag,
+            "",
+            ":tag",
+            "a:",
+            "a@",
+            "a@sha256:12",
+            "UPPER",
+            "a/Upper",
+            "-a",
+            "a-",
+            "a..b",
+            "a___b",
+            "a_.b",
+            "a//b",
+            "/a",
+            "a/",
+            "a b",
+            "a:b:c",
+            "a:.t",
+            "a:-t",
+            HEX,
+            "ex_ample.com/a",
+            "-x.com/a",
+            "x.com:/a",
+            "x.com:8a/a",
+            "[::1/a",
+            "é",
+            "a@md5:00",
+            "a\n",
+            "https://x.com/a",
+            &long,
+            &long_tag,
         ] {
             assert!(Reference::parse(bad).is_err(), "{bad:?} was accepted");
         }
@@ -322,7 +400,10 @@ mod tests {
 
     #[test]
     fn tags_and_ids() {
-        assert_eq!(Reference::parse("a").unwrap().with_default_tag().familiar(), "a:latest");
+        assert_eq!(
+            Reference::parse("a").unwrap().with_default_tag().familiar(),
+            "a:latest"
+        );
         assert!(Reference::parse("a").unwrap().with_tag(".x").is_err());
         assert_eq!(image_id_prefix("cafe"), Some("cafe"));
         assert_eq!(image_id_prefix(&format!("sha256:{HEX}")), Some(HEX));

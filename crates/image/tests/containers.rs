@@ -7,7 +7,9 @@ use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
 
 use common::Tar;
-use vessel_image::{ChangeKind, ErrorKind, ExtractOptions, Ownership, PackOptions, changes, pack, unpack_into};
+use vessel_image::{
+    ChangeKind, ErrorKind, ExtractOptions, Ownership, PackOptions, changes, pack, unpack_into,
+};
 
 fn unpack(root: &Path, archive: &[u8], options: &ExtractOptions) -> vessel_image::Result<()> {
     unpack_into(std::fs::File::open(root).unwrap().as_fd(), archive, options)
@@ -15,13 +17,22 @@ fn unpack(root: &Path, archive: &[u8], options: &ExtractOptions) -> vessel_image
 
 fn pack_to_vec(root: &Path, path: &str, options: &PackOptions) -> vessel_image::Result<Vec<u8>> {
     let mut out = Vec::new();
-    pack(std::fs::File::open(root).unwrap().as_fd(), path.as_bytes(), options, &mut out)?;
+    pack(
+        std::fs::File::open(root).unwrap().as_fd(),
+        path.as_bytes(),
+        options,
+        &mut out,
+    )?;
     Ok(out)
 }
 
 fn names(archive: &[u8]) -> Vec<String> {
     let mut archive = tar::Archive::new(archive);
-    archive.entries().unwrap().map(|e| e.unwrap().path().unwrap().display().to_string()).collect()
+    archive
+        .entries()
+        .unwrap()
+        .map(|e| e.unwrap().path().unwrap().display().to_string())
+        .collect()
 }
 
 #[test]
@@ -32,26 +43,59 @@ fn copies_in_and_out() {
     std::fs::write(root.join("d/file"), vec![1; 700_000]).unwrap();
     std::fs::hard_link(root.join("d/file"), root.join("d/same")).unwrap();
     symlink("/etc/passwd", root.join("d/link")).unwrap();
-    rustix::fs::setxattr(root.join("d/file"), "user.a", b"b", rustix::fs::XattrFlags::empty()).unwrap();
+    rustix::fs::setxattr(
+        root.join("d/file"),
+        "user.a",
+        b"b",
+        rustix::fs::XattrFlags::empty(),
+    )
+    .unwrap();
     std::os::unix::fs::chown(root.join("d/sub"), Some(5), Some(6)).unwrap();
-    let options = PackOptions { name: b"renamed".to_vec(), ..PackOptions::default() };
+    let options = PackOptions {
+        name: b"renamed".to_vec(),
+        ..PackOptions::default()
+    };
     let archive = pack_to_vec(root, "/d", &options).unwrap();
-    assert_eq!(names(&archive), ["renamed/", "renamed/file", "renamed/link", "renamed/same", "renamed/sub/"]);
+    assert_eq!(
+        names(&archive),
+        [
+            "renamed/",
+            "renamed/file",
+            "renamed/link",
+            "renamed/same",
+            "renamed/sub/"
+        ]
+    );
 
     let target = tempfile::tempdir().unwrap();
     unpack(target.path(), &archive, &ExtractOptions::default()).unwrap();
     let copy = target.path().join("renamed");
     assert!(std::fs::read(copy.join("file")).unwrap() == vec![1; 700_000]);
-    let (a, b) = (std::fs::metadata(copy.join("file")).unwrap(), std::fs::metadata(copy.join("same")).unwrap());
+    let (a, b) = (
+        std::fs::metadata(copy.join("file")).unwrap(),
+        std::fs::metadata(copy.join("same")).unwrap(),
+    );
     assert_eq!(a.ino(), b.ino());
     let original = std::fs::metadata(root.join("d/file")).unwrap();
-    assert_eq!((a.mtime(), a.mtime_nsec()), (original.mtime(), original.mtime_nsec()));
-    assert_eq!(std::fs::read_link(copy.join("link")).unwrap(), Path::new("/etc/passwd"));
+    assert_eq!(
+        (a.mtime(), a.mtime_nsec()),
+        (original.mtime(), original.mtime_nsec())
+    );
+    assert_eq!(
+        std::fs::read_link(copy.join("link")).unwrap(),
+        Path::new("/etc/passwd")
+    );
     assert_eq!(std::fs::metadata(copy.join("sub")).unwrap().uid(), 5);
     let mut value = [0u8; 4];
-    assert_eq!(rustix::fs::getxattr(copy.join("file"), "user.a", &mut value[..]), Ok(1));
+    assert_eq!(
+        rustix::fs::getxattr(copy.join("file"), "user.a", &mut value[..]),
+        Ok(1)
+    );
 
-    let fixed = ExtractOptions { ownership: Ownership::Fixed { uid: 11, gid: 12 }, ..ExtractOptions::default() };
+    let fixed = ExtractOptions {
+        ownership: Ownership::Fixed { uid: 11, gid: 12 },
+        ..ExtractOptions::default()
+    };
     unpack(target.path(), &archive, &fixed).unwrap();
     assert_eq!(std::fs::metadata(copy.join("file")).unwrap().gid(), 12);
     assert_eq!(std::fs::symlink_metadata(copy.join("link")).unwrap().uid(), 11);
@@ -67,7 +111,10 @@ fn paths_stay_in_the_container() {
     symlink("/etc/passwd", root.join("link")).unwrap();
     symlink("../../../../../../../../secret", root.join("up")).unwrap();
     symlink("/proc/self/root", root.join("magic")).unwrap();
-    let follow = PackOptions { follow: true, ..PackOptions::default() };
+    let follow = PackOptions {
+        follow: true,
+        ..PackOptions::default()
+    };
     let archive = pack_to_vec(&root, "/link", &follow).unwrap();
     let mut archive = tar::Archive::new(&archive[..]);
     let mut entry = archive.entries().unwrap().next().unwrap().unwrap();
@@ -80,7 +127,14 @@ fn paths_stay_in_the_container() {
     }
     // Writing through the container's links stays inside as well.
     symlink(dir.path(), root.join("out")).unwrap();
-    assert!(unpack(&root, &Tar::new().file("out/x", b"").end(), &ExtractOptions::default()).is_err());
+    assert!(
+        unpack(
+            &root,
+            &Tar::new().file("out/x", b"").end(),
+            &ExtractOptions::default()
+        )
+        .is_err()
+    );
     assert!(!dir.path().join("x").exists());
 }
 
@@ -90,7 +144,10 @@ fn types_are_kept_if_asked() {
     std::fs::create_dir(dir.path().join("d")).unwrap();
     std::fs::write(dir.path().join("d/x"), "x").unwrap();
     std::fs::write(dir.path().join("f"), "f").unwrap();
-    let keep = ExtractOptions { keep_types: true, ..ExtractOptions::default() };
+    let keep = ExtractOptions {
+        keep_types: true,
+        ..ExtractOptions::default()
+    };
     let over_directory = Tar::new().file("d", b"new").end();
     let over_file = Tar::new().dir("f/").end();
     for archive in [&over_directory, &over_file] {
@@ -102,7 +159,12 @@ fn types_are_kept_if_asked() {
     unpack(dir.path(), &over_file, &ExtractOptions::default()).unwrap();
     assert!(dir.path().join("d").is_file() && dir.path().join("f").is_dir());
     // Whiteouts are plain files here.
-    unpack(dir.path(), &Tar::new().file(".wh.x", b"").end(), &ExtractOptions::default()).unwrap();
+    unpack(
+        dir.path(),
+        &Tar::new().file(".wh.x", b"").end(),
+        &ExtractOptions::default(),
+    )
+    .unwrap();
     assert!(dir.path().join(".wh.x").is_file());
 }
 
@@ -115,7 +177,10 @@ fn long_and_odd_names_survive() {
     let archive = pack_to_vec(dir.path(), "/", &PackOptions::default()).unwrap();
     let target = tempfile::tempdir().unwrap();
     unpack(target.path(), &archive, &ExtractOptions::default()).unwrap();
-    assert_eq!(std::fs::read(target.path().join(&long).join("file\nname")).unwrap(), b"x");
+    assert_eq!(
+        std::fs::read(target.path().join(&long).join("file\nname")).unwrap(),
+        b"x"
+    );
 }
 
 #[test]
@@ -155,38 +220,78 @@ fn endless_nesting_is_an_error() {
 fn lists_changes_as_docker_does() {
     let dir = tempfile::tempdir().unwrap();
     let at = |path: &str| dir.path().join(path);
-    for path in ["low/etc", "low/opt/old", "mid/etc", "mid/var", "up/etc", "up/var", "up/new", "up/opt"] {
+    for path in [
+        "low/etc",
+        "low/opt/old",
+        "mid/etc",
+        "mid/var",
+        "up/etc",
+        "up/var",
+        "up/new",
+        "up/opt",
+    ] {
         std::fs::create_dir_all(at(path)).unwrap();
     }
-    for path in ["low/etc/passwd", "low/etc/gone", "low/opt/file", "mid/etc/hosts", "up/etc/passwd", "up/etc/added", "up/opt/file", "up/new/x"] {
+    for path in [
+        "low/etc/passwd",
+        "low/etc/gone",
+        "low/opt/file",
+        "mid/etc/hosts",
+        "up/etc/passwd",
+        "up/etc/added",
+        "up/opt/file",
+        "up/new/x",
+    ] {
         std::fs::write(at(path), "x").unwrap();
     }
     let whiteout = |path: &str| {
         let mode = rustix::fs::Mode::empty();
-        rustix::fs::mknodat(rustix::fs::CWD, at(path), rustix::fs::FileType::CharacterDevice, mode, 0).unwrap();
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            at(path),
+            rustix::fs::FileType::CharacterDevice,
+            mode,
+            0,
+        )
+        .unwrap();
     };
     whiteout("up/etc/gone");
     whiteout("up/etc/never");
     whiteout("mid/etc/masked");
     std::fs::write(at("low/etc/masked"), "x").unwrap();
     std::fs::write(at("up/etc/masked"), "x").unwrap();
-    rustix::fs::setxattr(at("up/opt"), "trusted.overlay.opaque", b"y", rustix::fs::XattrFlags::empty()).unwrap();
+    rustix::fs::setxattr(
+        at("up/opt"),
+        "trusted.overlay.opaque",
+        b"y",
+        rustix::fs::XattrFlags::empty(),
+    )
+    .unwrap();
     // /var was only copied up: same metadata.
     let time = std::fs::metadata(at("mid/var")).unwrap().modified().unwrap();
-    std::fs::File::open(at("up/var")).unwrap().set_modified(time).unwrap();
+    std::fs::File::open(at("up/var"))
+        .unwrap()
+        .set_modified(time)
+        .unwrap();
     let found = changes(&at("up"), &[at("mid"), at("low")]).unwrap();
-    let found: Vec<_> = found.iter().map(|c| (std::str::from_utf8(&c.path).unwrap(), c.kind)).collect();
+    let found: Vec<_> = found
+        .iter()
+        .map(|c| (std::str::from_utf8(&c.path).unwrap(), c.kind))
+        .collect();
     use ChangeKind::{Added, Deleted, Modified};
-    assert_eq!(found, [
-        ("/etc", Modified),
-        ("/etc/added", Added),
-        ("/etc/gone", Deleted),
-        ("/etc/masked", Added),
-        ("/etc/passwd", Modified),
-        ("/new", Added),
-        ("/new/x", Added),
-        ("/opt", Modified),
-        ("/opt/file", Modified),
-        ("/opt/old", Deleted),
-    ]);
+    assert_eq!(
+        found,
+        [
+            ("/etc", Modified),
+            ("/etc/added", Added),
+            ("/etc/gone", Deleted),
+            ("/etc/masked", Added),
+            ("/etc/passwd", Modified),
+            ("/new", Added),
+            ("/new/x", Added),
+            ("/opt", Modified),
+            ("/opt/file", Modified),
+            ("/opt/old", Deleted),
+        ]
+    );
 }

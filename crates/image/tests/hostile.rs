@@ -13,7 +13,11 @@ fn refused(layer: Vec<u8>) -> String {
     let error = load_layers(&store, &[layer]).expect_err("a hostile layer was accepted");
     assert_eq!(leftovers(&store), Vec::<std::path::PathBuf>::new(), "{error}");
     assert_eq!(std::fs::read(&witness).unwrap(), b"untouched");
-    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2, "something escaped: {error}");
+    assert_eq!(
+        std::fs::read_dir(dir.path()).unwrap().count(),
+        2,
+        "something escaped: {error}"
+    );
     let text = error.to_string();
     assert!(!text.contains("os error"), "{text}");
     text
@@ -21,9 +25,19 @@ fn refused(layer: Vec<u8>) -> String {
 
 #[test]
 fn paths_that_leave() {
-    for path in ["/etc/passwd", "../witness", "a/../../witness", "a/..", "..", "./../../../witness"] {
+    for path in [
+        "/etc/passwd",
+        "../witness",
+        "a/../../witness",
+        "a/..",
+        "..",
+        "./../../../witness",
+    ] {
         let text = refused(Tar::new().file(path, b"owned").end());
-        assert!(text.contains("absolute") || text.contains("\"..\""), "{path}: {text}");
+        assert!(
+            text.contains("absolute") || text.contains("\"..\""),
+            "{path}: {text}"
+        );
     }
     assert!(refused(Tar::new().hard_link("a", "../../../witness").end()).contains("\"..\""));
     assert!(refused(Tar::new().hard_link("a", "/etc/passwd").end()).contains("absolute"));
@@ -46,9 +60,15 @@ fn links_are_followed_inside_only() {
         .symlink("abs", outside.to_str().unwrap())
         .file("abs/b", b"2")
         .end();
-    let image = load_layers(&store, &[layer.clone()]).unwrap();
-    assert_eq!(std::fs::read_dir(&outside).unwrap().count(), 0, "a link led out of the layer");
-    let inside = store.layer_path(&image.layers[0].chain_id).join(outside.to_str().unwrap().trim_start_matches('/'));
+    let image = load_layers(&store, std::slice::from_ref(&layer)).unwrap();
+    assert_eq!(
+        std::fs::read_dir(&outside).unwrap().count(),
+        0,
+        "a link led out of the layer"
+    );
+    let inside = store
+        .layer_path(&image.layers[0].chain_id)
+        .join(outside.to_str().unwrap().trim_start_matches('/'));
     assert_eq!(std::fs::read(inside.join("a")).unwrap(), b"1");
     assert_eq!(std::fs::read(inside.join("b")).unwrap(), b"2");
     assert!(common::archive_of(&store, &image, 0) == layer);
@@ -60,21 +80,33 @@ fn links_to_the_host_are_not_written_through() {
     let (dir, store) = store();
     let witness = dir.path().join("witness");
     std::fs::write(&witness, "untouched").unwrap();
-    let layer = Tar::new().symlink("a", witness.to_str().unwrap()).file("a", b"owned").end();
-    let image = load_layers(&store, &[layer.clone()]).unwrap();
+    let layer = Tar::new()
+        .symlink("a", witness.to_str().unwrap())
+        .file("a", b"owned")
+        .end();
+    let image = load_layers(&store, std::slice::from_ref(&layer)).unwrap();
     assert_eq!(std::fs::read(&witness).unwrap(), b"untouched");
     let path = store.layer_path(&image.layers[0].chain_id).join("a");
     assert!(std::fs::symlink_metadata(&path).unwrap().is_file());
     assert!(common::archive_of(&store, &image, 0) == layer);
     // A hard link to a symlink links the symlink.
-    let layer = Tar::new().symlink("a", witness.to_str().unwrap()).hard_link("b", "a").file("b", b"owned").end();
+    let layer = Tar::new()
+        .symlink("a", witness.to_str().unwrap())
+        .hard_link("b", "a")
+        .file("b", b"owned")
+        .end();
     load_layers(&store, &[layer]).unwrap();
     assert_eq!(std::fs::read(&witness).unwrap(), b"untouched");
 }
 
 #[test]
 fn magic_links_and_devices_of_the_host() {
-    let text = refused(Tar::new().symlink("p", "/proc/self/root").file("p/witness", b"x").end());
+    let text = refused(
+        Tar::new()
+            .symlink("p", "/proc/self/root")
+            .file("p/witness", b"x")
+            .end(),
+    );
     assert!(text.contains("cannot open directory"), "{text}");
     assert!(refused(Tar::new().symlink("loop", "loop").file("loop/x", b"").end()).contains("symbolic links"));
     assert!(refused(Tar::new().file("f", b"").file("f/x", b"").end()).contains("not a directory"));
@@ -83,7 +115,10 @@ fn magic_links_and_devices_of_the_host() {
 #[test]
 fn whiteouts_of_nothing() {
     for name in [".wh.", ".wh..", ".wh...", "a/.wh."] {
-        assert!(refused(Tar::new().file(name, b"").end()).contains("whiteout"), "{name}");
+        assert!(
+            refused(Tar::new().file(name, b"").end()).contains("whiteout"),
+            "{name}"
+        );
     }
 }
 
@@ -148,10 +183,20 @@ fn bombs() {
     }
     let layer = layer.end();
     let archive = docker_archive(std::slice::from_ref(&layer), "a:1");
-    let bytes = Limits { max_bytes: 500_000, ..Limits::default() };
-    let entries = Limits { max_entries: 99, ..Limits::default() };
+    let bytes = Limits {
+        max_bytes: 500_000,
+        ..Limits::default()
+    };
+    let entries = Limits {
+        max_entries: 99,
+        ..Limits::default()
+    };
     for limits in [bytes, entries] {
-        let options = LoadOptions { limits, sync: false, ..LoadOptions::default() };
+        let options = LoadOptions {
+            limits,
+            sync: false,
+            ..LoadOptions::default()
+        };
         let error = load(&store, &archive[..], &options, &mut |_| {}).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Limit, "{error}");
         assert!(leftovers(&store).is_empty());
@@ -160,7 +205,10 @@ fn bombs() {
     let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
     std::io::copy(&mut std::io::Read::take(std::io::repeat(0), 64 << 20), &mut gzip).unwrap();
     let options = LoadOptions {
-        limits: Limits { max_bytes: 1 << 20, ..Limits::default() },
+        limits: Limits {
+            max_bytes: 1 << 20,
+            ..Limits::default()
+        },
         sync: false,
         ..LoadOptions::default()
     };
@@ -174,8 +222,24 @@ fn bombs() {
 fn metadata_bombs() {
     let long = "x".repeat(5000);
     assert!(refused(Tar::new().pax(&[("path", long.as_bytes())]).file("a", b"").end()).contains("longer"));
-    assert!(refused(Tar::new().entry(b'L', "l", "", &[b'x'; 9000]).file("a", b"").end()).contains("larger"));
-    assert!(refused(Tar::new().entry(b'x', "l", "", &vec![b'x'; 2 << 20]).file("a", b"").end()).contains("larger"));
+    assert!(
+        refused(
+            Tar::new()
+                .entry(b'L', "l", "", &[b'x'; 9000])
+                .file("a", b"")
+                .end()
+        )
+        .contains("larger")
+    );
+    assert!(
+        refused(
+            Tar::new()
+                .entry(b'x', "l", "", &vec![b'x'; 2 << 20])
+                .file("a", b"")
+                .end()
+        )
+        .contains("larger")
+    );
     let mut many = Tar::new();
     for _ in 0..100 {
         many = many.pax(&[("path", b"x")]);
@@ -206,7 +270,10 @@ fn a_reader_that_fails() {
     struct Broken(usize);
     impl std::io::Read for Broken {
         fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
-            self.0 = self.0.checked_sub(1).ok_or_else(|| std::io::Error::other("the client hung up"))?;
+            self.0 = self
+                .0
+                .checked_sub(1)
+                .ok_or_else(|| std::io::Error::other("the client hung up"))?;
             let n = out.len().min(512);
             out[..n].fill(0);
             Ok(n)
@@ -224,15 +291,47 @@ fn a_reader_that_fails() {
 #[test]
 fn not_an_image_archive() {
     let (_dir, store) = store();
-    let text = load_bytes(&store, &Tar::new().dir("etc/").file("etc/passwd", b"root").end()).unwrap_err().to_string();
+    let text = load_bytes(&store, &Tar::new().dir("etc/").file("etc/passwd", b"root").end())
+        .unwrap_err()
+        .to_string();
     assert!(text.contains("import"), "{text}");
-    assert!(load_bytes(&store, b"hello").unwrap_err().to_string().contains("truncated"));
-    assert!(load_bytes(&store, b"").unwrap_err().to_string().contains("no images"));
-    assert!(load_bytes(&store, &[b'x'; 2000]).unwrap_err().to_string().contains("tar archive"));
+    assert!(
+        load_bytes(&store, b"hello")
+            .unwrap_err()
+            .to_string()
+            .contains("truncated")
+    );
+    assert!(
+        load_bytes(&store, b"")
+            .unwrap_err()
+            .to_string()
+            .contains("no images")
+    );
+    assert!(
+        load_bytes(&store, &[b'x'; 2000])
+            .unwrap_err()
+            .to_string()
+            .contains("tar archive")
+    );
     let empty = Tar::new().file("manifest.json", b"[]").end();
-    assert!(load_bytes(&store, &empty).unwrap_err().to_string().contains("no images"));
-    let lacking = Tar::new().file("manifest.json", br#"[{"Config":"x","RepoTags":null,"Layers":[]}]"#).end();
-    assert!(load_bytes(&store, &lacking).unwrap_err().to_string().contains("lacks the image configuration"));
+    assert!(
+        load_bytes(&store, &empty)
+            .unwrap_err()
+            .to_string()
+            .contains("no images")
+    );
+    let lacking = Tar::new()
+        .file(
+            "manifest.json",
+            br#"[{"Config":"x","RepoTags":null,"Layers":[]}]"#,
+        )
+        .end();
+    assert!(
+        load_bytes(&store, &lacking)
+            .unwrap_err()
+            .to_string()
+            .contains("lacks the image configuration")
+    );
     assert!(leftovers(&store).is_empty());
 }
 
@@ -252,7 +351,14 @@ fn attributes_that_mean_something_to_the_host_are_dropped() {
     let path = store.layer_path(&image.layers[0].chain_id).join("d");
     let mut list = vec![0u8; 4096];
     let n = rustix::fs::listxattr(&path, &mut list[..]).unwrap();
-    let names: Vec<_> = list[..n].split(|&b| b == 0).filter(|n| !n.is_empty()).map(<[u8]>::to_vec).collect();
+    let names: Vec<_> = list[..n]
+        .split(|&b| b == 0)
+        .filter(|n| !n.is_empty())
+        .map(<[u8]>::to_vec)
+        .collect();
     assert!(names.contains(&b"user.kept".to_vec()), "{names:?}");
-    assert!(names.iter().all(|n| !n.windows(7).any(|w| w == b"overlay")), "{names:?}");
+    assert!(
+        names.iter().all(|n| !n.windows(7).any(|w| w == b"overlay")),
+        "{names:?}"
+    );
 }

@@ -26,7 +26,10 @@ fn every_kind() -> Vec<u8> {
         .header(&suid, b"su!")
         .hard_link("bin/sudo", "bin/su")
         .symlink("bin/sh", "/bin/busybox")
-        .pax(&[("SCHILY.xattr.security.capability", &capability), ("mtime", b"1500000000.25")])
+        .pax(&[
+            ("SCHILY.xattr.security.capability", &capability),
+            ("mtime", b"1500000000.25"),
+        ])
         .file("bin/ping", b"ping")
         .entry(b'6', "fifo", "", b"")
         .char_device("tty", 5, 1)
@@ -43,21 +46,47 @@ fn files_are_as_in_the_archive() {
     let image = load_layers(&store, std::slice::from_ref(&layer)).unwrap();
     let root = store.layer_path(&image.layers[0].chain_id);
     let su = std::fs::metadata(root.join("bin/su")).unwrap();
-    assert_eq!((su.mode() & 0o7777, su.uid(), su.gid(), su.mtime(), su.nlink()), (0o4755, 7, 8, 1_600_000_000, 2));
+    assert_eq!(
+        (su.mode() & 0o7777, su.uid(), su.gid(), su.mtime(), su.nlink()),
+        (0o4755, 7, 8, 1_600_000_000, 2)
+    );
     assert_eq!(std::fs::metadata(root.join("bin/sudo")).unwrap().ino(), su.ino());
-    assert_eq!(std::fs::read_link(root.join("bin/sh")).unwrap().to_str(), Some("/bin/busybox"));
+    assert_eq!(
+        std::fs::read_link(root.join("bin/sh")).unwrap().to_str(),
+        Some("/bin/busybox")
+    );
     let ping = std::fs::metadata(root.join("bin/ping")).unwrap();
     assert_eq!((ping.mtime(), ping.mtime_nsec()), (1_500_000_000, 250_000_000));
     let mut value = [0u8; 64];
-    assert_eq!(rustix::fs::getxattr(root.join("bin/ping"), "security.capability", &mut value[..]), Ok(20));
-    assert!(std::fs::metadata(root.join("fifo")).unwrap().file_type().is_fifo());
+    assert_eq!(
+        rustix::fs::getxattr(root.join("bin/ping"), "security.capability", &mut value[..]),
+        Ok(20)
+    );
+    assert!(
+        std::fs::metadata(root.join("fifo"))
+            .unwrap()
+            .file_type()
+            .is_fifo()
+    );
     let tty = std::fs::metadata(root.join("tty")).unwrap();
     assert!(tty.file_type().is_char_device());
-    assert_eq!((tty.rdev(), tty.mode() & 0o777), (rustix::fs::makedev(5, 1), 0o620));
-    assert_eq!(std::fs::metadata(root.join("bin")).unwrap().mtime(), 1_700_000_000);
-    assert_eq!(std::fs::metadata(&root).unwrap().permissions().mode() & 0o7777, 0o755);
+    assert_eq!(
+        (tty.rdev(), tty.mode() & 0o777),
+        (rustix::fs::makedev(5, 1), 0o620)
+    );
+    assert_eq!(
+        std::fs::metadata(root.join("bin")).unwrap().mtime(),
+        1_700_000_000
+    );
+    assert_eq!(
+        std::fs::metadata(&root).unwrap().permissions().mode() & 0o7777,
+        0o755
+    );
     assert_eq!(image.layers[0].size, 3 + 4 + 300_000);
-    assert!(archive_of(&store, &image, 0) == layer, "the archive is not what it was");
+    assert!(
+        archive_of(&store, &image, 0) == layer,
+        "the archive is not what it was"
+    );
 }
 
 #[test]
@@ -116,8 +145,11 @@ fn replaced_entries_still_rebuild_the_archive() {
 #[test]
 fn sparse_files_keep_their_holes() {
     let (_dir, store) = store();
-    let records: &[(&str, &[u8])] =
-        &[("GNU.sparse.size", b"10485760"), ("GNU.sparse.numblocks", b"2"), ("GNU.sparse.map", b"0,4,10485756,4")];
+    let records: &[(&str, &[u8])] = &[
+        ("GNU.sparse.size", b"10485760"),
+        ("GNU.sparse.numblocks", b"2"),
+        ("GNU.sparse.map", b"0,4,10485756,4"),
+    ];
     let map = b"2\n0\n4\n10485756\n4\n";
     let mut one = vec![0u8; 512];
     one[..map.len()].copy_from_slice(map);
@@ -137,7 +169,13 @@ fn sparse_files_keep_their_holes() {
     old.set_mtime(0);
     old.set_size(8);
     let bytes = old.as_mut_bytes();
-    for (at, value) in [(386, 0u64), (398, 4), (410, 10_485_756), (422, 4), (483, 10_485_760)] {
+    for (at, value) in [
+        (386, 0u64),
+        (398, 4),
+        (410, 10_485_756),
+        (422, 4),
+        (483, 10_485_760),
+    ] {
         bytes[at..at + 11].copy_from_slice(format!("{value:011o}").as_bytes());
     }
     old.set_cksum();
@@ -152,7 +190,11 @@ fn sparse_files_keep_their_holes() {
     let root = store.layer_path(&image.layers[0].chain_id);
     for name in ["v01", "v1", "old"] {
         let file = std::fs::read(root.join(name)).unwrap();
-        assert_eq!((file.len(), &file[..4], &file[file.len() - 4..]), (10_485_760, &b"head"[..], &b"tail"[..]), "{name}");
+        assert_eq!(
+            (file.len(), &file[..4], &file[file.len() - 4..]),
+            (10_485_760, &b"head"[..], &b"tail"[..]),
+            "{name}"
+        );
         let blocks = std::fs::metadata(root.join(name)).unwrap().blocks();
         assert!(blocks < 100, "{name} takes {blocks} blocks");
     }
@@ -162,10 +204,17 @@ fn sparse_files_keep_their_holes() {
 #[test]
 fn saved_archives_load_again_and_are_reproducible() {
     let (_dir, first) = store();
-    let layers = [every_kind(), Tar::new().file("second", b"layer").end(), Tar::new().end()];
+    let layers = [
+        every_kind(),
+        Tar::new().file("second", b"layer").end(),
+        Tar::new().end(),
+    ];
     let image = load_layers(&first, &layers).unwrap();
     let reference = Reference::parse("localhost:5000/some/image:tag").unwrap();
-    let images = [SaveImage { id: image.id.clone(), references: vec![reference.clone()] }];
+    let images = [SaveImage {
+        id: image.id.clone(),
+        references: vec![reference.clone()],
+    }];
     for format in [Format::Docker, Format::Oci] {
         let (mut archive, mut again) = (Vec::new(), Vec::new());
         save(&first, &images, format, &mut archive).unwrap();
@@ -175,7 +224,7 @@ fn saved_archives_load_again_and_are_reproducible() {
         let loaded = load_bytes(&second, &archive).unwrap();
         assert_eq!(loaded.len(), 1);
         assert_eq!(loaded[0].id, image.id);
-        assert_eq!(loaded[0].references, [reference.clone()]);
+        assert_eq!(loaded[0].references, std::slice::from_ref(&reference));
         assert_eq!(loaded[0].layers, image.layers);
         assert_eq!(loaded[0].raw_config, image.raw_config);
         assert_eq!(loaded[0].manifest.is_some(), format == Format::Oci);
@@ -224,7 +273,9 @@ fn oci_layouts_with_compressed_layers_and_platforms() {
     let mut archive = Tar::new().file("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#);
     let put = |archive: &mut Option<Tar>, data: &[u8]| {
         let digest = Digest::sha256(data);
-        *archive = archive.take().map(|tar| tar.file(&format!("blobs/sha256/{}", digest.hex()), data));
+        *archive = archive
+            .take()
+            .map(|tar| tar.file(&format!("blobs/sha256/{}", digest.hex()), data));
         serde_json::json!({"mediaType": "", "digest": digest.to_string(), "size": data.len()})
     };
     let mut tar = Some(archive);
@@ -252,10 +303,15 @@ fn oci_layouts_with_compressed_layers_and_platforms() {
     assert!(descriptor.digest.verify(raw));
     // Asked for a platform that is not there, it says which ones are.
     let options = vessel_image::LoadOptions {
-        platform: Platform { architecture: "riscv64".into(), ..host },
+        platform: Platform {
+            architecture: "riscv64".into(),
+            ..host
+        },
         ..vessel_image::LoadOptions::default()
     };
-    let error = vessel_image::load(&store, &archive[..], &options, &mut |_| {}).unwrap_err().to_string();
+    let error = vessel_image::load(&store, &archive[..], &options, &mut |_| {})
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("riscv64") && error.contains("s390x"), "{error}");
     // A blob that is not what its name says.
     let mut broken = archive.clone();
@@ -271,9 +327,16 @@ fn imports_a_root_in_every_compression() {
     let mut xz = lzma_rust2::XzWriter::new(Vec::new(), lzma_rust2::XzOptions::with_preset(1)).unwrap();
     std::io::Write::write_all(&mut xz, &root).unwrap();
     let mut ids = Vec::new();
-    for archive in [root.clone(), zstd::encode_all(&root[..], 1).unwrap(), xz.finish().unwrap()] {
+    for archive in [
+        root.clone(),
+        zstd::encode_all(&root[..], 1).unwrap(),
+        xz.finish().unwrap(),
+    ] {
         let options = ImportOptions {
-            config: ContainerConfig { cmd: Some(vec!["sh".into()]), ..ContainerConfig::default() },
+            config: ContainerConfig {
+                cmd: Some(vec!["sh".into()]),
+                ..ContainerConfig::default()
+            },
             message: Some("imported".into()),
             created: "2026-01-01T00:00:00Z".into(),
             sync: false,
@@ -291,9 +354,13 @@ fn imports_a_root_in_every_compression() {
 #[test]
 fn collection_respects_leases_and_records() {
     let (_dir, store) = store();
-    let kept = load_bytes(&store, &docker_archive(&[every_kind()], "kept:1")).unwrap().remove(0);
+    let kept = load_bytes(&store, &docker_archive(&[every_kind()], "kept:1"))
+        .unwrap()
+        .remove(0);
     let both = [every_kind(), Tar::new().file("top", b"x").end()];
-    let leased = load_bytes(&store, &docker_archive(&both, "leased:1")).unwrap().remove(0);
+    let leased = load_bytes(&store, &docker_archive(&both, "leased:1"))
+        .unwrap()
+        .remove(0);
     let mut live = LiveSet::default();
     live.add_image(&kept.id, &kept.config);
     let live = || live.clone();
@@ -325,7 +392,10 @@ fn damage_on_disk_is_noticed() {
     assert!(error.to_string().contains("changed on disk"), "{error}");
     let blob = store.root().join("blobs/sha256").join(image.id.hex());
     std::fs::write(&blob, b"{}").unwrap();
-    assert_eq!(store.blob(&image.id).unwrap_err().kind(), vessel_image::ErrorKind::Digest);
+    assert_eq!(
+        store.blob(&image.id).unwrap_err().kind(),
+        vessel_image::ErrorKind::Digest
+    );
     // Loading it again repairs the blob.
     load_layers(&store, &[every_kind()]).unwrap();
     assert_eq!(store.blob(&image.id).unwrap(), image.raw_config);
@@ -349,13 +419,18 @@ fn a_power_failure_costs_only_what_was_not_flushed() {
     // A new process in the same boot keeps both.
     assert_eq!(store.discard_unflushed().unwrap(), []);
     for image in [&flushed, &unflushed] {
-        let json = store.layer_path(&image.layers[0].chain_id).with_file_name("layer.json");
+        let json = store
+            .layer_path(&image.layers[0].chain_id)
+            .with_file_name("layer.json");
         let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
         let text = std::fs::read_to_string(&json).unwrap();
         assert!(text.contains(boot.trim()));
         std::fs::write(&json, text.replace(boot.trim(), "another")).unwrap();
     }
-    assert_eq!(store.discard_unflushed().unwrap(), [unflushed.layers[0].chain_id.clone()]);
+    assert_eq!(
+        store.discard_unflushed().unwrap(),
+        [unflushed.layers[0].chain_id.clone()]
+    );
     assert_eq!(store.layers().unwrap().len(), 1);
     // A layer whose description was cut short is not trusted either.
     let again = load_layers(&store, &[Tar::new().file("x", b"y").end()]).unwrap();
@@ -370,8 +445,9 @@ fn many_loads_of_the_same_image_at_once() {
     let (_dir, store) = store();
     let archive = docker_archive(&[every_kind(), Tar::new().file("x", b"y").end()], "same:1");
     let ids: Vec<_> = std::thread::scope(|scope| {
-        let threads: Vec<_> =
-            (0..8).map(|_| scope.spawn(|| load_bytes(&store, &archive).unwrap().remove(0).id)).collect();
+        let threads: Vec<_> = (0..8)
+            .map(|_| scope.spawn(|| load_bytes(&store, &archive).unwrap().remove(0).id))
+            .collect();
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     });
     assert!(ids.iter().all(|id| *id == ids[0]));

@@ -57,12 +57,18 @@ impl Contents {
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Self> {
         let pool = Pool::new(BUFFERS);
-        let (kind, input) = compression::peek(input).map_err(|e| Error::input("cannot read the archive", e))?;
+        let (kind, input) =
+            compression::peek(input).map_err(|e| Error::input("cannot read the archive", e))?;
         if kind == Compression::None {
             return Self::scan(store, ReadSource::new(input, pool), options, progress);
         }
         let input = ChunkReader::new(ReadSource::new(input, Pool::new(2)));
-        Self::scan(store, ReadSource::new(kind.reader(input)?, pool), options, progress)
+        Self::scan(
+            store,
+            ReadSource::new(kind.reader(input)?, pool),
+            options,
+            progress,
+        )
     }
 
     fn scan(
@@ -71,22 +77,30 @@ impl Contents {
         options: &LoadOptions,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Self> {
-        let mut contents =
-            Self { documents: HashMap::new(), layers: HashMap::new(), links: HashMap::new(), others: HashSet::new() };
+        let mut contents = Self {
+            documents: HashMap::new(),
+            layers: HashMap::new(),
+            links: HashMap::new(),
+            others: HashSet::new(),
+        };
         let mut tar = TarReader::new(ChunkReader::new(source));
         let mut running: VecDeque<Vec<u8>> = VecDeque::new();
         let (mut files, mut document_bytes, mut read) = (0usize, 0usize, 0u64);
         while let Some(entry) = tar.next(&mut |_| Ok(()))? {
             files += 1;
             if files > MAX_FILES {
-                return Err(Error::limit(format!("the image archive has more than {MAX_FILES} files")));
+                return Err(Error::limit(format!(
+                    "the image archive has more than {MAX_FILES} files"
+                )));
             }
             let path = clean(&entry.path)?;
             contents.forget(&path);
             match entry.kind {
                 Kind::File => {}
                 Kind::Symlink => {
-                    contents.links.insert(path.clone(), resolve_link(&path, &entry.link)?);
+                    contents
+                        .links
+                        .insert(path.clone(), resolve_link(&path, &entry.link)?);
                     continue;
                 }
                 Kind::HardLink => {
@@ -99,7 +113,10 @@ impl Contents {
                 }
             }
             if entry.sparse.is_some() {
-                return Err(Error::invalid(format!("{} in the image archive is a sparse file", show(&path))));
+                return Err(Error::invalid(format!(
+                    "{} in the image archive is a sparse file",
+                    show(&path)
+                )));
             }
             let mut first: Vec<Chunk> = Vec::new();
             let mut start = Vec::new();
@@ -139,7 +156,9 @@ impl Contents {
             document.extend(tar.read_all(MAX_DOCUMENT)?);
             document_bytes += document.len();
             if document_bytes > MAX_DOCUMENTS {
-                return Err(Error::limit("the image archive has more than 64 MiB of documents"));
+                return Err(Error::limit(
+                    "the image archive has more than 64 MiB of documents",
+                ));
             }
             contents.documents.insert(path, document);
         }
@@ -175,10 +194,16 @@ impl Contents {
     pub(super) fn blob(&self, digest: &Digest) -> Result<&[u8]> {
         let path = blob_path(digest);
         let raw = self.document(path.as_bytes()).ok_or_else(|| {
-            Error::new(ErrorKind::NotFound, format!("the archive lacks {path}, which its index refers to"))
+            Error::new(
+                ErrorKind::NotFound,
+                format!("the archive lacks {path}, which its index refers to"),
+            )
         })?;
         if !digest.verify(raw) {
-            return Err(Error::new(ErrorKind::Digest, format!("{path} in the archive has another digest than its name")));
+            return Err(Error::new(
+                ErrorKind::Digest,
+                format!("{path} in the archive has another digest than its name"),
+            ));
         }
         Ok(raw)
     }
@@ -198,7 +223,9 @@ impl Contents {
 
     /// Whether this seems to be the tar of a root file system.
     pub(super) fn looks_like_root(&self) -> bool {
-        [&b"etc"[..], b"bin", b"usr"].iter().any(|name| self.others.contains(*name))
+        [&b"etc"[..], b"bin", b"usr"]
+            .iter()
+            .any(|name| self.others.contains(*name))
     }
 
     fn follow(&self, path: &[u8]) -> Vec<u8> {
@@ -230,7 +257,11 @@ pub(super) fn blob_path(digest: &Digest) -> String {
 }
 
 fn algorithm(path: &[u8]) -> Algorithm {
-    if path.starts_with(b"blobs/sha512/") { Algorithm::Sha512 } else { Algorithm::Sha256 }
+    if path.starts_with(b"blobs/sha512/") {
+        Algorithm::Sha512
+    } else {
+        Algorithm::Sha256
+    }
 }
 
 fn looks_like_layer(start: &[u8], size: u64) -> bool {
@@ -249,7 +280,10 @@ fn resolve_link(path: &[u8], link: &[u8]) -> Result<Vec<u8>> {
     let mut parts: Vec<&[u8]> = path.split(|&b| b == b'/').collect();
     parts.pop();
     if link.starts_with(b"/") {
-        return Err(Error::invalid(format!("the link {} in the image archive is absolute", show(path))));
+        return Err(Error::invalid(format!(
+            "the link {} in the image archive is absolute",
+            show(path)
+        )));
     }
     for part in link.split(|&b| b == b'/') {
         match part {
@@ -271,7 +305,10 @@ mod tests {
 
     #[test]
     fn links_stay_in_the_archive() {
-        assert_eq!(resolve_link(b"a/layer.tar", b"../b/layer.tar").unwrap(), b"b/layer.tar");
+        assert_eq!(
+            resolve_link(b"a/layer.tar", b"../b/layer.tar").unwrap(),
+            b"b/layer.tar"
+        );
         assert!(resolve_link(b"a/layer.tar", b"../../b").is_err());
         assert!(resolve_link(b"a", b"/etc/passwd").is_err());
     }

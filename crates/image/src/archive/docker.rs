@@ -21,8 +21,8 @@ pub(super) struct Item {
 
 /// The images in an archive whose `manifest.json` this is.
 pub(super) fn images(contents: &Contents, manifest: &[u8]) -> Result<Vec<Found>> {
-    let items: Vec<Item> =
-        serde_json::from_slice(manifest).map_err(|e| Error::json("manifest.json in the archive is not valid", e))?;
+    let items: Vec<Item> = serde_json::from_slice(manifest)
+        .map_err(|e| Error::json("manifest.json in the archive is not valid", e))?;
     items.into_iter().map(|item| image(contents, item)).collect()
 }
 
@@ -30,14 +30,20 @@ fn image(contents: &Contents, item: Item) -> Result<Found> {
     let raw = contents.document(item.config.as_bytes()).ok_or_else(|| {
         Error::new(
             ErrorKind::NotFound,
-            format!("the archive lacks the image configuration {}", show(item.config.as_bytes())),
+            format!(
+                "the archive lacks the image configuration {}",
+                show(item.config.as_bytes())
+            ),
         )
     })?;
     let id = Digest::sha256(raw);
     if let Some(hex) = item.config.strip_prefix("blobs/sha256/")
         && hex != id.hex()
     {
-        return Err(Error::new(ErrorKind::Digest, format!("{} in the archive has another digest than its name", item.config)));
+        return Err(Error::new(
+            ErrorKind::Digest,
+            format!("{} in the archive has another digest than its name", item.config),
+        ));
     }
     let config = ImageConfig::parse(raw)?;
     let layers = item.layers.unwrap_or_default();
@@ -55,6 +61,19 @@ fn image(contents: &Contents, item: Item) -> Result<Found> {
         .iter()
         .map(|tag| Reference::parse(tag).map(Reference::with_default_tag))
         .collect::<Result<_>>()?;
-    let layers = layers.into_iter().map(|path| FoundLayer { path: path.into_bytes(), digest: None }).collect();
-    Ok(Found { id, raw: raw.to_vec(), config, manifest: None, references, layers })
+    let layers = layers
+        .into_iter()
+        .map(|path| FoundLayer {
+            path: path.into_bytes(),
+            digest: None,
+        })
+        .collect();
+    Ok(Found {
+        id,
+        raw: raw.to_vec(),
+        config,
+        manifest: None,
+        references,
+        layers,
+    })
 }

@@ -59,7 +59,10 @@ pub fn import(store: &Store, input: impl Read, options: &ImportOptions) -> Resul
         created: Some(options.created.clone()),
         comment: options.message.clone(),
         config: options.config.clone(),
-        rootfs: RootFs { diff_ids: vec![diff_id], ..RootFs::default() },
+        rootfs: RootFs {
+            diff_ids: vec![diff_id],
+            ..RootFs::default()
+        },
         history: vec![History {
             created: Some(options.created.clone()),
             comment: options.message.clone(),
@@ -72,5 +75,13 @@ pub fn import(store: &Store, input: impl Read, options: &ImportOptions) -> Resul
     if options.sync {
         store.sync()?;
     }
-    Ok(LoadedImage { id, raw_config, config, manifest: None, references: Vec::new(), layers: vec![layer], lease })
+    Ok(LoadedImage {
+        id,
+        raw_config,
+        config,
+        manifest: None,
+        references: Vec::new(),
+        layers: vec![layer],
+        lease,
+    })
 }

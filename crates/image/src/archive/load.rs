@@ -31,7 +31,12 @@ pub struct LoadOptions {
 impl Default for LoadOptions {
     fn default() -> Self {
         let parallel = std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 8));
-        Self { platform: Platform::host(), limits: Limits::default(), parallel, sync: false }
+        Self {
+            platform: Platform::host(),
+            limits: Limits::default(),
+            parallel,
+            sync: false,
+        }
     }
 }
 
@@ -109,14 +114,19 @@ pub fn load(
             "the archive holds a root file system, not images: it has neither manifest.json nor index.json; use `import` for it",
         ));
     } else {
-        return Err(Error::invalid("the archive holds no images: it has neither manifest.json nor index.json"));
+        return Err(Error::invalid(
+            "the archive holds no images: it has neither manifest.json nor index.json",
+        ));
     };
     let found = merge(found);
     if found.is_empty() {
         return Err(Error::invalid("the archive lists no images"));
     }
     let mut lease = store.lease();
-    let mut plan = Plan { pending: HashMap::new(), placed: HashMap::new() };
+    let mut plan = Plan {
+        pending: HashMap::new(),
+        placed: HashMap::new(),
+    };
     for image in &found {
         plan.verify(&mut contents, image, &mut lease)
             .map_err(|e| e.context(format!("image {}", name(image))))?;
@@ -151,7 +161,10 @@ fn merge(found: Vec<Found>) -> Vec<Found> {
 }
 
 fn name(image: &Found) -> String {
-    image.references.first().map_or_else(|| image.id.short().to_owned(), Reference::familiar)
+    image
+        .references
+        .first()
+        .map_or_else(|| image.id.short().to_owned(), Reference::familiar)
 }
 
 /// Verified layers that wait for their place, and where layers of a diff ID went.
@@ -190,7 +203,10 @@ impl Plan {
             if let Some(digest) = &layer.digest
                 && pending.digest() != Some(digest)
             {
-                return Err(Error::new(ErrorKind::Digest, format!("the archive's layer {digest} has another digest")));
+                return Err(Error::new(
+                    ErrorKind::Digest,
+                    format!("the archive's layer {digest} has another digest"),
+                ));
             }
             if pending.diff_id() != Some(diff_id) {
                 return Err(mismatch(diff_id, pending.diff_id()));

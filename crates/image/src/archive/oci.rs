@@ -15,7 +15,13 @@ const MAX_DESCRIPTORS: usize = 4096;
 /// The images for a platform in a layout whose `index.json` this is.
 pub(super) fn images(contents: &Contents, index: &[u8], platform: &Platform) -> Result<Vec<Found>> {
     let index = Index::parse(index).map_err(|e| e.context("index.json"))?;
-    let mut search = Search { contents, platform, found: Vec::new(), seen: 0, offered: Vec::new() };
+    let mut search = Search {
+        contents,
+        platform,
+        found: Vec::new(),
+        seen: 0,
+        offered: Vec::new(),
+    };
     search.index(&index, &[], 0)?;
     if search.found.is_empty() && !search.offered.is_empty() {
         search.offered.sort();
@@ -47,7 +53,9 @@ impl Search<'_> {
         for descriptor in &index.manifests {
             self.seen += 1;
             if self.seen > MAX_DESCRIPTORS {
-                return Err(Error::limit(format!("the indexes in the archive list more than {MAX_DESCRIPTORS} manifests")));
+                return Err(Error::limit(format!(
+                    "the indexes in the archive list more than {MAX_DESCRIPTORS} manifests"
+                )));
             }
             self.descriptor(descriptor, names, depth)?;
         }
@@ -56,7 +64,8 @@ impl Search<'_> {
 
     fn descriptor(&mut self, descriptor: &Descriptor, names: &[Reference], depth: usize) -> Result<()> {
         // Attestations and other artifacts travel in indexes as manifests of platform unknown/unknown.
-        if descriptor.annotation("vnd.docker.reference.type").is_some() || descriptor.artifact_type.is_some() {
+        if descriptor.annotation("vnd.docker.reference.type").is_some() || descriptor.artifact_type.is_some()
+        {
             return Ok(());
         }
         if let Some(platform) = &descriptor.platform
@@ -71,13 +80,21 @@ impl Search<'_> {
         {
             names.push(name);
         }
-        if self.contents.document(blob_path(&descriptor.digest).as_bytes()).is_none() && depth > 0 {
+        if self
+            .contents
+            .document(blob_path(&descriptor.digest).as_bytes())
+            .is_none()
+            && depth > 0
+        {
             // An archive for one platform keeps the index of all.
             return Ok(());
         }
         let raw = self.contents.blob(&descriptor.digest)?;
         if raw.len() as u64 != descriptor.size {
-            return Err(Error::invalid(format!("{} has another size than its descriptor says", descriptor.digest)));
+            return Err(Error::invalid(format!(
+                "{} has another size than its descriptor says",
+                descriptor.digest
+            )));
         }
         match Document::parse(raw)? {
             Document::Index(index) => self.index(&index, &names, depth + 1),
@@ -90,7 +107,11 @@ impl Search<'_> {
                     os_version: None,
                     variant: config.variant.clone(),
                 };
-                if descriptor.platform.is_none() && depth == 0 && is_known(&found) && !self.platform.accepts(&found) {
+                if descriptor.platform.is_none()
+                    && depth == 0
+                    && is_known(&found)
+                    && !self.platform.accepts(&found)
+                {
                     self.offered.push(found.to_string());
                     return Ok(());
                 }

@@ -13,7 +13,9 @@ use crate::Store;
 use crate::config::ImageConfig;
 use crate::digest::{ChainId, Digest};
 use crate::error::{Error, Result};
-use crate::manifest::{ANNOTATION_IMAGE_NAME, ANNOTATION_REF_NAME, Descriptor, Index, Manifest, Platform, media_type};
+use crate::manifest::{
+    ANNOTATION_IMAGE_NAME, ANNOTATION_REF_NAME, Descriptor, Index, Manifest, Platform, media_type,
+};
 use crate::reference::Reference;
 use crate::store::Lease;
 use crate::tar::{Kind, TarWriter, plain};
@@ -69,11 +71,20 @@ impl Plan {
             lease.pin_layer(&chain);
             let layer = store.layer(&chain)?;
             let path = blob_path(&layer.diff_id.0);
-            layers.push(descriptor(media_type::OCI_LAYER, layer.diff_id.0, layer.archive_size));
-            self.blobs.entry(path.clone()).or_insert(Content::Layer(chain, layer.archive_size));
+            layers.push(descriptor(
+                media_type::OCI_LAYER,
+                layer.diff_id.0,
+                layer.archive_size,
+            ));
+            self.blobs
+                .entry(path.clone())
+                .or_insert(Content::Layer(chain, layer.archive_size));
             paths.push(path);
         }
-        let top = layers.last().map_or_else(|| image.id.hex().to_owned(), |layer| layer.digest.hex().to_owned());
+        let top = layers.last().map_or_else(
+            || image.id.hex().to_owned(),
+            |layer| layer.digest.hex().to_owned(),
+        );
         let manifest = Manifest {
             schema_version: 2,
             media_type: Some(media_type::OCI_MANIFEST.into()),
@@ -101,13 +112,19 @@ impl Plan {
             tags.insert(format!("{}:{tag}", reference.familiar_name()));
             let mut named = entry.clone();
             named.annotations = Some(BTreeMap::from([
-                (ANNOTATION_IMAGE_NAME.to_owned(), format!("{}:{tag}", reference.repository())),
+                (
+                    ANNOTATION_IMAGE_NAME.to_owned(),
+                    format!("{}:{tag}", reference.repository()),
+                ),
                 (ANNOTATION_REF_NAME.to_owned(), tag.to_owned()),
             ]));
             if !self.index.contains(&named) {
                 self.index.push(named);
             }
-            self.repositories.entry(reference.familiar_name()).or_default().insert(tag.to_owned(), top.clone());
+            self.repositories
+                .entry(reference.familiar_name())
+                .or_default()
+                .insert(tag.to_owned(), top.clone());
         }
         if tags.is_empty() && !self.index.contains(&entry) {
             self.index.push(entry);
@@ -119,7 +136,11 @@ impl Plan {
             }
             None => {
                 let repo_tags = (!tags.is_empty()).then(|| tags.into_iter().collect());
-                self.items.push(Item { config: config_path, repo_tags, layers: Some(paths) });
+                self.items.push(Item {
+                    config: config_path,
+                    repo_tags,
+                    layers: Some(paths),
+                });
             }
         }
         Ok(())
@@ -150,9 +171,11 @@ impl Plan {
         if format == Format::Docker {
             tar.file("manifest.json", &encode(&self.items)?).map_err(fail)?;
         }
-        tar.file("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#).map_err(fail)?;
+        tar.file("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)
+            .map_err(fail)?;
         if format == Format::Docker && !self.repositories.is_empty() {
-            tar.file("repositories", &encode(&self.repositories)?).map_err(fail)?;
+            tar.file("repositories", &encode(&self.repositories)?)
+                .map_err(fail)?;
         }
         tar.finish().map_err(fail)?;
         Ok(())
@@ -164,7 +187,9 @@ fn copy(input: &mut impl Read, output: &mut impl Write, size: u64) -> Result<()>
     let mut buffer = vec![0; 256 << 10];
     let mut total = 0u64;
     loop {
-        let n = input.read(&mut buffer).map_err(|e| Error::input("cannot read a layer", e))?;
+        let n = input
+            .read(&mut buffer)
+            .map_err(|e| Error::input("cannot read a layer", e))?;
         if n == 0 {
             break;
         }
@@ -172,16 +197,27 @@ fn copy(input: &mut impl Read, output: &mut impl Write, size: u64) -> Result<()>
         if total > size {
             break;
         }
-        output.write_all(&buffer[..n]).map_err(|e| Error::input("cannot write the archive", e))?;
+        output
+            .write_all(&buffer[..n])
+            .map_err(|e| Error::input("cannot write the archive", e))?;
     }
     if total != size {
-        return Err(Error::invalid("a layer's archive has another size than was recorded; load its images again"));
+        return Err(Error::invalid(
+            "a layer's archive has another size than was recorded; load its images again",
+        ));
     }
     Ok(())
 }
 
 fn descriptor(media_type: &str, digest: Digest, size: u64) -> Descriptor {
-    Descriptor { media_type: media_type.into(), digest, size, platform: None, annotations: None, artifact_type: None }
+    Descriptor {
+        media_type: media_type.into(),
+        digest,
+        size,
+        platform: None,
+        annotations: None,
+        artifact_type: None,
+    }
 }
 
 fn encode(value: &impl serde::Serialize) -> Result<Vec<u8>> {

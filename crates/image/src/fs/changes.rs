@@ -33,9 +33,14 @@ pub struct Change {
 /// Lists the changes, sorted by path, as `docker diff` shows them: a directory above a change counts as
 /// modified. `lowers` has the top-most layer first, as overlayfs' `lowerdir` does.
 pub fn changes(upper: &Path, lowers: &[impl AsRef<Path>]) -> Result<Vec<Change>> {
-    let open = |path: &Path| open_directory(path).map_err(|e| Error::io(format!("cannot open {}", path.display()), e));
+    let open = |path: &Path| {
+        open_directory(path).map_err(|e| Error::io(format!("cannot open {}", path.display()), e))
+    };
     let root = open(upper)?;
-    let lowers = lowers.iter().map(|lower| open(lower.as_ref())).collect::<Result<Vec<_>>>()?;
+    let lowers = lowers
+        .iter()
+        .map(|lower| open(lower.as_ref()))
+        .collect::<Result<Vec<_>>>()?;
     let mut out = Vec::new();
     walk(root.as_fd(), &lowers, b"", MAX_DEPTH, &mut out)?;
     out.sort_by(|a, b| a.path.cmp(&b.path));
@@ -43,10 +48,19 @@ pub fn changes(upper: &Path, lowers: &[impl AsRef<Path>]) -> Result<Vec<Change>>
 }
 
 /// Walks one directory of the upper layer; `lowers` are the directories it merges with.
-fn walk(upper: BorrowedFd<'_>, lowers: &[OwnedFd], path: &[u8], depth: usize, out: &mut Vec<Change>) -> Result<()> {
-    let depth = depth
-        .checked_sub(1)
-        .ok_or_else(|| Error::limit(format!("directories are nested more than {MAX_DEPTH} deep: {}", show(path))))?;
+fn walk(
+    upper: BorrowedFd<'_>,
+    lowers: &[OwnedFd],
+    path: &[u8],
+    depth: usize,
+    out: &mut Vec<Change>,
+) -> Result<()> {
+    let depth = depth.checked_sub(1).ok_or_else(|| {
+        Error::limit(format!(
+            "directories are nested more than {MAX_DEPTH} deep: {}",
+            show(path)
+        ))
+    })?;
     let names = list(upper).map_err(|e| Error::io(format!("cannot list {}", show(path)), e))?;
     for name in &names {
         let child = [path, b"/", name].concat();
@@ -55,14 +69,24 @@ fn walk(upper: BorrowedFd<'_>, lowers: &[OwnedFd], path: &[u8], depth: usize, ou
         let below = lookup(lowers, name).map_err(fail)?;
         if is_whiteout(&stat) {
             if below.is_some() {
-                out.push(Change { path: child, kind: ChangeKind::Deleted });
+                out.push(Change {
+                    path: child,
+                    kind: ChangeKind::Deleted,
+                });
             }
             continue;
         }
         let directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
         let at = out.len();
-        let kind = if below.is_some() { ChangeKind::Modified } else { ChangeKind::Added };
-        out.push(Change { path: child.clone(), kind });
+        let kind = if below.is_some() {
+            ChangeKind::Modified
+        } else {
+            ChangeKind::Added
+        };
+        out.push(Change {
+            path: child.clone(),
+            kind,
+        });
         if !directory {
             continue;
         }
@@ -92,9 +116,13 @@ fn hidden(upper: BorrowedFd<'_>, lowers: &[OwnedFd], path: &[u8], out: &mut Vec<
     names.sort();
     names.dedup();
     for name in names {
-        let gone = rustix::fs::statat(upper, &name[..], AtFlags::SYMLINK_NOFOLLOW).is_err_and(|e| e == Errno::NOENT);
+        let gone =
+            rustix::fs::statat(upper, &name[..], AtFlags::SYMLINK_NOFOLLOW).is_err_and(|e| e == Errno::NOENT);
         if gone && lookup(lowers, &name).map_err(fail)?.is_some() {
-            out.push(Change { path: [path, b"/", &name].concat(), kind: ChangeKind::Deleted });
+            out.push(Change {
+                path: [path, b"/", &name].concat(),
+                kind: ChangeKind::Deleted,
+            });
         }
     }
     Ok(())
@@ -145,7 +173,11 @@ fn is_whiteout(stat: &Stat) -> bool {
 }
 
 fn open_directory(path: &Path) -> Result<OwnedFd, Errno> {
-    rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+    rustix::fs::open(
+        path,
+        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
 }
 
 fn open_at(parent: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd, Errno> {

@@ -32,7 +32,10 @@ pub struct Limits {
 impl Default for Limits {
     /// 256 GiB and eight million entries: beyond any image, within what a disk can lose.
     fn default() -> Self {
-        Self { max_bytes: 256 << 30, max_entries: 8_000_000 }
+        Self {
+            max_bytes: 256 << 30,
+            max_entries: 8_000_000,
+        }
     }
 }
 
@@ -142,13 +145,21 @@ impl<'a> Extractor<'a> {
             stats: Stats::default(),
             seen_bytes: 0,
             // Directories get their set-group-ID bit last, so in a new layer nothing inherits a group.
-            owned_by_root: layer && rustix::process::geteuid().is_root() && rustix::process::getegid().is_root(),
+            owned_by_root: layer
+                && rustix::process::geteuid().is_root()
+                && rustix::process::getegid().is_root(),
         }
     }
 
     /// Unpacks everything, to the end of the input.
-    pub(crate) fn run<R: BufRead>(&mut self, tar: &mut TarReader<R>, recorder: &mut dyn Recorder) -> Result<Stats> {
-        while let Some(entry) = tar.next(&mut |bytes| tap(&mut self.seen_bytes, &self.options.limits, recorder, bytes))? {
+    pub(crate) fn run<R: BufRead>(
+        &mut self,
+        tar: &mut TarReader<R>,
+        recorder: &mut dyn Recorder,
+    ) -> Result<Stats> {
+        while let Some(entry) =
+            tar.next(&mut |bytes| tap(&mut self.seen_bytes, &self.options.limits, recorder, bytes))?
+        {
             self.stats.entries += 1;
             if self.stats.entries > self.options.limits.max_entries {
                 return Err(Error::limit(format!(
@@ -159,7 +170,10 @@ impl<'a> Extractor<'a> {
             count(&mut self.seen_bytes, &self.options.limits, entry.size)?;
             // A hole costs no disk, but a file beyond what file systems can hold is nonsense.
             if entry.sparse.as_ref().is_some_and(|s| s.size > 1 << 53) {
-                return Err(Error::limit(format!("the sparse file {} is too large", show(&entry.path))));
+                return Err(Error::limit(format!(
+                    "the sparse file {} is too large",
+                    show(&entry.path)
+                )));
             }
             self.entry(entry, tar, recorder)?;
         }
@@ -169,11 +183,18 @@ impl<'a> Extractor<'a> {
         Ok(self.stats)
     }
 
-    fn entry<R: BufRead>(&mut self, entry: Entry, tar: &mut TarReader<R>, recorder: &mut dyn Recorder) -> Result<()> {
+    fn entry<R: BufRead>(
+        &mut self,
+        entry: Entry,
+        tar: &mut TarReader<R>,
+        recorder: &mut dyn Recorder,
+    ) -> Result<()> {
         let path = clean(&entry.path)?;
         if path.is_empty() {
             if entry.kind != Kind::Directory {
-                return Err(Error::invalid("an entry of the archive would replace the root directory"));
+                return Err(Error::invalid(
+                    "an entry of the archive would replace the root directory",
+                ));
             }
             self.late_directory(path, entry);
             return Ok(());
@@ -197,14 +218,23 @@ impl<'a> Extractor<'a> {
         }
     }
 
-    fn directory(&mut self, parent: &Rc<Dir>, name: &[u8], path: &[u8], entry: Entry, recorder: &mut dyn Recorder) -> Result<()> {
+    fn directory(
+        &mut self,
+        parent: &Rc<Dir>,
+        name: &[u8],
+        path: &[u8],
+        entry: Entry,
+        recorder: &mut dyn Recorder,
+    ) -> Result<()> {
         let mut hid = false;
         self.create(parent, name, path, true, recorder, &mut hid, |parent, name| {
             rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o700))
         })?;
         if hid {
             // A whiteout came first: what lower layers have in the directory stays hidden.
-            let fd = self.root.open_plain(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW);
+            let fd = self
+                .root
+                .open_plain(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW);
             let fd = fd.map_err(|e| Error::io(format!("cannot open directory {}", show(path)), e))?;
             set_opaque(fd.as_fd(), path)?;
         }
@@ -214,7 +244,13 @@ impl<'a> Extractor<'a> {
 
     fn late_directory(&mut self, path: Vec<u8>, entry: Entry) {
         let owner = self.owner(&entry);
-        self.directories.push(LateDirectory { path, mode: entry.mode, owner, mtime: entry.mtime, xattrs: entry.xattrs });
+        self.directories.push(LateDirectory {
+            path,
+            mode: entry.mode,
+            owner,
+            mtime: entry.mtime,
+            xattrs: entry.xattrs,
+        });
     }
 
     fn file<R: BufRead>(
@@ -231,7 +267,10 @@ impl<'a> Extractor<'a> {
             rustix::fs::openat(parent, name, flags, Mode::from_raw_mode(0o600))
         })?;
         let Some(fd) = made else {
-            return Err(Error::new(ErrorKind::Conflict, format!("a directory is in the way of {}", show(path))));
+            return Err(Error::new(
+                ErrorKind::Conflict,
+                format!("a directory is in the way of {}", show(path)),
+            ));
         };
         match &entry.sparse {
             None => {
@@ -252,13 +291,33 @@ impl<'a> Extractor<'a> {
             }
         }
         self.stats.bytes += entry.size;
-        self.finish_open(&fd, self.owner(entry), entry.mode, entry.mtime, &entry.xattrs, path)
+        self.finish_open(
+            &fd,
+            self.owner(entry),
+            entry.mode,
+            entry.mtime,
+            &entry.xattrs,
+            path,
+        )
     }
 
-    fn hard_link(&mut self, parent: &Rc<Dir>, name: &[u8], path: &[u8], entry: &Entry, recorder: &mut dyn Recorder) -> Result<()> {
+    fn hard_link(
+        &mut self,
+        parent: &Rc<Dir>,
+        name: &[u8],
+        path: &[u8],
+        entry: &Entry,
+        recorder: &mut dyn Recorder,
+    ) -> Result<()> {
         let target = clean(&entry.link).map_err(|e| e.context(format!("hard link {}", show(path))))?;
         let (target_parent, target_name) = split(&target);
-        let missing = |e: Error| e.context(format!("cannot make hard link {} to {}", show(path), show(&entry.link)));
+        let missing = |e: Error| {
+            e.context(format!(
+                "cannot make hard link {} to {}",
+                show(path),
+                show(&entry.link)
+            ))
+        };
         let target_dir = self.root.dir(target_parent, false).map_err(missing)?;
         if target_dir.join(target_name) == path {
             return Err(Error::invalid(format!("{} is a hard link to itself", show(path))));
@@ -270,35 +329,63 @@ impl<'a> Extractor<'a> {
         Ok(())
     }
 
-    fn node(&mut self, parent: &Rc<Dir>, name: &[u8], path: &[u8], entry: &Entry, recorder: &mut dyn Recorder) -> Result<()> {
+    fn node(
+        &mut self,
+        parent: &Rc<Dir>,
+        name: &[u8],
+        path: &[u8],
+        entry: &Entry,
+        recorder: &mut dyn Recorder,
+    ) -> Result<()> {
         if entry.kind == Kind::Symlink && entry.link.is_empty() {
-            return Err(Error::invalid(format!("the symbolic link {} has no target", show(path))));
+            return Err(Error::invalid(format!(
+                "the symbolic link {} has no target",
+                show(path)
+            )));
         }
         let mode = Mode::from_raw_mode(0o600);
         let device = rustix::fs::makedev(entry.device.0, entry.device.1);
-        self.create(parent, name, path, false, recorder, &mut false, |parent, name| match entry.kind {
-            Kind::Symlink => rustix::fs::symlinkat(&entry.link[..], parent, name),
-            Kind::Char => rustix::fs::mknodat(parent, name, FileType::CharacterDevice, mode, device),
-            Kind::Block => rustix::fs::mknodat(parent, name, FileType::BlockDevice, mode, device),
-            _ => rustix::fs::mknodat(parent, name, FileType::Fifo, mode, 0),
-        })?;
+        self.create(
+            parent,
+            name,
+            path,
+            false,
+            recorder,
+            &mut false,
+            |parent, name| match entry.kind {
+                Kind::Symlink => rustix::fs::symlinkat(&entry.link[..], parent, name),
+                Kind::Char => rustix::fs::mknodat(parent, name, FileType::CharacterDevice, mode, device),
+                Kind::Block => rustix::fs::mknodat(parent, name, FileType::BlockDevice, mode, device),
+                _ => rustix::fs::mknodat(parent, name, FileType::Fifo, mode, 0),
+            },
+        )?;
         let (uid, gid) = self.owner(entry);
         let fail = |what: &str, e| Error::io(format!("cannot set the {what} of {}", show(path)), e);
         let nofollow = AtFlags::SYMLINK_NOFOLLOW;
         if !(self.owned_by_root && uid == 0 && gid == 0) {
-            rustix::fs::chownat(&parent.fd, name, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)), nofollow)
-                .map_err(|e| fail("owner", e))?;
+            rustix::fs::chownat(
+                &parent.fd,
+                name,
+                Some(Uid::from_raw(uid)),
+                Some(Gid::from_raw(gid)),
+                nofollow,
+            )
+            .map_err(|e| fail("owner", e))?;
         }
         if entry.kind != Kind::Symlink {
             // By descriptor: in a container's root, the name may have become a link meanwhile.
             let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let fd = rustix::fs::openat(&parent.fd, name, flags, Mode::empty()).map_err(|e| fail("mode", e))?;
+            let fd =
+                rustix::fs::openat(&parent.fd, name, flags, Mode::empty()).map_err(|e| fail("mode", e))?;
             let kind = rustix::fs::fstat(&fd).map_err(|e| fail("mode", e))?.st_mode;
             if FileType::from_raw_mode(kind) == FileType::Symlink {
                 return Err(fail("mode", Errno::LOOP));
             }
-            rustix::fs::chmod(format!("/proc/self/fd/{}", fd.as_raw_fd()), Mode::from_raw_mode(entry.mode))
-                .map_err(|e| fail("mode", e))?;
+            rustix::fs::chmod(
+                format!("/proc/self/fd/{}", fd.as_raw_fd()),
+                Mode::from_raw_mode(entry.mode),
+            )
+            .map_err(|e| fail("mode", e))?;
         }
         xattr::apply(&Target::Name(parent.fd.as_fd(), name), &entry.xattrs, path)?;
         rustix::fs::utimensat(&parent.fd, name, &times(entry.mtime), nofollow).map_err(|e| fail("time", e))
@@ -334,7 +421,11 @@ impl<'a> Extractor<'a> {
                 return Ok(None);
             }
             if self.options.keep_types && directory != is_directory {
-                let (new, old) = if directory { ("directory", "non-directory") } else { ("non-directory", "directory") };
+                let (new, old) = if directory {
+                    ("directory", "non-directory")
+                } else {
+                    ("non-directory", "directory")
+                };
                 return Err(Error::new(
                     ErrorKind::Conflict,
                     format!("cannot overwrite {old} {} with {new}", show(path)),
@@ -348,19 +439,30 @@ impl<'a> Extractor<'a> {
             remove(parent.fd.as_fd(), name, is_directory, MAX_DEPTH)
                 .map_err(|e| Error::io(format!("cannot replace {}", show(path)), e))?;
         }
-        Err(Error::new(ErrorKind::Conflict, format!("{} is made again by somebody else all the time", show(path))))
+        Err(Error::new(
+            ErrorKind::Conflict,
+            format!("{} is made again by somebody else all the time", show(path)),
+        ))
     }
 
     /// `.wh.NAME` hides NAME of lower layers, `.wh..wh..opq` everything in its directory.
     fn whiteout(&mut self, parent: &Rc<Dir>, hidden: &[u8], path: &[u8]) -> Result<()> {
         match hidden {
             b".wh..opq" => {
-                let fd = rustix::fs::openat(&parent.fd, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-                    .map_err(|e| Error::io(format!("cannot open the directory of {}", show(path)), e))?;
+                let fd = rustix::fs::openat(
+                    &parent.fd,
+                    ".",
+                    OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+                    Mode::empty(),
+                )
+                .map_err(|e| Error::io(format!("cannot open the directory of {}", show(path)), e))?;
                 return set_opaque(fd.as_fd(), path);
             }
             b"" | b"." | b".." => {
-                return Err(Error::invalid(format!("the whiteout {} names nothing that can be hidden", show(path))));
+                return Err(Error::invalid(format!(
+                    "the whiteout {} names nothing that can be hidden",
+                    show(path)
+                )));
             }
             // Book-keeping of aufs.
             _ if hidden.starts_with(b".wh.") => return Ok(()),
@@ -394,7 +496,8 @@ impl<'a> Extractor<'a> {
         let fail = |what: &str, e| Error::io(format!("cannot set the {what} of {}", show(path)), e);
         // In this order: a change of owner clears set-user-ID and capabilities.
         if !(self.owned_by_root && uid == 0 && gid == 0) {
-            rustix::fs::fchown(fd, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid))).map_err(|e| fail("owner", e))?;
+            rustix::fs::fchown(fd, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
+                .map_err(|e| fail("owner", e))?;
         }
         rustix::fs::fchmod(fd, Mode::from_raw_mode(mode)).map_err(|e| fail("mode", e))?;
         if !xattrs.is_empty() {
@@ -434,17 +537,28 @@ fn tap(seen: &mut u64, limits: &Limits, recorder: &mut dyn Recorder, bytes: &[u8
 fn count(seen: &mut u64, limits: &Limits, bytes: u64) -> Result<()> {
     *seen = seen.saturating_add(bytes);
     if *seen > limits.max_bytes {
-        return Err(Error::limit(format!("the archive unpacks to more than {} bytes", limits.max_bytes)));
+        return Err(Error::limit(format!(
+            "the archive unpacks to more than {} bytes",
+            limits.max_bytes
+        )));
     }
     Ok(())
 }
 
 /// Writes `length` bytes of payload, in place or at an offset.
-fn write_piece<R: BufRead>(fd: &OwnedFd, at: Option<u64>, length: u64, tar: &mut TarReader<R>, path: &[u8]) -> Result<()> {
+fn write_piece<R: BufRead>(
+    fd: &OwnedFd,
+    at: Option<u64>,
+    length: u64,
+    tar: &mut TarReader<R>,
+    path: &[u8],
+) -> Result<()> {
     let mut done = 0;
     while done < length {
         let part = tar.payload()?;
-        let part = &part[..part.len().min(usize::try_from(length - done).unwrap_or(usize::MAX))];
+        let part = &part[..part
+            .len()
+            .min(usize::try_from(length - done).unwrap_or(usize::MAX))];
         let result = match at {
             None => rustix::io::write(fd, part),
             Some(offset) => rustix::io::pwrite(fd, part, offset + done),
@@ -462,8 +576,14 @@ fn write_piece<R: BufRead>(fd: &OwnedFd, at: Option<u64>, length: u64, tar: &mut
 }
 
 fn times(mtime: Timestamp) -> Timestamps {
-    let time = Timespec { tv_sec: mtime.secs, tv_nsec: mtime.nanos.into() };
-    Timestamps { last_access: time, last_modification: time }
+    let time = Timespec {
+        tv_sec: mtime.secs,
+        tv_nsec: mtime.nanos.into(),
+    };
+    Timestamps {
+        last_access: time,
+        last_modification: time,
+    }
 }
 
 fn set_opaque(fd: BorrowedFd<'_>, path: &[u8]) -> Result<()> {
@@ -472,7 +592,12 @@ fn set_opaque(fd: BorrowedFd<'_>, path: &[u8]) -> Result<()> {
         // Only the host's root has trusted attributes; a rootless overlay is mounted with `userxattr`.
         result = rustix::fs::fsetxattr(fd, OVERLAY_OPAQUE_USER, b"y", XattrFlags::empty());
     }
-    result.map_err(|e| Error::io(format!("cannot mark the directory of {} as opaque", show(path)), e))
+    result.map_err(|e| {
+        Error::io(
+            format!("cannot mark the directory of {} as opaque", show(path)),
+            e,
+        )
+    })
 }
 
 /// Removes a name, with everything below it, following nothing. A container can nest directories deeper than

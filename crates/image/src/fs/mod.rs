@@ -11,7 +11,7 @@ mod root;
 mod xattr;
 
 pub use changes::{Change, ChangeKind, changes};
-pub(crate) use extract::{Extractor, Recorder, Stats};
 pub use extract::{ExtractOptions, Limits, Ownership, unpack_into};
+pub(crate) use extract::{Extractor, Recorder, Stats};
 pub use pack::{PackOptions, pack};
 pub(crate) use root::clean;

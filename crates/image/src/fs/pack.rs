@@ -57,12 +57,22 @@ pub fn pack(root: BorrowedFd<'_>, path: &[u8], options: &PackOptions, output: im
         let (parent, name) = if options.follow && is_link(root, parent, name) {
             follow(root, trimmed)?
         } else {
-            (open_in_root(root, parent, OFlags::RDONLY | OFlags::DIRECTORY).map_err(fail)?, name.to_vec())
+            (
+                open_in_root(root, parent, OFlags::RDONLY | OFlags::DIRECTORY).map_err(fail)?,
+                name.to_vec(),
+            )
         };
-        let archive_name = if options.name.is_empty() { name.clone() } else { options.name.clone() };
+        let archive_name = if options.name.is_empty() {
+            name.clone()
+        } else {
+            options.name.clone()
+        };
         packer.item(parent.as_fd(), &name, archive_name, MAX_DEPTH)?;
     }
-    packer.tar.finish().map_err(|e| Error::input("cannot write the archive", e))?;
+    packer
+        .tar
+        .finish()
+        .map_err(|e| Error::input("cannot write the archive", e))?;
     Ok(())
 }
 
@@ -111,7 +121,10 @@ impl<W: Write> Packer<W> {
     fn directory(&mut self, fd: OwnedFd, path: Vec<u8>, depth: usize) -> Result<()> {
         // Each level takes a descriptor and stack, and a container can nest without end.
         let depth = depth.checked_sub(1).ok_or_else(|| {
-            Error::limit(format!("directories are nested more than {MAX_DEPTH} deep: {}", show(&path)))
+            Error::limit(format!(
+                "directories are nested more than {MAX_DEPTH} deep: {}",
+                show(&path)
+            ))
         })?;
         let fail = |e| Error::io(format!("cannot read directory {}", show(&path)), e);
         if !path.is_empty() {
@@ -121,7 +134,11 @@ impl<W: Write> Packer<W> {
             self.header(&entry)?;
         }
         for name in list(fd.as_fd()).map_err(fail)? {
-            let child = if path.is_empty() { name.clone() } else { [&path[..], b"/", &name].concat() };
+            let child = if path.is_empty() {
+                name.clone()
+            } else {
+                [&path[..], b"/", &name].concat()
+            };
             self.item(fd.as_fd(), &name, child, depth)?;
         }
         Ok(())
@@ -161,7 +178,9 @@ impl<W: Write> Packer<W> {
             self.links.insert((stat.st_dev, stat.st_ino), path.clone());
         }
         if kind == Kind::Symlink {
-            entry.link = rustix::fs::readlinkat(parent, name, Vec::new()).map_err(fail)?.into_bytes();
+            entry.link = rustix::fs::readlinkat(parent, name, Vec::new())
+                .map_err(fail)?
+                .into_bytes();
         }
         entry.xattrs = xattr::read(parent, name)?;
         if kind != Kind::File {
@@ -185,7 +204,9 @@ impl<W: Write> Packer<W> {
     }
 
     fn header(&mut self, entry: &Entry) -> Result<()> {
-        self.tar.header(entry).map_err(|e| Error::input("cannot write the archive", e))
+        self.tar
+            .header(entry)
+            .map_err(|e| Error::input("cannot write the archive", e))
     }
 }
 
@@ -201,7 +222,10 @@ fn entry(stat: &rustix::fs::Stat, kind: Kind, path: Vec<u8>) -> Entry {
         uid: stat.st_uid,
         gid: stat.st_gid,
         size: 0,
-        mtime: Timestamp { secs: stat.st_mtime, nanos: u32::try_from(stat.st_mtime_nsec).unwrap_or(0) },
+        mtime: Timestamp {
+            secs: stat.st_mtime,
+            nanos: u32::try_from(stat.st_mtime_nsec).unwrap_or(0),
+        },
         link: Vec::new(),
         device,
         xattrs: Vec::new(),

@@ -29,7 +29,11 @@ pub(crate) struct Dir {
 impl Dir {
     /// The path of something in this directory.
     pub(crate) fn join(&self, name: &[u8]) -> Vec<u8> {
-        if self.path.is_empty() { name.to_vec() } else { [&self.path, &b"/"[..], name].concat() }
+        if self.path.is_empty() {
+            name.to_vec()
+        } else {
+            [&self.path, &b"/"[..], name].concat()
+        }
     }
 }
 
@@ -41,7 +45,10 @@ pub(crate) struct Root<'a> {
 
 impl<'a> Root<'a> {
     pub(crate) fn new(fd: BorrowedFd<'a>) -> Self {
-        Self { fd, cache: HashMap::new() }
+        Self {
+            fd,
+            cache: HashMap::new(),
+        }
     }
 
     /// Opens a directory by a clean path, following links inside the root; makes what is missing if asked.
@@ -51,7 +58,10 @@ impl<'a> Root<'a> {
         }
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let dir = match self.open_plain(path, flags) {
-            Ok(fd) => Dir { fd, path: path.to_vec() },
+            Ok(fd) => Dir {
+                fd,
+                path: path.to_vec(),
+            },
             Err(Errno::LOOP) => {
                 let fd = open_in_root(self.fd, path, flags)
                     .map_err(|e| Error::io(format!("cannot open directory {}", show(path)), e))?;
@@ -67,7 +77,10 @@ impl<'a> Root<'a> {
                 }
                 let fd = rustix::fs::openat(&parent.fd, name, flags | OFlags::NOFOLLOW, Mode::empty())
                     .map_err(|e| Error::io(format!("cannot open directory {}", show(path)), e))?;
-                Dir { fd, path: parent.join(name) }
+                Dir {
+                    fd,
+                    path: parent.join(name),
+                }
             }
             Err(e) => return Err(Error::io(format!("cannot open directory {}", show(path)), e)),
         };
@@ -85,7 +98,15 @@ impl<'a> Root<'a> {
     /// Opens by a clean path with no link anywhere on the way.
     pub(crate) fn open_plain(&self, path: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-        retry(|| rustix::fs::openat2(self.fd, or_dot(path), flags | OFlags::CLOEXEC, Mode::empty(), resolve))
+        retry(|| {
+            rustix::fs::openat2(
+                self.fd,
+                or_dot(path),
+                flags | OFlags::CLOEXEC,
+                Mode::empty(),
+                resolve,
+            )
+        })
     }
 
     /// Forgets every open directory: something that a path led through was replaced.
@@ -114,7 +135,15 @@ impl<'a> Root<'a> {
 /// Opens a path as a process would whose root directory this is.
 pub(crate) fn open_in_root(root: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    retry(|| rustix::fs::openat2(root, or_dot(path), flags | OFlags::CLOEXEC, Mode::empty(), resolve))
+    retry(|| {
+        rustix::fs::openat2(
+            root,
+            or_dot(path),
+            flags | OFlags::CLOEXEC,
+            Mode::empty(),
+            resolve,
+        )
+    })
 }
 
 /// The kernel answers EAGAIN when a rename or mount elsewhere happened during a scoped resolution.
@@ -187,7 +216,16 @@ mod tests {
     fn cleans_and_refuses() {
         assert_eq!(clean(b"./a//b/./c/").unwrap(), b"a/b/c");
         assert_eq!(clean(b"./").unwrap(), b"");
-        for bad in [&b""[..], b"/etc", b"../x", b"a/../b", b"a\0b", &[b'a'; 256], &b"a/".repeat(300), &b"a/".repeat(3000)] {
+        for bad in [
+            &b""[..],
+            b"/etc",
+            b"../x",
+            b"a/../b",
+            b"a\0b",
+            &[b'a'; 256],
+            &b"a/".repeat(300),
+            &b"a/".repeat(3000),
+        ] {
             assert!(clean(bad).is_err(), "{}", show(bad));
         }
     }

@@ -38,7 +38,11 @@ pub(crate) enum Target<'a> {
 pub(crate) fn apply(target: &Target<'_>, xattrs: &[(Vec<u8>, Vec<u8>)], path: &[u8]) -> Result<()> {
     for (name, value) in xattrs {
         if !accepted(name) {
-            tracing::debug!(path = show(path), name = show(name), "extended attribute from an archive dropped");
+            tracing::debug!(
+                path = show(path),
+                name = show(name),
+                "extended attribute from an archive dropped"
+            );
             continue;
         }
         let result = match target {
@@ -53,7 +57,10 @@ pub(crate) fn apply(target: &Target<'_>, xattrs: &[(Vec<u8>, Vec<u8>)], path: &[
             Err(Errno::OPNOTSUPP) => {}
             Err(Errno::PERM) if matches!(target, Target::Name(..)) => {}
             Err(e) => {
-                return Err(Error::io(format!("cannot set attribute {} of {}", show(name), show(path)), e));
+                return Err(Error::io(
+                    format!("cannot set attribute {} of {}", show(name), show(path)),
+                    e,
+                ));
             }
         }
     }
@@ -73,10 +80,18 @@ pub(crate) fn read(dir: BorrowedFd<'_>, name: &[u8]) -> Result<Vec<(Vec<u8>, Vec
     let length = match listed {
         Ok(length) => length,
         Err(Errno::OPNOTSUPP | Errno::NOENT) => return Ok(Vec::new()),
-        Err(e) => return Err(Error::io(format!("cannot list the attributes of {}", show(name)), e)),
+        Err(e) => {
+            return Err(Error::io(
+                format!("cannot list the attributes of {}", show(name)),
+                e,
+            ));
+        }
     };
     let mut out = Vec::new();
-    for attribute in list[..length].split(|&b| b == 0).filter(|n| !n.is_empty() && accepted(n)) {
+    for attribute in list[..length]
+        .split(|&b| b == 0)
+        .filter(|n| !n.is_empty() && accepted(n))
+    {
         let mut value = vec![0u8; MAX_VALUE];
         match rustix::fs::lgetxattr(&path[..], attribute, &mut value[..]) {
             Ok(length) => {
@@ -85,7 +100,10 @@ pub(crate) fn read(dir: BorrowedFd<'_>, name: &[u8]) -> Result<Vec<(Vec<u8>, Vec
             }
             Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
             Err(e) => {
-                return Err(Error::io(format!("cannot read attribute {} of {}", show(attribute), show(name)), e));
+                return Err(Error::io(
+                    format!("cannot read attribute {} of {}", show(attribute), show(name)),
+                    e,
+                ));
             }
         }
     }
@@ -114,8 +132,17 @@ mod tests {
 
     #[test]
     fn overlay_and_host_attributes_are_not_accepted() {
-        assert!(accepted(b"user.a") && accepted(b"security.capability") && accepted(b"system.posix_acl_access"));
-        for name in ["trusted.overlay.opaque", "trusted.overlay.redirect", "trusted.x", "user.overlay.opaque", "security.selinux", "security.ima"] {
+        assert!(
+            accepted(b"user.a") && accepted(b"security.capability") && accepted(b"system.posix_acl_access")
+        );
+        for name in [
+            "trusted.overlay.opaque",
+            "trusted.overlay.redirect",
+            "trusted.x",
+            "user.overlay.opaque",
+            "security.selinux",
+            "security.ima",
+        ] {
             assert!(!accepted(name.as_bytes()), "{name}");
         }
     }

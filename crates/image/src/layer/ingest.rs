@@ -81,7 +81,10 @@ pub(crate) fn spawn(store: &Store, algorithm: Algorithm, limits: Limits) -> Resu
             Ok(pending.with(unpacked))
         })
         .map_err(|e| Error::io("cannot start a thread to unpack a layer", e))?;
-    Ok(Feeder { sender: Some(sender), thread: Some(thread) })
+    Ok(Feeder {
+        sender: Some(sender),
+        thread: Some(thread),
+    })
 }
 
 /// Reads all input into a feeder. A failed read fails the layer.
@@ -102,37 +105,67 @@ pub(crate) fn join<T>(thread: JoinHandle<Result<T>>) -> Result<T> {
 }
 
 fn died() -> Error {
-    Error::new(ErrorKind::Io, "a thread that unpacks a layer has died; this is a defect")
+    Error::new(
+        ErrorKind::Io,
+        "a thread that unpacks a layer has died; this is a defect",
+    )
 }
 
-fn unpack(receiver: Receiver<Message>, layer: &Path, algorithm: Algorithm, limits: Limits) -> Result<Unpacked> {
+fn unpack(
+    receiver: Receiver<Message>,
+    layer: &Path,
+    algorithm: Algorithm,
+    limits: Limits,
+) -> Result<Unpacked> {
     let mut source = ChannelSource::new(receiver, None);
     let (compression, first) = peek(&mut source).map_err(|e| Error::input("cannot read the layer", e))?;
     if compression == Compression::None {
-        let source = Prepend { first: first.into_iter(), rest: source };
+        let source = Prepend {
+            first: first.into_iter(),
+            rest: source,
+        };
         let (diff_id, stats) = unpack_plain(source, layer, limits)?;
-        return Ok(Unpacked { digest: diff_id.0.clone(), diff_id, stats });
+        return Ok(Unpacked {
+            digest: diff_id.0.clone(),
+            diff_id,
+            stats,
+        });
     }
     let (sender, receiver) = channel();
     std::thread::scope(|scope| {
-        let decompressor = std::thread::Builder::new().name("decompress".into()).spawn_scoped(scope, move || {
-            let mut hasher = Hasher::new(algorithm);
-            let source = Hashing { first: first.into_iter(), rest: source, hasher: &mut hasher };
-            let result = decompress(compression, source, &sender);
-            if let Err(e) = result {
-                let _ = sender.send(Err(e));
-            }
-            hasher.finish()
-        });
-        let decompressor = decompressor.map_err(|e| Error::io("cannot start a thread to unpack a layer", e))?;
+        let decompressor = std::thread::Builder::new()
+            .name("decompress".into())
+            .spawn_scoped(scope, move || {
+                let mut hasher = Hasher::new(algorithm);
+                let source = Hashing {
+                    first: first.into_iter(),
+                    rest: source,
+                    hasher: &mut hasher,
+                };
+                let result = decompress(compression, source, &sender);
+                if let Err(e) = result {
+                    let _ = sender.send(Err(e));
+                }
+                hasher.finish()
+            });
+        let decompressor =
+            decompressor.map_err(|e| Error::io("cannot start a thread to unpack a layer", e))?;
         let result = unpack_plain(ChannelSource::new(receiver, None), layer, limits);
         let digest = decompressor.join().map_err(|_| died())?;
         let (diff_id, stats) = result?;
-        Ok(Unpacked { diff_id, digest, stats })
+        Ok(Unpacked {
+            diff_id,
+            digest,
+            stats,
+        })
     })
 }
 
-fn decompress(compression: Compression, source: Hashing<'_>, sender: &Sender<Message>) -> std::io::Result<()> {
+fn decompress(
+    compression: Compression,
+    source: Hashing<'_>,
+    sender: &Sender<Message>,
+) -> std::io::Result<()> {
     let mut input = ChunkReader::new(source);
     let mut output = ReadSource::new(compression.reader(&mut input)?, Pool::new(DECOMPRESSED));
     loop {
@@ -157,13 +190,15 @@ fn unpack_plain(source: impl Source + CopyTo, layer: &Path, limits: Limits) -> R
     let mut source = source;
     std::thread::scope(|scope| {
         let (sender, receiver) = channel::<Chunk>();
-        let hasher = std::thread::Builder::new().name("hash".into()).spawn_scoped(scope, move || {
-            let mut hasher = Hasher::new(Algorithm::Sha256);
-            for chunk in receiver {
-                hasher.update(&chunk);
-            }
-            DiffId(hasher.finish())
-        });
+        let hasher = std::thread::Builder::new()
+            .name("hash".into())
+            .spawn_scoped(scope, move || {
+                let mut hasher = Hasher::new(Algorithm::Sha256);
+                for chunk in receiver {
+                    hasher.update(&chunk);
+                }
+                DiffId(hasher.finish())
+            });
         let hasher = hasher.map_err(|e| Error::io("cannot start a thread to hash a layer", e))?;
         source.copy_to(sender);
         let result = unpack_files(source, layer, limits);
@@ -176,7 +211,10 @@ fn unpack_files(source: impl Source, layer: &Path, limits: Limits) -> Result<Sta
     let diff = open_directory(&layer.join("diff"))?;
     let mut split = SplitWriter::create(layer)?;
     let mut tar = TarReader::new(ChunkReader::new(source));
-    let options = ExtractOptions { limits, ..ExtractOptions::default() };
+    let options = ExtractOptions {
+        limits,
+        ..ExtractOptions::default()
+    };
     let stats = Extractor::new(diff.as_fd(), options, true).run(&mut tar, &mut split)?;
     split.finish()?;
     Ok(stats)

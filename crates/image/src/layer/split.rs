@@ -54,7 +54,13 @@ impl SplitWriter {
         let mut output = zstd::Encoder::new(BufWriter::new(file), 3).map_err(fail)?;
         output.include_checksum(true).map_err(fail)?;
         output.write_all(MAGIC).map_err(fail)?;
-        Ok(Self { output, raw: Vec::with_capacity(MAX_RAW), directory, replaced: None, replacements: 0 })
+        Ok(Self {
+            output,
+            raw: Vec::with_capacity(MAX_RAW),
+            directory,
+            replaced: None,
+            replacements: 0,
+        })
     }
 
     /// Completes the file.
@@ -114,7 +120,9 @@ impl Recorder for SplitWriter {
             let fd = rustix::fs::openat(&self.directory, "replaced", flags, Mode::empty()).map_err(fail)?;
             self.replaced = Some(fd);
         }
-        let Some(replaced) = &self.replaced else { return Ok(false) };
+        let Some(replaced) = &self.replaced else {
+            return Ok(false);
+        };
         let n = self.replacements;
         rustix::fs::renameat(dir, name, replaced, n.to_string()).map_err(fail)?;
         self.replacements += 1;
@@ -140,7 +148,12 @@ pub(crate) struct Assembler {
 enum Current {
     None,
     Raw(u64),
-    File { file: File, path: Vec<u8>, offset: u64, left: u64 },
+    File {
+        file: File,
+        path: Vec<u8>,
+        offset: u64,
+        left: u64,
+    },
 }
 
 impl Assembler {
@@ -159,15 +172,27 @@ impl Assembler {
             }
         }
         let directory = File::open(layer).map_err(|e| Error::io("cannot open the layer's directory", e))?;
-        Ok(Self { records: open_records(layer)?, layer: directory.into(), replaced, seen: 0, current: Current::None })
+        Ok(Self {
+            records: open_records(layer)?,
+            layer: directory.into(),
+            replaced,
+            seen: 0,
+            current: Current::None,
+        })
     }
 
     fn open_file(&self, path: &[u8]) -> Result<File> {
         let mut place = [b"diff/", path].concat();
         let by_name = |(name, _, _): &&(Vec<u8>, u64, u64)| {
-            path.strip_prefix(&name[..]).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
+            path.strip_prefix(&name[..])
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
         };
-        if let Some((name, n, _)) = self.replaced.iter().filter(|(_, _, at)| *at > self.seen).find(by_name) {
+        if let Some((name, n, _)) = self
+            .replaced
+            .iter()
+            .filter(|(_, _, at)| *at > self.seen)
+            .find(by_name)
+        {
             place = [format!("replaced/{n}").as_bytes(), &path[name.len()..]].concat();
         }
         let resolve = rustix::fs::ResolveFlags::BENEATH | rustix::fs::ResolveFlags::NO_SYMLINKS;
@@ -178,7 +203,8 @@ impl Assembler {
                 other => break other,
             }
         };
-        fd.map(File::from).map_err(|e| Error::io(format!("cannot open the layer's file {}", show(path)), e))
+        fd.map(File::from)
+            .map_err(|e| Error::io(format!("cannot open the layer's file {}", show(path)), e))
     }
 
     fn advance(&mut self) -> Result<bool> {
@@ -193,7 +219,12 @@ impl Assembler {
                 Some(Record::Payload(path, offset, left)) => {
                     let file = self.open_file(&path)?;
                     self.seen += 1;
-                    self.current = Current::File { file, path, offset, left };
+                    self.current = Current::File {
+                        file,
+                        path,
+                        offset,
+                        left,
+                    };
                     return Ok(true);
                 }
             }
@@ -217,11 +248,20 @@ impl Read for Assembler {
                     *left -= n as u64;
                     return Ok(n);
                 }
-                Current::File { file, path, offset, left } if *left > 0 => {
+                Current::File {
+                    file,
+                    path,
+                    offset,
+                    left,
+                } if *left > 0 => {
                     let max = out.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
                     let n = file.read_at(&mut out[..max], *offset)?;
                     if n == 0 {
-                        return Err(Error::invalid(format!("the layer's file {} is shorter than it was", show(path))).into());
+                        return Err(Error::invalid(format!(
+                            "the layer's file {} is shorter than it was",
+                            show(path)
+                        ))
+                        .into());
                     }
                     *offset += n as u64;
                     *left -= n as u64;
@@ -248,7 +288,8 @@ fn damaged() -> Error {
 }
 
 fn open_records(layer: &Path) -> Result<Box<dyn BufRead + Send>> {
-    let file = File::open(layer.join("tar-split")).map_err(|e| Error::io("cannot open the layer's tar-split", e))?;
+    let file =
+        File::open(layer.join("tar-split")).map_err(|e| Error::io("cannot open the layer's tar-split", e))?;
     let decoder = zstd::Decoder::new(file).map_err(|e| Error::io("cannot set up zstd", e))?;
     let mut records = BufReader::with_capacity(128 << 10, decoder);
     let mut magic = [0; 8];
@@ -274,7 +315,11 @@ fn read_record(input: &mut impl BufRead) -> Result<Option<Record>> {
     let mut path = vec![0; length as usize];
     input.read_exact(&mut path).map_err(|_| damaged())?;
     match tag[0] {
-        PAYLOAD => Ok(Some(Record::Payload(path, read_number(input)?, read_number(input)?))),
+        PAYLOAD => Ok(Some(Record::Payload(
+            path,
+            read_number(input)?,
+            read_number(input)?,
+        ))),
         REPLACED => Ok(Some(Record::Replaced(path, read_number(input)?))),
         _ => Err(damaged()),
     }

@@ -44,7 +44,9 @@ impl Store {
             let _ = fs::remove_file(&temporary);
             return Err(fail(e));
         }
-        File::open(&directory).and_then(|directory| directory.sync_all()).map_err(fail)?;
+        File::open(&directory)
+            .and_then(|directory| directory.sync_all())
+            .map_err(fail)?;
         Ok(digest)
     }
 
@@ -54,7 +56,9 @@ impl Store {
         let fail = |e| Error::io(format!("cannot read blob {digest}"), e);
         let size = fs::metadata(&path).map_err(fail)?.len();
         if size > MAX_DOCUMENT as u64 {
-            return Err(Error::limit(format!("blob {digest} is larger than a document can be")));
+            return Err(Error::limit(format!(
+                "blob {digest} is larger than a document can be"
+            )));
         }
         let bytes = fs::read(&path).map_err(fail)?;
         if !digest.verify(&bytes) {
@@ -71,20 +75,31 @@ impl Store {
         let mut out = Vec::new();
         for entry in read_dir(&self.inner.root.join("blobs/sha256"))? {
             let name = entry.file_name();
-            let Some(name) = name.to_str().filter(|name| !name.starts_with(TEMPORARY)) else { continue };
-            let Ok(digest) = Digest::from_sha256_hex(name) else { continue };
+            let Some(name) = name.to_str().filter(|name| !name.starts_with(TEMPORARY)) else {
+                continue;
+            };
+            let Ok(digest) = Digest::from_sha256_hex(name) else {
+                continue;
+            };
             let metadata = match entry.metadata() {
                 Ok(metadata) => metadata,
                 Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
                 Err(e) => return Err(Error::io(format!("cannot look at blob {digest}"), e)),
             };
-            out.push(BlobInfo { digest, size: metadata.len() });
+            out.push(BlobInfo {
+                digest,
+                size: metadata.len(),
+            });
         }
         out.sort_by(|a, b| a.digest.cmp(&b.digest));
         Ok(out)
     }
 
     pub(super) fn blob_path(&self, digest: &Digest) -> PathBuf {
-        self.inner.root.join("blobs").join(digest.algorithm().name()).join(digest.hex())
+        self.inner
+            .root
+            .join("blobs")
+            .join(digest.algorithm().name())
+            .join(digest.hex())
     }
 }

@@ -45,7 +45,11 @@ impl Store {
     /// that is recorded and released while `live` reads the records is not lost. It must see every image
     /// recorded before it was called, and every layer that a container uses.
     pub fn collect(&self, live: impl FnOnce() -> LiveSet) -> Result<Collected> {
-        let _one = self.inner.collecting.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let _one = self
+            .inner
+            .collecting
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         self.pins().begin_collection();
         let result = self.collect_unused(live);
         self.pins().end_collection();
@@ -55,8 +59,10 @@ impl Store {
     fn collect_unused(&self, live: impl FnOnce() -> LiveSet) -> Result<Collected> {
         let mut live = live();
         let (layers, blobs) = (self.layers()?, self.blobs()?);
-        let parents: std::collections::HashMap<_, _> =
-            layers.iter().map(|layer| (&layer.chain_id, layer.parent.as_ref())).collect();
+        let parents: std::collections::HashMap<_, _> = layers
+            .iter()
+            .map(|layer| (&layer.chain_id, layer.parent.as_ref()))
+            .collect();
         for start in live.layers.clone() {
             let mut next = parents.get(&start).copied().flatten();
             while let Some(parent) = next.filter(|parent| !live.layers.contains(*parent)) {
@@ -92,7 +98,8 @@ impl Store {
             collected.blobs.push(blob.digest);
         }
         for path in doomed {
-            fs::remove_dir_all(&path).map_err(|e| Error::io(format!("cannot remove {}", path.display()), e))?;
+            fs::remove_dir_all(&path)
+                .map_err(|e| Error::io(format!("cannot remove {}", path.display()), e))?;
         }
         Ok(collected)
     }

@@ -25,7 +25,8 @@ impl Store {
         if waiting.is_empty() {
             return Ok(());
         }
-        rustix::fs::syncfs(&self.inner.layers).map_err(|e| Error::io("cannot flush the layers to the disk", e))?;
+        rustix::fs::syncfs(&self.inner.layers)
+            .map_err(|e| Error::io("cannot flush the layers to the disk", e))?;
         for chain in waiting {
             match File::create(self.layer_directory(&chain).join(FLUSHED)).and_then(|file| file.sync_all()) {
                 Ok(()) => {}

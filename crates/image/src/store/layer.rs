@@ -90,16 +90,31 @@ impl Store {
 
     /// What is known about a layer.
     pub fn layer(&self, chain: &ChainId) -> Result<LayerInfo> {
-        let Metadata { diff_id, parent, size, entries, archive_size, boot: _ } = self.metadata(chain)?;
-        Ok(LayerInfo { chain_id: chain.clone(), diff_id, parent, size, entries, archive_size })
+        let Metadata {
+            diff_id,
+            parent,
+            size,
+            entries,
+            archive_size,
+            boot: _,
+        } = self.metadata(chain)?;
+        Ok(LayerInfo {
+            chain_id: chain.clone(),
+            diff_id,
+            parent,
+            size,
+            entries,
+            archive_size,
+        })
     }
 
     pub(super) fn metadata(&self, chain: &ChainId) -> Result<Metadata> {
         let path = self.layer_directory(chain).join("layer.json");
         let raw = fs::read(&path).map_err(|e| match e.kind() {
-            io::ErrorKind::NotFound => {
-                Error::new(ErrorKind::NotFound, format!("layer {chain} does not exist; load its image again"))
-            }
+            io::ErrorKind::NotFound => Error::new(
+                ErrorKind::NotFound,
+                format!("layer {chain} does not exist; load its image again"),
+            ),
             _ => Error::io(format!("cannot read {}", path.display()), e),
         })?;
         serde_json::from_slice(&raw).map_err(|e| Error::json(format!("{} is damaged", path.display()), e))
@@ -127,8 +142,13 @@ impl Store {
     /// The names of all layers, sorted.
     pub(super) fn layer_ids(&self) -> Result<Vec<ChainId>> {
         let entries = read_dir(&self.layers_path())?;
-        let names = entries.iter().filter_map(|entry| entry.file_name().into_string().ok());
-        let mut out: Vec<ChainId> = names.filter_map(|name| Digest::from_sha256_hex(&name).ok()).map(ChainId).collect();
+        let names = entries
+            .iter()
+            .filter_map(|entry| entry.file_name().into_string().ok());
+        let mut out: Vec<ChainId> = names
+            .filter_map(|name| Digest::from_sha256_hex(&name).ok())
+            .map(ChainId)
+            .collect();
         out.sort();
         Ok(out)
     }
@@ -137,7 +157,11 @@ impl Store {
     pub fn layer_archive(&self, chain: &ChainId) -> Result<LayerReader> {
         let layer = self.layer(chain)?;
         let assembler = Assembler::open(&self.layer_directory(chain))?;
-        Ok(LayerReader { assembler, hasher: Some(Hasher::new(Algorithm::Sha256)), diff_id: layer.diff_id })
+        Ok(LayerReader {
+            assembler,
+            hasher: Some(Hasher::new(Algorithm::Sha256)),
+            diff_id: layer.diff_id,
+        })
     }
 
     /// Unpacks a layer from its archive, compressed or not, and keeps it by the lease.
@@ -153,7 +177,11 @@ impl Store {
         if lease.pin_layer(&chain) {
             return self.layer(&chain);
         }
-        let pending = crate::layer::feed(crate::layer::spawn(self, Algorithm::Sha256, limits.clone())?, input, Pool::new(32))?;
+        let pending = crate::layer::feed(
+            crate::layer::spawn(self, Algorithm::Sha256, limits.clone())?,
+            input,
+            Pool::new(32),
+        )?;
         if pending.diff_id() != Some(diff_id) {
             return Err(mismatch(diff_id, pending.diff_id()));
         }
@@ -169,7 +197,8 @@ impl Store {
         let path = self.layers_path().join(self.temporary_name());
         let pending = PendingLayer { path, unpacked: None };
         for directory in [pending.path.clone(), pending.path.join("diff")] {
-            fs::create_dir(&directory).map_err(|e| Error::io(format!("cannot make {}", directory.display()), e))?;
+            fs::create_dir(&directory)
+                .map_err(|e| Error::io(format!("cannot make {}", directory.display()), e))?;
             // The umask must not decide: diff/ becomes the container's root directory.
             let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
             fs::set_permissions(&directory, mode)
@@ -179,7 +208,12 @@ impl Store {
     }
 
     /// Gives an unpacked layer its name. If somebody else was faster, theirs stays.
-    pub(crate) fn commit(&self, pending: PendingLayer, parent: Option<&ChainId>, lease: &mut Lease) -> Result<LayerInfo> {
+    pub(crate) fn commit(
+        &self,
+        pending: PendingLayer,
+        parent: Option<&ChainId>,
+        lease: &mut Lease,
+    ) -> Result<LayerInfo> {
         let Some((diff_id, _, stats)) = &pending.unpacked else {
             return Err(Error::invalid("a layer that was not unpacked cannot be stored"));
         };
@@ -215,7 +249,10 @@ impl Store {
 /// The error for a layer whose archive has another digest than it should.
 pub(crate) fn mismatch(expected: &DiffId, found: Option<&DiffId>) -> Error {
     let found = found.map_or_else(String::new, |found| format!(", its archive has {found}"));
-    Error::new(ErrorKind::Digest, format!("a layer is not what its image says: it should have the diff ID {expected}{found}"))
+    Error::new(
+        ErrorKind::Digest,
+        format!("a layer is not what its image says: it should have the diff ID {expected}{found}"),
+    )
 }
 
 fn child(parent: Option<&ChainId>, diff_id: &DiffId) -> ChainId {
@@ -240,7 +277,10 @@ impl Read for LayerReader {
             && let Some(hasher) = self.hasher.take()
             && hasher.finish() != self.diff_id.0
         {
-            let why = format!("layer {} was changed on disk; remove its images and load them again", self.diff_id);
+            let why = format!(
+                "layer {} was changed on disk; remove its images and load them again",
+                self.diff_id
+            );
             return Err(Error::new(ErrorKind::Digest, why).into());
         }
         Ok(n)

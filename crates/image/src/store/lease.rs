@@ -22,7 +22,11 @@ pub(super) struct Pins {
 
 impl Pins {
     pub(super) fn contains(&self, item: &Item) -> bool {
-        self.counts.contains_key(item) || self.released.as_ref().is_some_and(|released| released.contains(item))
+        self.counts.contains_key(item)
+            || self
+                .released
+                .as_ref()
+                .is_some_and(|released| released.contains(item))
     }
 
     pub(super) fn begin_collection(&mut self) {
@@ -44,7 +48,10 @@ pub struct Lease {
 
 impl Lease {
     pub(super) fn new(store: Store) -> Self {
-        Self { store, items: HashSet::new() }
+        Self {
+            store,
+            items: HashSet::new(),
+        }
     }
 
     /// Keeps a layer, if it exists.

@@ -67,7 +67,8 @@ impl Store {
             fs::create_dir_all(&path).map_err(|e| Error::io(format!("cannot make {}", path.display()), e))?;
         }
         let layers = root.join("layers");
-        let fd = fs::File::open(&layers).map_err(|e| Error::io(format!("cannot open {}", layers.display()), e))?;
+        let fd =
+            fs::File::open(&layers).map_err(|e| Error::io(format!("cannot open {}", layers.display()), e))?;
         // Layers hold set-user-ID programs: nobody but root walks in.
         rustix::fs::fchmod(&fd, rustix::fs::Mode::from_raw_mode(0o700))
             .map_err(|e| Error::io(format!("cannot set the mode of {}", layers.display()), e))?;
@@ -101,7 +102,11 @@ impl Store {
             for entry in read_dir(&directory)? {
                 if entry.file_name().to_string_lossy().starts_with(TEMPORARY) {
                     let path = entry.path();
-                    let result = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+                    let result = if path.is_dir() {
+                        fs::remove_dir_all(&path)
+                    } else {
+                        fs::remove_file(&path)
+                    };
                     result.map_err(|e| Error::io(format!("cannot remove {}", path.display()), e))?;
                     removed += 1;
                 }

@@ -35,13 +35,16 @@ pub(crate) struct Timestamp {
     pub(crate) nanos: u32,
 }
 
+/// Offset and length of each piece of data in a sparse file.
+pub(crate) type Ranges = Vec<(u64, u64)>;
+
 /// A sparse file: its real size and where its data goes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Sparse {
     /// Size of the file with its holes.
     pub(crate) size: u64,
-    /// Offset and length of each piece of data, ascending.
-    pub(crate) ranges: Vec<(u64, u64)>,
+    /// The pieces, ascending.
+    pub(crate) ranges: Ranges,
 }
 
 /// One member of an archive, with everything its extended headers said.
@@ -79,7 +82,11 @@ impl<'a> Header<'a> {
         let header = Self(block);
         let expected = octal_or_binary(header.field(148, 8)).map_err(|_| not_tar())?;
         let sum = |f: fn(u8) -> i64| -> i64 {
-            block.iter().enumerate().map(|(i, &b)| if (148..156).contains(&i) { 32 } else { f(b) }).sum()
+            block
+                .iter()
+                .enumerate()
+                .map(|(i, &b)| if (148..156).contains(&i) { 32 } else { f(b) })
+                .sum()
         };
         // Ancient tars summed signed bytes.
         if expected != sum(i64::from) && expected != sum(|b| i64::from(b.cast_signed())) {
@@ -100,8 +107,16 @@ impl<'a> Header<'a> {
     pub(crate) fn path(&self) -> Vec<u8> {
         let name = until_nul(self.field(0, 100));
         // GNU's magic is "ustar  ": it has other fields where POSIX has the prefix.
-        let prefix = if self.field(257, 6) == b"ustar\0" { until_nul(self.field(345, 155)) } else { b"" };
-        if prefix.is_empty() { name.to_vec() } else { [prefix, b"/", name].concat() }
+        let prefix = if self.field(257, 6) == b"ustar\0" {
+            until_nul(self.field(345, 155))
+        } else {
+            b""
+        };
+        if prefix.is_empty() {
+            name.to_vec()
+        } else {
+            [prefix, b"/", name].concat()
+        }
     }
 
     pub(crate) fn link(&self) -> Vec<u8> {
@@ -130,28 +145,38 @@ impl<'a> Header<'a> {
 
     pub(crate) fn device(&self) -> Result<(u32, u32)> {
         let major = small(octal_or_binary(self.field(329, 8))?, "device number")?;
-        Ok((major, small(octal_or_binary(self.field(337, 8))?, "device number")?))
+        Ok((
+            major,
+            small(octal_or_binary(self.field(337, 8))?, "device number")?,
+        ))
     }
 
     /// The four pieces in an old GNU sparse header, the real size, and whether more blocks follow.
-    pub(crate) fn gnu_sparse(&self) -> Result<(Vec<(u64, u64)>, u64, bool)> {
+    pub(crate) fn gnu_sparse(&self) -> Result<(Ranges, u64, bool)> {
         let ranges = sparse_fields(self.field(386, 96))?;
-        Ok((ranges, size(octal_or_binary(self.field(483, 12))?)?, self.0[482] != 0))
+        Ok((
+            ranges,
+            size(octal_or_binary(self.field(483, 12))?)?,
+            self.0[482] != 0,
+        ))
     }
 }
 
 /// The pieces in a block that extends an old GNU sparse header, and whether one more follows.
-pub(crate) fn gnu_sparse_extension(block: &[u8; BLOCK]) -> Result<(Vec<(u64, u64)>, bool)> {
+pub(crate) fn gnu_sparse_extension(block: &[u8; BLOCK]) -> Result<(Ranges, bool)> {
     Ok((sparse_fields(&block[..504])?, block[504] != 0))
 }
 
-fn sparse_fields(fields: &[u8]) -> Result<Vec<(u64, u64)>> {
+fn sparse_fields(fields: &[u8]) -> Result<Ranges> {
     let mut ranges = Vec::new();
     for pair in fields.chunks_exact(24) {
         if pair[0] == 0 {
             break;
         }
-        ranges.push((size(octal_or_binary(&pair[..12])?)?, size(octal_or_binary(&pair[12..])?)?));
+        ranges.push((
+            size(octal_or_binary(&pair[..12])?)?,
+            size(octal_or_binary(&pair[12..])?)?,
+        ));
     }
     Ok(ranges)
 }
@@ -204,7 +229,10 @@ fn octal_or_binary(field: &[u8]) -> Result<i64> {
         if !(b'0'..=b'7').contains(&b) {
             return Err(bad());
         }
-        value = value.checked_mul(8).and_then(|v| v.checked_add(i64::from(b - b'0'))).ok_or_else(bad)?;
+        value = value
+            .checked_mul(8)
+            .and_then(|v| v.checked_add(i64::from(b - b'0')))
+            .ok_or_else(bad)?;
     }
     Ok(value)
 }
@@ -218,9 +246,17 @@ mod tests {
         assert_eq!(octal_or_binary(b"0000644\0").unwrap(), 0o644);
         assert_eq!(octal_or_binary(b"   644 \0").unwrap(), 0o644);
         assert_eq!(octal_or_binary(b"\0\0\0\0").unwrap(), 0);
-        assert_eq!(octal_or_binary(&[0x80, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 1]).unwrap(), (2 << 32) + 1);
+        assert_eq!(
+            octal_or_binary(&[0x80, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 1]).unwrap(),
+            (2 << 32) + 1
+        );
         assert_eq!(octal_or_binary(&[0xff; 12]).unwrap(), -1);
-        assert!(octal_or_binary(&[0x80, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]).is_err());
+        assert!(
+            octal_or_binary(&[
+                0x80, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff
+            ])
+            .is_err()
+        );
         assert!(octal_or_binary(b"12x4\0").is_err());
         assert!(octal_or_binary(b"-1\0").is_err());
     }

@@ -9,7 +9,7 @@ mod pax;
 mod reader;
 mod writer;
 
-pub(crate) use header::{Entry, Kind, Timestamp};
 pub(crate) use header::{BLOCK, is_header};
+pub(crate) use header::{Entry, Kind, Timestamp};
 pub(crate) use reader::TarReader;
 pub(crate) use writer::{TarWriter, plain};

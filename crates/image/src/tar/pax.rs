@@ -42,8 +42,13 @@ impl Pax {
         if !self.sparse_seen {
             return Ok(None);
         }
-        let size = self.sparse_size.ok_or_else(|| Error::invalid("a sparse file in the archive has no size"))?;
-        Ok(Some(Sparse { size, ranges: self.sparse_ranges.clone() }))
+        let size = self
+            .sparse_size
+            .ok_or_else(|| Error::invalid("a sparse file in the archive has no size"))?;
+        Ok(Some(Sparse {
+            size,
+            ranges: self.sparse_ranges.clone(),
+        }))
     }
 
     fn apply(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
@@ -64,7 +69,8 @@ impl Pax {
             }
             b"GNU.sparse.numbytes" => {
                 let offset = self.sparse_offset.take().ok_or_else(|| bad(value))?;
-                self.sparse_ranges.push((offset, number(value)?.ok_or_else(|| bad(value))?));
+                self.sparse_ranges
+                    .push((offset, number(value)?.ok_or_else(|| bad(value))?));
             }
             b"GNU.sparse.map" => {
                 self.sparse_seen = true;
@@ -73,7 +79,8 @@ impl Pax {
                 while let Some(offset) = numbers.next() {
                     let length = numbers.next().ok_or_else(|| bad(value))?;
                     let offset = number(offset)?.ok_or_else(|| bad(value))?;
-                    self.sparse_ranges.push((offset, number(length)?.ok_or_else(|| bad(value))?));
+                    self.sparse_ranges
+                        .push((offset, number(length)?.ok_or_else(|| bad(value))?));
                 }
             }
             _ => {
@@ -100,9 +107,15 @@ fn bad(value: &[u8]) -> Error {
 fn record(data: &[u8]) -> Result<(&[u8], &[u8], &[u8])> {
     let malformed = || Error::invalid(format!("a pax header is malformed: {}", show(data)));
     // Twenty digits hold any length there can be.
-    let space = data.iter().take(20).position(|&b| b == b' ').ok_or_else(malformed)?;
-    let length: usize =
-        std::str::from_utf8(&data[..space]).ok().and_then(|n| n.parse().ok()).ok_or_else(malformed)?;
+    let space = data
+        .iter()
+        .take(20)
+        .position(|&b| b == b' ')
+        .ok_or_else(malformed)?;
+    let length: usize = std::str::from_utf8(&data[..space])
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .ok_or_else(malformed)?;
     if length <= space + 1 || length > data.len() || data[length - 1] != b'\n' {
         return Err(malformed());
     }
@@ -117,7 +130,10 @@ fn record(data: &[u8]) -> Result<(&[u8], &[u8], &[u8])> {
 /// An empty value takes the record back.
 fn text(value: &[u8]) -> Result<Option<Vec<u8>>> {
     if value.contains(&0) {
-        return Err(Error::invalid(format!("a name in the archive contains a null byte: {}", show(value))));
+        return Err(Error::invalid(format!(
+            "a name in the archive contains a null byte: {}",
+            show(value)
+        )));
     }
     Ok((!value.is_empty()).then(|| value.to_vec()))
 }
@@ -126,13 +142,17 @@ fn number(value: &[u8]) -> Result<Option<u64>> {
     if value.is_empty() {
         return Ok(None);
     }
-    let value: i64 =
-        std::str::from_utf8(value).ok().and_then(|n| n.parse().ok()).ok_or_else(|| bad(value))?;
+    let value: i64 = std::str::from_utf8(value)
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .ok_or_else(|| bad(value))?;
     size(value).map(Some)
 }
 
 fn id(value: &[u8]) -> Result<Option<u32>> {
-    number(value)?.map(|n| u32::try_from(n).map_err(|_| bad(value))).transpose()
+    number(value)?
+        .map(|n| u32::try_from(n).map_err(|_| bad(value)))
+        .transpose()
 }
 
 fn time(value: &[u8]) -> Result<Option<Timestamp>> {
@@ -164,9 +184,16 @@ mod tests {
     #[test]
     fn reads_records() {
         let mut pax = Pax::default();
-        pax.read(b"16 path=a/b/c/d\n21 mtime=-1.25000000\n27 SCHILY.xattr.user.a=b=c\n").unwrap();
+        pax.read(b"16 path=a/b/c/d\n21 mtime=-1.25000000\n27 SCHILY.xattr.user.a=b=c\n")
+            .unwrap();
         assert_eq!(pax.path.as_deref(), Some(&b"a/b/c/d"[..]));
-        assert_eq!(pax.mtime, Some(Timestamp { secs: -2, nanos: 750_000_000 }));
+        assert_eq!(
+            pax.mtime,
+            Some(Timestamp {
+                secs: -2,
+                nanos: 750_000_000
+            })
+        );
         assert_eq!(pax.xattrs, [(b"user.a".to_vec(), b"b=c".to_vec())]);
         pax.read(b"8 path=\n").unwrap();
         assert_eq!(pax.path, None);
@@ -176,7 +203,16 @@ mod tests {
 
     #[test]
     fn refuses_malformed_records() {
-        for bad in [&b"x"[..], b"5 a=b", b"99 a=b\n", b"0 a=b\n", b"6 =bcd\n", b"6 abc\n", b"10 path=\0x\n", b"10 size=-1\n"] {
+        for bad in [
+            &b"x"[..],
+            b"5 a=b",
+            b"99 a=b\n",
+            b"0 a=b\n",
+            b"6 =bcd\n",
+            b"6 abc\n",
+            b"10 path=\0x\n",
+            b"10 size=-1\n",
+        ] {
             assert!(Pax::default().read(bad).is_err(), "{}", show(bad));
         }
     }

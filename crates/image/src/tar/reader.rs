@@ -29,7 +29,12 @@ pub(crate) struct TarReader<R> {
 
 impl<R: BufRead> TarReader<R> {
     pub(crate) fn new(input: R) -> Self {
-        Self { input, remaining: 0, padding: 0, global: Pax::default() }
+        Self {
+            input,
+            remaining: 0,
+            padding: 0,
+            global: Pax::default(),
+        }
     }
 
     /// The next entry; `None` at the end of the archive.
@@ -39,13 +44,19 @@ impl<R: BufRead> TarReader<R> {
         for extensions in 0.. {
             self.skip(tap)?;
             let Some(block) = self.block(tap)? else {
-                return if extensions == 0 { Ok(None) } else { Err(truncated()) };
+                return if extensions == 0 {
+                    Ok(None)
+                } else {
+                    Err(truncated())
+                };
             };
             if block == [0; BLOCK] {
                 return match self.block(tap)? {
                     // Some writers leave out the second one.
                     None | Some([0, ..]) => Ok(None),
-                    Some(_) => Err(Error::invalid("the tar archive is damaged: data follows an empty block")),
+                    Some(_) => Err(Error::invalid(
+                        "the tar archive is damaged: data follows an empty block",
+                    )),
                 };
             }
             if extensions > MAX_EXTENSIONS {
@@ -93,12 +104,20 @@ impl<R: BufRead> TarReader<R> {
             _ => {
                 return Err(Error::new(
                     crate::ErrorKind::Unsupported,
-                    format!("{}: entries of type {} are not supported", show(&path), show(&[flag])),
+                    format!(
+                        "{}: entries of type {} are not supported",
+                        show(&path),
+                        show(&[flag])
+                    ),
                 ));
             }
         };
         // Only files have payload, whatever the size field says: GNU tar and Go agree on it.
-        let size = if kind == Kind::File { pax.size.map_or_else(|| header.size(), Ok)? } else { 0 };
+        let size = if kind == Kind::File {
+            pax.size.map_or_else(|| header.size(), Ok)?
+        } else {
+            0
+        };
         self.remaining = size;
         self.padding = size.wrapping_neg() as usize % BLOCK;
         let device = match kind {
@@ -113,7 +132,10 @@ impl<R: BufRead> TarReader<R> {
             size,
             mtime: match pax.mtime {
                 Some(time) => time,
-                None => Timestamp { secs: header.mtime()?, nanos: 0 },
+                None => Timestamp {
+                    secs: header.mtime()?,
+                    nanos: 0,
+                },
             },
             link,
             device,
@@ -136,7 +158,10 @@ impl<R: BufRead> TarReader<R> {
             }
         }
         if entry.path.len() > MAX_PATH || entry.link.len() >= MAX_PATH {
-            return Err(Error::limit(format!("a path is longer than {MAX_PATH} bytes: {}", show(&entry.path))));
+            return Err(Error::limit(format!(
+                "a path is longer than {MAX_PATH} bytes: {}",
+                show(&entry.path)
+            )));
         }
         Ok(entry)
     }
@@ -150,7 +175,9 @@ impl<R: BufRead> TarReader<R> {
         if available.is_empty() {
             return Err(truncated());
         }
-        let n = available.len().min(usize::try_from(self.remaining).unwrap_or(usize::MAX));
+        let n = available
+            .len()
+            .min(usize::try_from(self.remaining).unwrap_or(usize::MAX));
         Ok(&available[..n])
     }
 
@@ -164,7 +191,9 @@ impl<R: BufRead> TarReader<R> {
     pub(crate) fn read_all(&mut self, max: usize) -> Result<Vec<u8>> {
         let mut out = Vec::new();
         if self.remaining > max as u64 {
-            return Err(Error::limit(format!("a document in the archive is larger than {max} bytes")));
+            return Err(Error::limit(format!(
+                "a document in the archive is larger than {max} bytes"
+            )));
         }
         while self.remaining > 0 {
             let part = self.payload()?;
@@ -231,7 +260,9 @@ impl<R: BufRead> TarReader<R> {
 
     fn metadata(&mut self, size: u64, max: u64, tap: Tap<'_>) -> Result<Vec<u8>> {
         if size > max {
-            return Err(Error::limit(format!("an extended header is larger than {max} bytes")));
+            return Err(Error::limit(format!(
+                "an extended header is larger than {max} bytes"
+            )));
         }
         self.remaining = size;
         self.padding = size.wrapping_neg() as usize % BLOCK;
@@ -274,8 +305,11 @@ impl<R: BufRead> TarReader<R> {
                 match b {
                     b'0'..=b'9' if digits.len() < 19 => digits.push(b),
                     b'\n' => {
-                        let number = std::str::from_utf8(&digits).ok().and_then(|n| n.parse::<u64>().ok());
-                        let number = number.ok_or_else(|| Error::invalid("the map of a sparse file is malformed"))?;
+                        let number = std::str::from_utf8(&digits)
+                            .ok()
+                            .and_then(|n| n.parse::<u64>().ok());
+                        let number =
+                            number.ok_or_else(|| Error::invalid("the map of a sparse file is malformed"))?;
                         digits.clear();
                         if numbers.is_empty() {
                             if number > MAX_RANGES as u64 {
@@ -292,7 +326,10 @@ impl<R: BufRead> TarReader<R> {
                 }
             }
         }
-        let ranges = numbers[1..].chunks_exact(2).map(|pair| (pair[0], pair[1])).collect();
+        let ranges = numbers[1..]
+            .chunks_exact(2)
+            .map(|pair| (pair[0], pair[1]))
+            .collect();
         Ok(Sparse { size, ranges })
     }
 }
@@ -304,7 +341,10 @@ impl<S: Source> TarReader<ChunkReader<S>> {
             return Ok(None);
         }
         let max = usize::try_from(self.remaining).unwrap_or(usize::MAX);
-        let chunk = self.input.take_chunk(max).map_err(|e| Error::input("cannot read the archive", e))?;
+        let chunk = self
+            .input
+            .take_chunk(max)
+            .map_err(|e| Error::input("cannot read the archive", e))?;
         let chunk = chunk.ok_or_else(truncated)?;
         self.remaining -= chunk.len() as u64;
         Ok(Some(chunk))
@@ -317,7 +357,11 @@ fn check_sparse(sparse: &Sparse, payload: u64) -> Result<()> {
         let next = offset.checked_add(length);
         match next {
             Some(next) if offset >= end && next <= sparse.size => end = next,
-            _ => return Err(Error::invalid("the map of a sparse file overlaps or exceeds the file")),
+            _ => {
+                return Err(Error::invalid(
+                    "the map of a sparse file overlaps or exceeds the file",
+                ));
+            }
         }
         total += length;
     }
@@ -344,5 +388,7 @@ fn fill(input: &mut impl BufRead) -> Result<&[u8]> {
             Err(e) => return Err(Error::input("cannot read the archive", e)),
         }
     }
-    input.fill_buf().map_err(|e| Error::input("cannot read the archive", e))
+    input
+        .fill_buf()
+        .map_err(|e| Error::input("cannot read the archive", e))
 }

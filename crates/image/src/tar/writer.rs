@@ -52,7 +52,9 @@ impl<W: Write> TarWriter<W> {
                 record(&mut records, key, id.to_string().as_bytes());
             }
         }
-        let secs = u64::try_from(entry.mtime.secs).ok().filter(|&secs| secs <= MAX_11);
+        let secs = u64::try_from(entry.mtime.secs)
+            .ok()
+            .filter(|&secs| secs <= MAX_11);
         if entry.mtime.nanos != 0 || secs.is_none() {
             record(&mut records, b"mtime", time(entry).as_bytes());
         }
@@ -60,7 +62,17 @@ impl<W: Write> TarWriter<W> {
             record(&mut records, &[b"SCHILY.xattr.", key.as_slice()].concat(), value);
         }
         if !records.is_empty() {
-            let block = block(b"PaxHeaders/entry", b"", b"", b'x', 0o644, (0, 0), records.len() as u64, 0, (0, 0));
+            let block = block(
+                b"PaxHeaders/entry",
+                b"",
+                b"",
+                b'x',
+                0o644,
+                (0, 0),
+                records.len() as u64,
+                0,
+                (0, 0),
+            );
             self.output.write_all(&block)?;
             self.output.write_all(&records)?;
             self.padding = records.len().wrapping_neg() % BLOCK;
@@ -143,7 +155,10 @@ fn split(path: &[u8]) -> Option<(&[u8], &[u8])> {
 }
 
 fn ascii(path: &[u8]) -> Vec<u8> {
-    path.iter().take(100).map(|&b| if b.is_ascii() { b } else { b'_' }).collect()
+    path.iter()
+        .take(100)
+        .map(|&b| if b.is_ascii() { b } else { b'_' })
+        .collect()
 }
 
 fn time(entry: &Entry) -> String {

@@ -96,7 +96,10 @@ impl Tar {
 }
 
 pub fn config(layers: &[Vec<u8>]) -> Vec<u8> {
-    let diff_ids: Vec<_> = layers.iter().map(|layer| Digest::sha256(layer).to_string()).collect();
+    let diff_ids: Vec<_> = layers
+        .iter()
+        .map(|layer| Digest::sha256(layer).to_string())
+        .collect();
     serde_json::json!({
         "architecture": "amd64", "os": "linux", "config": {"Cmd": ["sh"]},
         "rootfs": {"type": "layers", "diff_ids": diff_ids},
@@ -119,7 +122,9 @@ pub fn docker_archive_with(config: &[u8], layers: &[Vec<u8>], tag: &str) -> Vec<
         names.push(name);
     }
     let manifest = serde_json::json!([{"Config": "config.json", "RepoTags": [tag], "Layers": names}]);
-    tar.file("config.json", config).file("manifest.json", manifest.to_string().as_bytes()).end()
+    tar.file("config.json", config)
+        .file("manifest.json", manifest.to_string().as_bytes())
+        .end()
 }
 
 pub fn store() -> (tempfile::TempDir, Store) {
@@ -129,7 +134,10 @@ pub fn store() -> (tempfile::TempDir, Store) {
 }
 
 pub fn load_bytes(store: &Store, archive: &[u8]) -> Result<Vec<LoadedImage>> {
-    let options = LoadOptions { sync: false, ..LoadOptions::default() };
+    let options = LoadOptions {
+        sync: false,
+        ..LoadOptions::default()
+    };
     load(store, archive, &options, &mut |_| {})
 }
 
@@ -150,6 +158,10 @@ pub fn leftovers(store: &Store) -> Vec<std::path::PathBuf> {
 
 pub fn archive_of(store: &Store, image: &LoadedImage, layer: usize) -> Vec<u8> {
     let mut out = Vec::new();
-    store.layer_archive(&image.layers[layer].chain_id).unwrap().read_to_end(&mut out).unwrap();
+    store
+        .layer_archive(&image.layers[layer].chain_id)
+        .unwrap()
+        .read_to_end(&mut out)
+        .unwrap();
     out
 }
