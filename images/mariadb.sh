@@ -11,7 +11,7 @@ entrypoint=$(dirname "$0")/mariadb-entrypoint.sh
 debian_root "$work/layer.tar" mariadb-server \
     "install -m 755 '$entrypoint' \"\$1/usr/local/bin/entrypoint\"" \
     'rm -rf "$1"/var/lib/mysql/* "$1"/var/lib/mysql/.[a-z]*' \
-    'install -d -m 755 "$1/run/mysqld" && chroot "$1" chown mysql:mysql /run/mysqld /var/lib/mysql' \
+    'chroot "$1" chown mysql:mysql /var/lib/mysql' \
     'sed -i "s/^bind-address/#bind-address/" "$1/etc/mysql/mariadb.conf.d/50-server.cnf"'
 docker_archive mariadb:latest "$work/layer.tar" "{
 \"Entrypoint\":[\"entrypoint\"],
