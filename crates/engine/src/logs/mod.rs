@@ -1,4 +1,9 @@
 //! Containers' logs.
+//!
+//! [`reader::send`] does the reading; [`entry`] knows the lines.
+
+pub mod entry;
+pub mod reader;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
