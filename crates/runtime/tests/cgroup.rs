@@ -27,7 +27,10 @@ static HIERARCHIES: LazyLock<Hierarchies> = LazyLock::new(|| {
     let found = Hierarchies::detect().unwrap();
     println!("cgroup: this machine is {:?}:", found.mode());
     for hierarchy in found.list() {
-        println!("cgroup:   {:?} {:?} {:?}", hierarchy.version, hierarchy.mount, hierarchy.controllers);
+        println!(
+            "cgroup:   {:?} {:?} {:?}",
+            hierarchy.version, hierarchy.mount, hierarchy.controllers
+        );
     }
     found
 });
@@ -35,7 +38,10 @@ static HIERARCHIES: LazyLock<Hierarchies> = LazyLock::new(|| {
 fn lacks(controller: Controller) -> bool {
     let lacks = !HIERARCHIES.has(controller);
     if lacks {
-        println!("cgroup: SKIPPED, this machine has no {} controller", controller.name());
+        println!(
+            "cgroup: SKIPPED, this machine has no {} controller",
+            controller.name()
+        );
     }
     lacks
 }
@@ -55,7 +61,11 @@ impl Scratch {
     fn new(name: &str, text: &str) -> Self {
         let parent = format!("/vessel-test-{name}-{}", std::process::id());
         let path = CgroupPath::parse(&format!("{parent}/c")).unwrap();
-        let mut scratch = Self { cgroup: None, path, parent };
+        let mut scratch = Self {
+            cgroup: None,
+            path,
+            parent,
+        };
         let (cgroup, lacks) = Cgroup::create(&HIERARCHIES, &scratch.path, &resources(text)).unwrap();
         scratch.cgroup = Some(cgroup);
         assert_eq!(lacks, []);
@@ -67,7 +77,11 @@ impl Scratch {
     }
 
     fn file(&self, file: &str) -> String {
-        let found = self.get().directories().map(|dir| dir.join(file)).find(|path| path.exists());
+        let found = self
+            .get()
+            .directories()
+            .map(|dir| dir.join(file))
+            .find(|path| path.exists());
         let path = found.unwrap_or_else(|| panic!("no {file}"));
         std::fs::read_to_string(path).unwrap().trim().to_owned()
     }
@@ -129,7 +143,10 @@ impl Actor {
         let (sender, lines) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
             // Its test harness talks first.
-            let mut lines = output.lines().map_while(Result::ok).skip_while(|line| line != READY);
+            let mut lines = output
+                .lines()
+                .map_while(Result::ok)
+                .skip_while(|line| line != READY);
             while lines.next().is_some_and(|line| sender.send(line).is_ok()) {}
         });
         assert_eq!(lines.recv_timeout(PATIENCE).unwrap(), READY);
@@ -155,7 +172,9 @@ impl Actor {
     }
 
     fn answer(&self) -> String {
-        self.lines.recv_timeout(PATIENCE).unwrap_or_else(|error| format!("(no answer: {error})"))
+        self.lines
+            .recv_timeout(PATIENCE)
+            .unwrap_or_else(|error| format!("(no answer: {error})"))
     }
 
     fn ask(&mut self) -> String {
@@ -188,9 +207,12 @@ fn helper() {
         match name {
             "sleep" => println!("awake"),
             "spin" => {
-                println!("spinning");
                 let end = Instant::now() + Duration::from_millis(argument.parse().unwrap());
-                while Instant::now() < end {}
+                std::thread::scope(|scope| {
+                    for _ in 0..4 {
+                        scope.spawn(|| while Instant::now() < end {});
+                    }
+                });
                 println!("done");
             }
             "fork" => {
@@ -258,7 +280,13 @@ fn pids_limit_makes_forks_fail() {
     let stats = scratch.get().stats().pids.unwrap();
     assert_eq!(stats.limit, Some(10));
     assert!(stats.current >= 1);
-    assert_eq!(scratch.get().update(&resources(r#"{"pids":{"limit":-1}}"#)).unwrap(), []);
+    assert_eq!(
+        scratch
+            .get()
+            .update(&resources(r#"{"pids":{"limit":-1}}"#))
+            .unwrap(),
+        []
+    );
     assert_eq!(actor.ask(), "50");
     assert_eq!(scratch.get().stats().pids.unwrap().limit, None);
 }
@@ -271,7 +299,10 @@ fn memory_limit_kills_and_says_so() {
     let scratch = Scratch::new("oom", r#"{"memory":{"limit":67108864}}"#);
     let events = scratch.get().oom_events().unwrap();
     assert_eq!(events.acknowledge().unwrap(), 0);
-    assert!(!wait(&events, Duration::ZERO), "an event before anything happened");
+    assert!(
+        !wait(&events, Duration::ZERO),
+        "an event before anything happened"
+    );
     let mut modest = Actor::within(&scratch, "eat 16");
     assert_eq!(modest.ask(), "ate 16");
     // Swap, if there is any, must not help it out.
@@ -286,12 +317,23 @@ fn memory_limit_kills_and_says_so() {
     assert!(!wait(&events, Duration::ZERO), "an event that was acknowledged");
     let memory = scratch.get().stats().memory.unwrap();
     assert_eq!(memory.limit, Some(67_108_864));
-    assert!(memory.failcnt > 0 && memory.oom_kills >= 1 && !memory.stat.is_empty(), "{memory:?}");
-    assert!(memory.max_usage.is_none_or(|max| max > 60 << 20 && max <= 64 << 20), "{memory:?}");
+    assert!(
+        memory.failcnt > 0 && memory.oom_kills >= 1 && !memory.stat.is_empty(),
+        "{memory:?}"
+    );
+    assert!(
+        memory
+            .max_usage
+            .is_none_or(|max| max > 60 << 20 && max <= 64 << 20),
+        "{memory:?}"
+    );
 }
 
 fn wait(events: &vessel_runtime::cgroup::OomEvents, timeout: Duration) -> bool {
-    let timeout = rustix::event::Timespec { tv_sec: timeout.as_secs().cast_signed(), tv_nsec: 0 };
+    let timeout = rustix::event::Timespec {
+        tv_sec: timeout.as_secs().cast_signed(),
+        tv_nsec: 0,
+    };
     let mut fds = [rustix::event::PollFd::new(events, events.interest())];
     rustix::event::poll(&mut fds, Some(&timeout)).unwrap() == 1
 }
@@ -301,18 +343,22 @@ fn half_a_processor_is_half_a_processor() {
     if lacks(Controller::Cpu) {
         return;
     }
-    let scratch = Scratch::new("cpu", r#"{"cpu":{"quota":50000,"period":100000,"shares":512}}"#);
+    let scratch = Scratch::new("cpu", r#"{"cpu":{"quota":50000,"period":100000}}"#);
+    // First in line for what it may have, however busy the machine is.
+    let parent = Cgroup::open(&HIERARCHIES, &CgroupPath::parse(&scratch.parent).unwrap()).unwrap();
+    assert_eq!(parent.update(&resources(r#"{"cpu":{"shares":262144}}"#)).unwrap(), []);
     let mut actor = Actor::within(&scratch, "spin 2000");
     let before = scratch.get().stats().cpu;
     let start = Instant::now();
-    actor.go();
-    while actor.answer() != "done" {}
+    assert_eq!(actor.ask(), "done");
     let share = (scratch.get().stats().cpu.total - before.total) as f64 / start.elapsed().as_nanos() as f64;
     let cpu = scratch.get().stats().cpu;
     println!("cgroup: half a processor was {share:.3}; {cpu:?}");
-    // Others use this machine too, so it may get less; the throttling is what cannot be had without the limit.
-    assert!(share > 0.05 && share < 0.56, "{share}");
-    assert!(cpu.throttled_periods >= 5 && cpu.throttled_time > 0 && cpu.periods >= cpu.throttled_periods, "{cpu:?}");
+    assert!(share > 0.4 && share < 0.58, "{share}");
+    assert!(
+        cpu.throttled_periods >= 5 && cpu.throttled_time > 0 && cpu.periods >= cpu.throttled_periods,
+        "{cpu:?}"
+    );
     assert!(cpu.user > 100_000_000, "{cpu:?}");
 }
 
@@ -325,7 +371,10 @@ fn frozen_means_nothing_moves() {
     scratch.get().freeze().unwrap();
     assert!(scratch.get().is_frozen());
     actor.go();
-    assert!(actor.lines.recv_timeout(Duration::from_millis(300)).is_err(), "it moved");
+    assert!(
+        actor.lines.recv_timeout(Duration::from_millis(300)).is_err(),
+        "it moved"
+    );
     scratch.get().thaw().unwrap();
     assert!(!scratch.get().is_frozen());
     assert_eq!(actor.answer(), "awake");
@@ -342,7 +391,10 @@ fn killing_reaches_everything() {
     assert_eq!(forker.ask(), "20");
     let mut sleeper = Actor::within(&scratch, "sleep");
     let processes = scratch.get().processes().unwrap();
-    assert!(processes.contains(&forker.pid()) && processes.contains(&sleeper.pid()), "{processes:?}");
+    assert!(
+        processes.contains(&forker.pid()) && processes.contains(&sleeper.pid()),
+        "{processes:?}"
+    );
     // A signal that can be ignored, ignored by nobody here.
     scratch.get().kill_all(Signal::TERM).unwrap();
     assert_eq!(sleeper.how_it_ended(), "signal: 15 (SIGTERM)");
@@ -350,7 +402,12 @@ fn killing_reaches_everything() {
     scratch.get().kill_all(Signal::KILL).unwrap();
     assert_eq!(late.how_it_ended(), KILLED);
     let _ = forker.how_it_ended();
-    assert_eq!(scratch.get().processes().unwrap(), []);
+    // Its orphans have their signal; dying takes a moment.
+    let end = Instant::now() + PATIENCE;
+    while !scratch.get().processes().unwrap().is_empty() {
+        assert!(Instant::now() < end, "{:?}", scratch.get().processes());
+        std::thread::sleep(Duration::from_millis(1));
+    }
     scratch.destroy();
 }
 
@@ -358,13 +415,18 @@ fn killing_reaches_everything() {
 fn devices_are_allowed_and_denied() {
     let mut rules = resources(r#"{"devices":[{"allow":false,"access":"rwm"}]}"#);
     rules.allow_default_devices();
-    rules.devices.push(serde_json::from_str(r#"{"allow":false,"type":"c","major":1,"minor":5,"access":"rw"}"#).unwrap());
+    rules.devices.push(
+        serde_json::from_str(r#"{"allow":false,"type":"c","major":1,"minor":5,"access":"rw"}"#).unwrap(),
+    );
     let scratch = Scratch::new("devices", &serde_json::to_string(&rules).unwrap());
     let denied = libc::EPERM.to_string();
     let mut null = Actor::within(&scratch, "open /dev/null");
     let mut zero = Actor::within(&scratch, "open /dev/zero");
     let mut kmsg = Actor::within(&scratch, "open /dev/kmsg");
-    assert_eq!([null.ask(), zero.ask(), kmsg.ask()], ["opened", denied.as_str(), denied.as_str()]);
+    assert_eq!(
+        [null.ask(), zero.ask(), kmsg.ask()],
+        ["opened", denied.as_str(), denied.as_str()]
+    );
     let node = std::env::temp_dir().join(format!("vessel-test-node-{}", std::process::id()));
     let mut mknod = Actor::within(&scratch, &format!("mknod {}", node.display()));
     // Making nodes is allowed in general, opening them is not.
@@ -375,17 +437,29 @@ fn devices_are_allowed_and_denied() {
         {"allow":true,"type":"c","major":1,"minor":3,"access":"rw"},
         {"allow":true,"type":"c","major":1,"minor":5,"access":"rw"}]}"#;
     assert_eq!(scratch.get().update(&resources(update)).unwrap(), []);
-    assert_eq!([null.ask(), zero.ask(), kmsg.ask()], ["opened", "opened", denied.as_str()]);
+    assert_eq!(
+        [null.ask(), zero.ask(), kmsg.ask()],
+        ["opened", "opened", denied.as_str()]
+    );
     assert_eq!(mknod.ask(), denied);
     // Everything, as in a privileged container; an update of something else changes nothing.
     let all = r#"{"devices":[{"allow":true,"access":"rwm"}]}"#;
     assert_eq!(scratch.get().update(&resources(all)).unwrap(), []);
-    assert_eq!(scratch.get().update(&resources(r#"{"pids":{"limit":1000}}"#)).unwrap(), []);
+    assert_eq!(
+        scratch
+            .get()
+            .update(&resources(r#"{"pids":{"limit":1000}}"#))
+            .unwrap(),
+        []
+    );
     assert_eq!([null.ask(), zero.ask(), mknod.ask()], ["opened", "opened", "0"]);
     std::fs::remove_file(&node).unwrap();
     let nothing = r#"{"devices":[{"allow":false}]}"#;
     assert_eq!(scratch.get().update(&resources(nothing)).unwrap(), []);
-    assert_eq!([null.ask(), zero.ask(), mknod.ask()], [denied.as_str(), denied.as_str(), denied.as_str()]);
+    assert_eq!(
+        [null.ask(), zero.ask(), mknod.ask()],
+        [denied.as_str(), denied.as_str(), denied.as_str()]
+    );
 }
 
 #[test]
@@ -397,20 +471,36 @@ fn limits_change_up_and_down() {
     let update = |text: &str| scratch.get().update(&resources(text)).unwrap();
     let memory = || scratch.file_of("memory.limit_in_bytes", "memory.max");
     assert_eq!(memory(), "104857600");
-    let swap = ["memory.memsw.limit_in_bytes", "memory.swap.max"].iter().any(|file| scratch.has(file));
-    for (limit, both) in [(52_428_800, 52_428_800), (209_715_200, 314_572_800), (104_857_600, 157_286_400)] {
+    let swap = ["memory.memsw.limit_in_bytes", "memory.swap.max"]
+        .iter()
+        .any(|file| scratch.has(file));
+    for (limit, both) in [
+        (52_428_800, 52_428_800),
+        (209_715_200, 314_572_800),
+        (104_857_600, 157_286_400),
+    ] {
         if swap {
             let text = format!(r#"{{"memory":{{"limit":{limit},"swap":{both}}}}}"#);
             assert_eq!(update(&text), [], "{text}");
-            let expected = if scratch.has("memory.swap.max") { both - limit } else { both };
-            assert_eq!(scratch.file_of("memory.memsw.limit_in_bytes", "memory.swap.max"), expected.to_string());
+            let expected = if scratch.has("memory.swap.max") {
+                both - limit
+            } else {
+                both
+            };
+            assert_eq!(
+                scratch.file_of("memory.memsw.limit_in_bytes", "memory.swap.max"),
+                expected.to_string()
+            );
         } else {
             assert_eq!(update(&format!(r#"{{"memory":{{"limit":{limit}}}}}"#)), []);
         }
         assert_eq!(memory(), limit.to_string());
     }
     assert_eq!(update(r#"{"memory":{"reservation":20971520}}"#), []);
-    assert_eq!(scratch.file_of("memory.soft_limit_in_bytes", "memory.low"), "20971520");
+    assert_eq!(
+        scratch.file_of("memory.soft_limit_in_bytes", "memory.low"),
+        "20971520"
+    );
     assert_eq!(update(r#"{"memory":{"limit":-1}}"#), []);
     let stats = scratch.get().stats().memory.unwrap();
     assert_eq!((stats.limit, stats.swap_limit), (None, None));
@@ -433,14 +523,30 @@ fn limits_change_up_and_down() {
     ] {
         assert_eq!(update(text), [], "{text}");
         if scratch.has("cpu.max") {
-            assert_eq!(scratch.file("cpu.max"), format!("{} {period}", quota.replace("-1", "max")));
+            assert_eq!(
+                scratch.file("cpu.max"),
+                format!("{} {period}", quota.replace("-1", "max"))
+            );
         } else {
-            assert_eq!([scratch.file("cpu.cfs_quota_us"), scratch.file("cpu.cfs_period_us")], [quota, period]);
+            assert_eq!(
+                [
+                    scratch.file("cpu.cfs_quota_us"),
+                    scratch.file("cpu.cfs_period_us")
+                ],
+                [quota, period]
+            );
         }
     }
-    let refused = scratch.get().update(&resources(r#"{"cpu":{"cpus":"4000"}}"#)).unwrap_err();
+    let refused = scratch
+        .get()
+        .update(&resources(r#"{"cpu":{"cpus":"4000"}}"#))
+        .unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Invalid);
-    assert!(refused.report().message.contains("cpu.cpus"), "{}", refused.report().message);
+    assert!(
+        refused.report().message.contains("cpu.cpus"),
+        "{}",
+        refused.report().message
+    );
 }
 
 #[test]
@@ -450,7 +556,9 @@ fn block_devices_are_throttled() {
     }
     // A whole disk; partitions are not throttled.
     let disks = std::fs::read_dir("/sys/block").unwrap().flatten();
-    let disk = disks.filter_map(|disk| std::fs::read_to_string(disk.path().join("dev")).ok()).next();
+    let disk = disks
+        .filter_map(|disk| std::fs::read_to_string(disk.path().join("dev")).ok())
+        .next();
     let Some((major, minor)) = disk.as_deref().and_then(|disk| disk.trim().split_once(':')) else {
         println!("cgroup: SKIPPED, no disk to throttle");
         return;
@@ -461,20 +569,45 @@ fn block_devices_are_throttled() {
     );
     let scratch = Scratch::new("blkio", &text);
     if scratch.has("io.max") {
-        assert_eq!(scratch.file("io.max"), format!("{major}:{minor} rbps=1048576 wbps=max riops=max wiops=20"));
+        assert_eq!(
+            scratch.file("io.max"),
+            format!("{major}:{minor} rbps=1048576 wbps=max riops=max wiops=20")
+        );
     } else {
-        assert_eq!(scratch.file("blkio.throttle.read_bps_device"), format!("{major}:{minor} 1048576"));
-        assert_eq!(scratch.file("blkio.throttle.write_iops_device"), format!("{major}:{minor} 20"));
+        assert_eq!(
+            scratch.file("blkio.throttle.read_bps_device"),
+            format!("{major}:{minor} 1048576")
+        );
+        assert_eq!(
+            scratch.file("blkio.throttle.write_iops_device"),
+            format!("{major}:{minor} 20")
+        );
     }
-    assert_eq!(scratch.get().update(&resources(&text.replace("1048576", "0").replace("20}", "0}"))).unwrap(), []);
+    assert_eq!(
+        scratch
+            .get()
+            .update(&resources(&text.replace("1048576", "0").replace("20}", "0}")))
+            .unwrap(),
+        []
+    );
     let left = scratch.file_of("blkio.throttle.read_bps_device", "io.max");
     assert_eq!(left, "");
     let missing = r#"{"blockIO":{"throttleReadBpsDevice":[{"major":4000,"minor":7,"rate":1}]}}"#;
-    let message = scratch.get().update(&resources(missing)).unwrap_err().report().message;
+    let message = scratch
+        .get()
+        .update(&resources(missing))
+        .unwrap_err()
+        .report()
+        .message;
     assert!(message.contains("there is no such device"), "{message}");
     // A weight is set, or reported as lacking: never dropped in silence.
-    let lacks = scratch.get().update(&resources(r#"{"blockIO":{"weight":500}}"#)).unwrap();
-    let has = ["blkio.weight", "blkio.bfq.weight", "io.bfq.weight", "io.weight"].iter().any(|file| scratch.has(file));
+    let lacks = scratch
+        .get()
+        .update(&resources(r#"{"blockIO":{"weight":500}}"#))
+        .unwrap();
+    let has = ["blkio.weight", "blkio.bfq.weight", "io.bfq.weight", "io.weight"]
+        .iter()
+        .any(|file| scratch.has(file));
     assert_eq!(lacks.is_empty(), has, "{lacks:?}");
     for lack in lacks {
         println!("cgroup: {lack}");
@@ -485,7 +618,11 @@ fn block_devices_are_throttled() {
 fn nested_cgroups_go_too() {
     let mut scratch = Scratch::new("nested", "{}");
     let actor = Actor::within(&scratch, "sleep");
-    let inner: Vec<_> = scratch.get().directories().map(|dir| dir.join("inner/deep")).collect();
+    let inner: Vec<_> = scratch
+        .get()
+        .directories()
+        .map(|dir| dir.join("inner/deep"))
+        .collect();
     for dir in &inner {
         std::fs::create_dir_all(dir).unwrap();
     }
@@ -511,7 +648,10 @@ fn destroying_what_is_alive_names_the_processes() {
     let error = again.destroy().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Conflict);
     let message = error.report().message;
-    assert!(message.contains(&actor.pid().as_raw_pid().to_string()), "{message}");
+    assert!(
+        message.contains(&actor.pid().as_raw_pid().to_string()),
+        "{message}"
+    );
 }
 
 #[test]
@@ -522,13 +662,20 @@ fn a_failed_creation_leaves_nothing() {
         (r#"{"cpu":{"cpus":"9999"}}"#, "cpu.cpus"),
         (r#"{"unified":{"../memory.max":"1"}}"#, "../memory.max"),
         (r#"{"unified":{"cgroup.procs":"1"}}"#, "cgroup.procs"),
-        (r#"{"hugepageLimits":[{"pageSize":"../x","limit":1}]}"#, "page size"),
+        (
+            r#"{"hugepageLimits":[{"pageSize":"../x","limit":1}]}"#,
+            "page size",
+        ),
         (r#"{"devices":[{"allow":true,"type":"z"}]}"#, "devices[0]"),
         (r#"{"memory":{"limit":1000,"swap":10}}"#, "memory.swap"),
     ] {
         let error = Cgroup::create(&HIERARCHIES, &path, &resources(text)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Invalid, "{}", error.report().message);
-        assert!(error.report().message.contains(needle), "{}", error.report().message);
+        assert!(
+            error.report().message.contains(needle),
+            "{}",
+            error.report().message
+        );
         for hierarchy in HIERARCHIES.list() {
             assert!(!path.below(&hierarchy.mount).exists());
         }
@@ -545,7 +692,10 @@ fn what_is_lived_in_is_not_taken_over() {
     assert_eq!(error.kind(), ErrorKind::Conflict);
     assert!(scratch.get().directories().all(|dir| dir.exists()));
     let gone = CgroupPath::parse("/vessel-test-no-such").unwrap();
-    assert_eq!(Cgroup::open(&HIERARCHIES, &gone).unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(
+        Cgroup::open(&HIERARCHIES, &gone).unwrap_err().kind(),
+        ErrorKind::NotFound
+    );
 }
 
 #[test]
@@ -553,7 +703,10 @@ fn without_privilege_it_says_what_to_do() {
     let mut command = Actor::command(&format!("create /vessel-test-user-{}", std::process::id()));
     command.uid(65534).gid(65534);
     let answer = Actor::start(command).ask();
-    assert!(answer.starts_with("Permission") && answer.contains("run as root"), "{answer}");
+    assert!(
+        answer.starts_with("Permission") && answer.contains("run as root"),
+        "{answer}"
+    );
 }
 
 /// Every line of `/proc/PID/cgroup` of a hierarchy that is mounted.
@@ -561,7 +714,10 @@ fn is_in_every_hierarchy(pid: Pid, scratch: &Scratch) {
     let places = std::fs::read_to_string(format!("/proc/{}/cgroup", pid.as_raw_pid())).unwrap();
     for hierarchy in HIERARCHIES.list() {
         let wanted = format!(":{}:{}", hierarchy.label, scratch.path);
-        assert!(places.lines().any(|line| line.ends_with(&wanted)), "{wanted} is not in {places}");
+        assert!(
+            places.lines().any(|line| line.ends_with(&wanted)),
+            "{wanted} is not in {places}"
+        );
     }
 }
 
@@ -575,7 +731,11 @@ fn a_process_gets_in_by_every_door() {
     let mut command = Actor::command("sleep");
     // SAFETY: moving itself makes system calls on descriptors that are open, with buffers on the stack.
     unsafe {
-        command.pre_exec(move || again.attach_self(false).map_err(|_| std::io::ErrorKind::Other.into()));
+        command.pre_exec(move || {
+            again
+                .attach_self(false)
+                .map_err(|_| std::io::ErrorKind::Other.into())
+        });
     }
     is_in_every_hierarchy(Actor::start(command).pid(), &scratch);
 
@@ -624,10 +784,18 @@ fn a_parent_of_somebody_else_is_used() {
 #[test]
 fn unified_files_are_written_where_there_is_v2() {
     let scratch = Scratch::new("unified", "{}");
-    let lacks = scratch.get().update(&resources(r#"{"unified":{"cgroup.max.depth":"7","memory.nonsense":"1"}}"#)).unwrap();
+    let lacks = scratch
+        .get()
+        .update(&resources(
+            r#"{"unified":{"cgroup.max.depth":"7","memory.nonsense":"1"}}"#,
+        ))
+        .unwrap();
     let missing: Vec<_> = lacks.iter().map(|lack| lack.property.as_str()).collect();
     if HIERARCHIES.mode() == Mode::V1 {
-        assert_eq!(missing, ["unified[\"cgroup.max.depth\"]", "unified[\"memory.nonsense\"]"]);
+        assert_eq!(
+            missing,
+            ["unified[\"cgroup.max.depth\"]", "unified[\"memory.nonsense\"]"]
+        );
         return;
     }
     assert_eq!(missing, ["unified[\"memory.nonsense\"]"]);
@@ -641,7 +809,9 @@ fn unified_files_are_written_where_there_is_v2() {
 fn timings() {
     let mut rules = resources(r#"{"devices":[{"allow":false,"access":"rwm"}]}"#);
     rules.allow_default_devices();
-    let limits = resources(r#"{"memory":{"limit":67108864},"pids":{"limit":100},"cpu":{"quota":50000,"period":100000}}"#);
+    let limits = resources(
+        r#"{"memory":{"limit":67108864},"pids":{"limit":100},"cpu":{"quota":50000,"period":100000}}"#,
+    );
     let mut took: [Vec<Duration>; 6] = Default::default();
     let actors: Vec<_> = (0..20).map(|_| Actor::new("sleep")).collect();
     for (index, actor) in actors.iter().enumerate() {
@@ -670,8 +840,15 @@ fn timings() {
     for hierarchy in HIERARCHIES.list() {
         std::fs::remove_dir(hierarchy.mount.join("vessel-test-timing")).unwrap();
     }
-    for (name, mut times) in ["detect", "create", "devices", "limits", "attach", "destroy"].iter().zip(took) {
+    for (name, mut times) in ["detect", "create", "devices", "limits", "attach", "destroy"]
+        .iter()
+        .zip(took)
+    {
         times.sort();
-        println!("cgroup: {name}: median {:?}, least {:?}", times[times.len() / 2], times[0]);
+        println!(
+            "cgroup: {name}: median {:?}, least {:?}",
+            times[times.len() / 2],
+            times[0]
+        );
     }
 }

@@ -15,7 +15,10 @@ pub(super) fn apply(node: Option<Node<'_>>, cpu: &Cpu, lacks: &mut Lacks) -> Res
             ("cpu.quota", cpu.quota.is_some_and(|quota| quota > 0)),
             ("cpu.burst", cpu.burst.is_some_and(|burst| burst != 0)),
             ("cpu.idle", cpu.idle.is_some_and(|idle| idle != 0)),
-            ("cpu.realtimeRuntime", cpu.realtime_runtime.is_some_and(|runtime| runtime != 0)),
+            (
+                "cpu.realtimeRuntime",
+                cpu.realtime_runtime.is_some_and(|runtime| runtime != 0),
+            ),
         ] {
             if asked {
                 lacks.add(property, "no cgroup hierarchy has the cpu controller");
@@ -89,7 +92,9 @@ fn v2(node: Node<'_>, cpu: &Cpu, lacks: &mut Lacks) -> Result<()> {
 
 fn idle(node: Node<'_>, cpu: &Cpu, lacks: &mut Lacks) -> Result<()> {
     match cpu.idle {
-        Some(idle) => node.dir.write_or_lack("cpu.idle", "cpu.idle", &idle.to_string(), lacks),
+        Some(idle) => node
+            .dir
+            .write_or_lack("cpu.idle", "cpu.idle", &idle.to_string(), lacks),
         None => Ok(()),
     }
 }
@@ -123,7 +128,16 @@ mod tests {
 
     #[test]
     fn weights_meet_at_the_usual_points_and_rise() {
-        assert_eq!([weight(0), weight(2), weight(1024), weight(262_144), weight(u64::MAX)], [1, 1, 100, 10_000, 10_000]);
+        assert_eq!(
+            [
+                weight(0),
+                weight(2),
+                weight(1024),
+                weight(262_144),
+                weight(u64::MAX)
+            ],
+            [1, 1, 100, 10_000, 10_000]
+        );
         let mut last = 0;
         for shares in (2..262_200).step_by(7) {
             assert!(weight(shares) >= last, "{shares}");

@@ -15,7 +15,10 @@ use crate::Result;
 const LISTS: [&str; 2] = ["cpuset.cpus", "cpuset.mems"];
 
 pub(super) fn apply(node: Option<Node<'_>>, cpu: &Cpu, lacks: &mut Lacks) -> Result<()> {
-    for (property, file, list) in [("cpu.cpus", LISTS[0], &cpu.cpus), ("cpu.mems", LISTS[1], &cpu.mems)] {
+    for (property, file, list) in [
+        ("cpu.cpus", LISTS[0], &cpu.cpus),
+        ("cpu.mems", LISTS[1], &cpu.mems),
+    ] {
         if list.is_empty() {
             continue;
         }

@@ -55,7 +55,8 @@ impl Dir {
 
     /// Writes a value on behalf of the property `property`.
     pub fn write(&self, property: &str, file: &str, value: &str) -> Result<()> {
-        self.try_write(file, value).map_err(|errno| self.write_error(property, file, value, errno))
+        self.try_write(file, value)
+            .map_err(|errno| self.write_error(property, file, value, errno))
     }
 
     /// As [`Dir::write`]; a file that does not exist is a lack of the kernel, not an error.
@@ -105,11 +106,16 @@ impl Dir {
             Errno::INVAL | Errno::RANGE | Errno::OVERFLOW => {
                 (ErrorKind::Invalid, "the kernel does not accept this value here")
             }
-            Errno::PERM | Errno::ACCESS | Errno::ROFS => (ErrorKind::Permission, "this process may not write it"),
+            Errno::PERM | Errno::ACCESS | Errno::ROFS => {
+                (ErrorKind::Permission, "this process may not write it")
+            }
             Errno::NOENT => (ErrorKind::Unsupported, "the file does not exist"),
             Errno::NODEV | Errno::NXIO => (ErrorKind::Invalid, "there is no such device"),
             Errno::BUSY => (ErrorKind::Conflict, "it is in use"),
-            Errno::NOSPC => (ErrorKind::Conflict, "the processors or memory nodes of the parent cgroup do not suffice"),
+            Errno::NOSPC => (
+                ErrorKind::Conflict,
+                "the processors or memory nodes of the parent cgroup do not suffice",
+            ),
             _ => (ErrorKind::System, "the write failed"),
         };
         Error::with_source(
@@ -134,7 +140,11 @@ impl Dir {
     pub fn read_required(&self, file: &str) -> Result<String> {
         self.try_read(file).map_err(|errno| {
             Error::with_source(
-                if errno == Errno::NOENT { ErrorKind::NotFound } else { ErrorKind::System },
+                if errno == Errno::NOENT {
+                    ErrorKind::NotFound
+                } else {
+                    ErrorKind::System
+                },
                 format!("cannot read {}", self.path.join(file).display()),
                 io::Error::from(errno),
             )
@@ -152,7 +162,8 @@ impl Dir {
         for entry in rustix::fs::Dir::read_from(&self.fd)? {
             let entry = entry?;
             let name = entry.file_name();
-            if entry.file_type() != rustix::fs::FileType::Directory || matches!(name.to_bytes(), b"." | b"..") {
+            if entry.file_type() != rustix::fs::FileType::Directory || matches!(name.to_bytes(), b"." | b"..")
+            {
                 continue;
             }
             let fd = match rustix::fs::openat(
@@ -165,15 +176,22 @@ impl Dir {
                 result => result?,
             };
             let name: &std::ffi::OsStr = std::os::unix::ffi::OsStrExt::from_bytes(name.to_bytes());
-            children.push(Dir { fd, path: self.path.join(name) });
+            children.push(Dir {
+                fd,
+                path: self.path.join(name),
+            });
         }
         Ok(children)
     }
 
     /// The names of its files.
     pub fn file_names(&self) -> Vec<String> {
-        let Ok(entries) = rustix::fs::Dir::read_from(&self.fd) else { return Vec::new() };
-        entries.filter_map(|entry| entry.ok()?.file_name().to_str().ok().map(str::to_owned)).collect()
+        let Ok(entries) = rustix::fs::Dir::read_from(&self.fd) else {
+            return Vec::new();
+        };
+        entries
+            .filter_map(|entry| entry.ok()?.file_name().to_str().ok().map(str::to_owned))
+            .collect()
     }
 
     /// Removes a directory in it.
@@ -191,11 +209,18 @@ impl Dir {
             result => result?,
         };
         // A zero is a process outside of this PID namespace: it cannot be named, nor signalled, from here.
-        Ok(text.lines().filter_map(|line| rustix::process::Pid::from_raw(line.parse().ok()?)).collect())
+        Ok(text
+            .lines()
+            .filter_map(|line| rustix::process::Pid::from_raw(line.parse().ok()?))
+            .collect())
     }
 
     /// The processes of this directory and of those nested in it.
-    pub fn processes_recursive(&self, depth: usize, into: &mut Vec<rustix::process::Pid>) -> Result<(), Errno> {
+    pub fn processes_recursive(
+        &self,
+        depth: usize,
+        into: &mut Vec<rustix::process::Pid>,
+    ) -> Result<(), Errno> {
         into.extend(self.processes()?);
         if depth == 0 {
             return Ok(());

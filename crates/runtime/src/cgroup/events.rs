@@ -43,7 +43,10 @@ impl OomEvents {
         let control = dir.file("memory.oom_control", OFlags::RDONLY)?;
         let line = format!("{} {}", fd.as_raw_fd(), control.as_raw_fd());
         dir.try_write("cgroup.event_control", &line)?;
-        Ok(Self { fd, control: Some(control) })
+        Ok(Self {
+            fd,
+            control: Some(control),
+        })
     }
 
     fn v2(dir: &Dir) -> Result<Self, Errno> {
@@ -55,7 +58,11 @@ impl OomEvents {
 
     /// What to poll the descriptor for. (On v2 it is a regular file, which is always readable; poll for this only.)
     pub fn interest(&self) -> PollFlags {
-        if self.control.is_some() { PollFlags::IN } else { PollFlags::PRI }
+        if self.control.is_some() {
+            PollFlags::IN
+        } else {
+            PollFlags::PRI
+        }
     }
 
     /// Takes the event and tells how many processes were killed so far. On v1 the event comes before the kill, so read
@@ -67,8 +74,16 @@ impl OomEvents {
             let _ = rustix::io::read(&self.fd, &mut counter);
         }
         let text = read_to_string(self.control.as_ref().unwrap_or(&self.fd).as_fd()).map_err(|errno| {
-            let kind = if errno == Errno::NODEV { ErrorKind::NotFound } else { ErrorKind::System };
-            Error::with_source(kind, "cannot read the out-of-memory events", std::io::Error::from(errno))
+            let kind = if errno == Errno::NODEV {
+                ErrorKind::NotFound
+            } else {
+                ErrorKind::System
+            };
+            Error::with_source(
+                kind,
+                "cannot read the out-of-memory events",
+                std::io::Error::from(errno),
+            )
         })?;
         Ok(count(&text))
     }
@@ -82,13 +97,19 @@ impl AsFd for OomEvents {
 
 /// The number of kills now.
 pub(super) fn kills(node: Node<'_>) -> u64 {
-    let file = if node.version == Version::V1 { "memory.oom_control" } else { "memory.events" };
+    let file = if node.version == Version::V1 {
+        "memory.oom_control"
+    } else {
+        "memory.events"
+    };
     node.dir.read(file).map_or(0, |text| count(&text))
 }
 
 /// `oom_kill N`; kernels before 4.13 do not count.
 fn count(text: &str) -> u64 {
-    text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok()).unwrap_or(0)
+    text.lines()
+        .find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok())
+        .unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -98,7 +119,10 @@ mod tests {
     #[test]
     fn counts_are_found() {
         assert_eq!(count("oom_kill_disable 0\nunder_oom 0\noom_kill 3\n"), 3);
-        assert_eq!(count("low 0\nhigh 0\nmax 12\noom 2\noom_kill 1\noom_group_kill 9\n"), 1);
+        assert_eq!(
+            count("low 0\nhigh 0\nmax 12\noom 2\noom_kill 1\noom_group_kill 9\n"),
+            1
+        );
         assert_eq!(count("oom_kill_disable 0\n"), 0);
     }
 }

@@ -29,7 +29,8 @@ pub(super) fn freeze_v2(dir: &Dir) -> Result<Option<()>> {
     let end = Instant::now() + PATIENCE;
     loop {
         // Reading arms the notification, so nothing is missed between here and the wait.
-        let text = read_to_string(std::os::fd::AsFd::as_fd(&events)).map_err(|errno| failed(dir, "read cgroup.events", errno))?;
+        let text = read_to_string(std::os::fd::AsFd::as_fd(&events))
+            .map_err(|errno| failed(dir, "read cgroup.events", errno))?;
         if flag(&text, "frozen") == Some(true) {
             return Ok(Some(()));
         }
@@ -68,7 +69,8 @@ pub(super) fn freeze_v1(dir: &Dir) -> Result<()> {
     let end = Instant::now() + PATIENCE;
     let mut pause = Duration::from_micros(20);
     for round in 1u32.. {
-        dir.try_write("freezer.state", "FROZEN").map_err(|errno| failed(dir, "freeze", errno))?;
+        dir.try_write("freezer.state", "FROZEN")
+            .map_err(|errno| failed(dir, "freeze", errno))?;
         match dir.read_required("freezer.state")?.trim() {
             "FROZEN" => return Ok(()),
             _ if Instant::now() >= end => break,
@@ -78,7 +80,8 @@ pub(super) fn freeze_v1(dir: &Dir) -> Result<()> {
         pause = (pause * 2).min(Duration::from_millis(10));
         if round % 25 == 0 {
             // Two that wait for each other get through when let go for a moment.
-            dir.try_write("freezer.state", "THAWED").map_err(|errno| failed(dir, "thaw", errno))?;
+            dir.try_write("freezer.state", "THAWED")
+                .map_err(|errno| failed(dir, "thaw", errno))?;
             std::thread::sleep(Duration::from_millis(1));
         }
     }
@@ -88,17 +91,21 @@ pub(super) fn freeze_v1(dir: &Dir) -> Result<()> {
 
 /// Resumes a v1 cgroup.
 pub(super) fn thaw_v1(dir: &Dir) -> Result<()> {
-    dir.try_write("freezer.state", "THAWED").map_err(|errno| failed(dir, "thaw", errno))
+    dir.try_write("freezer.state", "THAWED")
+        .map_err(|errno| failed(dir, "thaw", errno))
 }
 
 /// Whether a v1 cgroup is frozen, or about to be.
 pub(super) fn is_frozen_v1(dir: &Dir) -> bool {
-    dir.read("freezer.self_freezing").is_some_and(|text| text.trim() == "1")
+    dir.read("freezer.self_freezing")
+        .is_some_and(|text| text.trim() == "1")
 }
 
 /// A line `KEY 0` or `KEY 1`.
 pub(super) fn flag(text: &str, key: &str) -> Option<bool> {
-    text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')).map(|value| value.trim() == "1")
+    text.lines()
+        .find_map(|line| line.strip_prefix(key)?.strip_prefix(' '))
+        .map(|value| value.trim() == "1")
 }
 
 fn failed(dir: &Dir, what: &str, errno: Errno) -> Error {

@@ -61,7 +61,10 @@ impl Controller {
 
     /// By the kernel's name.
     pub fn from_name(name: &str) -> Option<Self> {
-        Self::NAMES.iter().find(|(known, _)| *known == name).map(|&(_, controller)| controller)
+        Self::NAMES
+            .iter()
+            .find(|(known, _)| *known == name)
+            .map(|&(_, controller)| controller)
     }
 
     /// The kernel's name.
@@ -123,7 +126,9 @@ impl Hierarchies {
 
     pub(super) fn detect_at(base: &Path) -> Result<Self> {
         if magic(base) == Some(CGROUP2_MAGIC) {
-            return Ok(Self { list: vec![unified(base.to_owned())] });
+            return Ok(Self {
+                list: vec![unified(base.to_owned())],
+            });
         }
         let own = read("/proc/self/cgroup")?;
         let mut list = Vec::new();
@@ -138,7 +143,10 @@ impl Hierarchies {
             // Controllers that are mounted together have symbolic links from the single names, in whatever order the
             // directory lists them.
             let path = base.join(first);
-            match std::fs::canonicalize(&path).ok().filter(|path| magic(path) == Some(CGROUP_MAGIC)) {
+            match std::fs::canonicalize(&path)
+                .ok()
+                .filter(|path| magic(path) == Some(CGROUP_MAGIC))
+            {
                 Some(path) => list.push(v1(path, label)),
                 None => elsewhere.push(label),
             }
@@ -151,11 +159,19 @@ impl Hierarchies {
             let mounts = read("/proc/self/mountinfo")?;
             let found = parse_mountinfo(&mounts);
             for label in elsewhere {
-                if let Some((path, _)) = found.iter().find(|(_, options)| options.as_deref().is_some_and(|o| serves(o, label))) {
+                if let Some((path, _)) = found
+                    .iter()
+                    .find(|(_, options)| options.as_deref().is_some_and(|o| serves(o, label)))
+                {
                     list.push(v1(path.clone(), label));
                 }
             }
-            second = second.or_else(|| found.iter().find(|(_, options)| options.is_none()).map(|(path, _)| path.clone()));
+            second = second.or_else(|| {
+                found
+                    .iter()
+                    .find(|(_, options)| options.is_none())
+                    .map(|(path, _)| path.clone())
+            });
         }
         list.extend(second.map(unified));
         if list.is_empty() {
@@ -171,7 +187,10 @@ impl Hierarchies {
     /// How the machine is set up.
     pub fn mode(&self) -> Mode {
         let v2 = self.list.iter().any(|hierarchy| hierarchy.version == Version::V2);
-        match (self.list.iter().any(|hierarchy| hierarchy.version == Version::V1), v2) {
+        match (
+            self.list.iter().any(|hierarchy| hierarchy.version == Version::V1),
+            v2,
+        ) {
             (true, true) => Mode::Hybrid,
             (true, false) => Mode::V1,
             _ => Mode::V2,
@@ -194,7 +213,8 @@ impl Hierarchies {
         self.list.iter().any(|hierarchy| {
             hierarchy.controllers.contains(&controller)
                 || hierarchy.controllers.contains(&same)
-                || (hierarchy.version == Version::V2 && matches!(controller, Controller::Devices | Controller::Freezer))
+                || (hierarchy.version == Version::V2
+                    && matches!(controller, Controller::Devices | Controller::Freezer))
         })
     }
 
@@ -211,7 +231,10 @@ pub(super) fn unified(mount: PathBuf) -> Hierarchy {
         version: Version::V2,
         mount,
         label: String::new(),
-        controllers: controllers.split_whitespace().filter_map(Controller::from_name).collect(),
+        controllers: controllers
+            .split_whitespace()
+            .filter_map(Controller::from_name)
+            .collect(),
     }
 }
 
@@ -226,7 +249,9 @@ fn v1(mount: PathBuf, label: &str) -> Hierarchy {
 
 fn magic(path: &Path) -> Option<u64> {
     // The field is signed or not by architecture; the magic numbers fit 32 bits.
-    rustix::fs::statfs(path).ok().map(|stat| stat.f_type as u64 & 0xffff_ffff)
+    rustix::fs::statfs(path)
+        .ok()
+        .map(|stat| stat.f_type as u64 & 0xffff_ffff)
 }
 
 fn read(path: &str) -> Result<String> {
@@ -236,12 +261,16 @@ fn read(path: &str) -> Result<String> {
 
 /// The v1 hierarchies in `/proc/self/cgroup`: lines `4:memory:/path`.
 fn v1_labels(text: &str) -> impl Iterator<Item = &str> {
-    text.lines().filter_map(|line| line.split(':').nth(1)).filter(|label| !label.is_empty())
+    text.lines()
+        .filter_map(|line| line.split(':').nth(1))
+        .filter(|label| !label.is_empty())
 }
 
 /// Whether the super block options of a v1 mount are those of the hierarchy `label`.
 fn serves(options: &str, label: &str) -> bool {
-    label.split(',').all(|wanted| options.split(',').any(|option| option == wanted))
+    label
+        .split(',')
+        .all(|wanted| options.split(',').any(|option| option == wanted))
 }
 
 /// Mount points of cgroups, with the super block options of v1 mounts (none for v2).
@@ -276,7 +305,9 @@ fn unescape(text: &str) -> PathBuf {
         plain.push(octal.unwrap_or(bytes[index]));
         index += if octal.is_some() { 4 } else { 1 };
     }
-    PathBuf::from(<std::ffi::OsString as std::os::unix::ffi::OsStringExt>::from_vec(plain))
+    PathBuf::from(<std::ffi::OsString as std::os::unix::ffi::OsStringExt>::from_vec(
+        plain,
+    ))
 }
 
 #[cfg(test)]
@@ -295,8 +326,14 @@ mod tests {
     #[test]
     fn what_the_kernel_lists_is_understood() {
         let own = "12:cpu,cpuacct:/a\n5:name=systemd:/\n3:memory:/x:y\n0::/init.scope\n";
-        assert_eq!(v1_labels(own).collect::<Vec<_>>(), ["cpu,cpuacct", "name=systemd", "memory"]);
-        assert_eq!(v1(PathBuf::from("/x"), "cpu,cpuacct").controllers, [Controller::Cpu, Controller::Cpuacct]);
+        assert_eq!(
+            v1_labels(own).collect::<Vec<_>>(),
+            ["cpu,cpuacct", "name=systemd", "memory"]
+        );
+        assert_eq!(
+            v1(PathBuf::from("/x"), "cpu,cpuacct").controllers,
+            [Controller::Cpu, Controller::Cpuacct]
+        );
         let mounts = "\
             30 25 0:26 / /sys/fs/cgroup ro,nosuid - tmpfs tmpfs ro,mode=755\n\
             31 30 0:27 / /mnt/my\\040cgroups/unified rw shared:9 - cgroup2 cgroup2 rw,nsdelegate\n\
@@ -306,7 +343,12 @@ mod tests {
         let found = parse_mountinfo(mounts);
         assert_eq!(found.len(), 3);
         assert_eq!(found[0], (PathBuf::from("/mnt/my cgroups/unified"), None));
-        let by = |label| found.iter().find(|(_, o)| o.as_deref().is_some_and(|o| serves(o, label))).map(|(p, _)| p.clone());
+        let by = |label| {
+            found
+                .iter()
+                .find(|(_, o)| o.as_deref().is_some_and(|o| serves(o, label)))
+                .map(|(p, _)| p.clone())
+        };
         assert_eq!(by("cpu,cpuacct").unwrap(), Path::new("/mnt/cpu,cpuacct"));
         assert_eq!(by("name=systemd").unwrap(), Path::new("/mnt/systemd"));
         assert_eq!(by("memory"), None);
@@ -318,7 +360,11 @@ mod tests {
         let text = serde_json::to_string(&here).unwrap();
         assert_eq!(serde_json::from_str::<Hierarchies>(&text).unwrap(), here);
         for hierarchy in here.list() {
-            let expected = if hierarchy.version == Version::V1 { CGROUP_MAGIC } else { CGROUP2_MAGIC };
+            let expected = if hierarchy.version == Version::V1 {
+                CGROUP_MAGIC
+            } else {
+                CGROUP2_MAGIC
+            };
             assert_eq!(magic(&hierarchy.mount), Some(expected), "{hierarchy:?}");
         }
         // The slow way finds the same.

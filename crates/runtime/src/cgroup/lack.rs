@@ -16,7 +16,11 @@ pub struct Lack {
 
 impl std::fmt::Display for Lack {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "this kernel does not support {}, so it was not applied: {}", self.property, self.reason)
+        write!(
+            f,
+            "this kernel does not support {}, so it was not applied: {}",
+            self.property, self.reason
+        )
     }
 }
 
@@ -26,7 +30,10 @@ impl std::fmt::Display for Lack {
 /// When there is any.
 pub fn refuse(lacks: &[Lack]) -> Result<()> {
     let Some(first) = lacks.first() else { return Ok(()) };
-    let mut message = format!("this kernel does not support linux.resources.{}: {}", first.property, first.reason);
+    let mut message = format!(
+        "this kernel does not support linux.resources.{}: {}",
+        first.property, first.reason
+    );
     if lacks.len() > 1 {
         let others: Vec<&str> = lacks[1..].iter().map(|lack| lack.property.as_str()).collect();
         message.push_str(&format!(" (nor {})", others.join(", ")));
@@ -51,7 +58,10 @@ impl Lacks {
             reason.push_str("; ");
             reason.push_str(note);
         }
-        self.list.push(Lack { property: property.to_owned(), reason });
+        self.list.push(Lack {
+            property: property.to_owned(),
+            reason,
+        });
     }
 
     pub fn into_list(self) -> Vec<Lack> {

@@ -86,15 +86,22 @@ pub(super) fn member(
         }
         Version::V2 if !hierarchy.controllers.is_empty() => {
             let have = dir.read("cgroup.controllers").unwrap_or_default();
-            let complete =
-                hierarchy.controllers.iter().all(|wanted| have.split_whitespace().any(|name| name == wanted.name()));
+            let complete = hierarchy
+                .controllers
+                .iter()
+                .all(|wanted| have.split_whitespace().any(|name| name == wanted.name()));
             if !complete {
                 *note = delegate(hierarchy, path);
             }
         }
         _ => {}
     }
-    Ok(Member { dir, version: hierarchy.version, controllers: hierarchy.controllers.clone(), fresh })
+    Ok(Member {
+        dir,
+        version: hierarchy.version,
+        controllers: hierarchy.controllers.clone(),
+        fresh,
+    })
 }
 
 fn mkdir(path: &Path) -> Result<(), Errno> {
@@ -138,7 +145,8 @@ fn cpuset_parents(hierarchy: &Hierarchy, path: &CgroupPath) -> Result<()> {
 /// limits that need it show up as lacking; the answer tells the first refusal.
 fn delegate(hierarchy: &Hierarchy, path: &CgroupPath) -> Option<String> {
     let mut note = None;
-    let levels = std::iter::once(hierarchy.mount.clone()).chain(path.ancestors().map(|level| hierarchy.mount.join(level)));
+    let levels = std::iter::once(hierarchy.mount.clone())
+        .chain(path.ancestors().map(|level| hierarchy.mount.join(level)));
     for level in levels {
         let dir = match Dir::open(level.clone()) {
             Ok(dir) => dir,
@@ -165,7 +173,9 @@ fn delegate(hierarchy: &Hierarchy, path: &CgroupPath) -> Option<String> {
                 && note.is_none()
             {
                 let why = match errno {
-                    Errno::BUSY => "it has processes of its own, and v2 keeps those apart from nested cgroups".to_owned(),
+                    Errno::BUSY => {
+                        "it has processes of its own, and v2 keeps those apart from nested cgroups".to_owned()
+                    }
                     errno => std::io::Error::from(errno).to_string(),
                 };
                 note = Some(format!("{} does not hand {name} down: {why}", level.display()));
@@ -192,7 +202,11 @@ pub(super) fn remove(path: &Path, end: Instant) -> Result<()> {
             if Instant::now() >= end {
                 let mut left = Vec::new();
                 let _ = dir.processes_recursive(MAX_DEPTH, &mut left);
-                let names: Vec<String> = left.iter().take(10).map(|pid| pid.as_raw_pid().to_string()).collect();
+                let names: Vec<String> = left
+                    .iter()
+                    .take(10)
+                    .map(|pid| pid.as_raw_pid().to_string())
+                    .collect();
                 let detail = format!(", {} processes are still in it: {}", left.len(), names.join(" "));
                 return Err(not_removed(path, Errno::BUSY, &detail));
             }
@@ -216,7 +230,11 @@ fn remove_nested(dir: &Dir, depth: usize) -> bool {
 }
 
 fn not_removed(path: &Path, errno: Errno, detail: &str) -> Error {
-    let kind = if errno == Errno::BUSY { ErrorKind::Conflict } else { ErrorKind::System };
+    let kind = if errno == Errno::BUSY {
+        ErrorKind::Conflict
+    } else {
+        ErrorKind::System
+    };
     let text = format!("cannot remove cgroup {}{detail}", path.display());
     Error::with_source(kind, text, std::io::Error::from(errno))
 }
@@ -235,14 +253,29 @@ fn not_made(path: &Path, errno: Errno) -> Error {
         ),
         Errno::NOSPC | Errno::AGAIN => Error::with_source(
             ErrorKind::System,
-            format!("cannot make cgroup {}: the limit of cgroups is reached", path.display()),
+            format!(
+                "cannot make cgroup {}: the limit of cgroups is reached",
+                path.display()
+            ),
             source,
         ),
-        _ => Error::with_source(ErrorKind::System, format!("cannot make cgroup {}", path.display()), source),
+        _ => Error::with_source(
+            ErrorKind::System,
+            format!("cannot make cgroup {}", path.display()),
+            source,
+        ),
     }
 }
 
 pub(super) fn not_opened(path: &Path, errno: Errno) -> Error {
-    let kind = if errno == Errno::NOENT { ErrorKind::NotFound } else { ErrorKind::System };
-    Error::with_source(kind, format!("cannot open cgroup {}", path.display()), std::io::Error::from(errno))
+    let kind = if errno == Errno::NOENT {
+        ErrorKind::NotFound
+    } else {
+        ErrorKind::System
+    };
+    Error::with_source(
+        kind,
+        format!("cannot open cgroup {}", path.display()),
+        std::io::Error::from(errno),
+    )
 }

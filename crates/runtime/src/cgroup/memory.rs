@@ -13,7 +13,10 @@ pub(super) fn apply(node: Option<Node<'_>>, memory: &Memory, lacks: &mut Lacks) 
         for (property, asked) in [
             ("memory.limit", memory.limit.is_some_and(|limit| limit > 0)),
             ("memory.swap", memory.swap.is_some_and(|swap| swap > 0)),
-            ("memory.reservation", memory.reservation.is_some_and(|reservation| reservation > 0)),
+            (
+                "memory.reservation",
+                memory.reservation.is_some_and(|reservation| reservation > 0),
+            ),
             ("memory.swappiness", memory.swappiness.is_some()),
             ("memory.disableOOMKiller", memory.disable_oom_killer == Some(true)),
         ] {
@@ -35,16 +38,27 @@ pub(super) fn apply(node: Option<Node<'_>>, memory: &Memory, lacks: &mut Lacks) 
     if let Some(swappiness) = memory.swappiness
         && swappiness > 100
     {
-        return Err(Error::invalid(format!("memory.swappiness {swappiness} is out of range: 0 to 100")));
+        return Err(Error::invalid(format!(
+            "memory.swappiness {swappiness} is out of range: 0 to 100"
+        )));
     }
     if memory.check_before_update == Some(true)
-        && let Some(limit) = memory.limit.and_then(|limit| u64::try_from(limit).ok()).filter(|&limit| limit > 0)
+        && let Some(limit) = memory
+            .limit
+            .and_then(|limit| u64::try_from(limit).ok())
+            .filter(|&limit| limit > 0)
     {
-        let file = if node.version == Version::V1 { "memory.usage_in_bytes" } else { "memory.current" };
+        let file = if node.version == Version::V1 {
+            "memory.usage_in_bytes"
+        } else {
+            "memory.current"
+        };
         if let Some(usage) = node.dir.read_number(file).filter(|&usage| usage > limit) {
             return Err(Error::new(
                 ErrorKind::Conflict,
-                format!("memory.limit {limit} is below the {usage} bytes in use, and checkBeforeUpdate is set"),
+                format!(
+                    "memory.limit {limit} is below the {usage} bytes in use, and checkBeforeUpdate is set"
+                ),
             ));
         }
     }
@@ -56,7 +70,10 @@ pub(super) fn apply(node: Option<Node<'_>>, memory: &Memory, lacks: &mut Lacks) 
 
 fn v1(node: Node<'_>, memory: &Memory, lacks: &mut Lacks) -> Result<()> {
     let dir = node.dir;
-    let limit = memory.limit.filter(|&limit| limit != 0).map(|limit| limit.max(-1));
+    let limit = memory
+        .limit
+        .filter(|&limit| limit != 0)
+        .map(|limit| limit.max(-1));
     let mut swap = memory.swap.filter(|&swap| swap != 0).map(|swap| swap.max(-1));
     // No limit on memory with one on memory plus swap would be refused: unlimited means both.
     if limit == Some(-1) && swap.is_none() && dir.read("memory.memsw.limit_in_bytes").is_some() {
@@ -69,13 +86,19 @@ fn v1(node: Node<'_>, memory: &Memory, lacks: &mut Lacks) -> Result<()> {
     if let Some(swap) = swap {
         writes.push(("memory.swap", "memory.memsw.limit_in_bytes", swap.to_string()));
     }
-    dir.write_settling(&writes, lacks).map_err(|error| explain_busy(error, node))?;
+    dir.write_settling(&writes, lacks)
+        .map_err(|error| explain_busy(error, node))?;
     if let Some(reservation) = memory.reservation.filter(|&reservation| reservation != 0) {
         let value = reservation.max(-1).to_string();
         dir.write_or_lack("memory.reservation", "memory.soft_limit_in_bytes", &value, lacks)?;
     }
     if let Some(swappiness) = memory.swappiness {
-        dir.write_or_lack("memory.swappiness", "memory.swappiness", &swappiness.to_string(), lacks)?;
+        dir.write_or_lack(
+            "memory.swappiness",
+            "memory.swappiness",
+            &swappiness.to_string(),
+            lacks,
+        )?;
     }
     if let Some(disable) = memory.disable_oom_killer {
         // Zero is what a new cgroup has.
@@ -87,9 +110,9 @@ fn v1(node: Node<'_>, memory: &Memory, lacks: &mut Lacks) -> Result<()> {
 
 fn explain_busy(error: Error, node: Node<'_>) -> Error {
     match node.dir.read_number("memory.usage_in_bytes") {
-        Some(usage) if error.kind() == ErrorKind::Conflict => {
-            error.wrap(format!("the container uses {usage} bytes, which the kernel could not bring below the new limit"))
-        }
+        Some(usage) if error.kind() == ErrorKind::Conflict => error.wrap(format!(
+            "the container uses {usage} bytes, which the kernel could not bring below the new limit"
+        )),
         _ => error,
     }
 }
@@ -117,11 +140,19 @@ fn v2(node: Node<'_>, memory: &Memory, lacks: &mut Lacks) -> Result<()> {
 }
 
 fn or_max(bytes: i64) -> String {
-    if bytes < 0 { "max".to_owned() } else { bytes.to_string() }
+    if bytes < 0 {
+        "max".to_owned()
+    } else {
+        bytes.to_string()
+    }
 }
 
 /// The v2 limit of swap alone.
-fn swap_max(limit: Option<i64>, swap: Option<i64>, current: impl FnOnce() -> Option<u64>) -> Result<Option<String>> {
+fn swap_max(
+    limit: Option<i64>,
+    swap: Option<i64>,
+    current: impl FnOnce() -> Option<u64>,
+) -> Result<Option<String>> {
     match (limit, swap) {
         (Some(limit), None | Some(0)) if limit < 0 => Ok(Some("max".to_owned())),
         (_, None | Some(0)) => Ok(None),
@@ -133,7 +164,9 @@ fn swap_max(limit: Option<i64>, swap: Option<i64>, current: impl FnOnce() -> Opt
                 None => current(),
             };
             let Some(memory) = memory else {
-                return Err(Error::invalid("memory.swap is limited but memory.limit is not: set both"));
+                return Err(Error::invalid(
+                    "memory.swap is limited but memory.limit is not: set both",
+                ));
             };
             match swap.checked_sub(memory) {
                 Some(swap) => Ok(Some(swap.to_string())),
@@ -151,7 +184,8 @@ mod tests {
 
     #[test]
     fn swap_is_converted() {
-        let convert = |limit, swap, current| swap_max(limit, swap, || current).map_err(|error| error.report().message);
+        let convert =
+            |limit, swap, current| swap_max(limit, swap, || current).map_err(|error| error.report().message);
         assert_eq!(convert(None, None, None), Ok(None));
         assert_eq!(convert(Some(100), None, None), Ok(None));
         assert_eq!(convert(Some(-1), None, None), Ok(Some("max".into())));
@@ -160,7 +194,11 @@ mod tests {
         assert_eq!(convert(Some(100), Some(250), None), Ok(Some("150".into())));
         assert_eq!(convert(None, Some(250), Some(50)), Ok(Some("200".into())));
         assert!(convert(None, Some(250), None).unwrap_err().contains("set both"));
-        assert!(convert(Some(-1), Some(250), None).unwrap_err().contains("set both"));
+        assert!(
+            convert(Some(-1), Some(250), None)
+                .unwrap_err()
+                .contains("set both")
+        );
         assert!(convert(Some(300), Some(250), None).unwrap_err().contains("below"));
     }
 }

@@ -92,7 +92,11 @@ impl Cgroup {
     /// # Errors
     /// `Permission` when cgroups cannot be made by this process, `Conflict` when processes are in it, `Invalid` for a
     /// value that is not valid or that the kernel refuses.
-    pub fn create(hierarchies: &Hierarchies, path: &CgroupPath, resources: &Resources) -> Result<(Self, Vec<Lack>)> {
+    pub fn create(
+        hierarchies: &Hierarchies,
+        path: &CgroupPath,
+        resources: &Resources,
+    ) -> Result<(Self, Vec<Lack>)> {
         let mut made = make::Made::default();
         let mut lacks = Lacks::default();
         let mut members = Vec::with_capacity(hierarchies.list().len());
@@ -107,7 +111,10 @@ impl Cgroup {
                 Err(error) => return Err(error),
             }
         }
-        let cgroup = Self { path: path.clone(), members };
+        let cgroup = Self {
+            path: path.clone(),
+            members,
+        };
         cgroup.write_limits(resources, true, &mut lacks)?;
         made.keep();
         Ok((cgroup, lacks.into_list()))
@@ -133,9 +140,15 @@ impl Cgroup {
             }
         }
         if members.is_empty() {
-            return Err(Error::new(ErrorKind::NotFound, format!("there is no cgroup {path}")));
+            return Err(Error::new(
+                ErrorKind::NotFound,
+                format!("there is no cgroup {path}"),
+            ));
         }
-        Ok(Self { path: path.clone(), members })
+        Ok(Self {
+            path: path.clone(),
+            members,
+        })
     }
 
     /// Its path below the mount points.
@@ -173,7 +186,10 @@ impl Cgroup {
     fn attach_where(&self, pid: Pid, which: impl Fn(&Member) -> bool) -> Result<()> {
         let text = pid.as_raw_pid().to_string();
         for member in self.members.iter().filter(|member| which(member)) {
-            member.dir.try_write("cgroup.procs", &text).map_err(|errno| Self::not_attached(&member.dir, &text, errno))?;
+            member
+                .dir
+                .try_write("cgroup.procs", &text)
+                .map_err(|errno| Self::not_attached(&member.dir, &text, errno))?;
         }
         Ok(())
     }
@@ -185,8 +201,15 @@ impl Cgroup {
     /// # Errors
     /// As [`Cgroup::attach`].
     pub fn attach_self(&self, cloned_into: bool) -> Result<()> {
-        for member in self.members.iter().filter(|member| !cloned_into || member.version == Version::V1) {
-            member.dir.try_write("cgroup.procs", "0").map_err(|errno| Self::not_attached(&member.dir, "self", errno))?;
+        for member in self
+            .members
+            .iter()
+            .filter(|member| !cloned_into || member.version == Version::V1)
+        {
+            member
+                .dir
+                .try_write("cgroup.procs", "0")
+                .map_err(|errno| Self::not_attached(&member.dir, "self", errno))?;
         }
         Ok(())
     }
@@ -199,7 +222,11 @@ impl Cgroup {
     pub fn attach_beside(hierarchies: &Hierarchies, pid: Pid, beside: Pid) -> Result<()> {
         let file = format!("/proc/{}/cgroup", beside.as_raw_pid());
         let text = std::fs::read_to_string(&file).map_err(|error| {
-            Error::with_source(ErrorKind::NotFound, format!("cannot read {file}: has the container exited?"), error)
+            Error::with_source(
+                ErrorKind::NotFound,
+                format!("cannot read {file}: has the container exited?"),
+                error,
+            )
         })?;
         for hierarchy in hierarchies.list() {
             let place = text.lines().find_map(|line| {
@@ -207,11 +234,14 @@ impl Cgroup {
                 (label == hierarchy.label).then_some(path)
             });
             // The root is no container's: leave the process where it is there.
-            let Some(path) = place.and_then(|path| CgroupPath::parse(path).ok()) else { continue };
+            let Some(path) = place.and_then(|path| CgroupPath::parse(path).ok()) else {
+                continue;
+            };
             let full = path.below(&hierarchy.mount);
             let dir = Dir::open(full.clone()).map_err(|errno| make::not_opened(&full, errno))?;
             let text = pid.as_raw_pid().to_string();
-            dir.try_write("cgroup.procs", &text).map_err(|errno| Self::not_attached(&dir, &text, errno))?;
+            dir.try_write("cgroup.procs", &text)
+                .map_err(|errno| Self::not_attached(&dir, &text, errno))?;
         }
         Ok(())
     }
@@ -221,12 +251,18 @@ impl Cgroup {
             Errno::SRCH => (ErrorKind::NotFound, ": it has exited"),
             Errno::NODEV | Errno::NOENT => (ErrorKind::NotFound, ": the cgroup was removed"),
             Errno::PERM | Errno::ACCESS => (ErrorKind::Permission, ""),
-            Errno::BUSY => (ErrorKind::Conflict, ": it has nested cgroups with controllers, so v2 keeps processes out"),
+            Errno::BUSY => (
+                ErrorKind::Conflict,
+                ": it has nested cgroups with controllers, so v2 keeps processes out",
+            ),
             Errno::NOSPC => (ErrorKind::Conflict, ": its cpuset is empty"),
             Errno::OPNOTSUPP => (ErrorKind::Conflict, ": it is, or is below, a threaded cgroup"),
             _ => (ErrorKind::System, ""),
         };
-        let text = format!("cannot move process {process} into cgroup {}{why}", dir.path().display());
+        let text = format!(
+            "cannot move process {process} into cgroup {}{why}",
+            dir.path().display()
+        );
         Error::with_source(kind, text, std::io::Error::from(errno))
     }
 
@@ -259,10 +295,18 @@ impl Cgroup {
         }
         hugetlb::apply(self.node(Controller::Hugetlb), &resources.hugepage_limits, lacks)?;
         if let Some(network) = &resources.network {
-            net::apply(self.node(Controller::NetCls), self.node(Controller::NetPrio), network, lacks)?;
+            net::apply(
+                self.node(Controller::NetCls),
+                self.node(Controller::NetPrio),
+                network,
+                lacks,
+            )?;
         }
         rdma::apply(self.node(Controller::Rdma), &resources.rdma, lacks)?;
-        let v2 = self.unified().map(|dir| Node { dir, version: Version::V2 });
+        let v2 = self.unified().map(|dir| Node {
+            dir,
+            version: Version::V2,
+        });
         unified::apply(v2, &resources.unified, lacks)
     }
 
@@ -317,7 +361,11 @@ impl Cgroup {
                 Err(Errno::NOENT) => {} // before Linux 5.14
                 Err(errno) => {
                     let text = format!("cannot kill the processes of cgroup {}", dir.path().display());
-                    return Err(Error::with_source(ErrorKind::System, text, std::io::Error::from(errno)));
+                    return Err(Error::with_source(
+                        ErrorKind::System,
+                        text,
+                        std::io::Error::from(errno),
+                    ));
                 }
             }
         }
@@ -331,7 +379,10 @@ impl Cgroup {
         let end = Instant::now() + HUNT;
         while self.signal_once(signal)? > 0 {
             if Instant::now() >= end {
-                let text = format!("the processes of cgroup {} do not die: one is stuck in the kernel", self.path);
+                let text = format!(
+                    "the processes of cgroup {} do not die: one is stuck in the kernel",
+                    self.path
+                );
                 return Err(Error::new(ErrorKind::System, text));
             }
             std::thread::sleep(Duration::from_millis(1));
@@ -345,8 +396,16 @@ impl Cgroup {
             match rustix::process::kill_process(pid, signal) {
                 Ok(()) | Err(Errno::SRCH) => {}
                 Err(errno) => {
-                    let text = format!("cannot signal process {} of cgroup {}", pid.as_raw_pid(), self.path);
-                    return Err(Error::with_source(ErrorKind::Permission, text, std::io::Error::from(errno)));
+                    let text = format!(
+                        "cannot signal process {} of cgroup {}",
+                        pid.as_raw_pid(),
+                        self.path
+                    );
+                    return Err(Error::with_source(
+                        ErrorKind::Permission,
+                        text,
+                        std::io::Error::from(errno),
+                    ));
                 }
             }
         }
@@ -358,14 +417,23 @@ impl Cgroup {
     /// # Errors
     /// When the kernel does not list them.
     pub fn processes(&self) -> Result<Vec<Pid>> {
-        let Some(member) = self.members.last() else { return Ok(Vec::new()) };
+        let Some(member) = self.members.last() else {
+            return Ok(Vec::new());
+        };
         let mut list = Vec::new();
         match member.dir.processes_recursive(make::MAX_DEPTH, &mut list) {
             // Removed meanwhile.
             Ok(()) | Err(Errno::NODEV | Errno::NOENT) => {}
             Err(errno) => {
-                let text = format!("cannot list the processes of cgroup {}", member.dir.path().display());
-                return Err(Error::with_source(ErrorKind::System, text, std::io::Error::from(errno)));
+                let text = format!(
+                    "cannot list the processes of cgroup {}",
+                    member.dir.path().display()
+                );
+                return Err(Error::with_source(
+                    ErrorKind::System,
+                    text,
+                    std::io::Error::from(errno),
+                ));
             }
         }
         list.sort_unstable_by_key(|pid| pid.as_raw_pid());
@@ -436,16 +504,23 @@ impl Cgroup {
 
     fn v1(&self, controller: Controller) -> Option<&Dir> {
         let mut v1 = self.members.iter().filter(|member| member.version == Version::V1);
-        v1.find(|member| member.controllers.contains(&controller)).map(|member| &member.dir)
+        v1.find(|member| member.controllers.contains(&controller))
+            .map(|member| &member.dir)
     }
 
     fn unified(&self) -> Option<&Dir> {
-        self.members.last().filter(|member| member.version == Version::V2).map(|member| &member.dir)
+        self.members
+            .last()
+            .filter(|member| member.version == Version::V2)
+            .map(|member| &member.dir)
     }
 }
 
 impl Member {
     fn node(&self) -> Node<'_> {
-        Node { dir: &self.dir, version: self.version }
+        Node {
+            dir: &self.dir,
+            version: self.version,
+        }
     }
 }

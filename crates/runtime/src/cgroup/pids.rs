@@ -7,7 +7,11 @@ use crate::Result;
 
 pub(super) fn apply(node: Option<Node<'_>>, pids: &Pids, lacks: &mut Lacks) -> Result<()> {
     let Some(limit) = pids.limit else { return Ok(()) };
-    let value = if limit > 0 { limit.to_string() } else { "max".to_owned() };
+    let value = if limit > 0 {
+        limit.to_string()
+    } else {
+        "max".to_owned()
+    };
     match node {
         Some(node) => node.dir.write_or_lack("pids.limit", "pids.max", &value, lacks),
         None if limit > 0 => {

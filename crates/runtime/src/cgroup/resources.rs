@@ -154,10 +154,18 @@ pub struct BlockIo {
     #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "nullable")]
     pub throttle_write_bps_device: Vec<ThrottleDevice>,
     /// Reads per second.
-    #[serde(rename = "throttleReadIOPSDevice", skip_serializing_if = "Vec::is_empty", deserialize_with = "nullable")]
+    #[serde(
+        rename = "throttleReadIOPSDevice",
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "nullable"
+    )]
     pub throttle_read_iops_device: Vec<ThrottleDevice>,
     /// Writes per second.
-    #[serde(rename = "throttleWriteIOPSDevice", skip_serializing_if = "Vec::is_empty", deserialize_with = "nullable")]
+    #[serde(
+        rename = "throttleWriteIOPSDevice",
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "nullable"
+    )]
     pub throttle_write_iops_device: Vec<ThrottleDevice>,
 }
 
@@ -249,13 +257,14 @@ impl Resources {
             ("c", Some(5), Some(2), "rwm"),
             ("c", Some(136), None, "rwm"),
         ];
-        self.devices.extend(ALWAYS.iter().map(|&(kind, major, minor, access)| DeviceRule {
-            allow: true,
-            kind: Some(kind.to_owned()),
-            major,
-            minor,
-            access: Some(access.to_owned()),
-        }));
+        self.devices
+            .extend(ALWAYS.iter().map(|&(kind, major, minor, access)| DeviceRule {
+                allow: true,
+                kind: Some(kind.to_owned()),
+                major,
+                minor,
+                access: Some(access.to_owned()),
+            }));
     }
 }
 

@@ -71,8 +71,13 @@ pub struct MemoryStats {
 impl MemoryStats {
     /// Usage without the page cache that the kernel would give up first: what `docker stats` shows.
     pub fn working_set(&self) -> u64 {
-        let cache = self.stat.get("total_inactive_file").or_else(|| self.stat.get("inactive_file"));
-        cache.filter(|&&cache| cache < self.usage).map_or(self.usage, |cache| self.usage - cache)
+        let cache = self
+            .stat
+            .get("total_inactive_file")
+            .or_else(|| self.stat.get("inactive_file"));
+        cache
+            .filter(|&&cache| cache < self.usage)
+            .map_or(self.usage, |cache| self.usage - cache)
     }
 }
 
@@ -150,7 +155,10 @@ pub struct PressureLine {
 
 pub(super) fn collect(cgroup: &Cgroup) -> Stats {
     let node = |controller| cgroup.node(controller);
-    let mut stats = Stats { cpu: cpu(cgroup), ..Stats::default() };
+    let mut stats = Stats {
+        cpu: cpu(cgroup),
+        ..Stats::default()
+    };
     stats.memory = node(Controller::Memory).map(memory);
     stats.pids = node(Controller::Pids).map(|node| PidsStats {
         current: node.dir.read_number("pids.current").unwrap_or(0),
@@ -177,9 +185,16 @@ fn cpu(cgroup: &Cgroup) -> CpuStats {
         stats.per_cpu = node
             .dir
             .read("cpuacct.usage_percpu")
-            .map(|text| text.split_whitespace().filter_map(|word| word.parse().ok()).collect())
+            .map(|text| {
+                text.split_whitespace()
+                    .filter_map(|word| word.parse().ok())
+                    .collect()
+            })
             .unwrap_or_default();
-        if let Some(text) = cgroup.node(Controller::Cpu).and_then(|node| node.dir.read("cpu.stat")) {
+        if let Some(text) = cgroup
+            .node(Controller::Cpu)
+            .and_then(|node| node.dir.read("cpu.stat"))
+        {
             let map = flat(&text);
             let get = |key| map.get(key).copied().unwrap_or(0);
             stats.periods = get("nr_periods");
@@ -202,7 +217,11 @@ fn cpu(cgroup: &Cgroup) -> CpuStats {
 
 fn memory(node: Node<'_>) -> MemoryStats {
     let number = |file| node.dir.read_number(file);
-    let stat = node.dir.read("memory.stat").map(|text| flat(&text)).unwrap_or_default();
+    let stat = node
+        .dir
+        .read("memory.stat")
+        .map(|text| flat(&text))
+        .unwrap_or_default();
     match node.version {
         Version::V1 => {
             // An unlimited counter holds the greatest multiple of a page that fits.
@@ -216,13 +235,19 @@ fn memory(node: Node<'_>) -> MemoryStats {
                 limit,
                 failcnt: number("memory.failcnt").unwrap_or(0),
                 swap: number("memory.memsw.usage_in_bytes").map(|both| both.saturating_sub(usage)),
-                swap_limit: both_limit.zip(limit).map(|(both, limit)| both.saturating_sub(limit)),
+                swap_limit: both_limit
+                    .zip(limit)
+                    .map(|(both, limit)| both.saturating_sub(limit)),
                 oom_kills: super::events::kills(node),
                 stat,
             }
         }
         Version::V2 => {
-            let events = node.dir.read("memory.events").map(|text| flat(&text)).unwrap_or_default();
+            let events = node
+                .dir
+                .read("memory.events")
+                .map(|text| flat(&text))
+                .unwrap_or_default();
             MemoryStats {
                 usage: number("memory.current").unwrap_or(0),
                 max_usage: number("memory.peak"),
@@ -241,7 +266,11 @@ fn blkio(node: Node<'_>) -> BlkioStats {
     match node.version {
         Version::V1 => {
             let read = |throttle: &str, bfq: &str| {
-                let text = node.dir.read(throttle).or_else(|| node.dir.read(bfq)).unwrap_or_default();
+                let text = node
+                    .dir
+                    .read(throttle)
+                    .or_else(|| node.dir.read(bfq))
+                    .unwrap_or_default();
                 text.lines().filter_map(blkio_line).collect()
             };
             BlkioStats {
@@ -249,7 +278,10 @@ fn blkio(node: Node<'_>) -> BlkioStats {
                     "blkio.throttle.io_service_bytes_recursive",
                     "blkio.bfq.io_service_bytes_recursive",
                 ),
-                io_serviced_recursive: read("blkio.throttle.io_serviced_recursive", "blkio.bfq.io_serviced_recursive"),
+                io_serviced_recursive: read(
+                    "blkio.throttle.io_serviced_recursive",
+                    "blkio.bfq.io_serviced_recursive",
+                ),
             }
         }
         Version::V2 => io_stat(&node.dir.read("io.stat").unwrap_or_default()),
@@ -261,7 +293,12 @@ fn blkio_line(line: &str) -> Option<BlkioEntry> {
     let mut words = line.split_whitespace();
     let (major, minor) = device(words.next()?)?;
     let op = words.next()?.to_owned();
-    Some(BlkioEntry { major, minor, op, value: words.next()?.parse().ok()? })
+    Some(BlkioEntry {
+        major,
+        minor,
+        op,
+        value: words.next()?.parse().ok()?,
+    })
 }
 
 /// `8:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=5 dios=6`.
@@ -269,7 +306,9 @@ fn io_stat(text: &str) -> BlkioStats {
     let mut stats = BlkioStats::default();
     for line in text.lines() {
         let mut words = line.split_whitespace();
-        let Some((major, minor)) = words.next().and_then(device) else { continue };
+        let Some((major, minor)) = words.next().and_then(device) else {
+            continue;
+        };
         for (key, value) in words.filter_map(|word| word.split_once('=')) {
             let (list, op) = match key {
                 "rbytes" => (&mut stats.io_service_bytes_recursive, "read"),
@@ -279,7 +318,12 @@ fn io_stat(text: &str) -> BlkioStats {
                 _ => continue,
             };
             if let Ok(value) = value.parse() {
-                list.push(BlkioEntry { major, minor, op: op.to_owned(), value });
+                list.push(BlkioEntry {
+                    major,
+                    minor,
+                    op: op.to_owned(),
+                    value,
+                });
             }
         }
     }
@@ -300,7 +344,11 @@ fn hugetlb(node: Node<'_>) -> BTreeMap<String, HugetlbStats> {
         .filter_map(|name| name.strip_prefix("hugetlb.")?.strip_suffix(usage))
         .filter(|size| !size.contains('.'))
         .map(|size| {
-            let number = |suffix: &str| node.dir.read_number(&format!("hugetlb.{size}.{suffix}")).unwrap_or(0);
+            let number = |suffix: &str| {
+                node.dir
+                    .read_number(&format!("hugetlb.{size}.{suffix}"))
+                    .unwrap_or(0)
+            };
             let stats = if v1 {
                 HugetlbStats {
                     usage: number("usage_in_bytes"),
@@ -308,9 +356,16 @@ fn hugetlb(node: Node<'_>) -> BTreeMap<String, HugetlbStats> {
                     failcnt: number("failcnt"),
                 }
             } else {
-                let events = node.dir.read(&format!("hugetlb.{size}.events")).unwrap_or_default();
+                let events = node
+                    .dir
+                    .read(&format!("hugetlb.{size}.events"))
+                    .unwrap_or_default();
                 let failcnt = flat(&events).get("max").copied().unwrap_or(0);
-                HugetlbStats { usage: number("current"), max_usage: 0, failcnt }
+                HugetlbStats {
+                    usage: number("current"),
+                    max_usage: 0,
+                    failcnt,
+                }
             };
             (size.to_owned(), stats)
         })
@@ -319,7 +374,11 @@ fn hugetlb(node: Node<'_>) -> BTreeMap<String, HugetlbStats> {
 
 fn pressure(dir: &Dir) -> Option<PressureStats> {
     let read = |file| dir.read(file).map(|text| pressure_file(&text));
-    let stats = PressureStats { cpu: read("cpu.pressure"), memory: read("memory.pressure"), io: read("io.pressure") };
+    let stats = PressureStats {
+        cpu: read("cpu.pressure"),
+        memory: read("memory.pressure"),
+        io: read("io.pressure"),
+    };
     (stats.cpu.is_some() || stats.memory.is_some() || stats.io.is_some()).then_some(stats)
 }
 
@@ -362,24 +421,48 @@ mod tests {
     #[test]
     fn block_devices() {
         let entry = blkio_line("254:0 Read 4096").unwrap();
-        assert_eq!(entry, BlkioEntry { major: 254, minor: 0, op: "Read".into(), value: 4096 });
+        assert_eq!(
+            entry,
+            BlkioEntry {
+                major: 254,
+                minor: 0,
+                op: "Read".into(),
+                value: 4096
+            }
+        );
         assert_eq!(blkio_line("Total 4096"), None);
         let stats = io_stat("254:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=0 dios=0\n7:1 \n");
-        let values = |list: &[BlkioEntry]| list.iter().map(|entry| (entry.op.clone(), entry.value)).collect::<Vec<_>>();
-        assert_eq!(values(&stats.io_service_bytes_recursive), [("read".into(), 1), ("write".into(), 2)]);
-        assert_eq!(values(&stats.io_serviced_recursive), [("read".into(), 3), ("write".into(), 4)]);
+        let values = |list: &[BlkioEntry]| {
+            list.iter()
+                .map(|entry| (entry.op.clone(), entry.value))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            values(&stats.io_service_bytes_recursive),
+            [("read".into(), 1), ("write".into(), 2)]
+        );
+        assert_eq!(
+            values(&stats.io_serviced_recursive),
+            [("read".into(), 3), ("write".into(), 4)]
+        );
     }
 
     #[test]
     fn pressure_lines() {
         let text = "some avg10=1.50 avg60=0.25 avg300=0.00 total=12\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=7\n";
         let pressure = pressure_file(text);
-        assert_eq!((pressure.some.avg10, pressure.some.total, pressure.full.total), (1.5, 12, 7));
+        assert_eq!(
+            (pressure.some.avg10, pressure.some.total, pressure.full.total),
+            (1.5, 12, 7)
+        );
     }
 
     #[test]
     fn working_set_leaves_cold_cache_out() {
-        let mut memory = MemoryStats { usage: 100, ..MemoryStats::default() };
+        let mut memory = MemoryStats {
+            usage: 100,
+            ..MemoryStats::default()
+        };
         assert_eq!(memory.working_set(), 100);
         memory.stat.insert("inactive_file".into(), 30);
         assert_eq!(memory.working_set(), 70);

@@ -38,7 +38,10 @@ impl Fake {
                 controllers: label.split(',').filter_map(Controller::from_name).collect(),
             },
         };
-        Self { hierarchies: Hierarchies::from_list(vec![hierarchy]), base }
+        Self {
+            hierarchies: Hierarchies::from_list(vec![hierarchy]),
+            base,
+        }
     }
 
     fn leaf(&self) -> std::path::PathBuf {
@@ -51,7 +54,12 @@ impl Fake {
 
     fn create(&self, resources: &str) -> (Cgroup, Vec<Lack>) {
         let path = CgroupPath::parse(PLACE).unwrap();
-        Cgroup::create(&self.hierarchies, &path, &serde_json::from_str(resources).unwrap()).unwrap()
+        Cgroup::create(
+            &self.hierarchies,
+            &path,
+            &serde_json::from_str(resources).unwrap(),
+        )
+        .unwrap()
     }
 }
 
@@ -62,9 +70,22 @@ fn v2_files() {
         "",
         "cpuset cpu io memory hugetlb pids rdma misc",
         &[
-            "cpu.weight", "cpu.max", "cpu.max.burst", "cpu.idle", "cpuset.cpus", "cpuset.mems", "memory.max",
-            "memory.low", "memory.swap.max", "pids.max", "io.weight", "io.max", "hugetlb.2MB.max", "rdma.max",
-            "memory.high", "misc.max",
+            "cpu.weight",
+            "cpu.max",
+            "cpu.max.burst",
+            "cpu.idle",
+            "cpuset.cpus",
+            "cpuset.mems",
+            "memory.max",
+            "memory.low",
+            "memory.swap.max",
+            "pids.max",
+            "io.weight",
+            "io.max",
+            "hugetlb.2MB.max",
+            "rdma.max",
+            "memory.high",
+            "misc.max",
         ],
     );
     let (cgroup, lacks) = fake.create(
@@ -98,7 +119,10 @@ fn v2_files() {
         assert_eq!(fake.read(file), content, "{file}");
     }
     let missing: Vec<_> = lacks.iter().map(|lack| lack.property.as_str()).collect();
-    assert_eq!(missing, ["memory.swappiness", "memory.disableOOMKiller", "network.classID"]);
+    assert_eq!(
+        missing,
+        ["memory.swappiness", "memory.disableOOMKiller", "network.classID"]
+    );
     assert!(cgroup.clone_into_fd().is_some());
     assert_eq!(cgroup.stats().cpu.total, 0);
 }
@@ -119,22 +143,48 @@ fn v2_controllers_are_handed_down() {
 
 #[test]
 fn controllers_on_one_v1_hierarchy() {
-    let files = ["cpu.shares", "cpu.cfs_quota_us", "cpu.cfs_period_us", "cpuacct.usage", "cpu.stat"];
+    let files = [
+        "cpu.shares",
+        "cpu.cfs_quota_us",
+        "cpu.cfs_period_us",
+        "cpuacct.usage",
+        "cpu.stat",
+    ];
     let fake = Fake::new(Version::V1, "cpu,cpuacct", "", &files);
     fs::write(fake.leaf().join("cpuacct.usage"), "77\n").unwrap();
-    fs::write(fake.leaf().join("cpu.stat"), "nr_periods 3\nnr_throttled 2\nthrottled_time 1\n").unwrap();
-    let (cgroup, lacks) =
-        fake.create(r#"{"cpu":{"shares":7,"quota":-1,"period":1000},"memory":{"limit":5},"pids":{"limit":5}}"#);
-    assert_eq!([fake.read("cpu.shares"), fake.read("cpu.cfs_quota_us"), fake.read("cpu.cfs_period_us")], ["7", "-1", "1000"]);
+    fs::write(
+        fake.leaf().join("cpu.stat"),
+        "nr_periods 3\nnr_throttled 2\nthrottled_time 1\n",
+    )
+    .unwrap();
+    let (cgroup, lacks) = fake
+        .create(r#"{"cpu":{"shares":7,"quota":-1,"period":1000},"memory":{"limit":5},"pids":{"limit":5}}"#);
+    assert_eq!(
+        [
+            fake.read("cpu.shares"),
+            fake.read("cpu.cfs_quota_us"),
+            fake.read("cpu.cfs_period_us")
+        ],
+        ["7", "-1", "1000"]
+    );
     let cpu = cgroup.stats().cpu;
-    assert_eq!((cpu.total, cpu.periods, cpu.throttled_periods, cpu.throttled_time), (77, 3, 2, 1));
+    assert_eq!(
+        (cpu.total, cpu.periods, cpu.throttled_periods, cpu.throttled_time),
+        (77, 3, 2, 1)
+    );
     let missing: Vec<_> = lacks.iter().map(|lack| lack.property.as_str()).collect();
     assert_eq!(missing, ["memory.limit", "pids.limit"]);
     let error = refuse(&lacks).unwrap_err().report().message;
-    assert!(error.contains("memory.limit") && error.contains("pids.limit"), "{error}");
+    assert!(
+        error.contains("memory.limit") && error.contains("pids.limit"),
+        "{error}"
+    );
     assert_eq!(cgroup.freeze().unwrap_err().kind(), ErrorKind::Unsupported);
     cgroup.attach(rustix::process::getpid()).unwrap();
-    assert_eq!(fake.read("cgroup.procs"), rustix::process::getpid().as_raw_pid().to_string());
+    assert_eq!(
+        fake.read("cgroup.procs"),
+        rustix::process::getpid().as_raw_pid().to_string()
+    );
 }
 
 /// Docker's `--blkio-weight` where only BFQ has weights: its own scale, not iocost's.
@@ -155,7 +205,13 @@ fn weights_go_to_the_scheduler_that_has_them() {
 #[test]
 fn v2_alone() {
     let found = Hierarchies::detect().unwrap();
-    let Some(v2) = found.list().iter().find(|hierarchy| hierarchy.version == Version::V2) else { return };
+    let Some(v2) = found
+        .list()
+        .iter()
+        .find(|hierarchy| hierarchy.version == Version::V2)
+    else {
+        return;
+    };
     let only = Hierarchies::from_list(vec![v2.clone()]);
     assert_eq!(only.mode(), Mode::V2);
     let path = CgroupPath::parse(&format!("/vessel-test-v2-{}", std::process::id())).unwrap();
@@ -171,23 +227,32 @@ fn v2_alone() {
         let again = Cgroup::open(&only, &path).unwrap();
         let mut command = std::process::Command::new("/bin/sh");
         // The shell has no descriptor on a device that it was denied.
-        command.args(["-c", &format!(": < {device}")]).stderr(std::process::Stdio::piped());
+        command
+            .args(["-c", &format!(": < {device}")])
+            .stderr(std::process::Stdio::piped());
         // SAFETY: moving itself makes system calls on open descriptors, with buffers on the stack.
         unsafe {
             std::os::unix::process::CommandExt::pre_exec(&mut command, move || {
-                again.attach_self(false).map_err(|_| std::io::ErrorKind::Other.into())
+                again
+                    .attach_self(false)
+                    .map_err(|_| std::io::ErrorKind::Other.into())
             });
         }
         command.output().unwrap().status.success()
     };
     let now = (can_open("/dev/null"), can_open("/dev/zero"));
     // Twice: the program is replaced, not joined by another.
-    let after: Vec<_> = [5, 3].map(|minor| {
-        cgroup.update(&rules(minor)).unwrap();
-        (can_open("/dev/null"), can_open("/dev/zero"))
-    }).into();
+    let after: Vec<_> = [5, 3]
+        .map(|minor| {
+            cgroup.update(&rules(minor)).unwrap();
+            (can_open("/dev/null"), can_open("/dev/zero"))
+        })
+        .into();
 
-    let mut sleeper = std::process::Command::new("/bin/sleep").arg("1000").spawn().unwrap();
+    let mut sleeper = std::process::Command::new("/bin/sleep")
+        .arg("1000")
+        .spawn()
+        .unwrap();
     let attached = cgroup.attach(Pid::from_child(&sleeper));
     let frozen = cgroup.freeze().map(|()| cgroup.is_frozen());
     let killed = cgroup.kill_all(Signal::KILL);
@@ -207,8 +272,15 @@ fn v2_alone() {
 #[test]
 fn v1_alone() {
     let found = Hierarchies::detect().unwrap();
-    let list: Vec<_> = found.list().iter().filter(|hierarchy| hierarchy.version == Version::V1).cloned().collect();
-    if !found.list().iter().any(|hierarchy| hierarchy.version == Version::V1 && hierarchy.controllers.contains(&Controller::Freezer)) {
+    let list: Vec<_> = found
+        .list()
+        .iter()
+        .filter(|hierarchy| hierarchy.version == Version::V1)
+        .cloned()
+        .collect();
+    if !found.list().iter().any(|hierarchy| {
+        hierarchy.version == Version::V1 && hierarchy.controllers.contains(&Controller::Freezer)
+    }) {
         return;
     }
     let only = Hierarchies::from_list(list);
@@ -219,7 +291,11 @@ fn v1_alone() {
     // It forks all the time, so a list of its processes is old when it is read.
     let script = "read go; while :; do /bin/sleep 1000 & sleep 0.01; done";
     let mut command = std::process::Command::new("/bin/sh");
-    let mut forker = command.args(["-c", script]).stdin(std::process::Stdio::piped()).spawn().unwrap();
+    let mut forker = command
+        .args(["-c", script])
+        .stdin(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
     let attached = cgroup.attach(Pid::from_child(&forker));
     std::io::Write::write_all(forker.stdin.as_mut().unwrap(), b"go\n").unwrap();
     std::thread::sleep(Duration::from_millis(200));

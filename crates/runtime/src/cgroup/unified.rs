@@ -10,14 +10,24 @@ use crate::{Error, Result};
 /// configuration to do.
 const CORE: [&str; 3] = ["cgroup.max.depth", "cgroup.max.descendants", "cgroup.pressure"];
 
-pub(super) fn apply(node: Option<Node<'_>>, files: &BTreeMap<String, String>, lacks: &mut Lacks) -> Result<()> {
+pub(super) fn apply(
+    node: Option<Node<'_>>,
+    files: &BTreeMap<String, String>,
+    lacks: &mut Lacks,
+) -> Result<()> {
     for (file, value) in files {
-        let plain = file.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'));
+        let plain = file
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'));
         if !plain || !file.contains('.') || file.starts_with('.') || file.len() > 255 {
-            return Err(Error::invalid(format!("unified: {file:?} is not the name of a cgroup file")));
+            return Err(Error::invalid(format!(
+                "unified: {file:?} is not the name of a cgroup file"
+            )));
         }
         if file.starts_with("cgroup.") && !CORE.contains(&file.as_str()) {
-            return Err(Error::invalid(format!("unified: {file:?} is not a limit and may not be set")));
+            return Err(Error::invalid(format!(
+                "unified: {file:?} is not a limit and may not be set"
+            )));
         }
         let property = format!("unified[{file:?}]");
         let Some(node) = node else {

@@ -68,7 +68,12 @@ impl View {
             if name.contains(',') {
                 links.extend(name.split(',').map(|single| (single.to_owned(), name.clone())));
             }
-            mounts.push(ViewMount { name, fstype: "cgroup".to_owned(), options, bind_source });
+            mounts.push(ViewMount {
+                name,
+                fstype: "cgroup".to_owned(),
+                options,
+                bind_source,
+            });
         }
         Self::Split { mounts, links }
     }
@@ -93,11 +98,32 @@ mod tests {
             hierarchy("name=systemd", Version::V1),
             hierarchy("", Version::V2),
         ]);
-        let View::Split { mounts, links } = View::new(&hierarchies, &path) else { panic!() };
-        let names: Vec<_> = mounts.iter().map(|mount| (mount.name.as_str(), mount.options.as_str())).collect();
-        assert_eq!(names, [("cpu,cpuacct", "cpu,cpuacct"), ("systemd", "none,name=systemd"), ("unified", "")]);
-        assert_eq!(links, [("cpu".into(), "cpu,cpuacct".into()), ("cpuacct".into(), "cpu,cpuacct".into())]);
-        assert_eq!(mounts[0].bind_source, PathBuf::from("/sys/fs/cgroup/cpu,cpuacct/vessel/x"));
+        let View::Split { mounts, links } = View::new(&hierarchies, &path) else {
+            panic!()
+        };
+        let names: Vec<_> = mounts
+            .iter()
+            .map(|mount| (mount.name.as_str(), mount.options.as_str()))
+            .collect();
+        assert_eq!(
+            names,
+            [
+                ("cpu,cpuacct", "cpu,cpuacct"),
+                ("systemd", "none,name=systemd"),
+                ("unified", "")
+            ]
+        );
+        assert_eq!(
+            links,
+            [
+                ("cpu".into(), "cpu,cpuacct".into()),
+                ("cpuacct".into(), "cpu,cpuacct".into())
+            ]
+        );
+        assert_eq!(
+            mounts[0].bind_source,
+            PathBuf::from("/sys/fs/cgroup/cpu,cpuacct/vessel/x")
+        );
         let pure = Hierarchies::from_list(vec![hierarchy("", Version::V2)]);
         assert!(matches!(View::new(&pure, &path), View::Unified(mount) if mount.fstype == "cgroup2"));
     }

@@ -40,7 +40,12 @@ struct Rule {
 }
 
 /// Applies the list; an empty one leaves the rules alone. `fresh`: the cgroup was made just now.
-pub(super) fn apply(node: Option<Node<'_>>, list: &[DeviceRule], fresh: bool, lacks: &mut Lacks) -> Result<()> {
+pub(super) fn apply(
+    node: Option<Node<'_>>,
+    list: &[DeviceRule],
+    fresh: bool,
+    lacks: &mut Lacks,
+) -> Result<()> {
     if list.is_empty() {
         return Ok(());
     }
@@ -57,7 +62,10 @@ pub(super) fn apply(node: Option<Node<'_>>, list: &[DeviceRule], fresh: bool, la
 
 fn parse(list: &[DeviceRule]) -> Result<Vec<Rule>> {
     if list.len() > MAX_RULES {
-        return Err(Error::invalid(format!("devices: more than {MAX_RULES} rules ({})", list.len())));
+        return Err(Error::invalid(format!(
+            "devices: more than {MAX_RULES} rules ({})",
+            list.len()
+        )));
     }
     list.iter()
         .enumerate()
@@ -76,7 +84,9 @@ fn parse_rule(rule: &DeviceRule) -> std::result::Result<Rule, String> {
     };
     let number = |name: &str, number: Option<i64>| match number {
         None | Some(-1) => Ok(None),
-        Some(number) => u32::try_from(number).map(Some).map_err(|_| format!("{name} {number} is out of range")),
+        Some(number) => u32::try_from(number)
+            .map(Some)
+            .map_err(|_| format!("{name} {number} is out of range")),
     };
     let mut access = 0;
     for letter in rule.access.as_deref().unwrap_or("rwm").chars() {
@@ -112,18 +122,21 @@ fn relevant(rules: &[Rule]) -> &[Rule] {
 /// What the specification says about an access, for comparison with the two implementations.
 #[cfg(test)]
 fn verdict(rules: &[Rule], kind: Kind, major: u32, minor: u32, access: u8) -> bool {
-    [MKNOD, READ, WRITE].iter().filter(|&&bit| access & bit != 0).all(|bit| {
-        rules
-            .iter()
-            .rev()
-            .find(|rule| {
-                rule.kind.is_none_or(|wanted| wanted == kind)
-                    && rule.major.is_none_or(|wanted| wanted == major)
-                    && rule.minor.is_none_or(|wanted| wanted == minor)
-                    && rule.access & bit != 0
-            })
-            .is_some_and(|rule| rule.allow)
-    })
+    [MKNOD, READ, WRITE]
+        .iter()
+        .filter(|&&bit| access & bit != 0)
+        .all(|bit| {
+            rules
+                .iter()
+                .rev()
+                .find(|rule| {
+                    rule.kind.is_none_or(|wanted| wanted == kind)
+                        && rule.major.is_none_or(|wanted| wanted == major)
+                        && rule.minor.is_none_or(|wanted| wanted == minor)
+                        && rule.access & bit != 0
+                })
+                .is_some_and(|rule| rule.allow)
+        })
 }
 
 #[cfg(test)]
@@ -135,8 +148,15 @@ pub(super) mod tests {
     pub(super) fn any_rule() -> impl Strategy<Value = Rule> {
         let number = || prop_oneof![Just(None), (0u32..3).prop_map(Some)];
         let kind = prop_oneof![Just(None), Just(Some(Kind::Block)), Just(Some(Kind::Char))];
-        (any::<bool>(), kind, number(), number(), 1u8..8)
-            .prop_map(|(allow, kind, major, minor, access)| Rule { allow, kind, major, minor, access })
+        (any::<bool>(), kind, number(), number(), 1u8..8).prop_map(|(allow, kind, major, minor, access)| {
+            Rule {
+                allow,
+                kind,
+                major,
+                minor,
+                access,
+            }
+        })
     }
 
     pub(super) fn every_access() -> impl Iterator<Item = (Kind, u32, u32, u8)> {
@@ -157,7 +177,13 @@ pub(super) mod tests {
             access: Some(access.to_owned()),
         };
         let parsed = parse(&[rule("c", Some(1), Some(-1), "rm")]).unwrap();
-        let expected = Rule { allow: true, kind: Some(Kind::Char), major: Some(1), minor: None, access: READ | MKNOD };
+        let expected = Rule {
+            allow: true,
+            kind: Some(Kind::Char),
+            major: Some(1),
+            minor: None,
+            access: READ | MKNOD,
+        };
         assert_eq!(parsed, [expected]);
         for (bad, needle) in [
             (rule("x", None, None, "r"), "type \"x\""),
@@ -165,8 +191,14 @@ pub(super) mod tests {
             (rule("c", Some(1), Some(1 << 40), "r"), "minor"),
             (rule("c", None, None, "rx"), "letter 'x'"),
         ] {
-            let message = parse(&[rule("c", None, None, "r"), bad]).unwrap_err().report().message;
-            assert!(message.contains(needle) && message.contains("devices[1]"), "{message}");
+            let message = parse(&[rule("c", None, None, "r"), bad])
+                .unwrap_err()
+                .report()
+                .message;
+            assert!(
+                message.contains(needle) && message.contains("devices[1]"),
+                "{message}"
+            );
         }
         assert!(parse(&vec![DeviceRule::default(); MAX_RULES + 1]).is_err());
         assert!(parse(&[DeviceRule::default()]).unwrap()[0].is_total());

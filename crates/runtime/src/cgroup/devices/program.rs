@@ -46,12 +46,24 @@ pub(super) fn apply(dir: &Dir, rules: &[Rule], fresh: bool, lacks: &mut Lacks) -
             return Ok(());
         }
         Err(error) => {
-            let kind = if error.errno == Errno::PERM { ErrorKind::Permission } else { ErrorKind::System };
-            return Err(Error::with_source(kind, format!("cannot load the device rules of {}", dir.path().display()), error));
+            let kind = if error.errno == Errno::PERM {
+                ErrorKind::Permission
+            } else {
+                ErrorKind::System
+            };
+            return Err(Error::with_source(
+                kind,
+                format!("cannot load the device rules of {}", dir.path().display()),
+                error,
+            ));
         }
     };
     let context = |errno: Errno| {
-        let kind = if errno == Errno::PERM { ErrorKind::Permission } else { ErrorKind::System };
+        let kind = if errno == Errno::PERM {
+            ErrorKind::Permission
+        } else {
+            ErrorKind::System
+        };
         let text = format!("cannot attach the device rules to {}", dir.path().display());
         Error::with_source(kind, text, std::io::Error::from(errno))
     };
@@ -93,7 +105,11 @@ fn generate(rules: &[Rule]) -> Vec<Insn> {
     for rule in relevant(rules).iter().rev() {
         let mut conditions: Vec<(u8, u8, i32)> = Vec::with_capacity(3);
         if let Some(kind) = rule.kind {
-            conditions.push((JNE_IMM, KIND, if kind == Kind::Block { DEV_BLOCK } else { DEV_CHAR }));
+            conditions.push((
+                JNE_IMM,
+                KIND,
+                if kind == Kind::Block { DEV_BLOCK } else { DEV_CHAR },
+            ));
         }
         // The kernel extends the sign: a number of 2^31 or more, which no device has, equals nothing.
         conditions.extend(rule.major.map(|major| (JNE_IMM, MAJOR, major.cast_signed())));
@@ -191,11 +207,28 @@ mod tests {
 
     #[test]
     fn the_kernels_verifier_accepts_it() {
-        let rule = |allow, major, access| Rule { allow, kind: Some(Kind::Char), major, minor: Some(u32::MAX), access };
-        let total = Rule { allow: false, kind: None, major: None, minor: None, access: ALL };
+        let rule = |allow, major, access| Rule {
+            allow,
+            kind: Some(Kind::Char),
+            major,
+            minor: Some(u32::MAX),
+            access,
+        };
+        let total = Rule {
+            allow: false,
+            kind: None,
+            major: None,
+            minor: None,
+            access: ALL,
+        };
         for rules in [
             vec![total],
-            vec![total, rule(true, Some(1), ALL), rule(false, None, 2), rule(true, Some(u32::MAX), 5)],
+            vec![
+                total,
+                rule(true, Some(1), ALL),
+                rule(false, None, 2),
+                rule(true, Some(u32::MAX), 5),
+            ],
             vec![rule(true, Some(1), 3); super::super::MAX_RULES],
             vec![rule(false, Some(1), 3); super::super::MAX_RULES],
         ] {

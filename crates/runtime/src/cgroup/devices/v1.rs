@@ -22,7 +22,11 @@ struct State {
 
 pub(super) fn apply(dir: &Dir, rules: &[Rule], fresh: bool) -> Result<()> {
     let wanted = State::of(rules)?;
-    let current = if fresh { None } else { State::parse(&dir.read_required("devices.list")?) };
+    let current = if fresh {
+        None
+    } else {
+        State::parse(&dir.read_required("devices.list")?)
+    };
     // The list does not tell the exceptions to "allow", so only a list of allowed devices can be changed in steps.
     let (remove, add) = match current {
         Some(current) if !current.allow && !wanted.allow => {
@@ -44,7 +48,11 @@ pub(super) fn apply(dir: &Dir, rules: &[Rule], fresh: bool) -> Result<()> {
 }
 
 fn write(dir: &Dir, allow: bool, line: &str) -> Result<()> {
-    dir.write("devices", if allow { "devices.allow" } else { "devices.deny" }, line)
+    dir.write(
+        "devices",
+        if allow { "devices.allow" } else { "devices.deny" },
+        line,
+    )
 }
 
 fn line(&(kind, major, minor): &Key, access: u8) -> String {
@@ -61,10 +69,16 @@ fn line(&(kind, major, minor): &Key, access: u8) -> String {
 
 impl State {
     fn of(rules: &[Rule]) -> Result<Self> {
-        let mut state = Self { allow: false, exceptions: BTreeMap::new() };
+        let mut state = Self {
+            allow: false,
+            exceptions: BTreeMap::new(),
+        };
         for rule in relevant(rules) {
             if rule.is_total() {
-                state = Self { allow: rule.allow, exceptions: BTreeMap::new() };
+                state = Self {
+                    allow: rule.allow,
+                    exceptions: BTreeMap::new(),
+                };
                 continue;
             }
             let kinds: &[Kind] = match rule.kind {
@@ -109,17 +123,31 @@ impl State {
 
     /// Reads `devices.list`; nothing when it is not understood.
     fn parse(text: &str) -> Option<Self> {
-        let mut state = Self { allow: false, exceptions: BTreeMap::new() };
+        let mut state = Self {
+            allow: false,
+            exceptions: BTreeMap::new(),
+        };
         for row in text.lines() {
             let mut words = row.split(' ');
             let kind = match words.next()? {
-                "a" => return Some(Self { allow: true, exceptions: BTreeMap::new() }),
+                "a" => {
+                    return Some(Self {
+                        allow: true,
+                        exceptions: BTreeMap::new(),
+                    });
+                }
                 "b" => Kind::Block,
                 "c" => Kind::Char,
                 _ => return None,
             };
             let (major, minor) = words.next()?.split_once(':')?;
-            let number = |text: &str| if text == "*" { Some(None) } else { text.parse().ok().map(Some) };
+            let number = |text: &str| {
+                if text == "*" {
+                    Some(None)
+                } else {
+                    text.parse().ok().map(Some)
+                }
+            };
             let mut access = 0;
             for letter in words.next()?.chars() {
                 access |= match letter {
@@ -129,7 +157,10 @@ impl State {
                     _ => return None,
                 };
             }
-            *state.exceptions.entry((kind, number(major)?, number(minor)?)).or_default() |= access;
+            *state
+                .exceptions
+                .entry((kind, number(major)?, number(minor)?))
+                .or_default() |= access;
         }
         Some(state)
     }
@@ -158,12 +189,21 @@ mod tests {
     /// What the kernel does with a state.
     fn kernel(state: &State, kind: Kind, major: u32, minor: u32, access: u8) -> bool {
         let matching = |(key, held): (&Key, &u8)| {
-            (key.0 == kind && key.1.is_none_or(|m| m == major) && key.2.is_none_or(|m| m == minor)).then_some(*held)
+            (key.0 == kind && key.1.is_none_or(|m| m == major) && key.2.is_none_or(|m| m == minor))
+                .then_some(*held)
         };
         if state.allow {
-            state.exceptions.iter().filter_map(matching).all(|held| held & access == 0)
+            state
+                .exceptions
+                .iter()
+                .filter_map(matching)
+                .all(|held| held & access == 0)
         } else {
-            let held = state.exceptions.iter().filter_map(matching).fold(0, |all, held| all | held);
+            let held = state
+                .exceptions
+                .iter()
+                .filter_map(matching)
+                .fold(0, |all, held| all | held);
             held & access == access
         }
     }
@@ -198,8 +238,20 @@ mod tests {
 
     #[test]
     fn exceptions_to_exceptions_are_refused() {
-        let rule = |allow, minor| Rule { allow, kind: Some(Kind::Char), major: Some(1), minor, access: ALL };
-        let message = State::of(&[rule(true, None), rule(false, Some(3))]).unwrap_err().report().message;
-        assert!(message.contains("c 1:3 rwm") && message.contains("c 1:* rwm"), "{message}");
+        let rule = |allow, minor| Rule {
+            allow,
+            kind: Some(Kind::Char),
+            major: Some(1),
+            minor,
+            access: ALL,
+        };
+        let message = State::of(&[rule(true, None), rule(false, Some(3))])
+            .unwrap_err()
+            .report()
+            .message;
+        assert!(
+            message.contains("c 1:3 rwm") && message.contains("c 1:* rwm"),
+            "{message}"
+        );
     }
 }
