@@ -71,7 +71,10 @@ impl Watch {
         let dir = path.parent().unwrap_or(Path::new("/"));
         let what = inotify::WatchFlags::MODIFY | inotify::WatchFlags::CREATE | inotify::WatchFlags::MOVED_TO;
         inotify::add_watch(&fd, dir, what).context(failed)?;
-        Ok(Self(AsyncFd::register(fd).context(failed)?))
+        // SAFETY: an OwnedFd answers as_raw_fd with the same open descriptor for as long as it lives, and the AsyncFd
+        // owns it.
+        let registered = unsafe { AsyncFd::register(fd) };
+        Ok(Self(registered.map_err(std::io::Error::from).context(failed)?))
     }
 
     async fn changed(&self) -> Result<()> {
