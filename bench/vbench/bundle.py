@@ -74,6 +74,6 @@ def make_image(directory):
 def make_large_image(directory):
     """A docker-archive of Debian with enough packages for about 160 MB."""
     archive = directory / "debian.tar"
-    environment = dict(os.environ, PACKAGES="ca-certificates,python3")
+    environment = dict(os.environ, PACKAGES="ca-certificates,python3-minimal")
     subprocess.run([REPOSITORY / "images/debian.sh", archive], check=True, env=environment)
     return archive

@@ -9,6 +9,7 @@ from pathlib import Path
 from . import machine, report, sandbox
 from .bundle import REPOSITORY, make_image
 from .engines import ENGINES, PEERS, RUNTIMES, make_runtime
+from .launcher import CommandFailed
 from .measure import Record, say
 from .scenarios import ALL
 
@@ -88,9 +89,13 @@ def set_up(bench):
                 bench.record.leave_out("all", name, reason)
                 continue
             engine = kind(bench.directory)
-            bench.engines.append(engine)
-            engine.start()
-            engine.load(archive)
+            try:
+                engine.start()
+                engine.load(archive)
+                bench.engines.append(engine)
+            except Exception as error:
+                bench.record.leave_out("all", name, error)
+                engine.stop()
     if "oci-run" in options.scenarios:
         for name in RUNTIMES:
             if name not in options.wanted:
@@ -109,7 +114,10 @@ def measure(options, directory):
         set_up(bench)
         versions = {}
         for subject in [*bench.engines, *bench.runtimes]:
-            versions[subject.name] = subject.version()
+            try:
+                versions[subject.name] = subject.version()
+            except CommandFailed as error:
+                versions[subject.name] = str(error)
         for name in options.scenarios:
             say(f"{name}: {ALL[name].ABOUT}")
             ALL[name].measure(bench)
