@@ -194,21 +194,26 @@ impl Cgroup {
         Ok(())
     }
 
-    /// Moves the calling process into the cgroup; `cloned_into` when it was cloned into [`Cgroup::clone_into_fd`]. To be
-    /// called in a new child before it gives up privileges or makes its cgroup namespace, so that its parent can do
-    /// something else meanwhile. Allocates nothing unless it fails.
+    /// Moves the calling process, which must have one thread only, into the cgroup; `cloned_into` when it was cloned into
+    /// [`Cgroup::clone_into_fd`]. To be called in a new child before it gives up privileges or makes its cgroup namespace.
+    /// Allocates nothing unless it fails.
+    ///
+    /// Much cheaper than [`Cgroup::attach`]: on v1 a thread that moves itself (`0` to `tasks`) does not take the kernel's
+    /// lock on all threads, and taking that lock for the first time in a while waits for an RCU grace period, some
+    /// 10 ms.
     ///
     /// # Errors
     /// As [`Cgroup::attach`].
     pub fn attach_self(&self, cloned_into: bool) -> Result<()> {
-        for member in self
-            .members
-            .iter()
-            .filter(|member| !cloned_into || member.version == Version::V1)
-        {
+        for member in &self.members {
+            let file = match member.version {
+                Version::V1 => "tasks",
+                Version::V2 if cloned_into => continue,
+                Version::V2 => "cgroup.procs",
+            };
             member
                 .dir
-                .try_write("cgroup.procs", "0")
+                .try_write(file, "0")
                 .map_err(|errno| Self::not_attached(&member.dir, "self", errno))?;
         }
         Ok(())

@@ -97,11 +97,6 @@ pub fn exec(plan: ExecPlan<'_>) -> Result<Executed> {
 
 fn supervise(plan: &ExecPlan<'_>, channel: &Channel, pid: Pid) -> Result<(Option<OwnedFd>, Vec<String>)> {
     let raw = pid.as_raw_nonzero().get();
-    if plan.cgroup.clone_into_fd().is_some() {
-        plan.cgroup.attach_rest(pid)?;
-    } else {
-        plan.cgroup.attach(pid)?;
-    }
     if let Some(adjustment) = plan.process.oom_score_adj {
         std::fs::write(format!("/proc/{raw}/oom_score_adj"), adjustment.to_string())
             .context(|| format!("set oom_score_adj to {adjustment}"))?;
@@ -129,6 +124,7 @@ fn supervise(plan: &ExecPlan<'_>, channel: &Channel, pid: Pid) -> Result<(Option
 
 fn enter(plan: &ExecPlan<'_>, channel: &Channel) -> Result<Infallible> {
     let ToChild::Go(_) = channel.hear_parent()?;
+    plan.cgroup.attach_self(plan.cgroup.clone_into_fd().is_some())?;
     let linux = plan.spec.linux();
     let mut kinds = ThreadNameSpaceType::empty();
     for namespace in &linux.namespaces {
