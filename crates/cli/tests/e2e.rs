@@ -1,0 +1,20 @@
+//! End to end: the real binary, a daemon on a private root, run directory, socket and bridge for each test, so that all
+//! of them run in parallel and none touches the machine's own state.
+//!
+//! They need root and a static busybox; without either they say so and pass.
+
+#[path = "e2e/harness.rs"]
+mod harness;
+
+#[path = "e2e/daemon_death.rs"]
+mod daemon_death;
+#[path = "e2e/failures.rs"]
+mod failures;
+#[path = "e2e/images.rs"]
+mod images;
+#[path = "e2e/life.rs"]
+mod life;
+#[path = "e2e/limits.rs"]
+mod limits;
+#[path = "e2e/network.rs"]
+mod network;

@@ -1,0 +1,259 @@
+//! A private daemon, and what the machine must look like after it.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+/// The binary under test.
+pub const VESSEL: &str = env!("CARGO_BIN_EXE_vessel");
+
+static NEXT: AtomicU32 = AtomicU32::new(0);
+
+/// A daemon of its own, gone with everything it made when dropped.
+pub struct Daemon {
+    dir: tempfile::TempDir,
+    bridge: String,
+    child: Option<Child>,
+}
+
+/// What a command printed and how it ended.
+#[derive(Debug)]
+pub struct Said {
+    pub code: i32,
+    pub out: String,
+    pub err: String,
+}
+
+impl From<Output> for Said {
+    fn from(output: Output) -> Self {
+        Self {
+            code: output.status.code().unwrap_or(-1),
+            out: String::from_utf8_lossy(&output.stdout).into_owned(),
+            err: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}
+
+impl Said {
+    /// Standard output without the last newline, of a command that must have succeeded.
+    #[track_caller]
+    pub fn ok(self) -> String {
+        assert_eq!(self.code, 0, "{self:?}");
+        self.out.trim_end().to_owned()
+    }
+
+    /// The failure's text, of a command that must have ended with `code`.
+    #[track_caller]
+    pub fn fails(self, code: i32) -> String {
+        assert_eq!(self.code, code, "{self:?}");
+        self.err
+    }
+}
+
+/// A daemon with the busybox image, or none with the reason printed.
+pub fn daemon() -> Option<Daemon> {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: containers with networks and cgroups need root");
+        return None;
+    }
+    let Some(image) = busybox_image() else {
+        eprintln!("skipped: there is no static busybox (apt-get install busybox-static)");
+        return None;
+    };
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let mut daemon = Daemon {
+        dir: tempfile::tempdir().expect("a temporary directory"),
+        bridge: format!("vt{:x}n{number:x}", std::process::id()),
+        child: None,
+    };
+    daemon.start();
+    daemon.vessel(&["load", "-q", "-i", image.to_str().expect("a plain path")]).ok();
+    Some(daemon)
+}
+
+/// The archive made by the documented script, once.
+fn busybox_image() -> Option<&'static Path> {
+    static IMAGE: OnceLock<Option<PathBuf>> = OnceLock::new();
+    IMAGE
+        .get_or_init(|| {
+            let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../images/busybox.sh");
+            let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("busybox-{}.tar", std::process::id()));
+            let output = Command::new("bash").arg(script).stderr(Stdio::inherit()).output().ok()?;
+            (output.status.success() && std::fs::write(&path, output.stdout).is_ok()).then_some(path)
+        })
+        .as_deref()
+}
+
+impl Daemon {
+    pub fn root(&self) -> PathBuf {
+        self.dir.path().join("root")
+    }
+
+    pub fn run_dir(&self) -> PathBuf {
+        self.dir.path().join("run")
+    }
+
+    pub fn socket(&self) -> String {
+        format!("unix://{}", self.dir.path().join("vessel.sock").display())
+    }
+
+    pub fn bridge(&self) -> &str {
+        &self.bridge
+    }
+
+    pub fn cgroup_parent(&self) -> String {
+        format!("/{}", self.bridge)
+    }
+
+    /// Starts the daemon and waits until it answers.
+    pub fn start(&mut self) {
+        let log = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.dir.path().join("daemon.log"))
+            .expect("the daemon's log");
+        let child = Command::new(VESSEL)
+            .arg("daemon")
+            .args(["--root", self.root().to_str().expect("a plain path")])
+            .args(["--run", self.run_dir().to_str().expect("a plain path")])
+            .args(["--socket", self.dir.path().join("vessel.sock").to_str().expect("a plain path")])
+            .args(["--bridge", &self.bridge])
+            .args(["--cgroup-parent", &self.cgroup_parent()])
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("the daemon's log"))
+            .stderr(log)
+            .spawn()
+            .expect("the daemon starts");
+        self.child = Some(child);
+        let begin = Instant::now();
+        while self.vessel(&["version"]).code != 0 {
+            assert!(begin.elapsed() < Duration::from_secs(60), "the daemon does not answer:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("daemon.log")).unwrap_or_default()
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().expect("a running daemon").id()
+    }
+
+    /// Kills the daemon as a crash would.
+    pub fn crash(&mut self) {
+        let mut child = self.child.take().expect("a running daemon");
+        child.kill().expect("kill");
+        child.wait().expect("wait");
+    }
+
+    /// Ends the daemon as an operator would.
+    pub fn stop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let pid = rustix::process::Pid::from_child(&child);
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+            child.wait().expect("wait");
+        }
+    }
+
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(VESSEL);
+        command.arg("--host").arg(self.socket()).args(args).stdin(Stdio::null());
+        command
+    }
+
+    /// Runs a client command.
+    pub fn vessel(&self, args: &[&str]) -> Said {
+        self.command(args).output().expect("the client runs").into()
+    }
+
+    /// Runs a client command with something on its standard input.
+    pub fn feed(&self, args: &[&str], input: &[u8]) -> Said {
+        let mut child = self
+            .command(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the client runs");
+        let mut stdin = child.stdin.take().expect("piped");
+        let input = input.to_vec();
+        let writer = std::thread::spawn(move || {
+            let _ = stdin.write_all(&input);
+        });
+        let output = child.wait_with_output().expect("the client ends");
+        writer.join().expect("the writer ends");
+        output.into()
+    }
+
+    /// A member of `inspect`, by Go template.
+    #[track_caller]
+    pub fn inspect(&self, container: &str, template: &str) -> String {
+        self.vessel(&["inspect", "-f", template, container]).ok()
+    }
+
+    /// Waits until `test` holds.
+    #[track_caller]
+    pub fn until(&self, what: &str, test: impl Fn(&Self) -> bool) {
+        let begin = Instant::now();
+        while !test(self) {
+            assert!(begin.elapsed() < Duration::from_secs(30), "waited too long: {what}\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// What of ours is on the machine: processes, mounts, cgroups, interfaces, container and shim directories.
+    pub fn leftovers(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        let own = self.dir.path().to_string_lossy().into_owned();
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        found.extend(mounts.lines().filter(|line| line.contains(&own)).map(|line| format!("mount {line}")));
+        for hierarchy in std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
+            let dir = hierarchy.path().join(&self.bridge);
+            let nested = std::fs::read_dir(&dir).into_iter().flatten().flatten();
+            found.extend(nested.filter(|entry| entry.path().is_dir()).map(|entry| format!("cgroup {}", entry.path().display())));
+        }
+        for dir in [self.root().join("containers"), self.run_dir().join("shims")] {
+            let entries = std::fs::read_dir(&dir).into_iter().flatten().flatten();
+            found.extend(entries.map(|entry| format!("directory {}", entry.path().display())));
+        }
+        found
+    }
+
+    /// Whether the bridge still exists.
+    pub fn bridge_exists(&self) -> bool {
+        Path::new("/sys/class/net").join(&self.bridge).exists()
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if self.child.is_none() {
+            self.start();
+        }
+        let all = self.vessel(&["ps", "-aq"]);
+        let ids: Vec<&str> = all.out.split_whitespace().collect();
+        if !ids.is_empty() {
+            self.vessel(&[&["rm", "-f", "-v"][..], &ids].concat());
+        }
+        let begin = Instant::now();
+        while !self.leftovers().is_empty() && begin.elapsed() < Duration::from_secs(10) {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let left = self.leftovers();
+        let log = self.log();
+        self.stop();
+        for hierarchy in std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
+            let _ = std::fs::remove_dir(hierarchy.path().join(&self.bridge));
+        }
+        // The bridge outlives an orderly stop for the containers' sake; here nobody needs it any more.
+        let _ = Command::new("ip").args(["link", "delete", &self.bridge]).stderr(Stdio::null()).status();
+        let _ = Command::new("nft").args(["delete", "table", "inet", &self.bridge]).stderr(Stdio::null()).status();
+        if !std::thread::panicking() {
+            assert!(left.is_empty(), "left behind: {left:#?}\n{log}");
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! Images in and out.
+
+use crate::harness::daemon;
+
+#[test]
+fn saved_images_come_back_the_same() {
+    let Some(daemon) = daemon() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let archive = dir.path().join("image.tar").display().to_string();
+    let id = daemon.vessel(&["inspect", "--type", "image", "-f", "{{.Id}}", "busybox"]).ok();
+    daemon.vessel(&["tag", "busybox", "example.com:5000/team/box:1"]).ok();
+    daemon.vessel(&["save", "-o", &archive, "busybox", "example.com:5000/team/box:1"]).ok();
+    daemon.vessel(&["rmi", "busybox", "example.com:5000/team/box:1"]).ok();
+    assert_eq!(daemon.vessel(&["images", "-q"]).ok(), "");
+    let said = daemon.vessel(&["load", "-i", &archive]).ok();
+    assert!(said.contains("busybox:latest"), "{said}");
+    assert_eq!(daemon.vessel(&["inspect", "--type", "image", "-f", "{{.Id}}", "busybox"]).ok(), id);
+    assert!(daemon.vessel(&["history", "busybox"]).ok().starts_with("IMAGE"));
+    assert_eq!(daemon.vessel(&["run", "--rm", "example.com:5000/team/box:1", "echo", "hi"]).ok(), "hi");
+}
+
+#[test]
+fn images_in_use_stay() {
+    let Some(daemon) = daemon() else { return };
+    daemon.vessel(&["create", "--name", "user", "busybox"]).ok();
+    let said = daemon.vessel(&["rmi", "busybox"]).fails(1);
+    assert!(said.contains("in use") || said.contains("using"), "{said}");
+    daemon.vessel(&["rm", "user"]).ok();
+    daemon.vessel(&["rmi", "busybox"]).ok();
+    daemon.until("no layer is left", |daemon| {
+        std::fs::read_dir(daemon.root().join("layers")).is_ok_and(|entries| entries.count() == 0)
+    });
+}
+
+#[test]
+fn hostile_archives_leave_nothing() {
+    let Some(daemon) = daemon() else { return };
+    for archive in [&b"not an archive"[..], b"", &[0; 4096]] {
+        let said = daemon.feed(&["load"], archive);
+        assert_ne!(said.code, 0, "{said:?}");
+        assert!(!said.err.is_empty());
+    }
+    assert_eq!(daemon.vessel(&["images", "-q"]).ok().lines().count(), 1);
+}
+
+#[test]
+fn a_root_archive_becomes_an_image() {
+    let Some(daemon) = daemon() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let archive = dir.path().join("root.tar").display().to_string();
+    daemon.vessel(&["create", "--name", "source", "busybox"]).ok();
+    daemon.vessel(&["export", "-o", &archive, "source"]).ok();
+    daemon.vessel(&["import", "-c", "CMD [\"echo\", \"imported\"]", &archive, "copy:1"]).ok();
+    assert_eq!(daemon.vessel(&["run", "--rm", "copy:1"]).ok(), "imported");
+}
