@@ -174,8 +174,7 @@ fn empty_lists_are_written_as_docker_writes_them() {
 fn wrong_types_are_refused() {
     assert!(serde_json::from_str::<api::ContainerCreateRequest>(r#"{"Cmd":{"a":1}}"#).is_err());
     assert!(
-        serde_json::from_str::<api::ContainerCreateRequest>(r#"{"HostConfig":{"Memory":"1g"}}"#)
-            .is_err()
+        serde_json::from_str::<api::ContainerCreateRequest>(r#"{"HostConfig":{"Memory":"1g"}}"#).is_err()
     );
     assert!(serde_json::from_str::<api::Change>(r#"{"Path":"/a","Kind":7}"#).is_err());
 }

@@ -11,8 +11,8 @@ fn stat(response: &Response) -> Result<PathStat> {
     let header = response
         .header("x-docker-container-path-stat")
         .ok_or_else(|| Error::Protocol("it does not say what the path is".into()))?;
-    let json = decode_base64(header)
-        .ok_or_else(|| Error::Protocol("what the path is is not base64".into()))?;
+    let json =
+        decode_base64(header).ok_or_else(|| Error::Protocol("what the path is is not base64".into()))?;
     Ok(serde_json::from_slice(&json)?)
 }
 

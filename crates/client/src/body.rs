@@ -1,6 +1,7 @@
 //! The body of a response: by length, in chunks, or to the end of the connection (RFC 9112, section 6).
 
 use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd};
 
 use crate::connection::{Connection, Head, Pool};
 use crate::{Error, Result};
@@ -31,12 +32,7 @@ pub struct Body {
 }
 
 impl Body {
-    pub(crate) fn new(
-        connection: Connection,
-        head: &Head,
-        no_body: bool,
-        pool: Pool,
-    ) -> Result<Self> {
+    pub(crate) fn new(connection: Connection, head: &Head, no_body: bool, pool: Pool) -> Result<Self> {
         let chunked = head.header("transfer-encoding").is_some_and(|value| {
             value
                 .rsplit(',')
@@ -46,10 +42,7 @@ impl Body {
         let framing = if no_body || head.status == 204 || head.status == 304 {
             Framing::Done
         } else if chunked {
-            Framing::Chunked {
-                left: 0,
-                first: true,
-            }
+            Framing::Chunked { left: 0, first: true }
         } else if let Some(length) = head.header("content-length") {
             match length.trim().parse() {
                 Ok(length) => Framing::Length(length),
@@ -73,6 +66,15 @@ impl Body {
     /// Whether everything was read.
     pub fn is_finished(&self) -> bool {
         self.framing == Framing::Done
+    }
+
+    /// The connection, to poll for more; `None` when there is something to read already, or nothing more.
+    pub fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
+        let connection = self.connection.as_ref()?;
+        connection
+            .buffered()
+            .is_empty()
+            .then(|| connection.stream.as_fd())
     }
 
     /// Close the connection at the end instead of keeping it.
@@ -125,8 +127,8 @@ impl Read for Body {
             if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
                 return Err(invalid("a chunk of the answer has no size"));
             }
-            let left = u64::from_str_radix(digits, 16)
-                .map_err(|_| invalid("a chunk of the answer is too large"))?;
+            let left =
+                u64::from_str_radix(digits, 16).map_err(|_| invalid("a chunk of the answer is too large"))?;
             if left == 0 {
                 for _ in 0..MAX_TRAILERS {
                     if connection.read_line(MAX_LINE)?.is_empty() {

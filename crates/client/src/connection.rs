@@ -330,10 +330,7 @@ mod tests {
         ));
         let mut long = b"HTTP/1.1 200 OK\r\n".to_vec();
         long.extend(std::iter::repeat_n(b'a', MAX_HEAD + 10));
-        assert!(matches!(
-            connection(&long).read_head(),
-            Err(Error::Protocol(_))
-        ));
+        assert!(matches!(connection(&long).read_head(), Err(Error::Protocol(_))));
     }
 
     proptest! {

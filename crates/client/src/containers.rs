@@ -129,10 +129,7 @@ impl Client {
 
     /// `POST /containers/{id}/start`
     pub fn container_start(&self, id: &str, detach_keys: &str) -> Result<()> {
-        self.post(
-            &path(id, "start"),
-            &Query::new().text("detachKeys", detach_keys),
-        )
+        self.post(&path(id, "start"), &Query::new().text("detachKeys", detach_keys))
     }
 
     /// `POST /containers/{id}/stop`: an empty signal is the container's own, no timeout its own too.
@@ -267,13 +264,9 @@ impl Client {
 
     /// `POST /containers/prune`
     pub fn container_prune(&self, filters: &Filters) -> Result<ContainersPruneReport> {
-        self.begin(
-            Method::Post,
-            "/containers/prune",
-            &Query::new().filters(filters),
-        )?
-        .response()?
-        .json()
+        self.begin(Method::Post, "/containers/prune", &Query::new().filters(filters))?
+            .response()?
+            .json()
     }
 }
 

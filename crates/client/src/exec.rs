@@ -21,24 +21,16 @@ impl Client {
             tty,
             console_size: None,
         };
-        self.begin_json(
-            &format!("/exec/{}/start", encode(id)),
-            &Query::new(),
-            &request,
-        )?
-        .response()?
-        .discard()
+        self.begin_json(&format!("/exec/{}/start", encode(id)), &Query::new(), &request)?
+            .response()?
+            .discard()
     }
 
     /// `POST /exec/{id}/start`, with its streams.
     pub fn exec_start(&self, id: &str, request: &ExecStartRequest) -> Result<Hijacked> {
         let body = serde_json::to_vec(request)?;
-        self.begin_hijack(
-            &format!("/exec/{}/start", encode(id)),
-            &Query::new(),
-            Some(body),
-        )?
-        .hijacked()
+        self.begin_hijack(&format!("/exec/{}/start", encode(id)), &Query::new(), Some(body))?
+            .hijacked()
     }
 
     /// `GET /exec/{id}/json`
@@ -49,12 +41,8 @@ impl Client {
     /// `POST /exec/{id}/resize`
     pub fn exec_resize(&self, id: &str, height: u16, width: u16) -> Result<()> {
         let query = Query::new().add("h", height).add("w", width);
-        self.begin(
-            Method::Post,
-            &format!("/exec/{}/resize", encode(id)),
-            &query,
-        )?
-        .response()?
-        .discard()
+        self.begin(Method::Post, &format!("/exec/{}/resize", encode(id)), &query)?
+            .response()?
+            .discard()
     }
 }

@@ -85,10 +85,7 @@ mod tests {
 
     #[test]
     fn addresses() {
-        assert_eq!(
-            Host::parse("unix:///a/b").unwrap(),
-            Host::Unix("/a/b".into())
-        );
+        assert_eq!(Host::parse("unix:///a/b").unwrap(), Host::Unix("/a/b".into()));
         assert_eq!(Host::parse("/a/b").unwrap(), Host::Unix("/a/b".into()));
         assert_eq!(Host::parse("tcp://h:1").unwrap(), Host::Tcp("h:1".into()));
         assert_eq!(Host::parse("tcp://h").unwrap(), Host::Tcp("h:2375".into()));
@@ -100,15 +97,7 @@ mod tests {
             Host::parse("tcp://[::1]").unwrap(),
             Host::Tcp("[::1]:2375".into())
         );
-        for wrong in [
-            "",
-            "h:1",
-            "unix://",
-            "tcp://",
-            "ssh://h",
-            "x://y",
-            "tcp://a/b",
-        ] {
+        for wrong in ["", "h:1", "unix://", "tcp://", "ssh://h", "x://y", "tcp://a/b"] {
             assert!(Host::parse(wrong).is_err(), "{wrong}");
         }
     }

@@ -2,9 +2,7 @@
 
 use std::io::Read;
 
-use vessel_api::{
-    HistoryItem, ImageDeleteItem, ImageInspect, ImageSummary, ImagesPruneReport, JsonMessage,
-};
+use vessel_api::{HistoryItem, ImageDeleteItem, ImageInspect, ImageSummary, ImagesPruneReport, JsonMessage};
 
 use crate::request::{Method, Response};
 use crate::{Client, Filters, JsonStream, Query, Result, encode};
@@ -39,12 +37,7 @@ pub struct ImportOptions {
 
 impl Client {
     /// `GET /images/json`
-    pub fn image_list(
-        &self,
-        all: bool,
-        digests: bool,
-        filters: &Filters,
-    ) -> Result<Vec<ImageSummary>> {
+    pub fn image_list(&self, all: bool, digests: bool, filters: &Filters) -> Result<Vec<ImageSummary>> {
         let query = Query::new()
             .flag("all", all)
             .flag("digests", digests)
@@ -74,12 +67,7 @@ impl Client {
     }
 
     /// `DELETE /images/{name}`
-    pub fn image_remove(
-        &self,
-        name: &str,
-        force: bool,
-        no_prune: bool,
-    ) -> Result<Vec<ImageDeleteItem>> {
+    pub fn image_remove(&self, name: &str, force: bool, no_prune: bool) -> Result<Vec<ImageDeleteItem>> {
         let query = Query::new().flag("force", force).flag("noprune", no_prune);
         self.request(Method::Delete, &format!("/images/{}", encode(name)), &query)?
             .json()
@@ -126,13 +114,7 @@ impl Client {
     /// `POST /images/load`. The answer is JSON messages when its type says so, else text.
     pub fn image_load(&self, quiet: bool, archive: impl Read + Send + 'static) -> Result<Response> {
         let query = Query::new().add("quiet", u8::from(quiet));
-        self.upload(
-            Method::Post,
-            "/images/load",
-            &query,
-            "application/x-tar",
-            archive,
-        )
+        self.upload(Method::Post, "/images/load", &query, "application/x-tar", archive)
     }
 
     /// The messages of an answer to [`Client::image_load`].
@@ -151,11 +133,7 @@ impl Client {
 
     /// `POST /images/prune`
     pub fn image_prune(&self, filters: &Filters) -> Result<ImagesPruneReport> {
-        self.request(
-            Method::Post,
-            "/images/prune",
-            &Query::new().filters(filters),
-        )?
-        .json()
+        self.request(Method::Post, "/images/prune", &Query::new().filters(filters))?
+            .json()
     }
 }

@@ -77,8 +77,7 @@ mod tests {
         let response = Response::receive(connection, false, Pool::default()).unwrap();
         let mut values = JsonStream::<serde_json::Value>::new(response);
         assert_eq!(values.next().unwrap().unwrap()["a"], 1);
-        b.write_all(b"e\r\n{\"a\":2}{\"a\":3}\r\n0\r\n\r\n")
-            .unwrap();
+        b.write_all(b"e\r\n{\"a\":2}{\"a\":3}\r\n0\r\n\r\n").unwrap();
         assert_eq!(values.next().unwrap().unwrap()["a"], 2);
         assert_eq!(values.next().unwrap().unwrap()["a"], 3);
         assert!(values.next().is_none());

@@ -39,7 +39,7 @@ pub use images::{ImageCreateOptions, ImportOptions};
 pub use json_stream::JsonStream;
 pub use query::{Filters, Query, encode};
 pub use request::{Method, Pending, Response};
-pub use stdcopy::{Frame, FrameReader, StreamKind, copy as stdcopy};
+pub use stdcopy::{Demux, Frame, StreamKind, copy as stdcopy, write_part};
 pub use system::EventsOptions;
 
 /// What every call here returns.
@@ -73,6 +73,16 @@ impl Client {
     /// Ask for one version of the API (`1.41`) instead of the daemon's newest.
     pub fn set_version(&mut self, version: Option<String>) {
         self.version = version;
+    }
+
+    /// Connects ahead of the first request, which will use the connection.
+    pub fn connect(&self) -> Result<()> {
+        let connection = connection::Connection::take(&self.pool, &self.host)?;
+        match self.pool.lock() {
+            Ok(mut idle) => idle.push(connection),
+            Err(poisoned) => poisoned.into_inner().push(connection),
+        }
+        Ok(())
     }
 
     /// Send a header with every request.

@@ -1,8 +1,8 @@
 //! Networks.
 
 use vessel_api::{
-    Network, NetworkConnectRequest, NetworkCreateRequest, NetworkCreateResponse,
-    NetworkDisconnectRequest, NetworksPruneReport,
+    Network, NetworkConnectRequest, NetworkCreateRequest, NetworkCreateResponse, NetworkDisconnectRequest,
+    NetworksPruneReport,
 };
 
 use crate::request::Method;
@@ -58,11 +58,7 @@ impl Client {
 
     /// `POST /networks/prune`
     pub fn network_prune(&self, filters: &Filters) -> Result<NetworksPruneReport> {
-        self.request(
-            Method::Post,
-            "/networks/prune",
-            &Query::new().filters(filters),
-        )?
-        .json()
+        self.request(Method::Post, "/networks/prune", &Query::new().filters(filters))?
+            .json()
     }
 }

@@ -98,10 +98,7 @@ impl Filters {
 
     /// Adds a value to a name.
     pub fn add(&mut self, name: impl Into<String>, value: impl Into<String>) -> &mut Self {
-        self.0
-            .entry(name.into())
-            .or_default()
-            .insert(value.into(), true);
+        self.0.entry(name.into()).or_default().insert(value.into(), true);
         self
     }
 
@@ -142,9 +139,6 @@ mod tests {
             "?all=1&filters=%7B%22label%22%3A%7B%22a%3Db%22%3Atrue%2C%22c%22%3Atrue%7D%7D&y=%C3%BC%20%26"
                 .replace("%3A", ":")
         );
-        assert_eq!(
-            encode("reg:5000/a b?#@sha256:1"),
-            "reg:5000/a%20b%3F%23@sha256:1"
-        );
+        assert_eq!(encode("reg:5000/a b?#@sha256:1"), "reg:5000/a%20b%3F%23@sha256:1");
     }
 }

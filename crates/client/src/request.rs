@@ -84,10 +84,7 @@ impl Pending {
         .checked();
         Err(match refused {
             Err(error) => error,
-            Ok(response) => Error::Protocol(format!(
-                "status {} instead of a raw stream",
-                response.status()
-            )),
+            Ok(response) => Error::Protocol(format!("status {} instead of a raw stream", response.status())),
         })
     }
 }
@@ -205,11 +202,7 @@ impl Client {
             head.extend_from_slice(name.as_bytes());
             head.extend_from_slice(b": ");
             // A line break would start another header.
-            head.extend(
-                value
-                    .bytes()
-                    .filter(|byte| !matches!(byte, b'\r' | b'\n' | 0)),
-            );
+            head.extend(value.bytes().filter(|byte| !matches!(byte, b'\r' | b'\n' | 0)));
             head.extend_from_slice(b"\r\n");
         }
         head
@@ -253,12 +246,7 @@ impl Client {
     }
 
     /// Sends a request that turns the connection into a raw stream, and does not wait for the answer.
-    pub fn begin_hijack(
-        &self,
-        path: &str,
-        query: &Query,
-        body: Option<Vec<u8>>,
-    ) -> Result<Pending> {
+    pub fn begin_hijack(&self, path: &str, query: &Query, body: Option<Vec<u8>>) -> Result<Pending> {
         let body = body.unwrap_or_default();
         let length = body.len().to_string();
         let headers = [
@@ -313,10 +301,7 @@ impl Client {
         content_type: &str,
         body: impl Read + Send + 'static,
     ) -> Result<Response> {
-        let headers = [
-            ("Content-Type", content_type),
-            ("Transfer-Encoding", "chunked"),
-        ];
+        let headers = [("Content-Type", content_type), ("Transfer-Encoding", "chunked")];
         let mut request = self.head(method, path, query, &headers);
         request.extend_from_slice(b"\r\n");
         let pending = self.send(&request, false)?;

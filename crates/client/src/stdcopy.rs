@@ -34,8 +34,7 @@ impl Frame {
             2 => StreamKind::Stderr,
             3 => StreamKind::SystemError,
             other => {
-                let message =
-                    format!("the output of the container is garbled: there is no stream {other}");
+                let message = format!("the output of the container is garbled: there is no stream {other}");
                 return Err(io::Error::new(io::ErrorKind::InvalidData, message));
             }
         };
@@ -44,81 +43,96 @@ impl Frame {
     }
 }
 
-/// Takes frames apart. Holds at most a buffer's worth, however long a frame says it is.
-#[derive(Debug)]
-pub struct FrameReader<R> {
-    inner: R,
+/// Takes frames apart as bytes come in, in pieces of any size. Holds a header at most, however long a
+/// frame says it is.
+#[derive(Debug, Default)]
+pub struct Demux {
+    header: [u8; 8],
+    have: usize,
     frame: Option<Frame>,
 }
 
-impl<R: Read> FrameReader<R> {
-    /// Takes apart what `inner` reads.
-    pub fn new(inner: R) -> Self {
-        Self { inner, frame: None }
-    }
-
-    /// Reads some bytes and whose they are; `None` at the end. An end inside a frame is an error.
-    pub fn read(&mut self, buffer: &mut [u8]) -> io::Result<Option<(StreamKind, usize)>> {
-        let frame = loop {
-            match self.frame {
-                Some(frame) if frame.length > 0 => break frame,
-                _ => {}
-            }
-            let mut header = [0; 8];
-            let mut have = 0;
-            while have < header.len() {
-                match self.inner.read(&mut header[have..]) {
-                    Ok(0) if have == 0 => return Ok(None),
-                    Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                    Ok(count) => have += count,
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    Err(error) => return Err(error),
+impl Demux {
+    /// Takes bytes and hands on what is in them.
+    pub fn feed(
+        &mut self,
+        mut data: &[u8],
+        mut sink: impl FnMut(StreamKind, &[u8]) -> io::Result<()>,
+    ) -> io::Result<()> {
+        while !data.is_empty() {
+            match &mut self.frame {
+                Some(frame) if frame.length > 0 => {
+                    let (part, rest) = data.split_at(data.len().min(frame.length as usize));
+                    frame.length -= part.len() as u32;
+                    data = rest;
+                    sink(frame.kind, part)?;
+                }
+                frame => {
+                    let (part, rest) = data.split_at(data.len().min(self.header.len() - self.have));
+                    self.header[self.have..self.have + part.len()].copy_from_slice(part);
+                    self.have += part.len();
+                    data = rest;
+                    if self.have == self.header.len() {
+                        self.have = 0;
+                        *frame = Some(Frame::parse(self.header)?);
+                    }
                 }
             }
-            self.frame = Some(Frame::parse(header)?);
-        };
-        let want = buffer.len().min(frame.length as usize);
-        let count = loop {
-            match self.inner.read(&mut buffer[..want]) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                other => break other?,
-            }
-        };
-        if count == 0 && want > 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        self.frame = Some(Frame {
-            length: frame.length - count as u32,
-            ..frame
-        });
-        Ok(Some((frame.kind, count)))
+        Ok(())
+    }
+
+    /// The end came: an error when it is inside a frame.
+    pub fn finish(&self) -> io::Result<()> {
+        if self.have > 0 || self.frame.is_some_and(|frame| frame.length > 0) {
+            return Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "the output was cut short",
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Writes a part of a frame where it belongs.
+pub fn write_part(
+    kind: StreamKind,
+    data: &[u8],
+    stdout: &mut impl Write,
+    stderr: &mut impl Write,
+) -> io::Result<()> {
+    match kind {
+        StreamKind::Stdin | StreamKind::Stdout => {
+            stdout.write_all(data)?;
+            stdout.flush()
+        }
+        StreamKind::Stderr => {
+            stderr.write_all(data)?;
+            stderr.flush()
+        }
+        StreamKind::SystemError => {
+            let message = String::from_utf8_lossy(data).into_owned();
+            Err(io::Error::other(format!(
+                "the daemon could not go on with the output: {message}"
+            )))
+        }
     }
 }
 
 /// Copies frames to where they belong until the end.
-pub fn copy(source: impl Read, mut stdout: impl Write, mut stderr: impl Write) -> io::Result<()> {
-    let mut frames = FrameReader::new(source);
+pub fn copy(mut source: impl Read, mut stdout: impl Write, mut stderr: impl Write) -> io::Result<()> {
+    let mut demux = Demux::default();
     let mut buffer = vec![0; 64 * 1024];
-    while let Some((kind, count)) = frames.read(&mut buffer)? {
-        let data = &buffer[..count];
-        match kind {
-            StreamKind::Stdin | StreamKind::Stdout => {
-                stdout.write_all(data)?;
-                stdout.flush()?;
-            }
-            StreamKind::Stderr => {
-                stderr.write_all(data)?;
-                stderr.flush()?;
-            }
-            StreamKind::SystemError => {
-                let message = String::from_utf8_lossy(data).into_owned();
-                return Err(io::Error::other(format!(
-                    "the daemon could not go on with the output: {message}"
-                )));
-            }
+    loop {
+        match source.read(&mut buffer) {
+            Ok(0) => return demux.finish(),
+            Ok(count) => demux.feed(&buffer[..count], |kind, data| {
+                write_part(kind, data, &mut stdout, &mut stderr)
+            })?,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
         }
     }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -144,10 +158,7 @@ mod tests {
         .concat();
         let (mut out, mut err) = (Vec::new(), Vec::new());
         copy(&source[..], &mut out, &mut err).unwrap();
-        assert_eq!(
-            (out.as_slice(), err.as_slice()),
-            (&b"output"[..], &b"err"[..])
-        );
+        assert_eq!((out.as_slice(), err.as_slice()), (&b"output"[..], &b"err"[..]));
     }
 
     #[test]
@@ -160,21 +171,11 @@ mod tests {
     fn cut_and_garbled_streams_are_errors() {
         let whole = frame(1, b"output");
         for cut in [3, 8, 10] {
-            assert!(
-                copy(&whole[..cut], io::sink(), io::sink()).is_err(),
-                "{cut}"
-            );
+            assert!(copy(&whole[..cut], io::sink(), io::sink()).is_err(), "{cut}");
         }
         assert!(copy(&frame(9, b"x")[..], io::sink(), io::sink()).is_err());
         // A length of 4 GiB is not allocated.
-        assert!(
-            copy(
-                &b"\x01\0\0\0\xff\xff\xff\xffabc"[..],
-                io::sink(),
-                io::sink()
-            )
-            .is_err()
-        );
+        assert!(copy(&b"\x01\0\0\0\xff\xff\xff\xffabc"[..], io::sink(), io::sink()).is_err());
     }
 
     /// Reads one byte at a time, as a slow peer would send.

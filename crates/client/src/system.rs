@@ -57,11 +57,7 @@ impl Client {
             .text("since", &options.since)
             .text("until", &options.until)
             .filters(&options.filters);
-        Ok(JsonStream::new(self.request(
-            Method::Get,
-            "/events",
-            &query,
-        )?))
+        Ok(JsonStream::new(self.request(Method::Get, "/events", &query)?))
     }
 }
 

@@ -36,11 +36,7 @@ impl Client {
 
     /// `POST /volumes/prune`
     pub fn volume_prune(&self, filters: &Filters) -> Result<VolumesPruneReport> {
-        self.request(
-            Method::Post,
-            "/volumes/prune",
-            &Query::new().filters(filters),
-        )?
-        .json()
+        self.request(Method::Post, "/volumes/prune", &Query::new().filters(filters))?
+            .json()
     }
 }

@@ -1,0 +1,396 @@
+//! The tree of commands. Only the command that is asked for is built, since building all takes longer than
+//! many a container runs; help, completions and manual pages build the whole.
+
+use clap::{ArgAction, ArgMatches, Args, Command};
+
+use crate::commands as c;
+use crate::context::Context;
+use crate::failure::{Failure, Result};
+
+/// A command: its arguments, and what it does with them.
+pub trait Run: Args {
+    /// Does it.
+    fn run(self, context: &Context) -> Result;
+}
+
+/// A command in the tree.
+pub struct Entry {
+    name: &'static str,
+    aliases: &'static [&'static str],
+    augment: fn(Command) -> Command,
+    run: fn(&ArgMatches, &Context) -> Result,
+}
+
+/// A group of commands: `container`, `image` and so on.
+pub struct Group {
+    name: &'static str,
+    about: &'static str,
+    entries: &'static [Entry],
+}
+
+const fn entry<T: Run>(name: &'static str, aliases: &'static [&'static str]) -> Entry {
+    Entry {
+        name,
+        aliases,
+        augment: |command| T::augment_args(command),
+        run: |matches, context| match T::from_arg_matches(matches) {
+            Ok(args) => args.run(context),
+            Err(error) => Err(Failure::usage(error)),
+        },
+    }
+}
+
+static COMMANDS: &[Entry] = &[
+    entry::<c::run::Args>("run", &[]),
+    entry::<c::exec::Args>("exec", &[]),
+    entry::<c::ps::Args>("ps", &[]),
+    entry::<c::create::Args>("create", &[]),
+    entry::<c::start::Args>("start", &[]),
+    entry::<c::stop::Args>("stop", &[]),
+    entry::<c::restart::Args>("restart", &[]),
+    entry::<c::kill::Args>("kill", &[]),
+    entry::<c::pause::Args>("pause", &[]),
+    entry::<c::unpause::Args>("unpause", &[]),
+    entry::<c::wait::Args>("wait", &[]),
+    entry::<c::rm::Args>("rm", &[]),
+    entry::<c::attach::Args>("attach", &[]),
+    entry::<c::logs::Args>("logs", &[]),
+    entry::<c::inspect::Args>("inspect", &[]),
+    entry::<c::top::Args>("top", &[]),
+    entry::<c::stats::Args>("stats", &[]),
+    entry::<c::cp::Args>("cp", &[]),
+    entry::<c::diff::Args>("diff", &[]),
+    entry::<c::rename::Args>("rename", &[]),
+    entry::<c::update::Args>("update", &[]),
+    entry::<c::port::Args>("port", &[]),
+    entry::<c::export::Args>("export", &[]),
+    entry::<c::images::Args>("images", &[]),
+    entry::<c::rmi::Args>("rmi", &[]),
+    entry::<c::tag::Args>("tag", &[]),
+    entry::<c::pull::Args>("pull", &[]),
+    entry::<c::load::Args>("load", &[]),
+    entry::<c::save::Args>("save", &[]),
+    entry::<c::import::Args>("import", &[]),
+    entry::<c::history::Args>("history", &[]),
+    entry::<c::info::Args>("info", &[]),
+    entry::<c::version::Args>("version", &[]),
+    entry::<c::events::Args>("events", &[]),
+    entry::<c::daemon::Args>("daemon", &[]),
+    entry::<c::completion::Args>("completion", &[]),
+    entry::<c::man::Args>("man", &[]),
+];
+
+static GROUPS: &[Group] = &[
+    Group {
+        name: "container",
+        about: "Manage containers",
+        entries: &[
+            entry::<c::attach::Args>("attach", &[]),
+            entry::<c::cp::Args>("cp", &[]),
+            entry::<c::create::Args>("create", &[]),
+            entry::<c::diff::Args>("diff", &[]),
+            entry::<c::exec::Args>("exec", &[]),
+            entry::<c::export::Args>("export", &[]),
+            entry::<c::inspect::ContainerArgs>("inspect", &[]),
+            entry::<c::kill::Args>("kill", &[]),
+            entry::<c::logs::Args>("logs", &[]),
+            entry::<c::ps::Args>("ls", &["ps", "list"]),
+            entry::<c::pause::Args>("pause", &[]),
+            entry::<c::port::Args>("port", &[]),
+            entry::<c::prune::ContainerArgs>("prune", &[]),
+            entry::<c::rename::Args>("rename", &[]),
+            entry::<c::restart::Args>("restart", &[]),
+            entry::<c::rm::Args>("rm", &["remove"]),
+            entry::<c::run::Args>("run", &[]),
+            entry::<c::start::Args>("start", &[]),
+            entry::<c::stats::Args>("stats", &[]),
+            entry::<c::stop::Args>("stop", &[]),
+            entry::<c::top::Args>("top", &[]),
+            entry::<c::unpause::Args>("unpause", &[]),
+            entry::<c::update::Args>("update", &[]),
+            entry::<c::wait::Args>("wait", &[]),
+        ],
+    },
+    Group {
+        name: "image",
+        about: "Manage images",
+        entries: &[
+            entry::<c::history::Args>("history", &[]),
+            entry::<c::import::Args>("import", &[]),
+            entry::<c::inspect::ImageArgs>("inspect", &[]),
+            entry::<c::load::Args>("load", &[]),
+            entry::<c::images::Args>("ls", &["list"]),
+            entry::<c::prune::ImageArgs>("prune", &[]),
+            entry::<c::pull::Args>("pull", &[]),
+            entry::<c::rmi::Args>("rm", &["remove"]),
+            entry::<c::save::Args>("save", &[]),
+            entry::<c::tag::Args>("tag", &[]),
+        ],
+    },
+    Group {
+        name: "network",
+        about: "Manage networks",
+        entries: &[
+            entry::<c::network::ConnectArgs>("connect", &[]),
+            entry::<c::network::CreateArgs>("create", &[]),
+            entry::<c::network::DisconnectArgs>("disconnect", &[]),
+            entry::<c::inspect::NetworkArgs>("inspect", &[]),
+            entry::<c::network::ListArgs>("ls", &["list"]),
+            entry::<c::prune::NetworkArgs>("prune", &[]),
+            entry::<c::network::RemoveArgs>("rm", &["remove"]),
+        ],
+    },
+    Group {
+        name: "volume",
+        about: "Manage volumes",
+        entries: &[
+            entry::<c::volume::CreateArgs>("create", &[]),
+            entry::<c::inspect::VolumeArgs>("inspect", &[]),
+            entry::<c::volume::ListArgs>("ls", &["list"]),
+            entry::<c::prune::VolumeArgs>("prune", &[]),
+            entry::<c::volume::RemoveArgs>("rm", &["remove"]),
+        ],
+    },
+    Group {
+        name: "system",
+        about: "Manage Vessel",
+        entries: &[
+            entry::<c::df::Args>("df", &[]),
+            entry::<c::events::Args>("events", &[]),
+            entry::<c::info::Args>("info", &[]),
+            entry::<c::prune::SystemArgs>("prune", &[]),
+        ],
+    },
+];
+
+fn built(entry: &Entry) -> Command {
+    let command = (entry.augment)(Command::new(entry.name).visible_aliases(entry.aliases));
+    command.args_override_self(true)
+}
+
+fn built_group(group: &Group) -> Command {
+    Command::new(group.name)
+        .about(group.about)
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .disable_help_subcommand(true)
+        .subcommands(group.entries.iter().map(built))
+}
+
+fn root() -> Command {
+    Command::new("vessel")
+        .about("One engine for containers and virtual machines")
+        .version(env!("CARGO_PKG_VERSION"))
+        .disable_version_flag(true)
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .args_override_self(true)
+        .arg(
+            clap::Arg::new("host")
+                .short('H')
+                .long("host")
+                .value_name("string")
+                .help("Daemon to talk to: unix:///PATH or tcp://HOST:PORT"),
+        )
+        .arg(
+            clap::Arg::new("version")
+                .short('v')
+                .long("version")
+                .action(ArgAction::Version)
+                .help("Print the version"),
+        )
+}
+
+/// The whole tree, for help, completions and manual pages.
+pub fn whole() -> Command {
+    let groups = GROUPS.iter().map(built_group);
+    root().subcommands(COMMANDS.iter().map(built)).subcommands(groups)
+}
+
+/// The tree with the asked-for command alone, when there is one of that name.
+fn narrow(arguments: &[String]) -> Option<Command> {
+    let at = first_word(arguments)?;
+    let name = arguments[at].as_str();
+    if let Some(entry) = COMMANDS.iter().find(|entry| entry.name == name) {
+        return Some(root().subcommand(built(entry)));
+    }
+    let group = GROUPS.iter().find(|group| group.name == name)?;
+    let name = arguments.get(at + 1)?.as_str();
+    let entry = group
+        .entries
+        .iter()
+        .find(|entry| entry.name == name || entry.aliases.contains(&name))?;
+    Some(root().subcommand(Command::new(group.name).subcommand(built(entry))))
+}
+
+/// Where the command's name is, behind the options of the root.
+fn first_word(arguments: &[String]) -> Option<usize> {
+    let mut at = 1;
+    while let Some(word) = arguments.get(at) {
+        match word.as_str() {
+            "-H" | "--host" => at += 2,
+            word if word.starts_with('-') => at += 1,
+            _ => return Some(at),
+        }
+    }
+    None
+}
+
+/// `--rm=false` and the like, which Docker's flags take and clap's do not.
+fn with_values(command: Command) -> Command {
+    command
+        .mut_args(|arg| {
+            if !matches!(arg.get_action(), ArgAction::SetTrue) {
+                return arg;
+            }
+            arg.action(ArgAction::Set)
+                .num_args(0..=1)
+                .require_equals(true)
+                .default_missing_value("true")
+                .default_value("false")
+                .value_parser(|text: &str| {
+                    crate::options::parse_bool(text)
+                        .ok_or_else(|| format!("'{text}' is neither true nor false"))
+                })
+        })
+        .mut_subcommands(with_values)
+}
+
+fn has_value_of_flag(arguments: &[String]) -> bool {
+    arguments.iter().any(|word| {
+        word.starts_with('-')
+            && word
+                .split_once('=')
+                .is_some_and(|(_, value)| crate::options::parse_bool(value).is_some())
+    })
+}
+
+/// Reads the arguments and runs the command.
+pub fn run(arguments: Vec<String>) -> Result {
+    let mut command = narrow(&arguments).unwrap_or_else(whole);
+    if has_value_of_flag(&arguments) {
+        command = with_values(command);
+    }
+    let matches = match command.try_get_matches_from(&arguments) {
+        Ok(matches) => matches,
+        Err(error) => return usage(&error, &arguments),
+    };
+    let context = Context::new(matches.get_one::<String>("host").cloned());
+    let nothing = || Failure::usage("there is no such command");
+    let (name, inner) = matches.subcommand().ok_or_else(nothing)?;
+    if let Some(entry) = COMMANDS.iter().find(|entry| entry.name == name) {
+        return (entry.run)(inner, &context);
+    }
+    let group = GROUPS
+        .iter()
+        .find(|group| group.name == name)
+        .ok_or_else(nothing)?;
+    let (name, inner) = inner.subcommand().ok_or_else(nothing)?;
+    let entry = group
+        .entries
+        .iter()
+        .find(|entry| entry.name == name)
+        .ok_or_else(nothing)?;
+    (entry.run)(inner, &context)
+}
+
+/// What clap has to say: help and versions as they are, errors in one sentence.
+fn usage(error: &clap::Error, arguments: &[String]) -> Result {
+    use clap::error::ErrorKind as K;
+    if matches!(error.kind(), K::DisplayHelp | K::DisplayVersion) {
+        crate::output::print(&error.to_string())?;
+        return Ok(());
+    }
+    if error.kind() == K::DisplayHelpOnMissingArgumentOrSubcommand {
+        crate::output::warn(error.to_string().trim_end());
+        return Err(Failure::silent(1));
+    }
+    let text = error.to_string();
+    let paragraph = text.strip_prefix("error: ").unwrap_or(&text);
+    let end = paragraph.find("\n\n").unwrap_or(paragraph.len());
+    let sentence: Vec<&str> = paragraph[..end].lines().map(str::trim).collect();
+    let tip = text.lines().find_map(|line| line.trim().strip_prefix("tip: "));
+    let named: Vec<&str> = match first_word(arguments) {
+        Some(at) => {
+            let group = GROUPS.iter().any(|group| group.name == arguments[at]);
+            arguments[at..]
+                .iter()
+                .take(1 + usize::from(group))
+                .map(String::as_str)
+                .collect()
+        }
+        None => Vec::new(),
+    };
+    // As Docker has it: a missing argument or an unknown command is 1, a wrong option 125.
+    let code = match error.kind() {
+        K::MissingRequiredArgument | K::InvalidSubcommand | K::MissingSubcommand | K::TooFewValues => 1,
+        K::UnknownArgument if !sentence.iter().any(|line| line.contains("'-")) => 1,
+        _ => 125,
+    };
+    let see = match (error.kind(), named.as_slice()) {
+        (K::InvalidSubcommand, _) | (_, []) => "see 'vessel --help'".to_string(),
+        (_, named) => format!("see 'vessel {} --help'", named.join(" ")),
+    };
+    let hint = tip.map_or(see.clone(), |tip| format!("{tip}; {see}"));
+    Err(Failure::new(sentence.join(" ")).with_code(code).with_hint(hint))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(line: &str) -> Vec<String> {
+        line.split(' ').map(String::from).collect()
+    }
+
+    #[test]
+    fn the_tree_is_sound() {
+        whole().debug_assert();
+        with_values(whole()).debug_assert();
+    }
+
+    #[test]
+    fn the_narrow_tree_has_what_is_asked_for() {
+        for line in [
+            "vessel run x",
+            "vessel -H unix:///x ps",
+            "vessel --host=x container ls",
+            "vessel container ps",
+        ] {
+            assert!(narrow(&words(line)).is_some(), "{line}");
+        }
+        for line in [
+            "vessel",
+            "vessel nope",
+            "vessel container",
+            "vessel --help",
+            "vessel container nope",
+        ] {
+            assert!(narrow(&words(line)).is_none(), "{line}");
+        }
+    }
+
+    #[test]
+    fn every_command_says_what_it_is() {
+        fn check(command: &Command) {
+            assert!(command.get_about().is_some(), "{}", command.get_name());
+            for argument in command.get_arguments() {
+                let silent = argument.get_help().is_none() && argument.get_id() != "help";
+                assert!(!silent, "{} {}", command.get_name(), argument.get_id());
+            }
+            command.get_subcommands().for_each(check);
+        }
+        check(&whole());
+    }
+
+    #[test]
+    fn flags_take_values() {
+        let matches = |line: &str| with_values(whole()).try_get_matches_from(words(line)).unwrap();
+        let ps = matches("vessel ps --all=false -q");
+        let (_, ps) = ps.subcommand().unwrap();
+        assert!(!ps.get_flag("all") && ps.get_flag("quiet"));
+        let run = matches("vessel run -it --rm=true --sig-proxy=false x");
+        let (_, run) = run.subcommand().unwrap();
+        assert!(run.get_flag("interactive") && run.get_flag("tty") && run.get_flag("rm"));
+    }
+}

@@ -1,0 +1,152 @@
+//! `vessel daemon`
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use tracing_subscriber::EnvFilter;
+use vessel_daemon::{Config, Listen};
+use vessel_engine::{EngineConfig, IdRange};
+
+use crate::app::Run;
+use crate::context::{Context, Places};
+use crate::failure::{Failure, Result};
+
+/// Run the daemon in the foreground
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Directory of images, containers and volumes
+    #[arg(long, value_name = "dir")]
+    root: Option<PathBuf>,
+    /// Directory of sockets and all else that does not survive a reboot
+    #[arg(long, value_name = "dir")]
+    run: Option<PathBuf>,
+    /// Where to listen: unix:///PATH or tcp://127.0.0.1:PORT
+    #[arg(short = 'H', long, value_name = "list")]
+    socket: Vec<String>,
+    /// Group that may use the Unix socket
+    #[arg(long, value_name = "string", default_value = "vessel")]
+    group: String,
+    /// Name of the default bridge
+    #[arg(long, value_name = "string", default_value = "vessel0")]
+    bridge: String,
+    /// The default bridge's address and the length of its prefix
+    #[arg(long, visible_alias = "bip", value_name = "ADDRESS/LENGTH", value_parser = bridge_address)]
+    subnet: Option<(Ipv4Addr, u8)>,
+    /// Parent of the containers' cgroups
+    #[arg(long, value_name = "string", default_value = "/vessel")]
+    cgroup_parent: String,
+    /// Range of user and group IDs that containers are mapped to
+    #[arg(long, value_name = "FIRST:COUNT", value_parser = id_range)]
+    userns_remap: Option<(u32, u32)>,
+    /// Name servers of containers
+    #[arg(long, value_name = "list")]
+    dns: Vec<IpAddr>,
+    /// Run an init in every container
+    #[arg(long)]
+    init: bool,
+    /// What to log: error, warn, info, debug or trace
+    #[arg(short, long, value_name = "string", default_value = "info")]
+    log_level: String,
+}
+
+impl Run for Args {
+    fn run(self, _context: &Context) -> Result {
+        let filter = EnvFilter::try_new(&self.log_level)
+            .map_err(|_| Failure::usage(format!("there is no log level \"{}\"", self.log_level)))?;
+        tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_writer(std::io::stderr)
+            .init();
+        let places = Places::from_environment();
+        let run = self.run.unwrap_or(places.run);
+        let mut listen = self
+            .socket
+            .iter()
+            .map(|socket| listen_at(socket))
+            .collect::<Result<Vec<_>>>()?;
+        if listen.is_empty() {
+            listen.push(Listen::Unix(run.join("vessel.sock")));
+        }
+        let engine = EngineConfig {
+            root: self.root.unwrap_or(places.root),
+            run,
+            bridge: self.bridge,
+            bridge_address: self.subnet,
+            cgroup_parent: self.cgroup_parent,
+            userns_remap: self.userns_remap.map(|(start, size)| IdRange { start, size }),
+            dns: self.dns,
+            init: self.init,
+        };
+        let config = Config {
+            engine,
+            listen,
+            group: self.group,
+        };
+        let runtime = vessel_daemon::runtime().map_err(|error| {
+            Failure::new(format!("cannot start threads: {}", crate::failure::words(&error)))
+        })?;
+        runtime
+            .block_on(vessel_daemon::serve(config))
+            .map_err(Failure::new)
+    }
+}
+
+fn listen_at(socket: &str) -> Result<Listen> {
+    let wrong = || {
+        Failure::usage(format!("cannot listen at \"{socket}\""))
+            .with_hint("an address looks like unix:///PATH or tcp://127.0.0.1:PORT")
+    };
+    if socket.starts_with('/') {
+        return Ok(Listen::Unix(socket.into()));
+    }
+    match socket.split_once("://") {
+        Some(("unix", path)) if path.starts_with('/') => Ok(Listen::Unix(path.into())),
+        Some(("tcp", address)) => Ok(Listen::Tcp(address.parse::<SocketAddr>().map_err(|_| wrong())?)),
+        _ => Err(wrong()),
+    }
+}
+
+fn bridge_address(text: &str) -> std::result::Result<(Ipv4Addr, u8), String> {
+    let wrong = || format!("'{text}' does not look like 172.30.0.1/16");
+    let (address, length) = text.split_once('/').ok_or_else(wrong)?;
+    let length = length
+        .parse()
+        .ok()
+        .filter(|length| (1..=30).contains(length))
+        .ok_or_else(wrong)?;
+    Ok((address.parse().map_err(|_| wrong())?, length))
+}
+
+fn id_range(text: &str) -> std::result::Result<(u32, u32), String> {
+    let wrong = || format!("'{text}' does not look like 100000:65536");
+    let (first, count) = text.split_once(':').ok_or_else(wrong)?;
+    let (first, count): (u32, u32) = (
+        first.parse().map_err(|_| wrong())?,
+        count.parse().map_err(|_| wrong())?,
+    );
+    if count == 0 || first.checked_add(count).is_none() {
+        return Err(wrong());
+    }
+    Ok((first, count))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values() {
+        assert!(matches!(listen_at("unix:///a").unwrap(), Listen::Unix(_)));
+        assert!(matches!(listen_at("tcp://127.0.0.1:1").unwrap(), Listen::Tcp(_)));
+        for wrong in ["", "a", "unix://a", "tcp://x", "ssh://x"] {
+            assert!(listen_at(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(
+            bridge_address("10.0.0.1/24"),
+            Ok((Ipv4Addr::new(10, 0, 0, 1), 24))
+        );
+        assert!(bridge_address("10.0.0.1").is_err() && bridge_address("10.0.0.1/33").is_err());
+        assert_eq!(id_range("1:2"), Ok((1, 2)));
+        assert!(id_range("1:0").is_err() && id_range("4294967295:2").is_err());
+    }
+}

@@ -1,0 +1,119 @@
+//! `vessel events`
+
+use vessel_api::EventMessage;
+use vessel_client::EventsOptions;
+
+use super::filters;
+use super::logs::time;
+use crate::app::Run;
+use crate::context::Context;
+use crate::failure::{Failure, Result};
+use crate::output;
+use crate::output::template::{Data, Format};
+
+/// Show what happens, as it happens
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Only some: NAME=VALUE
+    #[arg(short, long, value_name = "filter")]
+    filter: Vec<String>,
+    /// json, or a Go template
+    #[arg(long, value_name = "string")]
+    format: Option<String>,
+    /// From a time or a duration ago on
+    #[arg(long, value_name = "string", default_value = "", hide_default_value = true)]
+    since: String,
+    /// Until a time or a duration ago
+    #[arg(long, value_name = "string", default_value = "", hide_default_value = true)]
+    until: String,
+}
+
+impl Run for Args {
+    fn run(self, context: &Context) -> Result {
+        let template = match self.format.as_deref() {
+            None | Some("") => None,
+            Some("json") => Some("{{json .}}"),
+            other => other,
+        };
+        let template = template
+            .map(|text| Format::parse(text).map_err(|e| Failure::new(e).with_code(64)))
+            .transpose()?;
+        let wrong = |name: &str| {
+            let name = name.to_string();
+            move |why| Failure::new(format!("invalid value for \"{name}\": {why}"))
+        };
+        let options = EventsOptions {
+            since: time(&self.since).map_err(wrong("since"))?,
+            until: time(&self.until).map_err(wrong("until"))?,
+            filters: filters(&self.filter)?,
+        };
+        for event in context.client()?.events(&options)? {
+            let event = event?;
+            let line = match &template {
+                Some(template) => {
+                    let value = serde_json::to_value(&event).map_err(Failure::new)?;
+                    template.apply(&Data::new(&value)).map_err(Failure::new)?
+                }
+                None => line(&event),
+            };
+            output::print_line(&line)?;
+        }
+        Ok(())
+    }
+}
+
+/// `TIME container create ID (image=busybox, name=one)`
+fn line(event: &EventMessage) -> String {
+    let nanoseconds = match event.time_nano {
+        0 => i128::from(event.time) * 1_000_000_000,
+        exact => i128::from(exact),
+    };
+    let time = jiff::Timestamp::from_nanosecond(nanoseconds)
+        .map(|time| {
+            time.to_zoned(jiff::tz::TimeZone::system())
+                .strftime("%Y-%m-%dT%H:%M:%S.%9f%:z")
+                .to_string()
+        })
+        .unwrap_or_default();
+    // Go writes UTC as a letter.
+    let time = time.replace("+00:00", "Z");
+    let mut out = format!("{time} {} {} {}", event.kind, event.action, event.actor.id);
+    if !event.actor.attributes.is_empty() {
+        let attributes: Vec<_> = event
+            .actor
+            .attributes
+            .iter()
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect();
+        out.push_str(&format!(" ({})", attributes.join(", ")));
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vessel_api::EventActor;
+
+    #[test]
+    fn lines() {
+        let event = EventMessage {
+            kind: "container".into(),
+            action: "die".into(),
+            actor: EventActor {
+                id: "abc".into(),
+                attributes: [("name", "one"), ("exitCode", "0")]
+                    .map(|(a, b)| (a.into(), b.into()))
+                    .into(),
+            },
+            time_nano: 1_795_257_007_310_667_152,
+            ..Default::default()
+        };
+        let line = line(&event);
+        assert!(
+            line.ends_with(" container die abc (exitCode=0, name=one)"),
+            "{line}"
+        );
+        assert!(line.contains(".310667152"), "{line}");
+    }
+}

@@ -1,0 +1,254 @@
+//! `vessel inspect`, and `inspect` of every group
+
+use serde_json::Value;
+use vessel_client::Client;
+
+use crate::app::Run;
+use crate::context::Context;
+use crate::failure::{Failure, Result};
+use crate::output;
+use crate::output::template::{Data, Format};
+
+/// Show everything about containers, images, volumes or networks
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// json, or a Go template
+    #[arg(
+        short,
+        long,
+        value_name = "string",
+        default_value = "",
+        hide_default_value = true
+    )]
+    format: String,
+    /// Show sizes of containers
+    #[arg(short, long)]
+    size: bool,
+    /// Only a kind of thing: container, image, network or volume
+    #[arg(
+        long = "type",
+        value_name = "string",
+        default_value = "",
+        hide_default_value = true
+    )]
+    kind: String,
+    /// Names or IDs
+    #[arg(value_name = "NAME|ID", required = true)]
+    names: Vec<String>,
+}
+
+/// Show everything about containers
+#[derive(Debug, clap::Args)]
+pub struct ContainerArgs {
+    /// json, or a Go template
+    #[arg(
+        short,
+        long,
+        value_name = "string",
+        default_value = "",
+        hide_default_value = true
+    )]
+    format: String,
+    /// Show sizes
+    #[arg(short, long)]
+    size: bool,
+    /// Containers
+    #[arg(value_name = "CONTAINER", required = true)]
+    names: Vec<String>,
+}
+
+/// Show everything about images
+#[derive(Debug, clap::Args)]
+pub struct ImageArgs {
+    /// json, or a Go template
+    #[arg(
+        short,
+        long,
+        value_name = "string",
+        default_value = "",
+        hide_default_value = true
+    )]
+    format: String,
+    /// Images
+    #[arg(value_name = "IMAGE", required = true)]
+    names: Vec<String>,
+}
+
+/// Show everything about networks
+#[derive(Debug, clap::Args)]
+pub struct NetworkArgs {
+    /// json, or a Go template
+    #[arg(
+        short,
+        long,
+        value_name = "string",
+        default_value = "",
+        hide_default_value = true
+    )]
+    format: String,
+    /// Include services and peers
+    #[arg(short, long)]
+    verbose: bool,
+    /// Networks
+    #[arg(value_name = "NETWORK", required = true)]
+    names: Vec<String>,
+}
+
+/// Show everything about volumes
+#[derive(Debug, clap::Args)]
+pub struct VolumeArgs {
+    /// json, or a Go template
+    #[arg(
+        short,
+        long,
+        value_name = "string",
+        default_value = "",
+        hide_default_value = true
+    )]
+    format: String,
+    /// Volumes
+    #[arg(value_name = "VOLUME", required = true)]
+    names: Vec<String>,
+}
+
+/// What may be looked at, in the order a name is tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Container,
+    Image,
+    Network,
+    Volume,
+}
+
+const KINDS: [(&str, Kind); 4] = [
+    ("container", Kind::Container),
+    ("image", Kind::Image),
+    ("network", Kind::Network),
+    ("volume", Kind::Volume),
+];
+
+impl Run for Args {
+    fn run(self, context: &Context) -> Result {
+        let kinds: Vec<Kind> = KINDS
+            .iter()
+            .filter(|(name, _)| self.kind.is_empty() || self.kind == *name)
+            .map(|(_, kind)| *kind)
+            .collect();
+        if kinds.is_empty() {
+            let kind = &self.kind;
+            return Err(
+                Failure::new(format!("\"{kind}\" is not a valid value for --type"))
+                    .with_hint("container, image, network and volume are"),
+            );
+        }
+        let client = context.client()?;
+        inspect(&self.names, &self.format, |name| match kinds.as_slice() {
+            [kind] => look(client, *kind, name, self.size, false),
+            kinds => {
+                for kind in kinds {
+                    match look(client, *kind, name, self.size, false) {
+                        Err(error) if error.is_not_found() => {}
+                        other => return other,
+                    }
+                }
+                Err(vessel_client::Error::Api {
+                    status: 404,
+                    message: format!("No such object: {name}"),
+                })
+            }
+        })
+    }
+}
+
+impl Run for ContainerArgs {
+    fn run(self, context: &Context) -> Result {
+        let client = context.client()?;
+        inspect(&self.names, &self.format, |name| {
+            look(client, Kind::Container, name, self.size, false)
+        })
+    }
+}
+
+impl Run for ImageArgs {
+    fn run(self, context: &Context) -> Result {
+        let client = context.client()?;
+        inspect(&self.names, &self.format, |name| {
+            look(client, Kind::Image, name, false, false)
+        })
+    }
+}
+
+impl Run for NetworkArgs {
+    fn run(self, context: &Context) -> Result {
+        let client = context.client()?;
+        inspect(&self.names, &self.format, |name| {
+            look(client, Kind::Network, name, false, self.verbose)
+        })
+    }
+}
+
+impl Run for VolumeArgs {
+    fn run(self, context: &Context) -> Result {
+        let client = context.client()?;
+        inspect(&self.names, &self.format, |name| {
+            look(client, Kind::Volume, name, false, false)
+        })
+    }
+}
+
+fn look(client: &Client, kind: Kind, name: &str, size: bool, verbose: bool) -> vessel_client::Result<Value> {
+    match kind {
+        Kind::Container => client.container_inspect_raw(name, size),
+        Kind::Image => client.image_inspect_raw(name),
+        Kind::Network => client.network_inspect_raw(name, verbose),
+        Kind::Volume => client.volume_inspect_raw(name),
+    }
+}
+
+/// Shows what was found, as it was sent, and then what was not.
+fn inspect(names: &[String], format: &str, find: impl Fn(&str) -> vessel_client::Result<Value>) -> Result {
+    let template = match format {
+        "" => None,
+        "json" => Some("{{json .}}"),
+        format => Some(format),
+    };
+    let template = template
+        .map(|text| Format::parse(text).map_err(|e| Failure::new(e).with_code(64)))
+        .transpose()?;
+    let mut found = Vec::new();
+    let mut errors = Vec::new();
+    for name in names {
+        match find(name) {
+            Ok(value) => found.push(value),
+            Err(error @ vessel_client::Error::Connect { .. }) => return Err(error.into()),
+            Err(error) => errors.push(error.to_string()),
+        }
+    }
+    match template {
+        Some(template) => {
+            for value in &found {
+                output::print_line(&template.apply(&Data::new(value)).map_err(Failure::new)?)?;
+            }
+        }
+        None => output::print_line(&indented(&Value::Array(found)))?,
+    }
+    for error in &errors {
+        output::warn(&format!("vessel: {error}"));
+    }
+    if errors.is_empty() {
+        Ok(())
+    } else {
+        Err(Failure::silent(1))
+    }
+}
+
+/// JSON with four spaces to a level, as Docker shows it.
+fn indented(value: &Value) -> String {
+    let mut out = Vec::new();
+    let formatter = serde_json::ser::PrettyFormatter::with_indent(b"    ");
+    let mut serializer = serde_json::Serializer::with_formatter(&mut out, formatter);
+    match serde::Serialize::serialize(value, &mut serializer) {
+        Ok(()) => String::from_utf8_lossy(&out).into_owned(),
+        Err(_) => value.to_string(),
+    }
+}

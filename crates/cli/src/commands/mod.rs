@@ -1,0 +1,119 @@
+//! The commands, one file each.
+
+pub mod attach;
+pub mod completion;
+pub mod cp;
+pub mod create;
+pub mod daemon;
+pub mod df;
+pub mod diff;
+pub mod events;
+pub mod exec;
+pub mod export;
+pub mod history;
+pub mod images;
+pub mod import;
+pub mod info;
+pub mod inspect;
+pub mod kill;
+pub mod load;
+pub mod logs;
+pub mod man;
+pub mod network;
+pub mod pause;
+pub mod port;
+pub mod prune;
+pub mod ps;
+pub mod pull;
+pub mod rename;
+pub mod restart;
+pub mod rm;
+pub mod rmi;
+pub mod run;
+pub mod runtime;
+pub mod save;
+pub mod shim;
+pub mod start;
+pub mod stats;
+pub mod stop;
+pub mod tag;
+pub mod top;
+pub mod unpause;
+pub mod update;
+pub mod version;
+pub mod volume;
+pub mod wait;
+
+use crate::failure::{Failure, Result};
+use crate::output;
+
+/// Does something for each name and prints the name; goes on after an error and fails at the end.
+fn for_each(names: &[String], act: impl Fn(&str) -> vessel_client::Result<()>) -> Result {
+    let mut failed = false;
+    for name in names {
+        match act(name) {
+            Ok(()) => output::print_line(name)?,
+            Err(error @ vessel_client::Error::Connect { .. }) => return Err(error.into()),
+            Err(error) => {
+                output::warn(&format!("vessel: {error}"));
+                failed = true;
+            }
+        }
+    }
+    if failed { Err(Failure::silent(1)) } else { Ok(()) }
+}
+
+/// The same with many at once, since each may take seconds. Answers are told in the order of the names.
+fn for_each_parallel(names: &[String], act: impl Fn(&str) -> vessel_client::Result<()> + Sync) -> Result {
+    const AT_ONCE: usize = 50;
+    if names.len() < 2 {
+        return for_each(names, act);
+    }
+    let mut failed = false;
+    for names in names.chunks(AT_ONCE) {
+        let act = &act;
+        let results: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = names.iter().map(|name| scope.spawn(move || act(name))).collect();
+            threads
+                .into_iter()
+                .map(std::thread::ScopedJoinHandle::join)
+                .collect()
+        });
+        for (name, result) in names.iter().zip(results) {
+            match result {
+                Ok(Ok(())) => output::print_line(name)?,
+                Ok(Err(error)) => {
+                    output::warn(&format!("vessel: {error}"));
+                    failed = true;
+                }
+                Err(_) => failed = true,
+            }
+        }
+    }
+    if failed { Err(Failure::silent(1)) } else { Ok(()) }
+}
+
+/// Reads `--filter name=value` options.
+fn filters(options: &[String]) -> Result<vessel_client::Filters> {
+    let mut filters = vessel_client::Filters::new();
+    for option in options {
+        let (name, value) = option
+            .split_once('=')
+            .filter(|(name, _)| !name.trim().is_empty())
+            .ok_or_else(|| {
+                Failure::usage(format!(
+                    "invalid filter '{option}': it has to look like NAME=VALUE"
+                ))
+            })?;
+        filters.add(name.trim().to_lowercase(), value.trim());
+    }
+    Ok(filters)
+}
+
+/// Asks a question on the terminal; only `y` agrees.
+fn confirm(question: &str) -> Result<bool> {
+    output::print(&format!("{question} [y/N] "))?;
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer)?;
+    Ok(answer.trim().eq_ignore_ascii_case("y"))
+}
