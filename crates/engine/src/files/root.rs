@@ -117,11 +117,7 @@ fn assemble(paths: &RootPaths, mounts: &[MountRecord], writable: bool, place: &P
         overlay(&Overlay { lower: paths.lower.clone(), upper, work }, None)?
     } else {
         let lower: Vec<PathBuf> = std::iter::once(paths.upper.clone()).chain(paths.lower.iter().cloned()).collect();
-        match lower.as_slice() {
-            // An overlay of one layer is none.
-            [only] => copy(rustix::fs::CWD, only)?,
-            _ => overlay(&Overlay { lower, upper: None, work: None }, None)?,
-        }
+        overlay(&Overlay { lower, upper: None, work: None }, None)?
     };
     let place = open_directory(place).context(context)?;
     attach(root.as_fd(), place.as_fd()).context(context)?;
