@@ -83,6 +83,12 @@ impl Error {
         Self { kind: self.kind, message: format!("{context}: {}", self.message) }
     }
 
+    /// The same sentence, as the fault of what was asked for.
+    #[must_use]
+    pub fn as_invalid(self) -> Self {
+        Self { kind: ErrorKind::Invalid, ..self }
+    }
+
     /// The exit code Docker records for a start that failed with this.
     pub fn exit_code(&self) -> i32 {
         match self.kind {

@@ -1,21 +1,22 @@
-//! Events: what happens, told to everyone who listens, and a bounded past.
+//! What happens, told to all who listen, and the recent past.
 //!
-//! A listener that does not keep up with [`BACKLOG`] events is cut off rather than slowing the engine down: it sees its
-//! stream end.
+//! A listener that does not read loses nothing at first: it has a queue of its own. One that lets its queue fill up is
+//! dropped, its stream ends, rather than everything waiting for it.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 use vessel_api::{EventActor, EventMessage, Map};
 
 use crate::filters::Filters;
+use crate::time;
 
-/// How many past events are kept (Docker keeps 256).
+/// How many past events `--since` can reach; Docker keeps 256.
 const HISTORY: usize = 1024;
-
-/// How many events may wait for a listener.
-const BACKLOG: usize = 8192;
+/// How far a listener may fall behind.
+const QUEUE: usize = 4096;
 
 /// What to hear of.
 #[derive(Debug, Clone, Default)]
@@ -31,183 +32,218 @@ pub struct EventsOptions {
 /// What happened, bounded, and who listens.
 #[derive(Debug, Default)]
 pub struct Events {
-    state: Mutex<State>,
+    inner: Mutex<Inner>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct Inner {
     history: VecDeque<EventMessage>,
-    listeners: Vec<(EventsOptions, mpsc::Sender<EventMessage>)>,
+    listeners: Vec<Listener>,
+}
+
+#[derive(Debug)]
+struct Listener {
+    filters: Filters,
+    until: Option<i64>,
+    queue: mpsc::Sender<EventMessage>,
 }
 
 impl Events {
-    /// Tells everyone who listens. `kind`: `container`, `image`, `volume`, `network`, `daemon`.
-    pub fn publish(&self, kind: &str, action: &str, id: &str, attributes: Map<String>) {
-        let message = message(kind, action, id, attributes);
-        let mut state = self.lock();
-        if state.history.len() == HISTORY {
-            state.history.pop_front();
-        }
-        state.listeners.retain(|(options, listener)| {
-            if !matches(options, &message) {
-                return !listener.is_closed();
-            }
-            listener.try_send(message.clone()).is_ok()
-        });
-        state.history.push_back(message);
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Past and coming events. Nothing is missed or told twice between the two.
+    /// Tells everyone who listens. `kind`: `container`, `image`, `volume`, `network`, `daemon`.
+    pub fn publish(&self, kind: &str, action: &str, id: &str, attributes: Map<String>) {
+        let now = time::now();
+        let old_shape = matches!(kind, "container" | "image");
+        let old = |text: &str| if old_shape { text.to_owned() } else { String::new() };
+        let event = EventMessage {
+            status: old(action),
+            id: old(id),
+            from: if kind == "container" { attributes.get("image").cloned().unwrap_or_default() } else { String::new() },
+            kind: kind.to_owned(),
+            action: action.to_owned(),
+            actor: EventActor { id: id.to_owned(), attributes },
+            scope: "local".into(),
+            time: now / 1_000_000_000,
+            time_nano: now,
+        };
+        let mut inner = self.inner();
+        inner.listeners.retain(|listener| {
+            if listener.until.is_some_and(|until| until < now) {
+                return false;
+            }
+            !matches(&listener.filters, &event) || listener.queue.try_send(event.clone()).is_ok()
+        });
+        if inner.history.len() == HISTORY {
+            inner.history.pop_front();
+        }
+        inner.history.push_back(event);
+    }
+
+    /// Past and coming events. The stream ends at `until`, and when the listener falls too far behind.
     pub fn subscribe(&self, options: EventsOptions) -> mpsc::Receiver<EventMessage> {
-        let (sender, receiver) = mpsc::channel(BACKLOG);
-        let mut state = self.lock();
-        if let Some(since) = options.since {
-            for message in state.history.iter().filter(|message| message.time_nano >= since) {
-                if options.until.is_none_or(|until| message.time_nano <= until) && matches(&options, message) {
-                    // There is room: the past is shorter than the backlog.
-                    let _ = sender.try_send(message.clone());
-                }
+        let EventsOptions { since, until, filters } = options;
+        let now = time::now();
+        let mut inner = self.inner();
+        let past: Vec<EventMessage> = match since {
+            Some(since) => inner
+                .history
+                .iter()
+                .filter(|event| event.time_nano >= since && until.is_none_or(|until| event.time_nano <= until))
+                .filter(|event| matches(&filters, event))
+                .cloned()
+                .collect(),
+            None => Vec::new(),
+        };
+        let (queue, receiver) = mpsc::channel(QUEUE.max(past.len()));
+        for event in past {
+            // There is room: the queue was made for them.
+            let _ = queue.try_send(event);
+        }
+        match until {
+            Some(until) if until <= now => {}
+            _ => {
+                inner.listeners.retain(|listener| !listener.queue.is_closed());
+                inner.listeners.push(Listener { filters, until, queue });
             }
         }
-        // With an end in the past there is nothing to wait for: dropping the sender ends the stream.
-        if options.until.is_none_or(|until| until > crate::time::now()) {
-            state.listeners.push((options, sender));
+        drop(inner);
+        match until.filter(|until| *until > now) {
+            Some(until) => end_at(receiver, Duration::from_nanos((until - now) as u64)),
+            None => receiver,
         }
-        receiver
     }
 
     /// How many listen.
     pub fn listeners(&self) -> usize {
-        let mut state = self.lock();
-        state.listeners.retain(|(_, listener)| !listener.is_closed());
-        state.listeners.len()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // A panic elsewhere leaves whole messages behind.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner().listeners.iter().filter(|listener| !listener.queue.is_closed()).count()
     }
 }
 
-/// An event in Docker's shape, as of now. For containers and images it also has the oldest shape's members.
-fn message(kind: &str, action: &str, id: &str, attributes: Map<String>) -> EventMessage {
-    let time_nano = crate::time::now();
-    let old = matches!(kind, "container" | "image");
-    let from = match kind {
-        "container" => attributes.get("image").cloned().unwrap_or_default(),
-        _ => String::new(),
-    };
-    EventMessage {
-        status: if old { action.to_owned() } else { String::new() },
-        id: if old { id.to_owned() } else { String::new() },
-        from,
-        kind: kind.to_owned(),
-        action: action.to_owned(),
-        actor: EventActor { id: id.to_owned(), attributes },
-        scope: "local".to_owned(),
-        time: time_nano.div_euclid(1_000_000_000),
-        time_nano,
-    }
+/// The same stream, ended after a time even when nothing happens.
+fn end_at(mut events: mpsc::Receiver<EventMessage>, after: Duration) -> mpsc::Receiver<EventMessage> {
+    let (sender, receiver) = mpsc::channel(16);
+    tokio::spawn(async move {
+        let end = tokio::time::sleep(after);
+        tokio::pin!(end);
+        loop {
+            tokio::select! {
+                biased;
+                event = events.recv() => match event {
+                    Some(event) => if sender.send(event).await.is_err() { return },
+                    None => return,
+                },
+                () = &mut end => return,
+                () = sender.closed() => return,
+            }
+        }
+    });
+    receiver
 }
 
-/// Whether a listener wants to hear of it.
-fn matches(options: &EventsOptions, message: &EventMessage) -> bool {
-    let filters = &options.filters;
-    let attributes = &message.actor.attributes;
+/// Docker's filters: `event`, `type`, `container`, `image`, `volume`, `network`, `daemon`, `label`, `scope`.
+fn matches(filters: &Filters, event: &EventMessage) -> bool {
+    let attributes = &event.actor.attributes;
     let name = attributes.get("name").map_or("", String::as_str);
-    let id = &message.actor.id;
-    // An object is meant by its ID, the beginning of one, or its name.
-    let is = |kind: &str, wanted: &str| {
-        message.kind == kind && (id.starts_with(wanted) || name == wanted) && !wanted.is_empty()
+    // `exec_create: sh` is found as `exec_create`, too.
+    let action = event.action.split(':').next().unwrap_or_default();
+    let object = |kind: &str| {
+        filters.any(kind, |wanted| event.kind == kind && (event.actor.id.starts_with(wanted) || name == wanted))
     };
-    let labels = attributes.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
-    options.until.is_none_or(|until| message.time_nano <= until)
-        && filters.matches("type", &message.kind)
-        // `exec_start: sh` is found by `exec_start`, `health_status: healthy` by `health_status`.
-        && filters.any("event", |wanted| {
-            message.action == wanted || message.action.split_once(':').is_some_and(|(action, _)| action == wanted)
-        })
-        && filters.matches("scope", &message.scope)
-        && filters.any("container", |wanted| is("container", wanted))
-        && filters.any("volume", |wanted| is("volume", wanted))
-        && filters.any("network", |wanted| is("network", wanted))
-        && filters.any("daemon", |wanted| is("daemon", wanted))
-        && filters.any("image", |wanted| {
-            let image = attributes.get("image").map_or("", String::as_str);
-            let repository = |reference: &str| reference.rsplit_once(':').map_or(reference.to_owned(), |(name, _)| name.to_owned());
-            is("image", wanted) || image == wanted || repository(image) == wanted || message.kind == "image" && repository(name) == wanted
-        })
-        && filters.labels(&labels)
+    let image = filters.any("image", |wanted| {
+        let reference = match event.kind.as_str() {
+            "image" => name,
+            "container" => attributes.get("image").map_or("", String::as_str),
+            _ => return false,
+        };
+        let repository = reference.split(['@']).next().unwrap_or_default();
+        let bare = repository.rsplit_once(':').map_or(repository, |(bare, _)| bare);
+        wanted == reference || wanted == bare || event.kind == "image" && event.actor.id.starts_with(wanted)
+    });
+    filters.any("event", |wanted| wanted == event.action || wanted == action)
+        && filters.matches("type", &event.kind)
+        && filters.matches("scope", &event.scope)
+        && object("container")
+        && object("volume")
+        && object("network")
+        && object("daemon")
+        && image
+        && filters.labels(attributes)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn listen(events: &Events, filters: &str, since: Option<i64>) -> mpsc::Receiver<EventMessage> {
-        let filters = Filters::parse(filters).unwrap();
-        events.subscribe(EventsOptions { since, until: None, filters })
-    }
-
     fn attributes(pairs: &[(&str, &str)]) -> Map<String> {
         pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
     }
 
-    #[test]
-    fn the_past_and_the_future_once_each() {
-        let events = Events::default();
-        events.publish("container", "create", "c1", attributes(&[("image", "busybox:latest"), ("name", "web")]));
-        let mut all = listen(&events, "", Some(0));
-        let mut coming = listen(&events, "", None);
-        events.publish("container", "start", "c1", Map::default());
-        assert_eq!(all.try_recv().unwrap().action, "create");
-        assert_eq!(all.try_recv().unwrap().action, "start");
-        assert!(all.try_recv().is_err());
-        assert_eq!(coming.try_recv().unwrap().action, "start");
-        drop(coming);
-        assert_eq!(events.listeners(), 1);
+    fn publish(events: &Events) {
+        events.publish("container", "start", "abc", attributes(&[("name", "web"), ("image", "nginx:1"), ("k", "v")]));
+        events.publish("container", "exec_create: sh", "abc", attributes(&[("name", "web"), ("image", "nginx:1")]));
+        events.publish("volume", "create", "data", attributes(&[("driver", "local")]));
     }
 
-    #[test]
-    fn filters_choose() {
+    fn seen(filter: &str) -> usize {
         let events = Events::default();
-        let heard = |filters: &str| {
-            let mut listener = listen(&events, filters, None);
-            events.publish(
-                "container",
-                "exec_start: sh",
-                "0123",
-                attributes(&[("image", "busybox:latest"), ("name", "web"), ("tier", "front")]),
-            );
-            listener.try_recv().is_ok()
-        };
-        for filters in [
-            r#"{"container":["web"]}"#,
-            r#"{"container":["01"]}"#,
-            r#"{"event":["exec_start"]}"#,
-            r#"{"type":["container","image"]}"#,
-            r#"{"image":["busybox"]}"#,
-            r#"{"label":["tier=front"]}"#,
+        let mut stream = events.subscribe(EventsOptions { filters: Filters::parse(filter).unwrap(), ..EventsOptions::default() });
+        publish(&events);
+        let mut count = 0;
+        while stream.try_recv().is_ok() {
+            count += 1;
+        }
+        count
+    }
+
+    #[tokio::test]
+    async fn filters_choose() {
+        for (filter, count) in [
+            ("", 3),
+            (r#"{"type":["volume"]}"#, 1),
+            (r#"{"container":["web"]}"#, 2),
+            (r#"{"container":["ab"]}"#, 2),
+            (r#"{"event":["exec_create"]}"#, 1),
+            (r#"{"image":["nginx"]}"#, 2),
+            (r#"{"image":["nginx:1"]}"#, 2),
+            (r#"{"label":["k=v"]}"#, 1),
+            (r#"{"container":["other"]}"#, 0),
         ] {
-            assert!(heard(filters), "{filters}");
-        }
-        for filters in [r#"{"container":["db"]}"#, r#"{"event":["die"]}"#, r#"{"type":["image"]}"#, r#"{"label":["tier=back"]}"#] {
-            assert!(!heard(filters), "{filters}");
+            assert_eq!(seen(filter), count, "{filter}");
         }
     }
 
-    #[test]
-    fn a_listener_that_sleeps_is_cut_off() {
+    #[tokio::test]
+    async fn the_past_is_bounded_and_ends() {
         let events = Events::default();
-        let mut sleeper = listen(&events, "", None);
-        for _ in 0..=BACKLOG {
-            events.publish("container", "start", "c", Map::default());
+        for _ in 0..HISTORY {
+            publish(&events);
+        }
+        let options = EventsOptions { since: Some(0), until: Some(time::now()), ..EventsOptions::default() };
+        let mut stream = events.subscribe(options);
+        let mut count = 0;
+        while let Some(event) = stream.recv().await {
+            assert_eq!(event.scope, "local");
+            count += 1;
+        }
+        assert_eq!(count, HISTORY);
+        assert_eq!(events.listeners(), 0);
+    }
+
+    #[tokio::test]
+    async fn who_does_not_read_is_dropped() {
+        let events = Events::default();
+        let mut stream = events.subscribe(EventsOptions::default());
+        for _ in 0..QUEUE {
+            publish(&events);
         }
         assert_eq!(events.listeners(), 0);
-        let mut heard = 0;
-        while sleeper.try_recv().is_ok() {
-            heard += 1;
+        let mut count = 0;
+        while stream.recv().await.is_some() {
+            count += 1;
         }
-        assert_eq!(heard, BACKLOG);
+        assert_eq!(count, QUEUE);
     }
 }

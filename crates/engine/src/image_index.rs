@@ -1,19 +1,24 @@
 //! Which images there are: records by ID, names to IDs.
+//!
+//! Held in memory and journaled. A name is the familiar form with a tag, `busybox:latest`.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use serde::{Deserialize, Serialize};
-use vessel_api::ContainerConfig;
+use vessel_api::{ContainerConfig, HealthConfig};
+use vessel_image::{ChainId, Digest, ImageConfig, LoadOptions, Reference, image_id_prefix};
 
-use crate::{Engine, Error, Result};
+use crate::state::Table;
+use crate::{Durability, Engine, Error, Result, Store, blocking};
 
 /// What is kept of an image beside its blobs.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct ImageRecord {
     /// Bytes of its layers, unpacked.
     pub size: u64,
-    /// Chain IDs of its layers, lowest first: names of directories under `layers/`.
+    /// Chain IDs of its layers, lowest first.
     pub chain_ids: Vec<String>,
     /// When it was last given a name, nanoseconds since the epoch.
     pub tagged_at: i64,
@@ -38,57 +43,142 @@ pub struct Image {
     pub lower: Vec<PathBuf>,
 }
 
-/// Names and records. Tables `images` (ID to [`ImageRecord`]) and `tags` (`docker.io/library/busybox:latest` in
-/// familiar form, `busybox:latest`, to ID).
-#[derive(Debug)]
-pub struct ImageIndex {}
+/// Names and records.
+pub struct ImageIndex {
+    content: vessel_image::Store,
+    images: Table<ImageRecord>,
+    tags: Table<String>,
+    state: RwLock<Index>,
+}
+
+#[derive(Default)]
+struct Index {
+    records: BTreeMap<String, ImageRecord>,
+    tags: BTreeMap<String, String>,
+    /// Those looked up since their record last changed.
+    resolved: BTreeMap<String, Arc<Image>>,
+}
+
+impl std::fmt::Debug for ImageIndex {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ImageIndex").finish_non_exhaustive()
+    }
+}
 
 impl ImageIndex {
+    /// Reads the index; `content` is where blobs and layers are.
+    pub(crate) fn open(store: &Store, content: vessel_image::Store) -> Result<Self> {
+        let (images, tags) = (store.table::<ImageRecord>("images"), store.table::<String>("tags"));
+        let state = Index {
+            records: images.all()?.into_iter().collect(),
+            tags: tags.all()?.into_iter().collect(),
+            resolved: BTreeMap::new(),
+        };
+        Ok(Self { content, images, tags, state: RwLock::new(state) })
+    }
+
+    fn read<T>(&self, read: impl FnOnce(&Index) -> T) -> T {
+        read(&self.state.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn write<T>(&self, write: impl FnOnce(&mut Index) -> T) -> T {
+        write(&mut self.state.write().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The content store with blobs and layers.
+    pub fn content(&self) -> &vessel_image::Store {
+        &self.content
+    }
+
     /// All images.
     pub fn all(&self) -> Vec<(String, ImageRecord)> {
-        Vec::new()
+        self.read(|index| index.records.iter().map(|(id, record)| (id.clone(), record.clone())).collect())
     }
 
     /// All names (familiar form, with tag) with the image's ID.
     pub fn tags(&self) -> Vec<(String, String)> {
-        Vec::new()
+        self.read(|index| index.tags.iter().map(|(name, id)| (name.clone(), id.clone())).collect())
     }
 
     /// The names of an image.
-    pub fn tags_of(&self, _id: &str) -> Vec<String> {
-        Vec::new()
+    pub fn tags_of(&self, id: &str) -> Vec<String> {
+        self.read(|index| index.tags.iter().filter(|(_, of)| *of == id).map(|(name, _)| name.clone()).collect())
     }
 
     /// Adds or changes a record.
     ///
     /// # Errors
     /// When the journal cannot be written.
-    pub async fn insert(&self, _id: &str, _record: ImageRecord) -> Result<()> {
-        Err(Error::unsupported("not written yet"))
+    pub async fn insert(&self, id: &str, record: ImageRecord) -> Result<()> {
+        self.images.put_now(id, &record)?;
+        self.write(|index| {
+            index.resolved.remove(id);
+            index.records.insert(id.to_owned(), record);
+        });
+        self.images.sync(Durability::Disk).await
     }
 
     /// Forgets a record (names stay; take them away first).
     ///
     /// # Errors
     /// When the journal cannot be written.
-    pub async fn remove(&self, _id: &str) -> Result<()> {
-        Err(Error::unsupported("not written yet"))
+    pub async fn remove(&self, id: &str) -> Result<()> {
+        self.images.delete_now(id)?;
+        self.write(|index| {
+            index.resolved.remove(id);
+            index.records.remove(id);
+        });
+        self.images.sync(Durability::Disk).await
     }
 
     /// Gives an image a name, which another may lose by that. Returns the ID that had it.
     ///
     /// # Errors
     /// When the journal cannot be written.
-    pub async fn tag(&self, _name: &str, _id: &str) -> Result<Option<String>> {
-        Err(Error::unsupported("not written yet"))
+    pub async fn tag(&self, name: &str, id: &str) -> Result<Option<String>> {
+        self.tags.put_now(name, &id.to_owned())?;
+        let before = self.write(|index| index.tags.insert(name.to_owned(), id.to_owned()));
+        self.tags.sync(Durability::Disk).await?;
+        Ok(before)
     }
 
     /// Takes a name away. Returns the ID that had it.
     ///
     /// # Errors
     /// When the journal cannot be written.
-    pub async fn untag(&self, _name: &str) -> Result<Option<String>> {
-        Err(Error::unsupported("not written yet"))
+    pub async fn untag(&self, name: &str) -> Result<Option<String>> {
+        self.tags.delete_now(name)?;
+        let before = self.write(|index| index.tags.remove(name));
+        self.tags.sync(Durability::Disk).await?;
+        Ok(before)
+    }
+
+    /// The ID a user's words mean: first as a name, then as an ID or the beginning of one.
+    fn find(&self, name: &str) -> Result<Option<String>> {
+        let reference = Reference::parse(name).ok();
+        self.read(|index| {
+            if let Some(reference) = &reference {
+                if let Some(digest) = reference.digest() {
+                    let repository = format!("{}@{digest}", reference.familiar_name());
+                    let known = index.records.iter().find(|(id, record)| {
+                        **id == digest.to_string() || record.repo_digests.contains(&repository)
+                    });
+                    if let Some((id, _)) = known {
+                        return Ok(Some(id.clone()));
+                    }
+                } else if let Some(id) = index.tags.get(&reference.clone().with_default_tag().familiar()) {
+                    return Ok(Some(id.clone()));
+                }
+            }
+            let Some(prefix) = image_id_prefix(name).map(|hex| format!("sha256:{hex}")) else { return Ok(None) };
+            let mut ids = index.records.range(prefix.clone()..).map(|(id, _)| id).filter(|id| id.starts_with(&prefix));
+            // Only those that begin with it follow directly.
+            match (ids.next(), ids.next()) {
+                (Some(id), None) => Ok(Some(id.clone())),
+                (Some(_), Some(_)) => Err(Error::invalid(format!("ambiguous image ID {name}: several images' IDs begin with it"))),
+                (None, _) => Ok(None),
+            }
+        })
     }
 }
 
@@ -99,6 +189,147 @@ impl Engine {
     /// # Errors
     /// `No such image: …`, and when a short ID means several.
     pub async fn image(&self, name: &str) -> Result<Arc<Image>> {
-        Err(Error::not_found(format!("No such image: {name}")))
+        let id = match self.images.find(name)? {
+            Some(id) => id,
+            None if matches!(name, "hello" | vessel_init::HELLO_REFERENCE) => self.load_hello().await?,
+            None => {
+                let shown = match Reference::parse(name) {
+                    Ok(reference) => reference.with_default_tag().familiar(),
+                    Err(_) if image_id_prefix(name).is_some() => name.to_owned(),
+                    Err(error) => return Err(Error::invalid(error.to_string())),
+                };
+                return Err(Error::not_found(format!("No such image: {shown}")));
+            }
+        };
+        self.image_by_id(&id).await
     }
+
+    /// The image with this full ID.
+    ///
+    /// # Errors
+    /// When there is none, or its configuration is gone or damaged.
+    pub(crate) async fn image_by_id(&self, id: &str) -> Result<Arc<Image>> {
+        let (resolved, record) =
+            self.images.read(|index| (index.resolved.get(id).cloned(), index.records.get(id).cloned()));
+        if let Some(image) = resolved {
+            return Ok(image);
+        }
+        let record = record.ok_or_else(|| Error::not_found(format!("No such image: {id}")))?;
+        let (content, owned) = (self.images.content.clone(), id.to_owned());
+        let image = blocking(move || read_image(&content, owned, record)).await?;
+        let image = Arc::new(image);
+        self.images.write(|index| index.resolved.insert(id.to_owned(), Arc::clone(&image)));
+        Ok(image)
+    }
+
+    /// Directories of layers, given lowest first, topmost first.
+    pub(crate) fn layer_paths(&self, chain_ids: &[String]) -> Result<Vec<PathBuf>> {
+        layer_paths(&self.images.content, chain_ids)
+    }
+
+    async fn load_hello(&self) -> Result<String> {
+        let content = self.images.content.clone();
+        let (loaded, content) = blocking(move || {
+            let archive = vessel_init::hello_archive();
+            let options = LoadOptions { sync: true, ..LoadOptions::default() };
+            let loaded = vessel_image::load(&content, archive.as_slice(), &options, &mut |_| {}).map_err(from_image)?;
+            Ok((loaded, content))
+        })
+        .await?;
+        drop(content);
+        let image = loaded
+            .into_iter()
+            .next()
+            .ok_or_else(|| Error::system("the embedded image is damaged: its archive holds no image"))?;
+        let id = image.id.to_string();
+        let record = ImageRecord {
+            size: image.size(),
+            chain_ids: image.layers.iter().map(|layer| layer.chain_id.to_string()).collect(),
+            tagged_at: crate::time::now(),
+            repo_digests: Vec::new(),
+        };
+        // The lease in `image` keeps the content until the record does.
+        self.images.insert(&id, record).await?;
+        self.images.tag(vessel_init::HELLO_REFERENCE, &id).await?;
+        Ok(id)
+    }
+}
+
+fn layer_paths(content: &vessel_image::Store, chain_ids: &[String]) -> Result<Vec<PathBuf>> {
+    chain_ids
+        .iter()
+        .rev()
+        .map(|chain| Ok(content.layer_path(&chain.parse::<ChainId>().map_err(from_image)?)))
+        .collect()
+}
+
+fn read_image(content: &vessel_image::Store, id: String, record: ImageRecord) -> Result<Image> {
+    let digest: Digest = id.parse().map_err(from_image)?;
+    let raw = content.blob(&digest).map_err(from_image)?;
+    let config = ImageConfig::parse(&raw).map_err(from_image)?;
+    let lower = layer_paths(content, &record.chain_ids)?;
+    Ok(Image {
+        id,
+        record,
+        architecture: config.architecture.clone(),
+        os: config.os.clone(),
+        config: container_config(config.config),
+        lower,
+    })
+}
+
+/// An image's defaults in the API's structure.
+fn container_config(image: vessel_image::ContainerConfig) -> ContainerConfig {
+    let keys = |map: Option<BTreeMap<String, vessel_image::Empty>>| {
+        map.unwrap_or_default().into_keys().map(|key| (key, vessel_api::Empty {})).collect()
+    };
+    ContainerConfig {
+        hostname: image.hostname.unwrap_or_default(),
+        domainname: image.domainname.unwrap_or_default(),
+        user: image.user.unwrap_or_default(),
+        exposed_ports: keys(image.exposed_ports),
+        tty: image.tty.unwrap_or_default(),
+        env: image.env.unwrap_or_default(),
+        healthcheck: image.healthcheck.map(|health| HealthConfig {
+            test: health.test.unwrap_or_default(),
+            interval: health.interval.unwrap_or_default(),
+            timeout: health.timeout.unwrap_or_default(),
+            start_period: health.start_period.unwrap_or_default(),
+            start_interval: health.start_interval.unwrap_or_default(),
+            retries: health.retries.unwrap_or_default(),
+        }),
+        args_escaped: image.args_escaped.unwrap_or_default(),
+        image: image.image.unwrap_or_default(),
+        volumes: keys(image.volumes),
+        working_dir: image.working_dir.unwrap_or_default(),
+        on_build: image.on_build.unwrap_or_default(),
+        labels: image.labels.unwrap_or_default(),
+        stop_signal: image.stop_signal.unwrap_or_default(),
+        stop_timeout: image.stop_timeout,
+        shell: image.shell.unwrap_or_default(),
+        cmd: image.cmd.unwrap_or_default(),
+        entrypoint: image.entrypoint,
+        ..ContainerConfig::default()
+    }
+}
+
+/// An image error as the engine's.
+pub(crate) fn from_image(error: vessel_image::Error) -> Error {
+    use vessel_image::ErrorKind as Kind;
+    let kind = match error.kind() {
+        Kind::NotFound => crate::ErrorKind::NotFound,
+        Kind::Invalid => crate::ErrorKind::Invalid,
+        _ => crate::ErrorKind::System,
+    };
+    let mut message = error.to_string();
+    let mut cause = std::error::Error::source(&error);
+    while let Some(next) = cause {
+        let text = next.to_string();
+        if !message.contains(&text) {
+            message.push_str(": ");
+            message.push_str(&text);
+        }
+        cause = next.source();
+    }
+    Error::new(kind, message)
 }

@@ -8,16 +8,20 @@
 pub mod container;
 mod error;
 pub mod events;
-mod files;
+pub mod files;
 pub mod filters;
+mod ids;
 pub mod image_index;
-mod images;
+pub mod images;
 pub mod logs;
 mod network;
 pub mod oci_spec;
+mod paths;
+mod reconcile;
+pub mod signal;
 pub mod state;
-mod stats;
-mod system;
+pub mod stats;
+pub mod system;
 pub mod time;
 mod top;
 mod volumes;
@@ -25,6 +29,16 @@ mod volumes;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use vessel_runtime::capabilities::CapSet;
+use vessel_runtime::cgroup::{Hierarchies, Mode};
+use vessel_runtime::shim::Launcher;
+
+use container::record::{Record, State};
+use oci_spec::validate::HostFacts;
+use paths::Paths;
+use state::Table;
 
 pub use container::Container;
 pub use container::attach::{AttachOptions, Attached};
@@ -70,12 +84,36 @@ pub struct IdRange {
 }
 
 /// The engine.
-#[derive(Debug)]
 pub struct Engine {
     config: EngineConfig,
+    paths: Paths,
+    /// Made up at the first start; what Docker calls the daemon's ID.
+    id: String,
+    /// Which boot of the machine this is.
+    boot_id: String,
     store: Store,
+    records: Table<Record>,
+    states: Table<State>,
+    containers: container::table::Containers,
+    execs: container::exec::Execs,
     events: Events,
     images: ImageIndex,
+    volumes: volumes::Volumes,
+    networks: network::Networks,
+    launcher: Launcher,
+    hierarchies: Hierarchies,
+    /// What this process may do, and so give to containers.
+    capabilities: CapSet,
+    facts: HostFacts,
+    accounts: container::prepare::AccountCache,
+    filters: container::prepare::FilterCache,
+    ending: AtomicBool,
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine").field("config", &self.config).finish_non_exhaustive()
+    }
 }
 
 impl Engine {
@@ -84,16 +122,116 @@ impl Engine {
     ///
     /// # Errors
     /// When the root is held by another engine, cannot be read, or the network cannot be set up.
-    pub async fn open(_config: EngineConfig) -> Result<Arc<Self>> {
-        Err(Error::unsupported("not written yet"))
+    pub async fn open(config: EngineConfig) -> Result<Arc<Self>> {
+        let engine = blocking(move || Self::build(config)).await?;
+        let engine = Arc::new(engine);
+        engine.adopt_all().await?;
+        Ok(engine)
+    }
+
+    fn build(config: EngineConfig) -> Result<Self> {
+        let paths = Paths { root: config.root.clone(), run: config.run.clone() };
+        std::fs::create_dir_all(&paths.root).context(|| format!("create {}", paths.root.display()))?;
+        let (store, recovery) = Store::open(&paths.root)?;
+        if recovery.torn > 0 {
+            tracing::info!(bytes = recovery.torn, "the last change of an earlier daemon was not finished and is dropped");
+        }
+        if let Some(aside) = &recovery.set_aside {
+            tracing::error!(
+                bytes = recovery.damaged,
+                copy = %aside.display(),
+                "the state journal was damaged: what could be read is in use, the damaged file was kept"
+            );
+        }
+        for directory in paths.directories() {
+            std::fs::create_dir_all(&directory).context(|| format!("create {}", directory.display()))?;
+        }
+        for private in [&paths.root, &paths.run, &paths.containers(), &paths.shims()] {
+            std::fs::set_permissions(private, std::os::unix::fs::PermissionsExt::from_mode(0o711))
+                .context(|| format!("set the mode of {}", private.display()))?;
+        }
+        install_init(&paths)?;
+
+        let meta = store.table::<String>("engine");
+        let id = match meta.get("id")? {
+            Some(id) => id,
+            None => {
+                let uuid = std::fs::read_to_string("/proc/sys/kernel/random/uuid").unwrap_or_else(|_| ids::id());
+                let id = uuid.trim().to_owned();
+                meta.put_now("id", &id)?;
+                id
+            }
+        };
+        let content = vessel_image::Store::open(&paths.root).map_err(image_index::from_image)?;
+        content.sweep_temporary().map_err(image_index::from_image)?;
+        let images = ImageIndex::open(&store, content)?;
+        let volumes = volumes::Volumes::open(&store)?;
+        let (records, states) = (store.table::<Record>("containers"), store.table::<State>("states"));
+        let endpoints: Vec<_> = states.all()?.into_iter().filter_map(|(_, state)| state.endpoint).collect();
+        let networks = network::Networks::open(&config, &endpoints)?;
+        let hierarchies = Hierarchies::detect()?;
+        let facts = HostFacts {
+            cpus: number_file("/sys/devices/system/cpu/online"),
+            memory_nodes: number_file("/sys/devices/system/node/online"),
+            cgroup_v2: hierarchies.mode() == Mode::V2,
+            userns_remap: config.userns_remap.is_some(),
+        };
+        let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+            .context(|| "read the boot ID")?
+            .trim()
+            .to_owned();
+        Ok(Self {
+            paths,
+            id,
+            boot_id,
+            records,
+            states,
+            containers: Default::default(),
+            execs: Default::default(),
+            events: Events::default(),
+            images,
+            volumes,
+            networks,
+            launcher: Launcher::new()?,
+            hierarchies,
+            capabilities: CapSet::own()?,
+            facts,
+            accounts: Default::default(),
+            filters: Default::default(),
+            ending: AtomicBool::new(false),
+            config,
+            store,
+        })
     }
 
     /// Prepares for the end of the process: what is prepared but not used is given back. Containers keep running.
-    pub async fn shutdown(&self) {}
+    pub async fn shutdown(self: &Arc<Self>) {
+        self.ending.store(true, Ordering::Release);
+        let engine = Arc::clone(self);
+        let drained = blocking(move || {
+            engine.networks.drain();
+            Ok(())
+        });
+        for result in [drained.await, self.store.sync().await] {
+            if let Err(error) = result {
+                tracing::warn!("{error}");
+            }
+        }
+    }
+
+    /// Whether the process is about to end: nothing new is begun then.
+    fn ending(&self) -> bool {
+        self.ending.load(Ordering::Acquire)
+    }
 
     /// How it is set up.
     pub fn config(&self) -> &EngineConfig {
         &self.config
+    }
+
+    /// What Docker calls the daemon's ID: the same at every start.
+    pub fn id(&self) -> &str {
+        &self.id
     }
 
     /// The state store.
@@ -109,5 +247,27 @@ impl Engine {
     /// Names and records of images.
     pub fn images(&self) -> &ImageIndex {
         &self.images
+    }
+}
+
+/// Puts the init program where containers find it, unless it is there.
+fn install_init(paths: &Paths) -> Result<()> {
+    let path = paths.init();
+    if std::fs::read(&path).is_ok_and(|there| there == vessel_init::INIT) {
+        return Ok(());
+    }
+    let new = path.with_extension("new");
+    std::fs::write(&new, vessel_init::INIT)
+        .and_then(|()| std::fs::set_permissions(&new, std::os::unix::fs::PermissionsExt::from_mode(0o755)))
+        .and_then(|()| std::fs::rename(&new, &path))
+        .context(|| format!("write {}", path.display()))
+}
+
+/// A kernel list of numbers; 0 when there is none.
+fn number_file(path: &str) -> std::collections::BTreeSet<u32> {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    match oci_spec::validate::number_list(&text) {
+        Some(set) if !set.is_empty() => set,
+        _ => [0].into(),
     }
 }

@@ -49,8 +49,8 @@ fn seconds(text: &str) -> Option<i64> {
     whole.parse::<i64>().ok()?.checked_mul(1_000_000_000)?.checked_add(nanos)
 }
 
-/// Go's duration: `1h30m`, `1.5s`, `300ms`.
-fn duration(text: &str) -> Option<i64> {
+/// Nanoseconds of Go's duration: `1h30m`, `1.5s`, `300ms`.
+pub fn duration(text: &str) -> Option<i64> {
     let mut rest = text;
     let mut total = 0_f64;
     if rest.is_empty() {

@@ -1,8 +1,14 @@
 //! Attaching to a container's streams.
 
 use tokio::net::UnixStream;
+use vessel_runtime::shim::{Attach, Request};
+use vessel_runtime::spec::ConsoleSize;
 
-use crate::logs::LogStream;
+use super::record::Status;
+use super::shim;
+use super::stop::not_running;
+use crate::error::Context;
+use crate::logs::{LogStream, LogsOptions};
 use crate::{Engine, Error, Result};
 
 /// What to attach to.
@@ -37,15 +43,68 @@ impl Engine {
     ///
     /// # Errors
     /// No such container; paused or restarting.
-    pub async fn container_attach(&self, _id: &str, _options: AttachOptions) -> Result<Attached> {
-        Err(Error::unsupported("not written yet"))
+    pub async fn container_attach(&self, id: &str, options: AttachOptions) -> Result<Attached> {
+        let container = self.container(id)?;
+        let record = container.record();
+        let not_now = |what: &str| Err(Error::conflict(format!("Container {} is {what}", container.id)));
+        match container.status() {
+            Status::Paused => return not_now("paused, unpause the container before attach"),
+            Status::Restarting => return not_now("restarting, wait until the container is running"),
+            Status::Removing | Status::Dead => return not_now("being removed"),
+            Status::Created | Status::Running | Status::Exited => {}
+        }
+        let logs = if options.logs {
+            let wanted = LogsOptions { stdout: options.stdout, stderr: options.stderr, ..LogsOptions::default() };
+            Some(self.container_logs(&container.id, wanted).await?)
+        } else {
+            None
+        };
+        let stream = if options.stream {
+            let attach = Attach {
+                stdin: options.stdin && record.config.open_stdin,
+                stdout: options.stdout,
+                stderr: options.stderr,
+            };
+            Some(self.attach_stream(&container, attach).await?)
+        } else {
+            None
+        };
+        self.container_event(&record, "attach", &[]);
+        Ok(Attached { tty: record.config.tty, logs, stream })
+    }
+
+    async fn attach_stream(&self, container: &super::Container, attach: Attach) -> Result<UnixStream> {
+        if container.status() != Status::Running {
+            let (ours, theirs) = std::os::unix::net::UnixStream::pair().context(|| "make a stream for the client")?;
+            let mut inner = container.inner();
+            if inner.state.status != Status::Running {
+                inner.waiting.push((theirs.into(), attach));
+                drop(inner);
+                return shim::asynchronous(ours);
+            }
+            // It was started this moment.
+        }
+        let directory = self.paths.shim(&container.id);
+        let (_, stream) = shim::request(directory, &Request::Attach(attach)).await?;
+        Ok(stream)
     }
 
     /// Changes the size of a container's terminal.
     ///
     /// # Errors
     /// Not running.
-    pub async fn container_resize(&self, _id: &str, _height: u16, _width: u16) -> Result<()> {
-        Err(Error::unsupported("not written yet"))
+    pub async fn container_resize(&self, id: &str, height: u16, width: u16) -> Result<()> {
+        let container = self.container(id)?;
+        if !container.status().has_process() {
+            return Err(not_running(&container));
+        }
+        let request = Request::Resize { exec: None, size: ConsoleSize { height, width } };
+        shim::request(self.paths.shim(&container.id), &request).await?;
+        self.container_event(
+            &container.record(),
+            "resize",
+            &[("height", height.to_string()), ("width", width.to_string())],
+        );
+        Ok(())
     }
 }

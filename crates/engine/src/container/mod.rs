@@ -1,28 +1,80 @@
 //! Containers and their life.
+//!
+//! A [`Container`] has its own state and its own order of operations. `op` is held by whoever changes its life (start,
+//! remove, pause, ...), also across waits; `inner` guards the data and is held for moments only. What follows a running
+//! container (`follow`) changes the state without `op`, since an operation may be waiting for just that.
 
 pub mod attach;
 pub mod create;
 pub mod exec;
+mod follow;
 pub mod inspect;
 pub mod list;
+mod names;
+pub(crate) mod prepare;
 pub mod record;
 pub mod remove;
+pub(crate) mod restart;
+pub(crate) mod shim;
 pub mod start;
 pub mod stop;
+pub(crate) mod table;
 pub mod update;
 pub mod wait;
 
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use record::{Record, State};
+use tokio::sync::watch;
+use vessel_runtime::cgroup::{Cgroup, CgroupPath};
+use vessel_runtime::shim::Attach;
 
-use crate::{Engine, Error, Result};
+use record::{Record, State, Status};
+
+use crate::{Engine, Result};
 
 /// A container.
 #[derive(Debug)]
 pub struct Container {
     id: String,
+    /// Its cgroup, absolute in every hierarchy.
+    cgroup: String,
+    /// Held across an operation that changes its life.
+    op: tokio::sync::Mutex<()>,
+    inner: Mutex<Inner>,
+    life: watch::Sender<Life>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    record: Arc<Record>,
+    state: State,
+    /// Clients that attached before the start.
+    waiting: Vec<(OwnedFd, Attach)>,
+    /// Execs that were created and have not ended.
+    execs: Vec<String>,
+    /// Whether its end is part of a restart by the user: neither removal nor restart policy apply.
+    restarting_by_user: bool,
+    /// How long the next restart by the policy waits.
+    backoff: restart::Backoff,
+    /// Counts starts and stops: a delayed restart that finds another number than its own is out of date.
+    generation: u64,
+}
+
+/// What waiters look at.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Life {
+    /// Whether it runs or is about to be restarted.
+    pub running: bool,
+    /// Whether there is a process.
+    pub process: bool,
+    /// How often it has ended for good.
+    pub exits: u64,
+    /// Of the last end.
+    pub exit_code: i32,
+    /// Whether it is gone.
+    pub removed: bool,
 }
 
 /// Where a container's root comes from.
@@ -37,6 +89,35 @@ pub struct RootPaths {
 }
 
 impl Container {
+    pub(crate) fn new(record: Record, state: State, cgroup: String) -> Arc<Self> {
+        let life = Life {
+            running: state.status.is_running(),
+            process: state.status.has_process(),
+            exit_code: state.exit_code,
+            ..Life::default()
+        };
+        Arc::new(Self {
+            id: record.id.clone(),
+            cgroup,
+            op: tokio::sync::Mutex::new(()),
+            inner: Mutex::new(Inner {
+                record: Arc::new(record),
+                state,
+                waiting: Vec::new(),
+                execs: Vec::new(),
+                restarting_by_user: false,
+                backoff: restart::Backoff::default(),
+                generation: 0,
+            }),
+            life: watch::Sender::new(life),
+        })
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        // Every change is one assignment, or can be repeated: a panic leaves nothing half done.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// 64 hexadecimal digits.
     pub fn id(&self) -> &str {
         &self.id
@@ -44,24 +125,38 @@ impl Container {
 
     /// What was asked for; a snapshot.
     pub fn record(&self) -> Arc<Record> {
-        Arc::default()
+        Arc::clone(&self.inner().record)
     }
 
     /// Where it is in its life; a snapshot.
     pub fn state(&self) -> State {
-        State::default()
+        self.inner().state.clone()
+    }
+
+    pub(crate) fn status(&self) -> Status {
+        self.inner().state.status
     }
 
     /// Its cgroup while it runs.
     pub fn cgroup_path(&self) -> String {
-        String::new()
+        self.cgroup.clone()
+    }
+
+    /// Execs that were created and have not ended.
+    pub(crate) fn execs(&self) -> Vec<String> {
+        self.inner().execs.clone()
+    }
+
+    /// The name with a slash, as messages have it.
+    pub(crate) fn display_name(&self) -> String {
+        format!("/{}", self.inner().record.name)
     }
 }
 
 impl Engine {
     /// All containers, in no order.
     pub fn containers(&self) -> Vec<Arc<Container>> {
-        Vec::new()
+        self.containers.all()
     }
 
     /// A container by name, ID or the beginning of one.
@@ -69,14 +164,62 @@ impl Engine {
     /// # Errors
     /// `No such container: …`, and when a short ID means several.
     pub fn container(&self, name: &str) -> Result<Arc<Container>> {
-        Err(Error::not_found(format!("No such container: {name}")))
+        self.containers.find(name)
     }
 
     /// Where a container's root comes from.
     ///
     /// # Errors
-    /// When its image is gone.
-    pub async fn container_root(&self, _container: &Container) -> Result<RootPaths> {
-        Err(Error::unsupported("not written yet"))
+    /// When its record names layers that make no sense.
+    pub async fn container_root(&self, container: &Container) -> Result<RootPaths> {
+        self.root_paths(&container.record())
+    }
+
+    pub(crate) fn root_paths(&self, record: &Record) -> Result<RootPaths> {
+        let own = self.paths.container(&record.id);
+        let mut lower = self.layer_paths(&record.layers)?;
+        if lower.is_empty() {
+            // An image without layers: overlayfs wants one.
+            lower.push(self.paths.empty());
+        }
+        Ok(RootPaths { lower, upper: own.join("upper"), work: own.join("work") })
+    }
+
+    /// The cgroup of a container that runs.
+    pub(crate) fn container_cgroup(&self, container: &Container) -> Result<Cgroup> {
+        Ok(Cgroup::open(&self.hierarchies, &CgroupPath::parse(&container.cgroup)?)?)
+    }
+
+    /// Changes a container's state, in memory and in the journal, and tells who waits.
+    ///
+    /// A journal that cannot be written does not undo what has happened: it is said, and the change stands.
+    pub(crate) fn change(&self, container: &Container, change: impl FnOnce(&mut State)) {
+        let mut inner = container.inner();
+        change(&mut inner.state);
+        if let Err(error) = self.states.put_now(&container.id, &inner.state) {
+            tracing::warn!(container = container.id, "{error}; a restart of the daemon may find an older state");
+        }
+        let (running, process) = (inner.state.status.is_running(), inner.state.status.has_process());
+        let exit_code = inner.state.exit_code;
+        drop(inner);
+        container.life.send_if_modified(|life| {
+            let changed = (life.running, life.process) != (running, process);
+            // A run that ends for good is an exit; a pause between two runs is not.
+            if life.running && !running {
+                life.exits += 1;
+                life.exit_code = exit_code;
+            }
+            (life.running, life.process) = (running, process);
+            changed
+        });
+    }
+
+    /// Publishes an event of a container.
+    pub(crate) fn container_event(&self, record: &Record, action: &str, more: &[(&str, String)]) {
+        let mut attributes = record.config.labels.clone();
+        attributes.insert("image".into(), record.config.image.clone());
+        attributes.insert("name".into(), record.name.clone());
+        attributes.extend(more.iter().map(|(key, value)| ((*key).to_owned(), value.clone())));
+        self.events.publish("container", action, &record.id, attributes);
     }
 }

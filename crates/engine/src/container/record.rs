@@ -1,7 +1,8 @@
 //! What is kept of a container: the record (what was asked for) and the state (where it is in its life).
 
 use serde::{Deserialize, Serialize};
-use vessel_api::{ContainerConfig, HostConfig, Map, EndpointSettings, MountPoint};
+use vessel_api::{ContainerConfig, EndpointSettings, HostConfig, Map, MountPoint};
+use vessel_network::EndpointRecord;
 
 /// What was asked for, settled at creation; changed by rename and update only.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -14,6 +15,8 @@ pub struct Record {
     pub created: i64,
     /// The image's ID.
     pub image_id: String,
+    /// Chain IDs of the image's layers, lowest first.
+    pub layers: Vec<String>,
     /// The program.
     pub path: String,
     /// Its arguments.
@@ -24,8 +27,88 @@ pub struct Record {
     pub host: HostConfig,
     /// Networks asked for.
     pub networks: Map<EndpointSettings>,
-    /// Volumes and bind mounts.
-    pub mounts: Vec<MountPoint>,
+    /// Volumes, bind mounts, tmpfs.
+    pub mounts: Vec<MountRecord>,
+}
+
+impl Record {
+    /// The first twelve digits of the ID.
+    pub fn short_id(&self) -> &str {
+        &self.id[..12.min(self.id.len())]
+    }
+
+    /// Volumes and bind mounts as the API shows them.
+    pub fn mount_points(&self) -> Vec<MountPoint> {
+        self.mounts.iter().map(MountRecord::to_api).collect()
+    }
+}
+
+/// The kinds of mounts a user can ask for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MountKind {
+    /// A path of the host.
+    #[default]
+    Bind,
+    /// A volume.
+    Volume,
+    /// Memory.
+    Tmpfs,
+}
+
+/// A mount that was asked for.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MountRecord {
+    /// Its kind.
+    pub kind: MountKind,
+    /// The volume's name.
+    pub name: String,
+    /// The path on the host; a volume's directory.
+    pub source: String,
+    /// The path inside, absolute and clean.
+    pub destination: String,
+    /// Whether it is read-only.
+    pub read_only: bool,
+    /// Whether only the mount itself, not what is mounted below, is read-only.
+    pub read_only_top: bool,
+    /// Whether what is mounted below the source stays out.
+    pub non_recursive: bool,
+    /// `rprivate` and so on; empty for volumes.
+    pub propagation: String,
+    /// The options of `-v`, as given.
+    pub mode: String,
+    /// Whether the volume was made for this container only, without a name given.
+    pub anonymous: bool,
+    /// Whether an empty volume stays empty.
+    pub no_copy: bool,
+    /// Whether a missing source is made, as `-v` does.
+    pub create_source: bool,
+    /// A path below the volume that is mounted instead of its root.
+    pub subpath: String,
+    /// A tmpfs's mount options.
+    pub options: Vec<String>,
+}
+
+impl MountRecord {
+    /// As the API shows it.
+    pub fn to_api(&self) -> MountPoint {
+        let (kind, driver) = match self.kind {
+            MountKind::Bind => ("bind", ""),
+            MountKind::Volume => ("volume", "local"),
+            MountKind::Tmpfs => ("tmpfs", ""),
+        };
+        MountPoint {
+            kind: kind.to_owned(),
+            name: self.name.clone(),
+            source: self.source.clone(),
+            destination: self.destination.clone(),
+            driver: driver.to_owned(),
+            mode: self.mode.clone(),
+            rw: !self.read_only,
+            propagation: self.propagation.clone(),
+        }
+    }
 }
 
 /// Docker's states.
@@ -43,11 +126,39 @@ pub enum Status {
     Dead,
 }
 
+impl Status {
+    /// As the API writes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Restarting => "restarting",
+            Self::Removing => "removing",
+            Self::Exited => "exited",
+            Self::Dead => "dead",
+        }
+    }
+
+    /// Whether there is a process.
+    pub fn has_process(self) -> bool {
+        matches!(self, Self::Running | Self::Paused)
+    }
+
+    /// What Docker calls running: a process, or one about to be started again.
+    pub fn is_running(self) -> bool {
+        matches!(self, Self::Running | Self::Paused | Self::Restarting)
+    }
+}
+
 /// Where a container is in its life.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct State {
     /// Docker's state.
     pub status: Status,
+    /// Whether a shim was, or is about to be, launched: something of the container may exist beyond its directory.
+    pub launched: bool,
     /// The first process's ID on the host, 0 when there is none.
     pub pid: i32,
     /// Of the last run.
@@ -64,4 +175,8 @@ pub struct State {
     pub restart_count: u32,
     /// Whether a user stopped it (what `unless-stopped` asks).
     pub stopped_by_user: bool,
+    /// Its end of the network while it runs.
+    pub endpoint: Option<EndpointRecord>,
+    /// The boot it was started in.
+    pub boot_id: String,
 }

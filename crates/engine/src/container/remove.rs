@@ -1,8 +1,15 @@
 //! Removing containers.
 
+use std::sync::Arc;
+
 use vessel_api::ContainersPruneReport;
 
-use crate::{Engine, Error, Filters, Result};
+use super::Container;
+use super::record::Status;
+use crate::error::Context;
+use crate::paths::remove_tree;
+use crate::volumes::tree_size;
+use crate::{Durability, Engine, Error, ErrorKind, Filters, Result, blocking, time};
 
 /// How to remove.
 #[derive(Debug, Clone, Copy, Default)]
@@ -20,15 +27,107 @@ impl Engine {
     ///
     /// # Errors
     /// No such container; running and not forced; being removed already.
-    pub async fn container_remove(&self, _id: &str, _options: RemoveOptions) -> Result<()> {
-        Err(Error::unsupported("not written yet"))
+    pub async fn container_remove(&self, id: &str, options: RemoveOptions) -> Result<()> {
+        if options.link {
+            return Err(Error::unsupported("links are not supported, so there is none to remove"));
+        }
+        let container = self.container(id)?;
+        if options.force && container.status().is_running() {
+            // Not under `op`: a start or a stop that hangs is to be ended by this, too.
+            self.change(&container, |state| state.stopped_by_user = true);
+            if !self.cancel_restart(&container) {
+                self.kill_and_wait(&container).await?;
+            }
+        }
+        let _op = container.op.lock().await;
+        if self.containers.get(&container.id).is_none() {
+            // It was to be removed when it ended, and was.
+            return if options.force { Ok(()) } else { Err(Error::not_found(format!("No such container: {id}"))) };
+        }
+        let refuse = |what: &str| {
+            Err(Error::conflict(format!("cannot remove container \"{}\": {what}", container.display_name())))
+        };
+        match container.status() {
+            Status::Running | Status::Restarting => {
+                return refuse("container is running: stop the container before removing or force remove");
+            }
+            Status::Paused => return refuse("container is paused and must be unpaused first"),
+            Status::Created | Status::Exited | Status::Dead | Status::Removing => {}
+        }
+        self.discard(&container, options.volumes).await
+    }
+
+    /// Removes everything of a container that does not run. The caller holds `op`.
+    pub(super) async fn discard(&self, container: &Arc<Container>, volumes: bool) -> Result<()> {
+        if self.containers.get(&container.id).is_none() {
+            return Ok(());
+        }
+        let record = container.record();
+        if !record.host.auto_remove {
+            // A removal that is interrupted is finished by the next daemon; what removes itself is known by its record.
+            self.change(container, |state| state.status = Status::Removing);
+        }
+        container.inner().waiting.clear();
+        let (own, shim) = (self.paths.container(&record.id), self.paths.shim(&record.id));
+        let removed = blocking(move || {
+            remove_tree(&shim).context(|| format!("remove {}", shim.display()))?;
+            remove_tree(&own).context(|| format!("remove {}", own.display()))
+        });
+        if let Err(error) = removed.await {
+            self.change(container, |state| {
+                state.status = Status::Dead;
+                state.error = error.message().to_owned();
+            });
+            return Err(error.wrap(format!("unable to remove filesystem for {}", record.id)));
+        }
+        self.states.delete_now(&record.id)?;
+        self.records.delete_now(&record.id)?;
+        self.containers.remove(container);
+        self.drop_execs(container);
+        if volumes {
+            self.discard_anonymous_volumes(&record.mounts).await;
+        }
+        self.container_event(&record, "destroy", &[]);
+        container.life.send_modify(|life| {
+            life.removed = true;
+            (life.running, life.process) = (false, false);
+        });
+        let durability = if record.host.auto_remove { Durability::Process } else { Durability::Disk };
+        self.records.sync(durability).await
     }
 
     /// Removes the containers that do not run (filters `until`, `label`).
     ///
     /// # Errors
     /// A filter that is not known.
-    pub async fn container_prune(&self, _filters: &Filters) -> Result<ContainersPruneReport> {
-        Err(Error::unsupported("not written yet"))
+    pub async fn container_prune(&self, filters: &Filters) -> Result<ContainersPruneReport> {
+        filters.check(&["until", "label", "label!"])?;
+        let mut until = None;
+        for text in filters.get("until") {
+            let time = time::parse(text)
+                .ok_or_else(|| Error::invalid(format!("invalid filter 'until={text}': a time or a duration expected")))?;
+            until = Some(until.map_or(time, |other: i64| other.min(time)));
+        }
+        let mut report = ContainersPruneReport::default();
+        for container in self.containers() {
+            let record = container.record();
+            let state = container.state();
+            let idle = matches!(state.status, Status::Created | Status::Exited | Status::Dead) && !state.launched;
+            if !idle || until.is_some_and(|until| record.created > until) || !filters.labels(&record.config.labels) {
+                continue;
+            }
+            let upper = self.root_paths(&record)?.upper;
+            let size = blocking(move || Ok(tree_size(&upper))).await?;
+            match self.container_remove(&record.id, RemoveOptions::default()).await {
+                Ok(()) => {
+                    report.space_reclaimed += size;
+                    report.containers_deleted.push(record.id.clone());
+                }
+                // Started or removed by somebody else meanwhile.
+                Err(error) if matches!(error.kind(), ErrorKind::Conflict | ErrorKind::NotFound) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(report)
     }
 }

@@ -1,15 +1,172 @@
 //! Starting containers.
+//!
+//! Journal what is intended, take what was made in advance, launch the shim, wait for it to say that the program runs.
+//! Nothing but the shim is executed, and everything that blocks is in one step on one blocking thread.
 
 use std::sync::Arc;
 
-use crate::{Engine, Error, Result};
+use vessel_runtime::shim::{Event, LaunchedShim};
+
+use super::Container;
+use super::record::Status;
+use super::shim::{asynchronous, receive};
+use crate::error::Context;
+use crate::{Engine, Error, ErrorKind, Result, blocking};
 
 impl Engine {
     /// Starts a container.
     ///
     /// # Errors
     /// `NotModified` when it runs; whatever keeps it from running.
-    pub async fn container_start(self: &Arc<Self>, _id: &str) -> Result<()> {
-        Err(Error::unsupported("not written yet"))
+    pub async fn container_start(self: &Arc<Self>, id: &str) -> Result<()> {
+        let container = self.container(id)?;
+        // The start goes on when the client leaves: half a start is no state a container can be in.
+        let engine = Arc::clone(self);
+        let task = tokio::spawn(async move {
+            let _op = container.op.lock().await;
+            let not_now = |what: &str| Err(Error::conflict(what));
+            match container.status() {
+                Status::Running | Status::Restarting => {
+                    return Err(Error::new(ErrorKind::NotModified, "container already started"));
+                }
+                Status::Paused => return not_now("cannot start a paused container, try unpause instead"),
+                Status::Removing => return not_now("container is marked for removal and cannot be started"),
+                Status::Dead => return not_now("container is dead and cannot be started: remove it"),
+                Status::Created | Status::Exited => {}
+            }
+            {
+                let mut inner = container.inner();
+                inner.generation += 1;
+                inner.backoff = Default::default();
+            }
+            engine.change(&container, |state| {
+                state.stopped_by_user = false;
+                state.restart_count = 0;
+            });
+            engine.start_locked(&container).await
+        });
+        task.await.map_err(|error| Error::system(format!("the start ended abnormally: {error}")))?
+    }
+
+    /// Starts a container whose `op` the caller holds and which does not run.
+    pub(super) async fn start_locked(self: &Arc<Self>, container: &Arc<Container>) -> Result<()> {
+        let started = self.launch(container).await;
+        let Err(error) = started else { return Ok(()) };
+        let error = in_dockers_words(error);
+        let record = container.record();
+        self.change(container, |state| {
+            state.status = if state.started_at == 0 { Status::Created } else { Status::Exited };
+            state.launched = false;
+            state.pid = 0;
+            state.endpoint = None;
+            state.exit_code = error.exit_code();
+            state.error = error.message().to_owned();
+        });
+        let exit_code = error.exit_code().to_string();
+        self.container_event(&record, "die", &[("exitCode", exit_code)]);
+        if record.host.auto_remove {
+            self.remove_after_end(container).await;
+        }
+        Err(error)
+    }
+
+    async fn launch(self: &Arc<Self>, container: &Arc<Container>) -> Result<()> {
+        let (engine, owned) = (Arc::clone(self), Arc::clone(container));
+        let (shim, endpoint) = blocking(move || engine.launch_blocking(&owned)).await?;
+        let LaunchedShim { pid: shim_pid, control } = shim;
+        let mut control = asynchronous(control)?;
+        let record = container.record();
+        let failed = match receive::<Event>(&mut control).await {
+            Ok(Some(Event::Started { pid, at, warnings })) => {
+                for warning in warnings {
+                    tracing::warn!(container = container.id, "{warning}");
+                }
+                self.change(container, |state| {
+                    state.status = Status::Running;
+                    state.pid = pid;
+                    state.started_at = at;
+                    state.exit_code = 0;
+                    state.oom_killed = false;
+                    state.error.clear();
+                });
+                if let Some((network, _)) = self.endpoint_settings(&record, None, true) {
+                    self.network_event(&record, &network, "connect");
+                }
+                self.container_event(&record, "start", &[]);
+                self.follow(container, control, Some(shim_pid));
+                return Ok(());
+            }
+            Ok(Some(Event::Failed(report))) => Error::from(report),
+            Ok(_) => Error::system("the container's shim ended before the container was started"),
+            Err(error) => error,
+        };
+        let (engine, id) = (Arc::clone(self), record.id.clone());
+        super::follow::reap(shim_pid);
+        blocking(move || {
+            engine.give_back(&id, endpoint.as_ref());
+            Ok(())
+        })
+        .await?;
+        Err(failed)
+    }
+
+    /// Prepares, journals the intention, launches.
+    fn launch_blocking(
+        &self,
+        container: &Arc<Container>,
+    ) -> Result<(LaunchedShim, Option<vessel_network::EndpointRecord>)> {
+        let mut prepared = self.prepare(container)?;
+        let endpoint = prepared.endpoint.take();
+        let launched = self.intend(container, endpoint.as_ref()).and_then(|()| {
+            prepared.fds.attach = std::mem::take(&mut container.inner().waiting);
+            let _ = std::fs::remove_file(&prepared.config.exit_file);
+            let directory = self.paths.shim(&container.id);
+            self.launcher.launch(&directory, &mut prepared.config, prepared.fds).map_err(Error::from)
+        });
+        match launched {
+            Ok(shim) => Ok((shim, endpoint)),
+            Err(error) => {
+                self.give_back(&container.id, endpoint.as_ref());
+                Err(error)
+            }
+        }
+    }
+
+    /// Journals that a shim is about to be launched. Unlike later changes this must succeed: otherwise a new daemon would
+    /// not know of what runs.
+    fn intend(&self, container: &Container, endpoint: Option<&vessel_network::EndpointRecord>) -> Result<()> {
+        let mut inner = container.inner();
+        let mut state = inner.state.clone();
+        state.launched = true;
+        state.endpoint = endpoint.cloned();
+        state.boot_id.clone_from(&self.boot_id);
+        self.states.put_now(&container.id, &state).context(|| "record the start")?;
+        inner.state = state;
+        Ok(())
+    }
+
+    pub(super) fn network_event(&self, record: &super::record::Record, network: &str, action: &str) {
+        let kind = match network {
+            "none" => "null",
+            other => other,
+        };
+        let attributes = [("container", record.id.as_str()), ("name", network), ("type", kind)];
+        let attributes = attributes.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        self.events.publish("network", action, &self.network_id(network), attributes);
+    }
+}
+
+/// Docker's command line recognizes by words in the message that a program does not exist (exit code 127) or cannot be
+/// executed (126).
+fn in_dockers_words(error: Error) -> Error {
+    let has = |words: &[&str]| words.iter().any(|word| error.message().contains(word));
+    match error.kind() {
+        ErrorKind::CommandNotFound if !has(&["executable file not found", "no such file or directory"]) => {
+            Error::new(error.kind(), format!("{}: no such file or directory", error.message()))
+        }
+        ErrorKind::CommandNotExecutable if !has(&["permission denied", "is a directory"]) => {
+            Error::new(error.kind(), format!("{}: permission denied", error.message()))
+        }
+        _ => error,
     }
 }

@@ -1,8 +1,13 @@
 //! Stopping, killing, pausing.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::{Engine, Error, Result};
+use vessel_runtime::shim::Request;
+
+use super::record::Status;
+use super::{Container, shim};
+use crate::{Engine, Error, ErrorKind, Result, blocking, signal};
 
 /// How to stop; none: as the container says.
 #[derive(Debug, Clone, Default)]
@@ -13,44 +18,215 @@ pub struct StopOptions {
     pub timeout: Option<i64>,
 }
 
+/// Seconds a container has unless told otherwise.
+const TIMEOUT: i64 = 10;
+/// How long a killed process may take to be gone. What hangs in the kernel longer is reported.
+const KILLED: Duration = Duration::from_secs(15);
+
 impl Engine {
     /// Stops a container: asks, waits, kills.
     ///
     /// # Errors
     /// `NotModified` when it does not run.
-    pub async fn container_stop(&self, _id: &str, _options: StopOptions) -> Result<()> {
-        Err(Error::unsupported("not written yet"))
+    pub async fn container_stop(&self, id: &str, options: StopOptions) -> Result<()> {
+        let container = self.container(id)?;
+        if !container.status().is_running() {
+            return Err(Error::new(ErrorKind::NotModified, "container already stopped"));
+        }
+        self.stop(&container, &options).await?;
+        self.container_event(&container.record(), "stop", &[]);
+        Ok(())
+    }
+
+    async fn stop(&self, container: &Container, options: &StopOptions) -> Result<()> {
+        let record = container.record();
+        let number = match options.signal.as_deref().unwrap_or(&record.config.stop_signal) {
+            "" => libc::SIGTERM,
+            name => signal::parse(name)?,
+        };
+        let timeout = options.timeout.or(record.config.stop_timeout).unwrap_or(TIMEOUT);
+        self.change(container, |state| state.stopped_by_user = true);
+        if self.cancel_restart(container) {
+            return Ok(());
+        }
+        self.send(container, number).await?;
+        let limit = u64::try_from(timeout).ok().map(Duration::from_secs);
+        if container.wait_for_end(limit).await {
+            return Ok(());
+        }
+        self.kill_and_wait(container).await
+    }
+
+    /// Ends the pause before a restart. Returns whether there was one.
+    pub(super) fn cancel_restart(&self, container: &Container) -> bool {
+        if container.status() != Status::Restarting {
+            return false;
+        }
+        container.inner().generation += 1;
+        self.change(container, |state| {
+            if state.status == Status::Restarting {
+                state.status = Status::Exited;
+            }
+        });
+        true
+    }
+
+    /// Kills a container and waits until it is gone.
+    pub(super) async fn kill_and_wait(&self, container: &Container) -> Result<()> {
+        self.send(container, libc::SIGKILL).await?;
+        if container.wait_for_end(Some(KILLED)).await {
+            return Ok(());
+        }
+        Err(Error::system(format!(
+            "container {} was killed and is not gone after {} s: a process of it hangs in the kernel (see the wait channel in /proc/{}/stack)",
+            container.id,
+            KILLED.as_secs(),
+            container.state().pid
+        )))
+    }
+
+    /// Sends a signal to a container's first process. One that has ended meanwhile is no error. A paused container is
+    /// resumed for a signal that is to end it.
+    async fn send(&self, container: &Container, number: i32) -> Result<()> {
+        let record = container.record();
+        let request = Request::Kill { exec: None, signal: number, all: false };
+        let sent = shim::request(self.paths.shim(&container.id), &request).await;
+        if let Err(error) = sent {
+            if !container.status().has_process() || error.kind() == ErrorKind::NotFound {
+                return Ok(());
+            }
+            // The shim is dying; its end kills the container.
+            if error.kind() == ErrorKind::Conflict && number == libc::SIGKILL {
+                return Ok(());
+            }
+            return Err(error.wrap(format!("Cannot kill container: {}", record.name)));
+        }
+        self.container_event(&record, "kill", &[("signal", number.to_string())]);
+        let ends = number == libc::SIGKILL
+            || number == libc::SIGTERM
+            || signal::parse(&record.config.stop_signal).is_ok_and(|stop| stop == number);
+        if ends && container.status() == Status::Paused {
+            self.thaw(container).await?;
+        }
+        Ok(())
+    }
+
+    async fn thaw(&self, container: &Container) -> Result<()> {
+        let cgroup = self.container_cgroup(container)?;
+        blocking(move || Ok(cgroup.thaw()?)).await?;
+        self.change(container, |state| {
+            if state.status == Status::Paused {
+                state.status = Status::Running;
+            }
+        });
+        Ok(())
     }
 
     /// Stops a container when it runs and starts it.
     ///
     /// # Errors
     /// As start.
-    pub async fn container_restart(self: &Arc<Self>, _id: &str, _options: StopOptions) -> Result<()> {
-        Err(Error::unsupported("not written yet"))
+    pub async fn container_restart(self: &Arc<Self>, id: &str, options: StopOptions) -> Result<()> {
+        let container = self.container(id)?;
+        let engine = Arc::clone(self);
+        let task = tokio::spawn(async move {
+            let _op = container.op.lock().await;
+            if container.status().is_running() {
+                container.inner().restarting_by_user = true;
+                let stopped = engine.stop(&container, &options).await;
+                container.inner().restarting_by_user = false;
+                stopped?;
+            }
+            container.inner().generation += 1;
+            engine.change(&container, |state| {
+                state.stopped_by_user = false;
+                state.restart_count = 0;
+            });
+            engine.start_locked(&container).await?;
+            engine.container_event(&container.record(), "restart", &[]);
+            Ok(())
+        });
+        task.await.map_err(|error| Error::system(format!("the restart ended abnormally: {error}")))?
     }
 
     /// Sends a signal, by name or number.
     ///
     /// # Errors
     /// Not running; no such signal.
-    pub async fn container_kill(&self, _id: &str, _signal: &str) -> Result<()> {
-        Err(Error::unsupported("not written yet"))
+    pub async fn container_kill(&self, id: &str, signal: &str) -> Result<()> {
+        let container = self.container(id)?;
+        let number = if signal.is_empty() { libc::SIGKILL } else { signal::parse(signal)? };
+        let record = container.record();
+        let stop = match record.config.stop_signal.as_str() {
+            "" => libc::SIGTERM,
+            name => signal::parse(name).unwrap_or(libc::SIGTERM),
+        };
+        if container.status() == Status::Restarting && (number == libc::SIGKILL || number == stop) {
+            self.change(&container, |state| state.stopped_by_user = true);
+            self.cancel_restart(&container);
+            return Ok(());
+        }
+        if !container.status().has_process() {
+            return Err(Error::conflict(format!(
+                "cannot kill container: {id}: container {} is not running",
+                container.id
+            )));
+        }
+        if number == libc::SIGKILL || number == stop {
+            self.change(&container, |state| state.stopped_by_user = true);
+        }
+        if number == libc::SIGKILL {
+            return self.kill_and_wait(&container).await;
+        }
+        self.send(&container, number).await
     }
 
     /// Freezes all processes.
     ///
     /// # Errors
     /// Not running; paused already.
-    pub async fn container_pause(&self, _id: &str) -> Result<()> {
-        Err(Error::unsupported("not written yet"))
+    pub async fn container_pause(&self, id: &str) -> Result<()> {
+        let container = self.container(id)?;
+        let _op = container.op.lock().await;
+        match container.status() {
+            Status::Running => {}
+            Status::Paused => return Err(Error::conflict(format!("Container {} is already paused", container.id))),
+            Status::Restarting => {
+                return Err(Error::conflict(format!(
+                    "Container {} is restarting, wait until the container is running",
+                    container.id
+                )));
+            }
+            _ => return Err(not_running(&container)),
+        }
+        let cgroup = self.container_cgroup(&container)?;
+        blocking(move || Ok(cgroup.freeze()?)).await?;
+        self.change(&container, |state| {
+            if state.status == Status::Running {
+                state.status = Status::Paused;
+            }
+        });
+        self.container_event(&container.record(), "pause", &[]);
+        Ok(())
     }
 
     /// Thaws all processes.
     ///
     /// # Errors
     /// Not paused.
-    pub async fn container_unpause(&self, _id: &str) -> Result<()> {
-        Err(Error::unsupported("not written yet"))
+    pub async fn container_unpause(&self, id: &str) -> Result<()> {
+        let container = self.container(id)?;
+        let _op = container.op.lock().await;
+        if container.status() != Status::Paused {
+            return Err(Error::conflict(format!("Container {} is not paused", container.id)));
+        }
+        self.thaw(&container).await?;
+        self.container_event(&container.record(), "unpause", &[]);
+        Ok(())
     }
+}
+
+/// Docker's words for an operation that needs a process.
+pub(super) fn not_running(container: &Container) -> Error {
+    Error::conflict(format!("Container {} is not running", container.id))
 }

@@ -135,7 +135,7 @@ impl<T: Serialize + DeserializeOwned> Table<T> {
     /// not survive a power failure).
     pub async fn put(&self, key: &str, value: &T, durability: Durability) -> Result<()> {
         self.put_now(key, value)?;
-        self.settle(durability).await
+        self.sync(durability).await
     }
 
     /// Removes a key.
@@ -144,10 +144,14 @@ impl<T: Serialize + DeserializeOwned> Table<T> {
     /// As [`Self::put`].
     pub async fn delete(&self, key: &str, durability: Durability) -> Result<()> {
         self.delete_now(key)?;
-        self.settle(durability).await
+        self.sync(durability).await
     }
 
-    async fn settle(&self, durability: Durability) -> Result<()> {
+    /// Waits until everything written so far has this durability.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub async fn sync(&self, durability: Durability) -> Result<()> {
         match durability {
             Durability::Process => Ok(()),
             Durability::Disk => self.inner.syncer.sync().await,

@@ -1,0 +1,159 @@
+//! Following a running container through its shim, to its end.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, WaitOptions};
+use tokio::net::UnixStream;
+use vessel_runtime::shim::{Event, Exit};
+
+use super::record::{Record, Status};
+use super::shim::receive;
+use super::{Container, restart};
+use crate::{Engine, Result, blocking};
+
+/// What is said of a container whose shim was killed.
+const SHIM_DIED: &str = "the container's shim was killed or crashed; the container's processes were killed";
+
+impl Engine {
+    /// Follows a container from now on. `child`: the shim's process ID when it is a child of this process.
+    pub(crate) fn follow(self: &Arc<Self>, container: &Arc<Container>, control: UnixStream, child: Option<i32>) {
+        let (engine, container) = (Arc::clone(self), Arc::clone(container));
+        tokio::spawn(async move {
+            let exit = engine.read_events(&container, control).await;
+            if let Some(pid) = child {
+                reap(pid);
+            }
+            engine.ended(&container, exit).await;
+        });
+    }
+
+    async fn read_events(&self, container: &Container, mut control: UnixStream) -> Option<Exit> {
+        loop {
+            match receive::<Event>(&mut control).await {
+                Ok(Some(Event::Exited(exit))) => return Some(exit),
+                Ok(Some(Event::Oom)) => self.container_event(&container.record(), "oom", &[]),
+                Ok(Some(Event::ExecExited { id, exit })) => self.exec_ended(container, &id, exit),
+                Ok(Some(Event::Started { .. } | Event::Failed(_))) => {}
+                Ok(None) => return None,
+                Err(error) => {
+                    tracing::warn!(container = container.id, "{error}");
+                    return None;
+                }
+            }
+        }
+    }
+
+    /// A run has ended; without `exit` the shim did not live to say how.
+    pub(super) async fn ended(self: &Arc<Self>, container: &Arc<Container>, exit: Option<Exit>) {
+        let (record, before) = (container.record(), container.state());
+        let (engine, owned, endpoint) = (Arc::clone(self), Arc::clone(container), before.endpoint.clone());
+        let cleaned = blocking(move || {
+            let (exit, error) = match exit {
+                Some(exit) => (exit, String::new()),
+                None => engine.end_without_shim(&owned),
+            };
+            engine.give_back(&owned.id, endpoint.as_ref());
+            Ok((exit, error))
+        });
+        let (exit, error) = cleaned.await.unwrap_or_else(|error| (died(), error.to_string()));
+        let ran = Duration::from_nanos(u64::try_from(exit.at - before.started_at).unwrap_or(0));
+
+        let (again, by_user) = {
+            let mut inner = container.inner();
+            let mut after = inner.state.clone();
+            after.exit_code = exit.code;
+            let by_user = inner.restarting_by_user;
+            let wanted = !by_user && !self.ending() && restart::wanted(&record.host.restart_policy, &after);
+            inner.waiting.clear();
+            (wanted.then(|| inner.backoff.next(ran)), by_user)
+        };
+        self.end_execs(container);
+        self.change(container, |state| {
+            if state.status != Status::Removing {
+                state.status = if again.is_some() { Status::Restarting } else { Status::Exited };
+            }
+            state.launched = false;
+            state.pid = 0;
+            state.endpoint = None;
+            state.exit_code = exit.code;
+            state.oom_killed = exit.oom_killed;
+            state.finished_at = exit.at;
+            state.error = error;
+        });
+        self.container_event(
+            &record,
+            "die",
+            &[("execDuration", ran.as_secs().to_string()), ("exitCode", exit.code.to_string())],
+        );
+        if let Some((network, _)) = self.endpoint_settings(&record, None, true) {
+            self.network_event(&record, &network, "disconnect");
+        }
+        if let Some(pause) = again {
+            self.restart_later(container, pause);
+        } else if record.host.auto_remove && !by_user {
+            let _op = container.op.lock().await;
+            if !container.status().is_running() {
+                self.remove_after_end(container).await;
+            }
+        }
+    }
+
+    /// The shim is gone without a word: what it recorded counts; else everything in the cgroup is killed.
+    pub(crate) fn end_without_shim(&self, container: &Container) -> (Exit, String) {
+        let recorded = read_exit(&self.paths.exit_file(&container.id));
+        if let Err(error) = self.clear_cgroup(container) {
+            tracing::warn!(container = container.id, "{error}");
+        }
+        match recorded {
+            Some(exit) => (exit, String::new()),
+            None => (died(), SHIM_DIED.to_owned()),
+        }
+    }
+
+    /// Kills what is left in a container's cgroup and removes it.
+    pub(super) fn clear_cgroup(&self, container: &Container) -> Result<()> {
+        let Ok(cgroup) = self.container_cgroup(container) else { return Ok(()) };
+        cgroup.kill_all(Signal::KILL)?;
+        Ok(cgroup.destroy()?)
+    }
+
+    /// Removes a container that ended and is to be removed by that. The caller holds `op`.
+    pub(crate) async fn remove_after_end(&self, container: &Arc<Container>) {
+        if let Err(error) = self.discard(container, true).await {
+            tracing::warn!(container = container.id, "{error}; the next start of the daemon removes it");
+        }
+    }
+
+    /// The log of what a run had: for containers of an earlier daemon.
+    pub(crate) fn recorded_exit(&self, record: &Record) -> Option<Exit> {
+        read_exit(&self.paths.exit_file(&record.id))
+    }
+}
+
+fn died() -> Exit {
+    Exit { code: 137, signal: Some(9), oom_killed: false, at: crate::time::now() }
+}
+
+/// The exit status a shim recorded; it writes it aside and renames it, so it is whole or not there.
+fn read_exit(path: &Path) -> Option<Exit> {
+    serde_json::from_slice(&std::fs::read(path).ok()?).ok()
+}
+
+/// Collects the exit status of a shim that was our child and is ending, so that it does not stay a zombie.
+pub(super) fn reap(pid: i32) {
+    tokio::spawn(async move {
+        let Some(pid) = Pid::from_raw(pid) else { return };
+        // Its last word came just before its end; a shim that hangs is looked at less and less often.
+        let mut pause = Duration::from_micros(500);
+        loop {
+            match rustix::process::waitpid(Some(pid), WaitOptions::NOHANG) {
+                Ok(None) | Err(rustix::io::Errno::INTR) => {}
+                Ok(Some(_)) | Err(_) => return,
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_secs(10));
+        }
+    });
+}

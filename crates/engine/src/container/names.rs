@@ -1,0 +1,81 @@
+//! `/etc/hosts`, `/etc/hostname` and `/etc/resolv.conf` of a container: files in its shim's directory that are mounted
+//! over the image's.
+
+use std::net::IpAddr;
+use std::path::Path;
+
+use vessel_network::files::{Hosts, ResolvConf, UPSTREAM_RESOLV_CONF, for_endpoint, hostname};
+
+use super::record::Record;
+use crate::error::Context;
+use crate::oci_spec::NameFiles;
+use crate::oci_spec::modes::NetworkMode;
+use crate::{Error, Result};
+
+/// What the names of a container depend on beside its record.
+pub(super) struct Surroundings<'a> {
+    pub mode: &'a NetworkMode,
+    /// Its address on the bridge.
+    pub address: Option<IpAddr>,
+    /// What `host-gateway` means.
+    pub gateway: IpAddr,
+    /// The daemon's name servers.
+    pub dns: &'a [IpAddr],
+}
+
+/// Writes the files into `directory`.
+pub(super) fn write(directory: &Path, record: &Record, around: &Surroundings<'_>) -> Result<NameFiles> {
+    let host = &record.host;
+    let name = &record.config.hostname;
+    let full = match record.config.domainname.as_str() {
+        "" => name.clone(),
+        domain => format!("{name}.{domain}"),
+    };
+    let hosts = if *around.mode == NetworkMode::Host {
+        // The host's own, since it is the host's network; then what was added.
+        let mut text = read("/etc/hosts");
+        if !host.extra_hosts.is_empty() {
+            let extra = Hosts { own: Vec::new(), extra: host.extra_hosts.clone(), host_gateway: Some(around.gateway) };
+            let rendered = extra.render().map_err(invalid)?;
+            text.extend(rendered.lines().rev().take(host.extra_hosts.len()).map(|line| format!("{line}\n")));
+        }
+        text
+    } else {
+        let names: Vec<String> = if full == *name { vec![name.clone()] } else { vec![full, name.clone()] };
+        Hosts {
+            own: around.address.map(|address| (address, names)).into_iter().collect(),
+            extra: host.extra_hosts.clone(),
+            host_gateway: Some(around.gateway),
+        }
+        .render()
+        .map_err(invalid)?
+    };
+    let mut resolv = if *around.mode == NetworkMode::Host {
+        ResolvConf::parse(&read("/etc/resolv.conf"))
+    } else {
+        let upstream = std::fs::read_to_string(UPSTREAM_RESOLV_CONF).ok();
+        for_endpoint(&read("/etc/resolv.conf"), upstream.as_deref())
+    };
+    let servers =
+        if host.dns.is_empty() { around.dns.iter().map(IpAddr::to_string).collect() } else { host.dns.clone() };
+    resolv.override_with(&servers, &host.dns_search, &host.dns_options).map_err(invalid)?;
+
+    let write = |file: &str, text: &str| {
+        let path = directory.join(file);
+        std::fs::write(&path, text).context(|| format!("write {}", path.display()))?;
+        Ok::<_, Error>(Some(path))
+    };
+    Ok(NameFiles {
+        hosts: write("hosts", &hosts)?,
+        hostname: write("hostname", &hostname(name).map_err(invalid)?)?,
+        resolv_conf: write("resolv.conf", &resolv.render())?,
+    })
+}
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(path).unwrap_or_default()
+}
+
+fn invalid(error: vessel_network::Error) -> Error {
+    Error::invalid(error.to_string())
+}

@@ -1,0 +1,342 @@
+//! What a start needs from this host: addresses, files, the specification. All of it blocks, seldom for long.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustix::fs::{Mode, OFlags, ResolveFlags};
+use vessel_network::{EndpointRecord, EndpointRequest};
+use vessel_runtime::seccomp::{self, docker};
+use vessel_runtime::shim::{LogConfig, Overlay, RootSource, ShimConfig, ShimFds};
+
+use super::record::{MountKind, MountRecord, Record};
+use super::{Container, RootPaths, names};
+use crate::error::Context;
+use crate::network::Attachment;
+use crate::oci_spec::modes::{Ipc, Namespace, NetworkMode};
+use crate::oci_spec::user::{Accounts, Identity};
+use crate::oci_spec::{self, Inputs, Namespaces, UserMount, devices, ports, security, validate};
+use crate::paths::remove_tree;
+use crate::{Engine, Error, Result};
+
+/// Account files of images, by the image's topmost chain ID.
+#[derive(Debug, Default)]
+pub(crate) struct AccountCache(Mutex<HashMap<String, Arc<Accounts>>>);
+
+/// Compiled filters that are on disk, by the bits of the bounding set.
+#[derive(Debug, Default)]
+pub(crate) struct FilterCache(Mutex<HashMap<u64, PathBuf>>);
+
+/// Everything a shim is launched with.
+pub(super) struct Prepared {
+    pub config: ShimConfig,
+    pub fds: ShimFds,
+    pub endpoint: Option<EndpointRecord>,
+}
+
+impl Engine {
+    /// Prepares a start. On an error nothing is left of it.
+    pub(super) fn prepare(&self, container: &Container) -> Result<Prepared> {
+        let record = container.record();
+        let directory = self.paths.shim(&record.id);
+        remove_tree(&directory).context(|| format!("remove what is left in {}", directory.display()))?;
+        std::fs::create_dir(&directory).context(|| format!("create {}", directory.display()))?;
+        let mut endpoint = None;
+        let prepared = self.prepare_in(container, &record, &directory, &mut endpoint);
+        if prepared.is_err() {
+            self.give_back(&record.id, endpoint.as_ref());
+        }
+        prepared
+    }
+
+    /// Releases what a run had: its end of the network, its shim's directory.
+    pub(crate) fn give_back(&self, id: &str, endpoint: Option<&EndpointRecord>) {
+        if let Some(endpoint) = endpoint {
+            self.networks.release(endpoint);
+        }
+        let directory = self.paths.shim(id);
+        if let Err(error) = remove_tree(&directory) {
+            tracing::warn!("remove {}: {error}", directory.display());
+        }
+    }
+
+    fn prepare_in(
+        &self,
+        container: &Container,
+        record: &Arc<Record>,
+        directory: &Path,
+        endpoint: &mut Option<EndpointRecord>,
+    ) -> Result<Prepared> {
+        let host = &record.host;
+        let root = self.root_paths(record)?;
+        let mode = NetworkMode::parse(&host.network_mode)?;
+        let identity = self.container_user(record, &root)?;
+        let security = security::security(host, self.capabilities)?;
+        let mounts = self.mount_sources(&record.mounts)?;
+        let ipc = Ipc::parse(&host.ipc_mode)?;
+        let mut namespaces = self.namespaces(record, &ipc)?;
+        let shm = self.shared_memory(record, &ipc)?;
+
+        let (netns, reservations) = match &mode {
+            NetworkMode::Host => (None, Vec::new()),
+            NetworkMode::Container(name) => {
+                let pid = self.joined_pid(name, "network")?;
+                (Some(open_namespace(pid, "net")?), Vec::new())
+            }
+            NetworkMode::None | NetworkMode::Bridge => {
+                let attachment = if mode == NetworkMode::Bridge {
+                    self.networks.attach(&endpoint_request(record)?, &ports::published(&record.config, host)?)?
+                } else {
+                    self.networks.isolated()?
+                };
+                let Attachment { netns, endpoint: made, reservations } = attachment;
+                *endpoint = made;
+                (Some(netns), reservations)
+            }
+        };
+        namespaces.network = netns.is_some().then_some(None);
+
+        let names = match &mode {
+            NetworkMode::Container(name) => {
+                // The network's names are those of the container it belongs to.
+                let other = self.paths.shim(self.container(name)?.id());
+                oci_spec::NameFiles {
+                    hosts: Some(other.join("hosts")),
+                    hostname: Some(other.join("hostname")),
+                    resolv_conf: Some(other.join("resolv.conf")),
+                }
+            }
+            _ => names::write(
+                directory,
+                record,
+                &names::Surroundings {
+                    mode: &mode,
+                    address: endpoint.as_ref().map(|endpoint| endpoint.address),
+                    gateway: IpAddr::V4(self.networks.bridge().gateway()),
+                    dns: &self.config.dns,
+                },
+            )?,
+        };
+        let seccomp_program = match security.filter {
+            security::Filter::Default => Some(self.default_filter(security.capabilities)?),
+            security::Filter::Unconfined | security::Filter::Custom(_) => None,
+        };
+        let init = host.init.unwrap_or(self.config.init).then(|| self.paths.init());
+        let spec = oci_spec::compose(Inputs {
+            record,
+            identity,
+            security: &security,
+            devices: devices::devices(host)?,
+            namespaces,
+            ipc,
+            shm,
+            names,
+            mounts,
+            init,
+            cgroup: container.cgroup.clone(),
+        })?;
+        let log = validate::log_options(host)?.map(|(max_size, max_files)| LogConfig {
+            path: self.paths.log(&record.id),
+            max_size,
+            max_files,
+            attrs: Vec::new(),
+        });
+        let config = ShimConfig {
+            id: record.id.clone(),
+            spec,
+            root: RootSource::Overlay(Overlay { lower: root.lower, upper: Some(root.upper), work: Some(root.work) }),
+            hierarchies: self.hierarchies.clone(),
+            seccomp_program,
+            open_stdin: record.config.open_stdin,
+            stdin_once: record.config.stdin_once,
+            log,
+            exit_file: self.paths.exit_file(&record.id),
+            durable: !host.auto_remove,
+            fds: Default::default(),
+        };
+        let fds = ShimFds { netns, keep: reservations, attach: Vec::new() };
+        Ok(Prepared { config, fds, endpoint: endpoint.clone() })
+    }
+
+    /// Who the container runs as.
+    fn container_user(&self, record: &Record, root: &RootPaths) -> Result<Identity> {
+        let accounts = if std::fs::symlink_metadata(root.upper.join("etc")).is_ok() {
+            // The container may have accounts of its own.
+            let layers = std::iter::once(&root.upper).chain(&root.lower).cloned().collect();
+            Arc::new(oci_spec::user::read_stack(layers)?)
+        } else {
+            self.image_accounts(record, root)?
+        };
+        accounts.identity(&record.config.user, &record.host.group_add)
+    }
+
+    fn image_accounts(&self, record: &Record, root: &RootPaths) -> Result<Arc<Accounts>> {
+        let Some(top) = record.layers.last() else { return Ok(Arc::default()) };
+        let cache = || self.accounts.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(accounts) = cache().get(top) {
+            return Ok(Arc::clone(accounts));
+        }
+        let accounts = Arc::new(oci_spec::user::read_stack(root.lower.clone())?);
+        let mut cache = cache();
+        // Images come and go: the cache is for those in use now.
+        if cache.len() >= 64 {
+            cache.clear();
+        }
+        cache.insert(top.clone(), Arc::clone(&accounts));
+        Ok(accounts)
+    }
+
+    /// The default filter for a bounding set, compiled once per daemon.
+    pub(super) fn default_filter(&self, bounding: vessel_runtime::capabilities::CapSet) -> Result<PathBuf> {
+        let mut cache = self.filters.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(path) = cache.get(&bounding.bits()) {
+            return Ok(path.clone());
+        }
+        let program = seccomp::compile(&seccomp::default_profile(&docker::Host::current(bounding)))?;
+        let path = self.paths.seccomp().join(format!("{:016x}.bpf", bounding.bits()));
+        let new = path.with_extension("new");
+        std::fs::write(&new, program.to_bytes())
+            .and_then(|()| std::fs::rename(&new, &path))
+            .context(|| format!("write the system call filter {}", path.display()))?;
+        cache.insert(bounding.bits(), path.clone());
+        Ok(path)
+    }
+
+    fn namespaces(&self, record: &Record, ipc: &Ipc) -> Result<Namespaces> {
+        let host = &record.host;
+        let own_user = self.config.userns_remap.filter(|_| host.userns_mode != "host");
+        let path = |name: &str, what: &str, file: &str| -> Result<Option<Option<PathBuf>>> {
+            let pid = self.joined_pid(name, what)?;
+            Ok(Some(Some(format!("/proc/{pid}/ns/{file}").into())))
+        };
+        Ok(Namespaces {
+            network: None,
+            pid: match Namespace::parse("PID", &host.pid_mode)? {
+                Namespace::Private => Some(None),
+                Namespace::Host => None,
+                Namespace::Container(name) => path(&name, "PID", "pid")?,
+            },
+            ipc: match ipc {
+                Ipc::Host => None,
+                Ipc::Container(name) => path(name, "IPC", "ipc")?,
+                Ipc::Private | Ipc::Shareable | Ipc::None => Some(None),
+            },
+            uts: host.uts_mode != "host",
+            cgroup: host.cgroupns_mode == "private",
+            user: own_user,
+        })
+    }
+
+    /// The process whose namespace is to be joined.
+    fn joined_pid(&self, name: &str, what: &str) -> Result<i32> {
+        let other = self.container(name)?;
+        let state = other.state();
+        if !state.status.has_process() || state.pid == 0 {
+            return Err(Error::conflict(format!(
+                "cannot join {what} of a non running container: {}",
+                other.id()
+            )));
+        }
+        Ok(state.pid)
+    }
+
+    /// The directory that is the `/dev/shm` of a container that shares it.
+    fn shared_memory(&self, record: &Record, ipc: &Ipc) -> Result<Option<PathBuf>> {
+        match ipc {
+            Ipc::Shareable => {
+                let path = self.paths.shim(&record.id).join("shm");
+                std::fs::create_dir(&path)
+                    .and_then(|()| {
+                        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o1777))
+                    })
+                    .context(|| format!("create {}", path.display()))?;
+                Ok(Some(path))
+            }
+            Ipc::Container(name) => {
+                let other = self.container(name)?;
+                match Ipc::parse(&other.record().host.ipc_mode)? {
+                    Ipc::Shareable => Ok(Some(self.paths.shim(other.id()).join("shm"))),
+                    _ => Err(Error::conflict(format!(
+                        "can't join IPC of container {}: non-shareable IPC (hint: use IpcMode:shareable for the donor container)",
+                        other.id()
+                    ))),
+                }
+            }
+            Ipc::Private | Ipc::None | Ipc::Host => Ok(None),
+        }
+    }
+
+    fn mount_sources(&self, mounts: &[MountRecord]) -> Result<Vec<UserMount>> {
+        mounts
+            .iter()
+            .map(|mount| {
+                let source = match mount.kind {
+                    MountKind::Tmpfs => PathBuf::new(),
+                    MountKind::Volume => self.volume_source(mount)?,
+                    MountKind::Bind => bind_source(mount)?,
+                };
+                Ok(UserMount { record: mount.clone(), source })
+            })
+            .collect()
+    }
+
+    fn volume_source(&self, mount: &MountRecord) -> Result<PathBuf> {
+        let data = self.paths.volume(&mount.name);
+        if mount.subpath.is_empty() {
+            return Ok(data);
+        }
+        // Resolved inside the volume: what containers put there may be hostile. The path handed on is where it really is.
+        let root = rustix::fs::open(&data, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+            .context(|| format!("open volume {}", mount.name))?;
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+        rustix::fs::openat2(root.as_fd(), mount.subpath.as_str(), OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)
+            .context(|| format!("cannot access path {} in volume {}", mount.subpath, mount.name))?;
+        Ok(data.join(&mount.subpath))
+    }
+}
+
+fn bind_source(mount: &MountRecord) -> Result<PathBuf> {
+    let source = PathBuf::from(&mount.source);
+    match std::fs::metadata(&source) {
+        Ok(_) => Ok(source),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && mount.create_source => {
+            std::fs::create_dir_all(&source)
+                .context(|| format!("error while creating mount source path '{}'", source.display()))?;
+            Ok(source)
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(Error::invalid(format!(
+            "invalid mount config for type \"bind\": bind source path does not exist: {}",
+            source.display()
+        ))),
+        Err(error) => Err(error).context(|| format!("look at the mount source {}", source.display())),
+    }
+}
+
+fn open_namespace(pid: i32, kind: &str) -> Result<OwnedFd> {
+    let path = format!("/proc/{pid}/ns/{kind}");
+    rustix::fs::open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).context(|| format!("open {path}"))
+}
+
+/// What the user asked of the container's end of the bridge.
+fn endpoint_request(record: &Record) -> Result<EndpointRequest> {
+    let asked = record.networks.get("bridge");
+    let address = asked.and_then(|asked| asked.ipam_config.as_ref()).map_or("", |config| config.ipv4_address.as_str());
+    let mac = match record.config.mac_address.as_str() {
+        "" => asked.map_or("", |asked| asked.mac_address.as_str()),
+        mac => mac,
+    };
+    let parse = |what: &str, text: &str| Error::invalid(format!("invalid {what}: {text}"));
+    Ok(EndpointRequest {
+        address: match address {
+            "" => None,
+            text => Some(text.parse().map_err(|_| parse("IPv4 address", text))?),
+        },
+        mac: match mac {
+            "" => None,
+            text => Some(text.parse().map_err(|_| parse("MAC address", text))?),
+        },
+        ..EndpointRequest::default()
+    })
+}

@@ -1,0 +1,71 @@
+//! Speaking with shims.
+
+use std::path::PathBuf;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use vessel_runtime::ErrorKind as RuntimeKind;
+use vessel_runtime::shim::protocol::{self, MAX_FRAME, Reply, Request};
+
+use crate::error::Context;
+use crate::{Error, Result, blocking};
+
+/// Makes a blocking stream one of tokio's.
+pub(crate) fn asynchronous(stream: std::os::unix::net::UnixStream) -> Result<UnixStream> {
+    stream
+        .set_nonblocking(true)
+        .and_then(|()| UnixStream::from_std(stream))
+        .context(|| "prepare a stream to the shim")
+}
+
+/// Connects to the shim in a directory. `None` when nobody is there.
+pub(crate) async fn connect(directory: PathBuf) -> Result<Option<UnixStream>> {
+    let stream = blocking(move || match vessel_runtime::shim::connect(&directory) {
+        Ok(stream) => Ok(Some(stream)),
+        // No socket, or a socket nobody listens on.
+        Err(error) if matches!(error.kind(), RuntimeKind::NotFound | RuntimeKind::System) => Ok(None),
+        Err(error) => Err(Error::from(error)),
+    });
+    stream.await?.map(asynchronous).transpose()
+}
+
+/// Sends a request and receives its reply; the stream goes on as the protocol says.
+pub(crate) async fn request(directory: PathBuf, request: &Request) -> Result<(Reply, UnixStream)> {
+    let frame = protocol::encode(request)?;
+    let Some(mut stream) = connect(directory).await? else {
+        return Err(Error::conflict("the container is not running: its shim does not answer"));
+    };
+    stream.write_all(&frame).await.context(|| "send a request to the shim")?;
+    match receive(&mut stream).await? {
+        Some(Reply::Failed(report)) => Err(report.into()),
+        Some(reply) => Ok((reply, stream)),
+        None => Err(Error::conflict("the container ended before the request was answered")),
+    }
+}
+
+/// Receives one message, and not a byte more; `None` at the end of the stream.
+pub(crate) async fn receive<T: serde::de::DeserializeOwned>(stream: &mut UnixStream) -> Result<Option<T>> {
+    let mut length = [0; 4];
+    match stream.read_exact(&mut length).await {
+        Ok(_) => {}
+        Err(error)
+            if matches!(
+                error.kind(),
+                std::io::ErrorKind::UnexpectedEof | std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::BrokenPipe
+            ) =>
+        {
+            return Ok(None);
+        }
+        Err(error) => return Err(error).context(|| "receive from the shim"),
+    }
+    let length = u32::from_le_bytes(length) as usize;
+    if length > MAX_FRAME {
+        return Err(Error::system(format!("a message of {length} bytes from the shim is over the limit")));
+    }
+    let mut body = vec![0; length];
+    match stream.read_exact(&mut body).await {
+        Ok(_) => Ok(Some(protocol::decode(&body)?)),
+        Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => Ok(None),
+        Err(error) => Err(error).context(|| "receive from the shim"),
+    }
+}

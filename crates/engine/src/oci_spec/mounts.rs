@@ -1,0 +1,119 @@
+//! The mounts of a specification: the standard ones, the name files, the user's.
+
+use std::path::{Path, PathBuf};
+
+use vessel_runtime::spec::Mount;
+
+use super::modes::Ipc;
+use super::Inputs;
+use crate::container::record::{MountKind, MountRecord};
+
+fn mount(destination: &str, kind: &str, options: &[&str]) -> Mount {
+    Mount {
+        destination: destination.into(),
+        kind: kind.to_owned(),
+        source: kind.to_owned(),
+        options: options.iter().map(|option| (*option).to_owned()).collect(),
+        ..Mount::default()
+    }
+}
+
+fn bind(source: &Path, destination: &str, options: &[&str]) -> Mount {
+    let mut mount = mount(destination, "bind", options);
+    mount.source = source.to_string_lossy().into_owned();
+    mount
+}
+
+/// All mounts, in the order they are made: a mount below another comes after it.
+pub(super) fn mounts(inputs: &Inputs<'_>) -> Vec<Mount> {
+    let host = &inputs.record.host;
+    let access = if inputs.security.writable_cgroups || host.privileged { "rw" } else { "ro" };
+    let sys = if host.privileged { "rw" } else { "ro" };
+    let mut mounts = vec![
+        mount("/proc", "proc", &["nosuid", "noexec", "nodev"]),
+        mount("/dev", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
+        mount("/dev/pts", "devpts", &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]),
+        mount("/sys", "sysfs", &["nosuid", "noexec", "nodev", sys]),
+        mount("/sys/fs/cgroup", "cgroup", &[access, "nosuid", "noexec", "nodev"]),
+        mount("/dev/mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
+    ];
+    match (&inputs.ipc, &inputs.shm) {
+        (Ipc::None, _) => {}
+        (Ipc::Host, _) => {
+            mounts.retain(|mount| mount.destination != Path::new("/dev/mqueue"));
+            mounts.push(bind(Path::new("/dev/mqueue"), "/dev/mqueue", &["rbind", "nosuid", "noexec", "nodev"]));
+            mounts.push(bind(Path::new("/dev/shm"), "/dev/shm", &["rbind", "nosuid", "noexec", "nodev"]));
+        }
+        (_, Some(shm)) => mounts.push(bind(shm, "/dev/shm", &["bind", "nosuid", "noexec", "nodev"])),
+        (_, None) => {
+            let size = format!("size={}", host.shm_size);
+            mounts.push(mount("/dev/shm", "tmpfs", &["nosuid", "noexec", "nodev", "mode=1777", &size]));
+        }
+    }
+
+    let user = |path: &Path| inputs.mounts.iter().any(|mount| Path::new(&mount.record.destination) == path);
+    let user_dev = user(Path::new("/dev"));
+    mounts.retain(|mount| !user(&mount.destination) && !(user_dev && mount.destination.starts_with("/dev")));
+    if host.readonly_rootfs {
+        const STAY: [&str; 5] = ["/proc", "/dev", "/dev/pts", "/dev/shm", "/dev/mqueue"];
+        for mount in &mut mounts {
+            if !STAY.iter().any(|path| mount.destination == Path::new(path)) && !mount.options.iter().any(|o| o == "ro") {
+                mount.options.push("ro".into());
+            }
+        }
+    }
+    let files = if host.readonly_rootfs { ["bind", "rprivate", "ro"] } else { ["bind", "rprivate", "rw"] };
+    for (source, destination) in [
+        (&inputs.names.resolv_conf, "/etc/resolv.conf"),
+        (&inputs.names.hostname, "/etc/hostname"),
+        (&inputs.names.hosts, "/etc/hosts"),
+    ] {
+        if let Some(source) = source
+            && !user(Path::new(destination))
+        {
+            mounts.push(bind(source, destination, &files));
+        }
+    }
+    if let Some(init) = &inputs.init {
+        mounts.push(bind(init, super::INIT_PATH, &["bind", "ro"]));
+    }
+    let mut own: Vec<Mount> = inputs.mounts.iter().map(|mount| user_mount(&mount.record, &mount.source)).collect();
+    own.sort_by_key(|mount| mount.destination.components().count());
+    mounts.extend(own);
+    mounts
+}
+
+fn user_mount(asked: &MountRecord, source: &Path) -> Mount {
+    if asked.kind == MountKind::Tmpfs {
+        let mut tmpfs = mount(&asked.destination, "tmpfs", &["noexec", "nosuid", "nodev"]);
+        tmpfs.options.extend(asked.options.iter().cloned());
+        if asked.read_only {
+            tmpfs.options.push("ro".into());
+        }
+        return tmpfs;
+    }
+    let mut made = bind(source, &asked.destination, &[if asked.non_recursive { "bind" } else { "rbind" }]);
+    made.options.push(if asked.propagation.is_empty() { "rprivate".into() } else { asked.propagation.clone() });
+    if asked.read_only {
+        // What is mounted below the source is not to be a way around.
+        made.options.push(if asked.non_recursive || asked.read_only_top { "ro" } else { "rro" }.into());
+    }
+    made
+}
+
+/// The propagation the root needs for what the mounts ask: none, `rslave` or `rshared`.
+pub(super) fn root_propagation(mounts: &[super::UserMount]) -> &'static str {
+    let has = |names: [&str; 2]| mounts.iter().any(|mount| names.contains(&mount.record.propagation.as_str()));
+    if has(["shared", "rshared"]) {
+        "rshared"
+    } else if has(["slave", "rslave"]) {
+        "rslave"
+    } else {
+        ""
+    }
+}
+
+/// Paths as the specification wants them.
+pub(super) fn paths(list: &Option<Vec<String>>) -> Vec<PathBuf> {
+    list.iter().flatten().map(PathBuf::from).collect()
+}

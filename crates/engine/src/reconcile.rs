@@ -1,0 +1,238 @@
+//! Making the world match the state, at start: what runs is adopted, what ended meanwhile is recorded, what nobody owns is
+//! removed, and what is to be restarted is.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use tokio::io::AsyncWriteExt;
+use vessel_runtime::cgroup::{Cgroup, CgroupPath};
+use vessel_runtime::shim::Request;
+use vessel_runtime::shim::protocol::{self, Reply};
+
+use crate::container::record::{Record, State, Status};
+use crate::container::{Container, restart, shim};
+use crate::paths::remove_tree;
+use crate::{Engine, Error, Result, blocking};
+
+/// How long a shim that was launched just before the last daemon ended may take to open its socket.
+const SHIM_STARTS: std::time::Duration = std::time::Duration::from_secs(3);
+
+impl Engine {
+    /// Brings all recorded containers into memory and settles what became of each.
+    pub(crate) async fn adopt_all(self: &Arc<Self>) -> Result<()> {
+        let mut states: std::collections::HashMap<String, State> = self.states.all()?.into_iter().collect();
+        let mut live = Vec::new();
+        let mut idle = Vec::new();
+        for (id, record) in self.records.all()? {
+            let state = states.remove(&id).unwrap_or_default();
+            let cgroup = self.cgroup_for(&record)?;
+            if let Err(error) = self.containers.take_name(&record.name, &id) {
+                tracing::warn!("{error}");
+            }
+            let launched = state.launched;
+            let container = Container::new(record, state, cgroup);
+            self.containers.insert(Arc::clone(&container));
+            if launched { live.push(container) } else { idle.push(container) }
+        }
+        for orphan in states.keys() {
+            self.states.delete_now(orphan)?;
+        }
+
+        // All at once: one shim that hangs does not delay the others.
+        let tasks: Vec<_> = live
+            .into_iter()
+            .map(|container| {
+                let engine = Arc::clone(self);
+                tokio::spawn(async move { engine.settle(&container).await })
+            })
+            .collect();
+        for task in tasks {
+            task.await.map_err(|error| Error::system(format!("adopting a container ended abnormally: {error}")))?;
+        }
+        for container in idle {
+            self.settle_idle(&container).await;
+        }
+        let engine = Arc::clone(self);
+        blocking(move || {
+            engine.sweep();
+            Ok(())
+        })
+        .await
+    }
+
+    /// A container that was running, or starting, when the last daemon ended.
+    async fn settle(self: &Arc<Self>, container: &Arc<Container>) {
+        let before = container.state();
+        if before.boot_id != self.boot_id {
+            self.lost(container, &before).await;
+            return;
+        }
+        match self.adopt(container, &before).await {
+            Ok(true) => tracing::debug!(container = container.id(), "adopted"),
+            Ok(false) => self.lost(container, &before).await,
+            Err(error) => {
+                tracing::warn!(container = container.id(), "{error}");
+                self.lost(container, &before).await;
+            }
+        }
+    }
+
+    /// Takes a container over from its shim. False when the shim is not there.
+    async fn adopt(self: &Arc<Self>, container: &Arc<Container>, before: &State) -> Result<bool> {
+        let directory = self.paths.shim(container.id());
+        let frame = protocol::encode(&Request::Watch)?;
+        let give_up = tokio::time::Instant::now() + SHIM_STARTS;
+        loop {
+            if let Some(mut stream) = shim::connect(directory.clone()).await? {
+                let asked = async {
+                    stream.write_all(&frame).await.map_err(|error| Error::system(error.to_string()))?;
+                    shim::receive::<Reply>(&mut stream).await
+                };
+                match tokio::time::timeout(SHIM_STARTS, asked).await {
+                    Ok(Ok(Some(Reply::Status(status)))) => {
+                        self.adopted(container, stream, status);
+                        return Ok(true);
+                    }
+                    // It is ending: what it records tells the rest.
+                    Ok(_) => {}
+                    Err(_) => tracing::warn!(container = container.id(), "the shim does not answer"),
+                }
+            }
+            // One that was running has its socket; one that was starting may be about to make it.
+            let starting = !before.status.has_process();
+            if !starting || self.recorded_exit(&container.record()).is_some() || tokio::time::Instant::now() > give_up {
+                return Ok(false);
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    }
+
+    fn adopted(self: &Arc<Self>, container: &Arc<Container>, stream: tokio::net::UnixStream, status: protocol::Status) {
+        let frozen = self.container_cgroup(container).is_ok_and(|cgroup| cgroup.is_frozen());
+        self.change(container, |state| {
+            state.status = if frozen { Status::Paused } else { Status::Running };
+            state.pid = status.pid;
+            state.started_at = status.started_at;
+        });
+        for (id, pid) in &status.execs {
+            self.adopt_exec(container, id, *pid);
+        }
+        self.follow(container, stream, None);
+    }
+
+    /// A container whose shim is gone: it ended while no daemon was there, or the machine was restarted.
+    async fn lost(self: &Arc<Self>, container: &Arc<Container>, before: &State) {
+        let rebooted = before.boot_id != self.boot_id;
+        let (engine, owned, endpoint) = (Arc::clone(self), Arc::clone(container), before.endpoint.clone());
+        let ended = blocking(move || {
+            let (mut exit, mut error) = engine.end_without_shim(&owned);
+            if rebooted && engine.recorded_exit(&owned.record()).is_none() {
+                // Docker's code for what a restart of the machine ended.
+                exit.code = 255;
+                error = String::new();
+            }
+            engine.give_back(owned.id(), endpoint.as_ref());
+            Ok((exit, error))
+        })
+        .await;
+        let Ok((exit, error)) = ended else { return };
+        self.change(container, |state| {
+            state.status = Status::Exited;
+            state.launched = false;
+            state.pid = 0;
+            state.endpoint = None;
+            state.exit_code = exit.code;
+            state.oom_killed = exit.oom_killed;
+            state.finished_at = exit.at;
+            state.error = error;
+        });
+        let record = container.record();
+        self.container_event(&record, "die", &[("exitCode", exit.code.to_string())]);
+        if record.host.auto_remove {
+            self.remove_after_end(container).await;
+        } else if restart::wanted_at_start(&record.host.restart_policy, &container.state(), true) {
+            self.restart_now(container);
+        }
+    }
+
+    /// A container that did not run when the last daemon ended.
+    async fn settle_idle(self: &Arc<Self>, container: &Arc<Container>) {
+        let (record, state) = (container.record(), container.state());
+        match state.status {
+            // A removal that was interrupted.
+            Status::Removing => self.remove_after_end(container).await,
+            Status::Exited if record.host.auto_remove => self.remove_after_end(container).await,
+            // In the pause before a restart.
+            Status::Restarting => self.restart_now(container),
+            Status::Exited if restart::wanted_at_start(&record.host.restart_policy, &state, false) => {
+                self.restart_now(container);
+            }
+            _ => {}
+        }
+    }
+
+    fn restart_now(self: &Arc<Self>, container: &Arc<Container>) {
+        self.change(container, |state| state.status = Status::Restarting);
+        self.restart_later(container, std::time::Duration::ZERO);
+    }
+
+    /// Removes what no record explains.
+    fn sweep(&self) {
+        let known: BTreeSet<String> = self.containers().iter().map(|container| container.id().to_owned()).collect();
+        for directory in [self.paths.containers(), self.paths.shims()] {
+            for name in entries(&directory) {
+                if !known.contains(&name) {
+                    tracing::info!("removing {}: no container has this ID", directory.join(&name).display());
+                    // A shim without a record: its container goes first.
+                    self.clear_stray(&name);
+                    if let Err(error) = remove_tree(&directory.join(&name)) {
+                        tracing::warn!("remove {}: {error}", directory.join(&name).display());
+                    }
+                }
+            }
+        }
+        for hierarchy in self.hierarchies.list() {
+            let Ok(parent) = CgroupPath::parse(&self.config.cgroup_parent) else { return };
+            for name in entries(&parent.below(&hierarchy.mount)) {
+                if is_id(&name) && !known.contains(&name) {
+                    self.clear_stray(&name);
+                }
+            }
+        }
+        let volumes: BTreeSet<String> = self.volumes.names().into_iter().collect();
+        for name in entries(&self.paths.volumes()) {
+            // A volume without a record may hold data: it is reported and stays.
+            if !volumes.contains(&name) {
+                tracing::warn!("{} belongs to no volume", self.paths.volumes().join(&name).display());
+            }
+        }
+    }
+
+    /// Kills what runs in the cgroup of a container nobody knows, and removes the cgroup.
+    fn clear_stray(&self, id: &str) {
+        if !is_id(id) {
+            return;
+        }
+        let Ok(path) = self.cgroup_for(&Record { id: id.to_owned(), ..Record::default() }) else { return };
+        let Ok(path) = CgroupPath::parse(&path) else { return };
+        let Ok(cgroup) = Cgroup::open(&self.hierarchies, &path) else { return };
+        let cleared = cgroup.kill_all(rustix::process::Signal::KILL).and_then(|()| cgroup.destroy());
+        if let Err(error) = cleared {
+            tracing::warn!("{}", error.report().message);
+        }
+    }
+}
+
+/// Whether a name is an ID of ours: only such are touched in places that others may use, too.
+fn is_id(name: &str) -> bool {
+    name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+fn entries(directory: &std::path::Path) -> Vec<String> {
+    let Ok(entries) = std::fs::read_dir(directory) else { return Vec::new() };
+    entries
+        .flatten()
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .collect()
+}
