@@ -42,8 +42,8 @@ pub async fn route(state: &Arc<State>, request: hyper::Request<Incoming>) -> Ans
         ["networks", rest @ ..] => network(state, request, rest).await,
         [single] => match (request.method.clone(), *single) {
             (Method::GET | Method::HEAD, "_ping") => system::ping(&request),
-            (Method::GET, "version") => system::version(state).await,
-            (Method::GET, "info") => system::info(state).await,
+            (Method::GET, "version") => system::version(state),
+            (Method::GET, "info") => system::info(state),
             (Method::GET, "events") => system::events(state, &request),
             (Method::POST, "auth") => system::auth(),
             _ => absent::route(&request.method, &segments),

@@ -13,7 +13,7 @@ use vessel_api::inspect::ZERO_TIME;
 use vessel_api::{
     BlkioEntry, BlkioStats, CpuStats, CpuUsage, InterfaceStats, Map, MemoryStats, PidsStats, Stats, ThrottlingData,
 };
-use vessel_runtime::cgroup::{self, Cgroup, CgroupPath, Hierarchies};
+use vessel_runtime::cgroup;
 
 use crate::container::record::Status;
 use crate::system::memory_total;
@@ -29,12 +29,12 @@ impl Engine {
     /// No such container.
     pub async fn container_stats_once(&self, id: &str, one_shot: bool) -> Result<Stats> {
         let container = self.container(id)?;
-        let first = read(&container).await;
+        let first = read(self, &container).await;
         if one_shot || first.read == ZERO_TIME {
             return Ok(first);
         }
         tokio::time::sleep(PERIOD).await;
-        Ok(following(read(&container).await, &first))
+        Ok(following(read(self, &container).await, &first))
     }
 
     /// Readings, one a second, until the container is removed.
@@ -46,11 +46,6 @@ impl Engine {
         let mut ticks = interval(PERIOD);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Ok(StatsStream { engine: Arc::clone(self), container, ticks, previous: None })
-    }
-
-    /// The cgroup of a running container.
-    pub(crate) fn cgroup(&self, container: &Container) -> Result<Cgroup> {
-        open_cgroup(container)
     }
 }
 
@@ -68,7 +63,7 @@ impl StatsStream {
     pub async fn next(&mut self) -> Option<Stats> {
         self.ticks.tick().await;
         self.engine.container(self.container.id()).ok()?;
-        let mut now = read(&self.container).await;
+        let mut now = read(&self.engine, &self.container).await;
         if let Some(previous) = &self.previous {
             now = following(now, previous);
         }
@@ -86,15 +81,10 @@ fn following(mut now: Stats, before: &Stats) -> Stats {
     now
 }
 
-fn open_cgroup(container: &Container) -> Result<Cgroup> {
-    let path = CgroupPath::parse(&container.cgroup_path()).map_err(Error::from)?;
-    let hierarchies = Hierarchies::detect().map_err(Error::from)?;
-    Ok(Cgroup::open(&hierarchies, &path)?)
-}
-
 /// Reads on a blocking thread: the kernel may have to add up the counters of all processors first.
-async fn read(container: &Arc<Container>) -> Stats {
+async fn read(engine: &Engine, container: &Arc<Container>) -> Stats {
     let owned = Arc::clone(container);
+    let cgroup = engine.container_cgroup(container);
     let nothing = || Stats {
         name: format!("/{}", container.record().name),
         id: container.id().to_owned(),
@@ -107,7 +97,7 @@ async fn read(container: &Arc<Container>) -> Stats {
         if !matches!(state.status, Status::Running | Status::Paused) || state.pid == 0 {
             return Err(Error::conflict("not running"));
         }
-        let numbers = open_cgroup(&owned)?.stats();
+        let numbers = cgroup?.stats();
         let networks = match owned.record().host.network_mode.as_str() {
             "host" => Map::new(),
             _ => interfaces(state.pid),

@@ -5,6 +5,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use serde::Serialize;
 use vessel_api::{
     ComponentVersion, DiskUsage, IndexInfo, Info, Map, PlatformName, PluginsInfo, RegistryConfig, RuntimeInfo,
     SwarmInfo, Version, VolumeUsage,
@@ -13,7 +14,7 @@ use vessel_runtime::cgroup::{Controller, Hierarchies, Mode, Version as CgroupVer
 
 use crate::container::record::Status;
 use crate::images::ImageListOptions;
-use crate::{Durability, Engine, Filters, ListOptions, Result, blocking, time};
+use crate::{Context, Engine, Filters, ListOptions, Result, blocking, time};
 
 /// The version of the engine.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -71,18 +72,14 @@ impl Engine {
     }
 
     /// The engine, the host, and what the one can do on the other.
-    ///
-    /// # Errors
-    /// When the engine's identity cannot be kept.
-    pub async fn info(&self) -> Result<Info> {
-        let id = self.identity().await?;
+    pub fn info(&self) -> Info {
         let states: Vec<Status> = self.containers().iter().map(|container| container.state().status).collect();
         let count = |wanted: &[Status]| states.iter().filter(|status| wanted.contains(status)).count() as i64;
         let running = count(&[Status::Running, Status::Restarting]);
         let paused = count(&[Status::Paused]);
         let images = self.images().all().len() as i64;
         let mut info = Info {
-            id,
+            id: self.id().to_owned(),
             containers: states.len() as i64,
             containers_running: running,
             containers_paused: paused,
@@ -118,20 +115,8 @@ impl Engine {
             info.security_options.push("name=userns".to_owned());
         }
         describe_host(&mut info);
-        describe_cgroups(&mut info);
-        Ok(info)
-    }
-
-    /// A random name for this engine's state, made once.
-    async fn identity(&self) -> Result<String> {
-        let table = self.store().table::<String>("engine");
-        if let Some(id) = table.get("id")? {
-            return Ok(id);
-        }
-        let text = fs::read_to_string("/proc/sys/kernel/random/uuid").unwrap_or_default();
-        let id = text.trim().to_owned();
-        table.put("id", &id, Durability::Process).await?;
-        Ok(id)
+        describe_cgroups(&mut info, &self.hierarchies);
+        info
     }
 
     /// What takes how much of the disk.
@@ -175,6 +160,82 @@ impl Engine {
         }
         Ok(usage)
     }
+}
+
+/// Something on disk that is neither a layer of an image, nor a container, nor a volume.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct DiskItem {
+    /// Where.
+    pub path: String,
+    /// Bytes.
+    pub size: u64,
+    /// What it is.
+    pub purpose: String,
+    /// Whether a record explains it. What none explains can be removed.
+    pub known: bool,
+}
+
+impl Engine {
+    /// What else the engine keeps on disk: its own files, and what no record explains.
+    ///
+    /// # Errors
+    /// When the root cannot be read.
+    pub async fn disk_items(&self) -> Result<Vec<DiskItem>> {
+        let mut layers: HashSet<String> = HashSet::new();
+        let hex = |chain: &String| chain.rsplit(':').next().unwrap_or_default().to_owned();
+        for (_, record) in self.images().all() {
+            layers.extend(record.chain_ids.iter().map(hex));
+        }
+        let mut containers = HashSet::new();
+        for container in self.containers() {
+            layers.extend(container.record().layers.iter().map(hex));
+            containers.insert(container.id().to_owned());
+        }
+        let volumes = self.volume_list(&Filters::default()).await?.volumes;
+        let volumes: HashSet<String> = volumes.into_iter().map(|volume| volume.name).collect();
+        let root = self.config().root.clone();
+        blocking(move || {
+            let mut items = Vec::new();
+            for entry in fs::read_dir(&root).context(|| format!("read {}", root.display()))?.flatten() {
+                let name = entry.file_name().to_string_lossy().into_owned();
+                let records = match name.as_str() {
+                    "layers" => Some((&layers, "a layer that no image and no container uses")),
+                    "containers" => Some((&containers, "a directory of no container")),
+                    "volumes" => Some((&volumes, "a directory of no volume")),
+                    _ => None,
+                };
+                match records {
+                    Some((known, purpose)) => {
+                        for inner in fs::read_dir(entry.path()).into_iter().flatten().flatten() {
+                            if !known.contains(&*inner.file_name().to_string_lossy()) {
+                                items.push(item(&inner.path(), purpose, false));
+                            }
+                        }
+                    }
+                    None => {
+                        let purpose = match name.as_str() {
+                            "blobs" => "configurations and manifests of images",
+                            "bin" => "the init program of containers",
+                            "empty" => "the lowest layer of images without layers",
+                            name if name.starts_with("state") || name == "lock" => "the engine's state",
+                            _ => "not made by this engine",
+                        };
+                        items.push(item(&entry.path(), purpose, purpose != "not made by this engine"));
+                    }
+                }
+            }
+            items.sort_by(|one, other| one.path.cmp(&other.path));
+            Ok(items)
+        })
+        .await
+    }
+}
+
+fn item(path: &Path, purpose: &str, known: bool) -> DiskItem {
+    let own = fs::symlink_metadata(path).map_or(0, |found| found.blocks() * 512);
+    let size = own + if path.is_dir() && !path.is_symlink() { tree_size(path) } else { 0 };
+    DiskItem { path: path.display().to_string(), size, purpose: purpose.to_owned(), known }
 }
 
 /// Bytes on disk of a tree, hard links counted once. What cannot be read counts as nothing.
@@ -264,13 +325,8 @@ fn os_release(text: &str, key: &str) -> Option<String> {
     Some(value.trim().trim_matches(['"', '\'']).to_owned())
 }
 
-fn describe_cgroups(info: &mut Info) {
+fn describe_cgroups(info: &mut Info, hierarchies: &Hierarchies) {
     info.cgroup_driver = "cgroupfs".to_owned();
-    let Ok(hierarchies) = Hierarchies::detect() else {
-        info.cgroup_driver = "none".to_owned();
-        info.warnings.push("WARNING: No cgroup hierarchy is mounted: no limits, no statistics".to_owned());
-        return;
-    };
     let unified = hierarchies.mode() == Mode::V2;
     info.cgroup_version = if unified { "2" } else { "1" }.to_owned();
     let has = |controller| hierarchies.has(controller);

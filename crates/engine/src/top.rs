@@ -29,7 +29,7 @@ impl Engine {
             return Err(Error::conflict(format!("container {} is not running", container.id())));
         }
         let columns = columns(arguments)?;
-        let cgroup = self.cgroup(&container)?;
+        let cgroup = self.container_cgroup(&container)?;
         blocking(move || {
             let pids = cgroup.processes()?;
             let host = Host::read();

@@ -6,8 +6,10 @@ use bytes::Bytes;
 use futures_util::stream;
 use hyper::header::{CACHE_CONTROL, HeaderName, HeaderValue, PRAGMA};
 use hyper::{Method, StatusCode};
+use serde::Serialize;
+use vessel_api::DiskUsage;
 use vessel_engine::EventsOptions;
-use vessel_engine::system::DiskUsageOptions;
+use vessel_engine::system::{DiskItem, DiskUsageOptions};
 
 use crate::body::Body;
 use crate::error::ApiError;
@@ -29,13 +31,13 @@ pub fn ping(request: &Request) -> Answer {
 }
 
 /// `GET /version`.
-pub async fn version(state: &Arc<State>) -> Answer {
+pub fn version(state: &Arc<State>) -> Answer {
     json(&state.engine.version(ApiVersion::NEWEST_TEXT, ApiVersion::OLDEST_TEXT))
 }
 
 /// `GET /info`.
-pub async fn info(state: &Arc<State>) -> Answer {
-    json(&state.engine.info().await?)
+pub fn info(state: &Arc<State>) -> Answer {
+    json(&state.engine.info())
 }
 
 /// `GET /events`: one JSON object a line until the client goes away or `until` comes.
@@ -91,7 +93,21 @@ pub async fn disk_usage(state: &Arc<State>, request: &Request) -> Answer {
     if request.query.get("type").is_none() {
         options = DiskUsageOptions::everything();
     }
-    json(&state.engine.disk_usage(options).await?)
+    let usage = state.engine.disk_usage(options).await?;
+    let vessel = match request.query.flag("vessel") {
+        true => state.engine.disk_items().await?,
+        false => Vec::new(),
+    };
+    json(&WithItems { usage, vessel })
+}
+
+/// Docker's answer and, asked for with `vessel=1`, what else is on the disk: a client then has every byte.
+#[derive(Serialize)]
+struct WithItems {
+    #[serde(flatten)]
+    usage: DiskUsage,
+    #[serde(rename = "VesselItems", skip_serializing_if = "Vec::is_empty")]
+    vessel: Vec<DiskItem>,
 }
 
 /// `POST /auth`: there is no registry to log in to.

@@ -168,3 +168,135 @@ fn attach(mount: BorrowedFd<'_>, place: BorrowedFd<'_>) -> rustix::io::Result<()
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     move_mount(mount, "", place, "", flags)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use vessel_image::{ExtractOptions, PackOptions};
+
+    /// Two layers, a writable one and a volume below a directory.
+    fn stopped(directory: &Path, writable: bool, read_only: bool) -> Root {
+        let at = |name: &str| directory.join(name);
+        for name in ["low/etc", "low/data", "high/etc", "upper", "work", "volume/deep", "place"] {
+            fs::create_dir_all(at(name)).unwrap();
+        }
+        fs::write(at("low/etc/one"), "low").unwrap();
+        fs::write(at("high/etc/one"), "high").unwrap();
+        fs::write(at("volume/deep/file"), "volume").unwrap();
+        let mount = MountRecord {
+            kind: MountKind::Volume,
+            source: at("volume").display().to_string(),
+            destination: "/data".to_owned(),
+            read_only,
+            ..MountRecord::default()
+        };
+        Root::Stopped {
+            paths: RootPaths { lower: vec![at("high"), at("low")], upper: at("upper"), work: at("work") },
+            mounts: vec![mount],
+            writable,
+            place: at("place"),
+        }
+    }
+
+    fn read(root: &Root, path: &str) -> Result<String> {
+        root.enter(|root| {
+            let file = super::super::path::open(root, path, OFlags::RDONLY).context(|| path.to_owned())?;
+            Ok(std::io::read_to_string(fs::File::from(file)).unwrap())
+        })
+    }
+
+    fn archive(name: &str, content: &[u8]) -> Vec<u8> {
+        let mut archive = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_size(content.len() as u64);
+        header.set_mode(0o644);
+        archive.append_data(&mut header, name, content).unwrap();
+        archive.into_inner().unwrap()
+    }
+
+    fn unpack(root: &Root, path: &str, name: &str, content: &[u8]) -> Result<()> {
+        root.enter(|root| {
+            let target = super::super::path::open(root, path, OFlags::RDONLY | OFlags::DIRECTORY).context(|| path.to_owned())?;
+            Ok(vessel_image::unpack_into(target.as_fd(), archive(name, content).as_slice(), &ExtractOptions::default())?)
+        })
+    }
+
+    #[test]
+    fn layers_and_volumes_are_one_tree_that_nobody_else_sees() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = stopped(directory.path(), false, false);
+        assert_eq!(read(&root, "/etc/one").unwrap(), "high");
+        assert_eq!(read(&root, "/data/deep/file").unwrap(), "volume");
+        root.enter(|_| {
+            let host = fs::read_to_string(format!("/proc/{}/mountinfo", std::process::id())).unwrap();
+            assert!(!host.contains(&directory.path().display().to_string()), "{host}");
+            Ok(())
+        })
+        .unwrap();
+        let mut packed = Vec::new();
+        root.enter(|root| Ok(vessel_image::pack(root, b"/", &PackOptions::default(), &mut packed)?)).unwrap();
+        let mut names: Vec<String> = tar::Archive::new(packed.as_slice())
+            .entries()
+            .unwrap()
+            .map(|entry| entry.unwrap().path().unwrap().display().to_string())
+            .collect();
+        names.sort();
+        assert_eq!(names, ["data/", "data/deep/", "data/deep/file", "etc/", "etc/one"]);
+    }
+
+    #[test]
+    fn what_is_written_goes_where_the_container_will_find_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = stopped(directory.path(), true, false);
+        unpack(&root, "/etc", "two", b"new").unwrap();
+        unpack(&root, "/data/deep", "three", b"new").unwrap();
+        assert_eq!(fs::read_to_string(directory.path().join("upper/etc/two")).unwrap(), "new");
+        assert_eq!(fs::read_to_string(directory.path().join("volume/deep/three")).unwrap(), "new");
+        assert!(!directory.path().join("low/etc/two").exists());
+    }
+
+    #[test]
+    fn what_is_read_only_stays_so() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = stopped(directory.path(), false, false);
+        assert!(unpack(&root, "/etc", "two", b"new").is_err());
+        // A volume of a read-only root can be written to.
+        unpack(&root, "/data", "two", b"new").unwrap();
+        let root = stopped(directory.path(), true, true);
+        assert!(unpack(&root, "/data", "three", b"new").is_err());
+        assert!(!directory.path().join("volume/three").exists());
+    }
+
+    /// CVE-2018-15664 and its kind: links of the container's making do not lead out of it.
+    #[test]
+    fn links_do_not_lead_out() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = stopped(directory.path(), true, false);
+        let outside = directory.path().join("outside");
+        fs::create_dir(&outside).unwrap();
+        fs::write(outside.join("secret"), "secret").unwrap();
+        let upper = directory.path().join("upper");
+        symlink(&outside, upper.join("absolute")).unwrap();
+        symlink("../../../../../../../..", upper.join("up")).unwrap();
+        symlink("/proc/self/root", upper.join("magic")).unwrap();
+        let outside = outside.display().to_string();
+        for path in ["/absolute/secret".to_owned(), format!("/up{outside}/secret"), format!("/magic{outside}/secret")] {
+            assert!(read(&root, &path).is_err(), "{path}");
+        }
+        assert!(unpack(&root, "/absolute", "planted", b"x").is_err());
+        // A component inside the archive, too.
+        let _ = unpack(&root, "/", "absolute/planted", b"x");
+        let _ = unpack(&root, "/", &format!("up{outside}/planted"), b"x");
+        assert!(!Path::new(&outside).join("planted").exists());
+    }
+
+    #[test]
+    fn a_process_of_another_cgroup_is_not_the_containers() {
+        let error = running(std::process::id() as i32, "/vessel/no-such-container").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound);
+        assert_eq!(running(i32::MAX, "/").unwrap_err().kind(), ErrorKind::NotFound);
+    }
+}
