@@ -36,6 +36,10 @@ impl Dir {
         &self.path
     }
 
+    pub fn into_fd(self) -> OwnedFd {
+        self.fd
+    }
+
     /// Opens one of its files.
     pub fn file(&self, file: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
         rustix::fs::openat(&self.fd, file, flags | OFlags::CLOEXEC, Mode::empty())

@@ -37,8 +37,8 @@ mod view;
 #[cfg(test)]
 mod tests;
 
-use std::os::fd::{AsFd, BorrowedFd};
-use std::path::PathBuf;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
@@ -219,12 +219,13 @@ impl Cgroup {
         Ok(())
     }
 
-    /// Moves a process into the cgroups in which `beside`, a process of the container, is now. For an additional process
-    /// of a container whose init has made cgroups of its own and left their root, which then takes no processes on v2.
+    /// The v2 directory in which `beside`, a process of the container, is now: for an additional process of a container
+    /// whose init has made cgroups of its own and left their root, which then takes no processes (`EBUSY`). Use it where
+    /// [`Cgroup::clone_into_fd`] is refused.
     ///
     /// # Errors
-    /// As [`Cgroup::attach`].
-    pub fn attach_beside(hierarchies: &Hierarchies, pid: Pid, beside: Pid) -> Result<()> {
+    /// `NotFound` when that process has ended; `Conflict` when it is in none of the container's cgroups.
+    pub fn clone_beside_fd(&self, beside: Pid) -> Result<OwnedFd> {
         let file = format!("/proc/{}/cgroup", beside.as_raw_pid());
         let text = std::fs::read_to_string(&file).map_err(|error| {
             Error::with_source(
@@ -233,22 +234,18 @@ impl Cgroup {
                 error,
             )
         })?;
-        for hierarchy in hierarchies.list() {
-            let place = text.lines().find_map(|line| {
-                let (label, path) = line.split_once(':')?.1.split_once(':')?;
-                (label == hierarchy.label).then_some(path)
-            });
-            // The root is no container's: leave the process where it is there.
-            let Some(path) = place.and_then(|path| CgroupPath::parse(path).ok()) else {
-                continue;
-            };
-            let full = path.below(&hierarchy.mount);
-            let dir = Dir::open(full.clone()).map_err(|errno| make::not_opened(&full, errno))?;
-            let text = pid.as_raw_pid().to_string();
-            dir.try_write("cgroup.procs", &text)
-                .map_err(|errno| Self::not_attached(&dir, &text, errno))?;
-        }
-        Ok(())
+        let outside = || {
+            Error::new(
+                ErrorKind::Conflict,
+                format!("the container's first process is not in its cgroup {} any more", self.path),
+            )
+        };
+        let place = text.lines().find_map(|line| line.strip_prefix("0::")).ok_or_else(outside)?;
+        // Names the kernel made or checked: no component is "." or "..", and cgroupfs has no links.
+        let below = Path::new(place).strip_prefix(self.path.to_string()).map_err(|_| outside())?;
+        let full = self.unified().ok_or_else(outside)?.path().join(below);
+        let dir = Dir::open(full.clone()).map_err(|errno| make::not_opened(&full, errno))?;
+        Ok(dir.into_fd())
     }
 
     fn not_attached(dir: &Dir, process: &str, errno: Errno) -> Error {
