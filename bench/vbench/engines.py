@@ -236,7 +236,8 @@ class Runtime:
         self.launcher = Launcher(directory, f"runtime-{name}", hide_unified)
 
     def run(self, bundle, container):
-        return self.launcher.run([*self.command, str(bundle), container])
+        # youki 0.7 sometimes waits for ever for a program that has ended already.
+        return self.launcher.run([*self.command, str(bundle), container], timeout=3)
 
     def version(self):
         return self.launcher.run(self.version_command, capture=True).output.strip()

@@ -22,7 +22,7 @@ def table(record):
         lines += ["", "Against SPECIFICATION.md:"]
         lines += columns([["metric", "measured", "promised", ""], *([j["metric"], number(j["measured"]), j["promised"], "reached" if j["reached"] else "MISSED"] for j in judged)])
     if record.absent:
-        lines += ["", "Left out:"]
+        lines += ["", "Left out or failed:"]
         lines += [f"  {what}: {reason}" for what, reason in record.absent.items()]
     return "\n".join(lines)
 
