@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::process::{WaitOptions, waitpid};
 
-use super::state::{Container, Record, State, Status, check_id, read_spec, start_time};
+use super::state::{self, Container, Record, State, Status, check_id, read_spec, start_time};
 use crate::cgroup::{CgroupPath, Hierarchies};
 use crate::error::Context;
 use crate::process::{self, Init, Plan, Stdio, hooks};
@@ -58,7 +58,9 @@ pub fn run(root: &Path, id: &str, options: &RunOptions) -> Result<Option<i32>> {
         return Ok(None);
     }
     let code = match &init.terminal {
-        Some(master) if options.create.console_socket.is_none() => super::exec::proxy(master, init.pidfd.as_fd())?,
+        Some(master) if options.create.console_socket.is_none() => {
+            super::exec::proxy(master, init.pidfd.as_fd())?
+        }
         _ => super::exec::wait_forwarding(init.pidfd.as_fd(), init.pid)?,
     };
     if !options.keep {
@@ -75,20 +77,32 @@ fn make(root: &Path, id: &str, options: &CreateOptions, wait: bool) -> Result<(C
     spec.validate()?;
     let terminal = spec.process.as_ref().is_some_and(|process| process.terminal);
     if terminal && wait && options.console_socket.is_none() {
-        return Err(Error::invalid("process.terminal needs --console-socket: there is nobody to hold the terminal"));
+        return Err(Error::invalid(
+            "process.terminal needs --console-socket: there is nobody to hold the terminal",
+        ));
     }
     if !terminal && options.console_socket.is_some() {
-        return Err(Error::invalid("--console-socket is given, but process.terminal is false"));
+        return Err(Error::invalid(
+            "--console-socket is given, but process.terminal is false",
+        ));
     }
     let dir = root.join(id);
-    std::fs::DirBuilder::new().recursive(true).mode(0o711).create(root)
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o711)
+        .create(root)
         .context(|| format!("make the state directory {}", root.display()))?;
     match std::fs::DirBuilder::new().mode(0o711).create(&dir) {
         Ok(()) => {}
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-            return Err(Error::new(ErrorKind::Conflict, format!("container {id:?} exists already: delete it first, or use another ID")));
+            return Err(Error::new(
+                ErrorKind::Conflict,
+                format!("container {id:?} exists already: delete it first, or use another ID"),
+            ));
         }
-        Err(error) => return Err(error).context(|| format!("make the container's directory {}", dir.display())),
+        Err(error) => {
+            return Err(error).context(|| format!("make the container's directory {}", dir.display()));
+        }
     }
     let result = spawn(&dir, id, &bundle, &mut spec, options, wait);
     if result.is_err() {
@@ -109,16 +123,28 @@ fn spawn(
     let cgroup = CgroupPath::from_oci(&spec.linux().cgroups_path, id)?;
     let created = now();
     let start: Option<OwnedFd> = wait
-        .then(|| UnixListener::bind(dir.join("start.sock")).map(OwnedFd::from))
+        .then(|| {
+            state::through_descriptor(dir, |near| {
+                UnixListener::bind(near.join(state::START)).map(OwnedFd::from)
+            })
+        })
         .transpose()
         .context(|| "make the socket for start")?;
     let seccomp = spec.linux().seccomp.as_ref().map(seccomp::compile).transpose()?;
     let terminal = spec.process.as_ref().is_some_and(|process| process.terminal);
-    let rootfs = spec.root.as_ref().map(|root| root.path.clone()).unwrap_or_default();
+    let rootfs = spec
+        .root
+        .as_ref()
+        .map(|root| root.path.clone())
+        .unwrap_or_default();
     let source = RootSource::Directory(rootfs.clone());
     let annotations = spec.annotations.clone();
     let state = |status: &str, pid: i32| {
-        let status = if status == "creating" { Status::Creating } else { Status::Created };
+        let status = if status == "creating" {
+            Status::Creating
+        } else {
+            Status::Created
+        };
         let state = State {
             oci_version: OCI_VERSION.to_owned(),
             id: id.to_owned(),
@@ -154,7 +180,10 @@ fn spawn(
         created: created.clone(),
         cgroup,
     };
-    let container = Container { dir: dir.to_owned(), record };
+    let container = Container {
+        dir: dir.to_owned(),
+        record,
+    };
     let finish = || -> Result<()> {
         container.save(spec)?;
         if let Some(path) = &options.pid_file {
@@ -179,8 +208,13 @@ impl Container {
     /// Runs what belongs after the start; failures of these hooks are the operator's to see, not the container's end.
     pub(super) fn after_start(&self) {
         let Ok(spec) = self.spec() else { return };
-        let Some(configured) = spec.hooks.filter(|hooks| !hooks.poststart.is_empty()) else { return };
-        if let Ok(state) = self.state().map(|state| serde_json::to_vec(&state).unwrap_or_default()) {
+        let Some(configured) = spec.hooks.filter(|hooks| !hooks.poststart.is_empty()) else {
+            return;
+        };
+        if let Ok(state) = self
+            .state()
+            .map(|state| serde_json::to_vec(&state).unwrap_or_default())
+        {
             let _ = hooks::run("poststart", &configured.poststart, &state);
         }
     }
@@ -203,8 +237,13 @@ pub(super) fn send_terminal(path: &Path, master: &OwnedFd) -> Result<()> {
     let mut ancillary = rustix::net::SendAncillaryBuffer::new(&mut space);
     let fds = [master.as_fd()];
     ancillary.push(rustix::net::SendAncillaryMessage::ScmRights(&fds));
-    rustix::net::sendmsg(&socket, &[std::io::IoSlice::new(b"/dev/ptmx")], &mut ancillary, rustix::net::SendFlags::NOSIGNAL)
-        .context(failed)?;
+    rustix::net::sendmsg(
+        &socket,
+        &[std::io::IoSlice::new(b"/dev/ptmx")],
+        &mut ancillary,
+        rustix::net::SendFlags::NOSIGNAL,
+    )
+    .context(failed)?;
     Ok(())
 }
 

@@ -47,17 +47,31 @@ pub fn exec(container: &Container, process: &Process, options: &ExecOptions) -> 
     match container.status() {
         Status::Running | Status::Created => {}
         Status::Paused if options.ignore_paused => {}
-        Status::Paused => return Err(Error::new(ErrorKind::Conflict, format!("container {} is paused: resume it first", container.id()))),
-        _ => return Err(Error::new(ErrorKind::Conflict, format!("container {} is not running", container.id()))),
+        Status::Paused => {
+            return Err(Error::new(
+                ErrorKind::Conflict,
+                format!("container {} is paused: resume it first", container.id()),
+            ));
+        }
+        _ => {
+            return Err(Error::new(
+                ErrorKind::Conflict,
+                format!("container {} is not running", container.id()),
+            ));
+        }
     }
     if options.detach && process.terminal && options.console_socket.is_none() {
-        return Err(Error::invalid("a detached process with a terminal needs --console-socket: there is nobody to hold the terminal"));
+        return Err(Error::invalid(
+            "a detached process with a terminal needs --console-socket: there is nobody to hold the terminal",
+        ));
     }
     let spec = container.spec()?;
     let pidfd = container.pidfd()?;
     let cgroup = container.cgroup()?;
     let seccomp = spec.linux().seccomp.as_ref().map(seccomp::compile).transpose()?;
-    let init_pid = container.pid().ok_or_else(|| Error::new(ErrorKind::Conflict, "the container has no process"))?;
+    let init_pid = container
+        .pid()
+        .ok_or_else(|| Error::new(ErrorKind::Conflict, "the container has no process"))?;
     let executed = process::exec(ExecPlan {
         spec: &spec,
         init: pidfd.as_fd(),
@@ -65,7 +79,11 @@ pub fn exec(container: &Container, process: &Process, options: &ExecOptions) -> 
         cgroup: &cgroup,
         process,
         seccomp,
-        stdio: if process.terminal { Stdio::Terminal } else { Stdio::Inherit },
+        stdio: if process.terminal {
+            Stdio::Terminal
+        } else {
+            Stdio::Inherit
+        },
         preserve_fds: options.preserve_fds,
     })?;
     if let Some(path) = &options.pid_file {
@@ -88,7 +106,10 @@ pub fn exec(container: &Container, process: &Process, options: &ExecOptions) -> 
 pub(super) fn wait_forwarding(pidfd: BorrowedFd<'_>, pid: Pid) -> Result<i32> {
     let signals = SignalFd::new()?;
     loop {
-        let mut fds = [PollFd::from_borrowed_fd(pidfd, PollFlags::IN), PollFd::new(&signals.0, PollFlags::IN)];
+        let mut fds = [
+            PollFd::from_borrowed_fd(pidfd, PollFlags::IN),
+            PollFd::new(&signals.0, PollFlags::IN),
+        ];
         match poll(&mut fds, None) {
             Err(Errno::INTR) => continue,
             other => other.context(|| "wait for the container")?,
@@ -106,7 +127,9 @@ pub(super) fn wait_forwarding(pidfd: BorrowedFd<'_>, pid: Pid) -> Result<i32> {
 fn reap(pidfd: BorrowedFd<'_>) -> Result<i32> {
     let status = waitid(WaitId::PidFd(pidfd), WaitIdOptions::EXITED).context(|| "wait for the container")?;
     Ok(status.map_or(255, |status| {
-        status.exit_status().unwrap_or_else(|| 128 + status.terminating_signal().unwrap_or(0))
+        status
+            .exit_status()
+            .unwrap_or_else(|| 128 + status.terminating_signal().unwrap_or(0))
     }))
 }
 
@@ -120,7 +143,15 @@ impl SignalFd {
         let fd = unsafe {
             let mut set = std::mem::zeroed::<libc::sigset_t>();
             libc::sigfillset(&mut set);
-            for own in [libc::SIGCHLD, libc::SIGPIPE, libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL, libc::SIGTRAP] {
+            for own in [
+                libc::SIGCHLD,
+                libc::SIGPIPE,
+                libc::SIGSEGV,
+                libc::SIGBUS,
+                libc::SIGFPE,
+                libc::SIGILL,
+                libc::SIGTRAP,
+            ] {
                 libc::sigdelset(&mut set, own);
             }
             libc::sigprocmask(libc::SIG_BLOCK, &set, std::ptr::null_mut());
@@ -182,7 +213,10 @@ pub(super) fn proxy(master: &OwnedFd, pidfd: BorrowedFd<'_>) -> Result<i32> {
             PollFd::from_borrowed_fd(pidfd, if output_open { none } else { PollFlags::IN }),
             PollFd::new(&signals.0, PollFlags::IN),
             PollFd::new(master, if output_open { PollFlags::IN } else { none }),
-            PollFd::from_borrowed_fd(rustix::stdio::stdin(), if input_open { PollFlags::IN } else { none }),
+            PollFd::from_borrowed_fd(
+                rustix::stdio::stdin(),
+                if input_open { PollFlags::IN } else { none },
+            ),
         ];
         match poll(&mut fds, None) {
             Err(Errno::INTR) => continue,
@@ -238,6 +272,11 @@ fn write_all(fd: BorrowedFd<'_>, mut bytes: &[u8]) {
 /// When it cannot be read or is not valid.
 pub fn read_process(path: &Path) -> Result<Process> {
     let text = std::fs::read(path).context(|| format!("read the process {}", path.display()))?;
-    serde_json::from_slice(&text)
-        .map_err(|error| Error::with_source(ErrorKind::Invalid, format!("understand the process {}", path.display()), error))
+    serde_json::from_slice(&text).map_err(|error| {
+        Error::with_source(
+            ErrorKind::Invalid,
+            format!("understand the process {}", path.display()),
+            error,
+        )
+    })
 }

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, pidfd_send_signal};
 
-use super::state::{Container, Status};
+use super::state::{Container, START, Status, through_descriptor};
 use crate::cgroup::{Resources, refuse};
 use crate::error::{Context, Report};
-use crate::process::hooks;
+use crate::process::{self, hooks};
 use crate::spec::NamespaceKind;
 use crate::{Error, ErrorKind, Result};
 
@@ -20,7 +20,10 @@ const GRACE: Duration = Duration::from_secs(10);
 impl Container {
     fn conflict(&self, what: &str) -> Error {
         let status = format!("{:?}", self.status()).to_lowercase();
-        Error::new(ErrorKind::Conflict, format!("cannot {what} container {}: it is {status}", self.id()))
+        Error::new(
+            ErrorKind::Conflict,
+            format!("cannot {what} container {}: it is {status}", self.id()),
+        )
     }
 
     /// Lets the program be executed.
@@ -32,15 +35,17 @@ impl Container {
             return Err(self.conflict("start"));
         }
         let path = self.start_socket();
-        let mut stream = UnixStream::connect(&path).context(|| format!("start container {}", self.id()))?;
+        let mut stream = through_descriptor(&self.dir, |near| UnixStream::connect(near.join(START)))
+            .context(|| format!("start container {}", self.id()))?;
         // From here on it counts as started, whatever becomes of it.
         std::fs::remove_file(&path).context(|| "remove the socket for start")?;
         let mut answer = Vec::new();
         // The end comes with execve(2), which closes the socket.
         let _ = stream.read_to_end(&mut answer);
         if !answer.is_empty() {
-            let report: Report = serde_json::from_slice(&answer)
-                .map_err(|error| Error::with_source(ErrorKind::System, "understand why the start failed", error))?;
+            let report: Report = serde_json::from_slice(&answer).map_err(|error| {
+                Error::with_source(ErrorKind::System, "understand why the start failed", error)
+            })?;
             return Err(report.into());
         }
         self.after_start();
@@ -61,12 +66,19 @@ impl Container {
         }
         let status = self.status();
         if status == Status::Stopped {
-            return Err(Error::new(ErrorKind::Conflict, format!("container {} is not running", self.id())));
+            return Err(Error::new(
+                ErrorKind::Conflict,
+                format!("container {} is not running", self.id()),
+            ));
         }
         let pidfd = self.pidfd()?;
         pidfd_send_signal(&pidfd, signal).context(|| format!("send a signal to container {}", self.id()))?;
         // Without a PID namespace of its own, the others would go on.
-        let shares = self.spec()?.linux().namespace(NamespaceKind::Pid).is_none_or(|namespace| namespace.path.is_some());
+        let shares = self
+            .spec()?
+            .linux()
+            .namespace(NamespaceKind::Pid)
+            .is_none_or(|namespace| namespace.path.is_some());
         if signal == Signal::KILL && (shares || status == Status::Paused) {
             self.cgroup()?.kill_all(signal)?;
         }
@@ -83,7 +95,10 @@ impl Container {
             if !force && status != Status::Created {
                 return Err(Error::new(
                     ErrorKind::Conflict,
-                    format!("cannot delete container {} that is not stopped: kill it first, or use --force", self.id()),
+                    format!(
+                        "cannot delete container {} that is not stopped: kill it first, or use --force",
+                        self.id()
+                    ),
                 ));
             }
             self.end()?;
@@ -97,7 +112,10 @@ impl Container {
             Err(error) => return Err(error),
         }
         let after = self.spec().ok().and_then(|spec| spec.hooks);
-        let state = self.state().map(|state| serde_json::to_vec(&state).unwrap_or_default()).unwrap_or_default();
+        let state = self
+            .state()
+            .map(|state| serde_json::to_vec(&state).unwrap_or_default())
+            .unwrap_or_default();
         std::fs::remove_dir_all(&self.dir).context(|| format!("remove {}", self.dir.display()))?;
         if let Some(configured) = after {
             // The container is gone whatever they say.
@@ -115,12 +133,18 @@ impl Container {
         let deadline = Instant::now() + GRACE;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
+            let timeout = Timespec {
+                tv_sec: left.as_secs() as i64,
+                tv_nsec: left.subsec_nanos().into(),
+            };
             match poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&timeout)) {
                 Ok(0) => {
                     return Err(Error::new(
                         ErrorKind::System,
-                        format!("container {} does not die: its process is stuck in the kernel", self.id()),
+                        format!(
+                            "container {} does not die: its process is stuck in the kernel",
+                            self.id()
+                        ),
                     ));
                 }
                 Err(rustix::io::Errno::INTR) => {}
@@ -164,7 +188,9 @@ impl Container {
     /// # Errors
     /// When a value is refused, or the kernel cannot do it.
     pub fn update(&self, resources: &Resources) -> Result<()> {
-        let lacks = self.cgroup()?.update(resources)?;
+        let mut resources = resources.clone();
+        process::allow_standard_devices(&mut resources, self.spec()?.linux());
+        let lacks = self.cgroup()?.update(&resources)?;
         refuse(&lacks)
     }
 }

@@ -1,6 +1,7 @@
 //! What is kept of a container between commands.
 
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -15,7 +16,8 @@ use crate::{Error, ErrorKind, Result};
 
 const STATE: &str = "state.json";
 const CONFIG: &str = "config.json";
-const START: &str = "start.sock";
+/// The socket the first process waits on until it is started.
+pub(super) const START: &str = "start.sock";
 
 /// A container's status (runtime-spec, runtime.md, "State").
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -88,12 +90,19 @@ impl Container {
         let text = match std::fs::read(dir.join(STATE)) {
             Ok(text) => text,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                return Err(Error::new(ErrorKind::NotFound, format!("container {id:?} does not exist")));
+                return Err(Error::new(
+                    ErrorKind::NotFound,
+                    format!("container {id:?} does not exist"),
+                ));
             }
             Err(error) => return Err(error).context(|| format!("read the state of container {id}")),
         };
         let record = serde_json::from_slice(&text).map_err(|error| {
-            Error::with_source(ErrorKind::System, format!("understand the state of container {id}"), error)
+            Error::with_source(
+                ErrorKind::System,
+                format!("understand the state of container {id}"),
+                error,
+            )
         })?;
         Ok(Self { dir, record })
     }
@@ -150,11 +159,20 @@ impl Container {
     /// # Errors
     /// `Conflict` when it has ended.
     pub fn pidfd(&self) -> Result<OwnedFd> {
-        let ended = || Error::new(ErrorKind::Conflict, format!("container {} is not running", self.record.id));
+        let ended = || {
+            Error::new(
+                ErrorKind::Conflict,
+                format!("container {} is not running", self.record.id),
+            )
+        };
         let pid = self.pid().ok_or_else(ended)?;
         let pidfd = pidfd_open(pid, PidfdFlags::empty()).map_err(|_| ended())?;
         // The number may have been given away before the pidfd was opened, not after.
-        if alive(self.record.pid, self.record.pid_start) { Ok(pidfd) } else { Err(ended()) }
+        if alive(self.record.pid, self.record.pid_start) {
+            Ok(pidfd)
+        } else {
+            Err(ended())
+        }
     }
 
     /// Its cgroup.
@@ -172,12 +190,19 @@ impl Container {
     pub fn state(&self) -> Result<State> {
         let spec = self.spec()?;
         let status = self.status();
-        let rootfs = spec.root.map(|root| self.record.bundle.join(root.path)).unwrap_or_default();
+        let rootfs = spec
+            .root
+            .map(|root| self.record.bundle.join(root.path))
+            .unwrap_or_default();
         Ok(State {
             oci_version: OCI_VERSION.to_owned(),
             id: self.record.id.clone(),
             status,
-            pid: if status == Status::Stopped { 0 } else { self.record.pid },
+            pid: if status == Status::Stopped {
+                0
+            } else {
+                self.record.pid
+            },
             bundle: self.record.bundle.clone(),
             rootfs,
             created: self.record.created.clone(),
@@ -185,6 +210,19 @@ impl Container {
             owner: String::new(),
         })
     }
+}
+
+/// Runs `call` with a short path of directory `dir`: the paths of sockets are limited to 107 bytes.
+pub(super) fn through_descriptor<T>(
+    dir: &Path,
+    call: impl FnOnce(&Path) -> std::io::Result<T>,
+) -> std::io::Result<T> {
+    let dir = rustix::fs::open(
+        dir,
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
+    call(Path::new(&format!("/proc/self/fd/{}", dir.as_raw_fd())))
 }
 
 /// All containers below `root`, by ID. Those that vanish meanwhile are left out.
@@ -211,21 +249,30 @@ pub(super) fn check_id(id: &str) -> Result<()> {
         && id.len() <= 1024
         && id != "."
         && id != ".."
-        && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_+-.".contains(&byte));
+        && id
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"_+-.".contains(&byte));
     if valid {
         return Ok(());
     }
-    Err(Error::invalid(format!("{id:?} is not a container ID: letters, digits, _, +, - and . are allowed")))
+    Err(Error::invalid(format!(
+        "{id:?} is not a container ID: letters, digits, _, +, - and . are allowed"
+    )))
 }
 
 pub(super) fn read_spec(path: &Path) -> Result<Spec> {
     let failed = || format!("read the configuration {}", path.display());
-    let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).context(failed)?;
-    let size = rustix::fs::fstat(&file).context(failed)?.st_size;
-    if u64::try_from(size).is_ok_and(|size| size > MAX_CONFIG_BYTES) {
-        return Err(Error::invalid(format!("{} is larger than {MAX_CONFIG_BYTES} bytes", path.display())));
+    let file = std::fs::File::open(path).context(failed)?;
+    let mut text = Vec::with_capacity(16 << 10);
+    file.take(MAX_CONFIG_BYTES + 1)
+        .read_to_end(&mut text)
+        .context(failed)?;
+    if text.len() as u64 > MAX_CONFIG_BYTES {
+        return Err(Error::invalid(format!(
+            "{} is larger than {MAX_CONFIG_BYTES} bytes",
+            path.display()
+        )));
     }
-    let text = std::fs::read(format!("/proc/self/fd/{}", file.as_raw_fd())).context(failed)?;
     serde_json::from_slice(&text).map_err(|error| Error::with_source(ErrorKind::Invalid, failed(), error))
 }
 

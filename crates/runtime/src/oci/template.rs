@@ -5,9 +5,7 @@ use serde_json::{Value, json};
 /// A configuration that runs a shell in `rootfs`, like the one `runc spec` writes.
 pub fn template() -> Value {
     let caps = ["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"];
-    let mount = |destination: &str, kind: &str, source: &str, options: &[&str]| {
-        json!({ "destination": destination, "type": kind, "source": source, "options": options })
-    };
+    let mount = |destination: &str, kind: &str, source: &str, options: &[&str]| json!({ "destination": destination, "type": kind, "source": source, "options": options });
     json!({
         "ociVersion": crate::spec::OCI_VERSION,
         "process": {

@@ -50,10 +50,25 @@ const LARGEST: usize = 64 << 10;
 impl Channel {
     /// Both ends.
     pub fn pair() -> Result<(Self, Self)> {
-        let (a, b) =
-            rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
-                .context(|| "make a channel to the container's process")?;
+        let (a, b) = rustix::net::socketpair(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC,
+            None,
+        )
+        .context(|| "make a channel to the container's process")?;
         Ok((Self(a), Self(b)))
+    }
+
+    /// Closes the parent's end in a child that was made with a copy of it: while the child holds it, it would never hear
+    /// that its parent died.
+    ///
+    /// # Safety
+    /// The caller must be that child, and neither use nor drop this end afterwards: end with execve(2) or _exit(2).
+    pub unsafe fn forget_in_child(&self) {
+        use std::os::fd::AsRawFd;
+        // SAFETY: the descriptor is open and, by this function's contract, not used again.
+        unsafe { libc::close(self.0.as_raw_fd()) };
     }
 
     /// Tells the parent.
@@ -68,7 +83,9 @@ impl Channel {
             FromChild::Ready => self.send(b"r", None),
             FromChild::Failed(report) => {
                 let mut report = report.clone();
-                report.message.truncate(report.message.floor_char_boundary(LARGEST / 8));
+                report
+                    .message
+                    .truncate(report.message.floor_char_boundary(LARGEST / 8));
                 self.send(&text(b'e', serde_json::to_vec(&report).unwrap_or_default()), None)
             }
         }
@@ -77,9 +94,13 @@ impl Channel {
     /// Hears the child; `None` when it executed its program or died.
     pub fn hear_child(&self) -> Result<Option<FromChild>> {
         let (body, fd) = self.receive()?;
-        let Some((&tag, body)) = body.split_first() else { return Ok(None) };
+        let Some((&tag, body)) = body.split_first() else {
+            return Ok(None);
+        };
         let number = || {
-            <[u8; 4]>::try_from(body).map(i32::from_le_bytes).map_err(|_| garbled())
+            <[u8; 4]>::try_from(body)
+                .map(i32::from_le_bytes)
+                .map_err(|_| garbled())
         };
         Ok(Some(match (tag, fd) {
             (b'h', _) => FromChild::Hooks,
@@ -107,7 +128,10 @@ impl Channel {
         let (body, fd) = self.receive()?;
         match body.as_slice() {
             b"g" => Ok(ToChild::Go(fd)),
-            b"" => Err(Error::new(ErrorKind::System, "the runtime ended while the container was being made")),
+            b"" => Err(Error::new(
+                ErrorKind::System,
+                "the runtime ended while the container was being made",
+            )),
             _ => Err(garbled()),
         }
     }
@@ -155,5 +179,8 @@ impl Channel {
 }
 
 fn garbled() -> Error {
-    Error::new(ErrorKind::System, "a message between the runtime and the container's process was garbled")
+    Error::new(
+        ErrorKind::System,
+        "a message between the runtime and the container's process was garbled",
+    )
 }

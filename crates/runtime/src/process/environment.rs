@@ -20,14 +20,20 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 /// # Errors
 /// `CommandNotFound` and `CommandNotExecutable`, in Docker's words.
 pub fn find_program(name: &str, env: &[String]) -> Result<CString> {
-    let c_string = |text: &[u8]| CString::new(text).map_err(|_| Error::invalid("the program's name contains a NUL character"));
+    let c_string = |text: &[u8]| {
+        CString::new(text).map_err(|_| Error::invalid("the program's name contains a NUL character"))
+    };
     if name.contains('/') {
         return match executable(Path::new(name)) {
             Ok(()) => c_string(name.as_bytes()),
             Err(errno) => Err(cannot_execute(name, errno)),
         };
     }
-    let path = env.iter().rev().find_map(|pair| pair.strip_prefix("PATH=")).unwrap_or(DEFAULT_PATH);
+    let path = env
+        .iter()
+        .rev()
+        .find_map(|pair| pair.strip_prefix("PATH="))
+        .unwrap_or(DEFAULT_PATH);
     let mut denied = None;
     for dir in path.split(':') {
         let dir = if dir.is_empty() { "." } else { dir };
@@ -47,17 +53,20 @@ pub fn find_program(name: &str, env: &[String]) -> Result<CString> {
     }
 }
 
-/// [`find_program`] for a process, from its working directory.
+/// [`find_program`] for a process, from its working directory; and whether that could be entered.
 ///
 /// # Errors
-/// Also when the working directory cannot be entered.
-pub fn find_program_from(process: &Process) -> Result<CString> {
-    // As root: a user who may not enter it is refused later, when the process is that user.
-    match rustix::process::chdir(&process.cwd) {
-        Ok(()) | Err(Errno::ACCESS) => {}
-        Err(errno) => return Err(errno).context(|| format!("enter the working directory {}", process.cwd.display())),
-    }
-    find_program(&process.args[0], &process.env)
+/// Also when the working directory cannot be entered, for another reason than rights.
+pub fn find_program_from(process: &Process) -> Result<(CString, bool)> {
+    // As root, who need not have the right where owners are the user's (a network file system): the user tries again.
+    let entered = match rustix::process::chdir(&process.cwd) {
+        Ok(()) => true,
+        Err(Errno::ACCESS | Errno::PERM) => false,
+        Err(errno) => {
+            return Err(errno).context(|| format!("enter the working directory {}", process.cwd.display()));
+        }
+    };
+    Ok((find_program(&process.args[0], &process.env)?, entered))
 }
 
 fn executable(path: &Path) -> std::result::Result<(), Errno> {
@@ -80,9 +89,16 @@ pub fn cannot_execute(name: &str, errno: Errno) -> Error {
             ErrorKind::CommandNotExecutable,
             "exec format error (built for another architecture, or a script without #! line)",
         ),
-        Errno::TOOBIG => (ErrorKind::CommandNotExecutable, "arguments and environment are too large"),
+        Errno::TOOBIG => (
+            ErrorKind::CommandNotExecutable,
+            "arguments and environment are too large",
+        ),
         errno => {
-            return Error::with_source(ErrorKind::CommandNotExecutable, format!("exec: {name:?}"), std::io::Error::from(errno));
+            return Error::with_source(
+                ErrorKind::CommandNotExecutable,
+                format!("exec: {name:?}"),
+                std::io::Error::from(errno),
+            );
         }
     };
     Error::new(kind, format!("exec: {name:?}: {why}"))
@@ -95,20 +111,28 @@ const MAX_PASSWD: u64 = 4 << 20;
 pub fn home(uid: u32) -> String {
     let fallback = || "/".to_owned();
     let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC | rustix::fs::OFlags::NONBLOCK;
-    let Ok(file) = rustix::fs::open("/etc/passwd", flags, rustix::fs::Mode::empty()) else { return fallback() };
+    let Ok(file) = rustix::fs::open("/etc/passwd", flags, rustix::fs::Mode::empty()) else {
+        return fallback();
+    };
     let regular = rustix::fs::fstat(&file).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode).is_file());
     if !regular {
         return fallback();
     }
     let mut text = Vec::new();
-    if std::fs::File::from(file).take(MAX_PASSWD).read_to_end(&mut text).is_err() {
+    if std::fs::File::from(file)
+        .take(MAX_PASSWD)
+        .read_to_end(&mut text)
+        .is_err()
+    {
         return fallback();
     }
     let wanted = uid.to_string();
     text.split(|byte| *byte == b'\n')
         .map(|line| line.split(|byte| *byte == b':').collect::<Vec<_>>())
         .find(|fields| fields.len() >= 6 && fields[2] == wanted.as_bytes() && !fields[5].is_empty())
-        .map_or_else(fallback, |fields| OsStr::from_bytes(fields[5]).to_string_lossy().into_owned())
+        .map_or_else(fallback, |fields| {
+            OsStr::from_bytes(fields[5]).to_string_lossy().into_owned()
+        })
 }
 
 #[cfg(test)]
@@ -119,10 +143,25 @@ mod tests {
     fn errors_are_dockers() {
         let error = find_program("no-such-program", &["PATH=/bin".into()]).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::CommandNotFound);
-        assert_eq!(error.report().message, "exec: \"no-such-program\": executable file not found in $PATH");
-        assert_eq!(find_program("/etc", &[]).unwrap_err().kind(), ErrorKind::CommandNotExecutable);
-        assert_eq!(find_program("/nowhere/x", &[]).unwrap_err().kind(), ErrorKind::CommandNotFound);
-        assert_eq!(find_program("sh", &["PATH=/bin".into()]).unwrap().to_str().unwrap(), "/bin/sh");
+        assert_eq!(
+            error.report().message,
+            "exec: \"no-such-program\": executable file not found in $PATH"
+        );
+        assert_eq!(
+            find_program("/etc", &[]).unwrap_err().kind(),
+            ErrorKind::CommandNotExecutable
+        );
+        assert_eq!(
+            find_program("/nowhere/x", &[]).unwrap_err().kind(),
+            ErrorKind::CommandNotFound
+        );
+        assert_eq!(
+            find_program("sh", &["PATH=/bin".into()])
+                .unwrap()
+                .to_str()
+                .unwrap(),
+            "/bin/sh"
+        );
     }
 
     #[test]

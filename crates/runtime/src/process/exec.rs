@@ -4,12 +4,13 @@ use std::convert::Infallible;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitOptions, pidfd_send_signal, waitpid};
 use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 
 use super::channel::{Channel, FromChild, ToChild};
 use super::identity::{self, Identity};
-use super::namespaces::with_pid_namespace;
+use super::namespaces::{PidNamespace, with_pid_namespace};
 use super::{Stdio, environment, init, terminal};
 use crate::cgroup::Cgroup;
 use crate::error::Context;
@@ -59,22 +60,28 @@ pub struct Executed {
 pub fn exec(plan: ExecPlan<'_>) -> Result<Executed> {
     plan.process.validate()?;
     let (ours, theirs) = Channel::pair()?;
-    let linux = plan.spec.linux();
-    let raw = plan.init_pid.as_raw_nonzero();
-    let pid_namespace = linux
-        .namespace(NamespaceKind::Pid)
-        .map(|_| rustix::fs::open(format!("/proc/{raw}/ns/pid"), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()))
-        .transpose()
-        .context(|| "open the container's PID namespace (has it exited?)")?;
-    let made = with_pid_namespace(pid_namespace.as_ref().map(AsFd::as_fd), || {
+    let joins_pids = plan.spec.linux().namespace(NamespaceKind::Pid).is_some();
+    let made = with_pid_namespace(joins_pids.then_some(PidNamespace::Of(plan.init)), || {
         let mut call = Clone3::new(0).pidfd();
         if let Some(dir) = plan.cgroup.clone_into_fd() {
             call = call.cgroup(dir);
         }
+        let beside;
         // SAFETY: the runtime is single-threaded where processes are made.
-        match unsafe { call.call() }.context(|| "make a process in the container")? {
+        let made = match unsafe { call.clone().call() } {
+            // The container nested cgroups with controllers, and v2 keeps processes out of what is above them.
+            Err(Errno::BUSY) => {
+                beside = plan.cgroup.clone_beside_fd(plan.init_pid)?;
+                // SAFETY: as above.
+                unsafe { call.cgroup(beside.as_fd()).call() }
+            }
+            made => made,
+        };
+        match made.context(|| "make a process in the container")? {
             Side::Parent { pid, pidfd } => Ok((pid, pidfd)),
             Side::Child => {
+                // SAFETY: this is the child, which ends below or executes a program, and never uses the parent's end.
+                unsafe { ours.forget_in_child() };
                 let Err(error) = enter(&plan, &theirs);
                 let _ = theirs.tell_parent(&FromChild::Failed(error.report()));
                 // SAFETY: ends this process at once, finishing nothing of the parent's.
@@ -86,7 +93,12 @@ pub fn exec(plan: ExecPlan<'_>) -> Result<Executed> {
     let (pid, pidfd) = made?;
     let pidfd = pidfd.ok_or_else(|| Error::new(ErrorKind::Unsupported, "the kernel gives no pidfd"))?;
     match supervise(&plan, &ours, pid) {
-        Ok((terminal, warnings)) => Ok(Executed { pid, pidfd, terminal, warnings }),
+        Ok((terminal, warnings)) => Ok(Executed {
+            pid,
+            pidfd,
+            terminal,
+            warnings,
+        }),
         Err(error) => {
             let _ = pidfd_send_signal(&pidfd, Signal::KILL);
             let _ = waitpid(Some(pid), WaitOptions::empty());
@@ -117,7 +129,12 @@ fn supervise(plan: &ExecPlan<'_>, channel: &Channel, pid: Pid) -> Result<(Option
             }
             Some(_) => {}
             None if ready => return Ok((console, warnings)),
-            None => return Err(Error::new(ErrorKind::System, "the process died before its program was executed")),
+            None => {
+                return Err(Error::new(
+                    ErrorKind::System,
+                    "the process died before its program was executed",
+                ));
+            }
         }
     }
 }
@@ -149,7 +166,8 @@ fn enter(plan: &ExecPlan<'_>, channel: &Channel) -> Result<Infallible> {
         })
         .transpose()
         .context(|| "open the container's root")?;
-    move_into_thread_name_spaces(plan.init, kinds).context(|| "join the container's namespaces (has it exited?)")?;
+    move_into_thread_name_spaces(plan.init, kinds)
+        .context(|| "join the container's namespaces (has it exited?)")?;
     if let Some(root) = root {
         rustix::process::fchdir(&root).context(|| "enter the container's root")?;
         rustix::process::chroot(".").context(|| "enter the container's root")?;
@@ -168,10 +186,11 @@ fn enter(plan: &ExecPlan<'_>, channel: &Channel) -> Result<Infallible> {
     }
     init::standard_streams(&plan.stdio, console.as_ref(), plan.process)?;
     init::session_keyring(channel)?;
-    let program = environment::find_program_from(plan.process)?;
+    let (program, entered) = environment::find_program_from(plan.process)?;
     identity::execute(Identity {
         process: plan.process,
         program,
+        entered,
         seccomp: plan.seccomp.as_ref(),
         personality: linux.personality.as_ref(),
         preserve_fds: plan.preserve_fds,

@@ -20,6 +20,8 @@ pub(super) struct Identity<'a> {
     pub process: &'a Process,
     /// The program's file.
     pub program: CString,
+    /// Whether this process is in its working directory already.
+    pub entered: bool,
     pub seccomp: Option<&'a seccomp::Program>,
     pub personality: Option<&'a Personality>,
     /// How many descriptors from 3 on stay open.
@@ -30,12 +32,13 @@ pub(super) struct Identity<'a> {
 
 /// Becomes root of the user namespace this process is in.
 pub(super) fn become_root() -> Result<()> {
-    rustix::thread::set_thread_groups(&[]).or_else(|errno| match errno {
-        // setgroups is denied in user namespaces made without privilege.
-        Errno::PERM => Ok(()),
-        errno => Err(errno),
-    })
-    .context(|| "leave the host's groups")?;
+    rustix::thread::set_thread_groups(&[])
+        .or_else(|errno| match errno {
+            // setgroups is denied in user namespaces made without privilege.
+            Errno::PERM => Ok(()),
+            errno => Err(errno),
+        })
+        .context(|| "leave the host's groups")?;
     rustix::thread::set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT)
         .context(|| "become root's group in the user namespace (is 0 mapped?)")?;
     rustix::thread::set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT)
@@ -44,8 +47,20 @@ pub(super) fn become_root() -> Result<()> {
 
 /// Takes on the identity and executes the program.
 pub(super) fn execute(identity: Identity<'_>) -> Result<Infallible> {
-    let Identity { process, program, seccomp, personality, preserve_fds, channel } = identity;
-    let warn = |warning: String| channel.map_or(Ok(()), |channel| channel.tell_parent(&FromChild::Warning(warning)));
+    let Identity {
+        process,
+        program,
+        entered,
+        seccomp,
+        personality,
+        preserve_fds,
+        channel,
+    } = identity;
+    let warn = |warning: String| {
+        channel.map_or(Ok(()), |channel| {
+            channel.tell_parent(&FromChild::Warning(warning))
+        })
+    };
     let mut limits = Vec::with_capacity(process.rlimits.len());
     for limit in &process.rlimits {
         limits.push(rlimits::Limit::new(&limit.kind, limit.soft, limit.hard)?);
@@ -85,23 +100,42 @@ pub(super) fn execute(identity: Identity<'_>) -> Result<Infallible> {
         &lists.ambient,
     );
     if !unknown.is_empty() {
-        warn(format!("this kernel does not know the capabilities {}: they were left out", unknown.join(", ")))?;
+        warn(format!(
+            "this kernel does not know the capabilities {}: they were left out",
+            unknown.join(", ")
+        ))?;
     }
     caps.before_user()?;
-    let groups: Vec<Gid> = process.user.additional_gids.iter().map(|gid| Gid::from_raw(*gid)).collect();
+    let groups: Vec<Gid> = process
+        .user
+        .additional_gids
+        .iter()
+        .map(|gid| Gid::from_raw(*gid))
+        .collect();
     match rustix::thread::set_thread_groups(&groups) {
         Err(Errno::PERM) if groups.is_empty() => {}
         other => other.context(|| "set the supplementary groups")?,
     }
     let (uid, gid) = (Uid::from_raw(process.user.uid), Gid::from_raw(process.user.gid));
-    rustix::thread::set_thread_res_gid(gid, gid, gid)
-        .context(|| format!("become group {} (is it mapped in the user namespace?)", process.user.gid))?;
-    rustix::thread::set_thread_res_uid(uid, uid, uid)
-        .context(|| format!("become user {} (is it mapped in the user namespace?)", process.user.uid))?;
-    enter_directory(process)?;
+    rustix::thread::set_thread_res_gid(gid, gid, gid).context(|| {
+        format!(
+            "become group {} (is it mapped in the user namespace?)",
+            process.user.gid
+        )
+    })?;
+    rustix::thread::set_thread_res_uid(uid, uid, uid).context(|| {
+        format!(
+            "become user {} (is it mapped in the user namespace?)",
+            process.user.uid
+        )
+    })?;
+    enter_directory(process, entered)?;
     let missing = caps.after_user()?;
     if !missing.is_empty() {
-        warn(format!("the engine does not have the capabilities {} to give: they were left out", missing.names().join(", ")))?;
+        warn(format!(
+            "the engine does not have the capabilities {} to give: they were left out",
+            missing.names().join(", ")
+        ))?;
     }
     rustix::process::umask(Mode::from_raw_mode(process.user.umask.unwrap_or(0o022)));
     close_range::set_cloexec_from(3 + preserve_fds).context(|| "close the runtime's descriptors")?;
@@ -132,7 +166,11 @@ fn reset_signals() {
 
 fn exec(program: &CString, arguments: &[CString], env: &[CString]) -> Errno {
     let pointers = |strings: &[CString]| {
-        strings.iter().map(|string| string.as_ptr()).chain([std::ptr::null()]).collect::<Vec<_>>()
+        strings
+            .iter()
+            .map(|string| string.as_ptr())
+            .chain([std::ptr::null()])
+            .collect::<Vec<_>>()
     };
     let (argv, envp) = (pointers(arguments), pointers(env));
     // SAFETY: the program is a NUL-terminated string, both vectors end with a null pointer and point to such strings;
@@ -146,7 +184,9 @@ fn install(program: Option<&seccomp::Program>, channel: Option<&Channel>) -> Res
     let listener = program.install()?;
     if let Some(listener) = listener {
         let Some(channel) = channel else {
-            return Err(Error::invalid("a seccomp profile with SCMP_ACT_NOTIFY cannot be used where nobody can listen"));
+            return Err(Error::invalid(
+                "a seccomp profile with SCMP_ACT_NOTIFY cannot be used where nobody can listen",
+            ));
         };
         channel.tell_parent(&FromChild::SeccompListener(listener.as_raw_fd()))?;
         let ToChild::Go(_) = channel.hear_parent()?;
@@ -154,15 +194,12 @@ fn install(program: Option<&seccomp::Program>, channel: Option<&Channel>) -> Res
     Ok(())
 }
 
-/// The working directory, entered as the user. A directory of the host that was inherited through a descriptor is not
-/// below the root and is refused (CVE-2024-21626).
-fn enter_directory(process: &Process) -> Result<()> {
+/// Enters the working directory unless that was done, and makes sure of where this process is: a directory of the host,
+/// reached through a descriptor the runtime holds, is not below the root and is refused (CVE-2024-21626).
+fn enter_directory(process: &Process, entered: bool) -> Result<()> {
     let failed = || format!("enter the working directory {}", process.cwd.display());
-    match rustix::process::chdir(&process.cwd) {
-        Ok(()) => {}
-        // Root could enter it: it did, before giving up its capabilities; a user who may not list it can stay.
-        Err(Errno::ACCESS) if inside(&process.cwd) => {}
-        Err(errno) => return Err(errno).context(failed),
+    if !entered {
+        rustix::process::chdir(&process.cwd).context(failed)?;
     }
     let here = rustix::process::getcwd(Vec::new()).context(failed)?;
     if here.to_bytes().first() != Some(&b'/') {
@@ -174,11 +211,6 @@ fn enter_directory(process: &Process) -> Result<()> {
     Ok(())
 }
 
-fn inside(cwd: &std::path::Path) -> bool {
-    rustix::process::getcwd(Vec::new())
-        .is_ok_and(|here| std::os::unix::ffi::OsStrExt::as_bytes(cwd.as_os_str()) == here.to_bytes())
-}
-
 fn c_string(text: &str) -> Result<CString> {
     CString::new(text).map_err(|_| Error::invalid(format!("{text:?} contains a NUL character")))
 }
@@ -188,7 +220,11 @@ fn environment(process: &Process) -> Result<Vec<CString>> {
     for pair in &process.env {
         env.push(c_string(pair)?);
     }
-    if !process.env.iter().any(|pair| pair.starts_with("HOME=") && pair.len() > 5) {
+    if !process
+        .env
+        .iter()
+        .any(|pair| pair.starts_with("HOME=") && pair.len() > 5)
+    {
         env.retain(|pair| pair.to_bytes() != b"HOME=");
         env.push(c_string(&format!("HOME={}", home(process.user.uid)))?);
     }
@@ -200,12 +236,21 @@ fn set_io_priority(priority: &IoPriority) -> Result<()> {
         "IOPRIO_CLASS_RT" => 1,
         "IOPRIO_CLASS_BE" => 2,
         "IOPRIO_CLASS_IDLE" => 3,
-        other => return Err(Error::invalid(format!("process.ioPriority.class {other:?} is not a class"))),
+        other => {
+            return Err(Error::invalid(format!(
+                "process.ioPriority.class {other:?} is not a class"
+            )));
+        }
     };
     let level = i32::try_from(priority.priority)
         .ok()
         .filter(|level| (0..=7).contains(level))
-        .ok_or_else(|| Error::invalid(format!("process.ioPriority.priority {} is outside 0 to 7", priority.priority)))?;
+        .ok_or_else(|| {
+            Error::invalid(format!(
+                "process.ioPriority.priority {} is outside 0 to 7",
+                priority.priority
+            ))
+        })?;
     const WHO_PROCESS: i32 = 1;
     // SAFETY: ioprio_set takes integers only.
     if unsafe { libc::syscall(libc::SYS_ioprio_set, WHO_PROCESS, 0, (class << 13) | level) } < 0 {
@@ -236,7 +281,11 @@ fn set_scheduler(scheduler: &Scheduler) -> Result<()> {
         "SCHED_ISO" => 4,
         "SCHED_IDLE" => 5,
         "SCHED_DEADLINE" => 6,
-        other => return Err(Error::invalid(format!("process.scheduler.policy {other:?} is not a policy"))),
+        other => {
+            return Err(Error::invalid(format!(
+                "process.scheduler.policy {other:?} is not a policy"
+            )));
+        }
     };
     let mut flags = 0;
     for flag in &scheduler.flags {
@@ -248,7 +297,11 @@ fn set_scheduler(scheduler: &Scheduler) -> Result<()> {
             "SCHED_FLAG_KEEP_PARAMS" => 0x10,
             "SCHED_FLAG_UTIL_CLAMP_MIN" => 0x20,
             "SCHED_FLAG_UTIL_CLAMP_MAX" => 0x40,
-            other => return Err(Error::invalid(format!("process.scheduler.flags: {other:?} is not a flag"))),
+            other => {
+                return Err(Error::invalid(format!(
+                    "process.scheduler.flags: {other:?} is not a flag"
+                )));
+            }
         };
     }
     let attributes = SchedAttr {
@@ -264,7 +317,8 @@ fn set_scheduler(scheduler: &Scheduler) -> Result<()> {
     };
     // SAFETY: `attributes` is a complete sched_attr whose size field is right; it is only read.
     if unsafe { libc::syscall(libc::SYS_sched_setattr, 0, std::ptr::from_ref(&attributes), 0) } < 0 {
-        return Err(std::io::Error::last_os_error()).context(|| format!("set the scheduling policy {}", scheduler.policy));
+        return Err(std::io::Error::last_os_error())
+            .context(|| format!("set the scheduling policy {}", scheduler.policy));
     }
     Ok(())
 }
@@ -273,10 +327,16 @@ fn set_personality(personality: &Personality) -> Result<()> {
     let domain: libc::c_ulong = match personality.domain.as_str() {
         "LINUX" => 0,
         "LINUX32" => 8,
-        other => return Err(Error::invalid(format!("linux.personality.domain {other:?} is not LINUX or LINUX32"))),
+        other => {
+            return Err(Error::invalid(format!(
+                "linux.personality.domain {other:?} is not LINUX or LINUX32"
+            )));
+        }
     };
     if !personality.flags.is_empty() {
-        return Err(Error::invalid("linux.personality.flags: the specification defines none"));
+        return Err(Error::invalid(
+            "linux.personality.flags: the specification defines none",
+        ));
     }
     // SAFETY: personality takes an integer only.
     if unsafe { libc::personality(domain) } < 0 {
@@ -289,7 +349,11 @@ fn set_personality(personality: &Personality) -> Result<()> {
 fn write_labels(process: &Process) -> Result<()> {
     let mut labels = Vec::new();
     if !process.apparmor_profile.is_empty() && process.apparmor_profile != "unconfined" {
-        labels.push(("AppArmor profile", "apparmor/exec", format!("exec {}", process.apparmor_profile)));
+        labels.push((
+            "AppArmor profile",
+            "apparmor/exec",
+            format!("exec {}", process.apparmor_profile),
+        ));
     }
     if !process.selinux_label.is_empty() {
         labels.push(("SELinux label", "exec", process.selinux_label.clone()));

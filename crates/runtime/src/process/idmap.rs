@@ -25,11 +25,16 @@ pub fn user_namespace(uids: &[IdMapping], gids: &[IdMapping]) -> Result<OwnedFd>
     };
     let raw = pid.as_raw_nonzero().get();
     let text = |mappings: &[IdMapping]| -> String {
-        mappings.iter().map(|m| format!("{} {} {}\n", m.container_id, m.host_id, m.size)).collect()
+        mappings
+            .iter()
+            .map(|m| format!("{} {} {}\n", m.container_id, m.host_id, m.size))
+            .collect()
     };
     let made = (|| {
-        std::fs::write(format!("/proc/{raw}/gid_map"), text(gids)).context(|| "write the group mappings of an idmapped mount")?;
-        std::fs::write(format!("/proc/{raw}/uid_map"), text(uids)).context(|| "write the user mappings of an idmapped mount")?;
+        std::fs::write(format!("/proc/{raw}/gid_map"), text(gids))
+            .context(|| "write the group mappings of an idmapped mount")?;
+        std::fs::write(format!("/proc/{raw}/uid_map"), text(uids))
+            .context(|| "write the user mappings of an idmapped mount")?;
         rustix::fs::open(
             format!("/proc/{raw}/ns/user"),
             rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC,

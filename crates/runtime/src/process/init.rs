@@ -2,7 +2,6 @@
 
 use std::convert::Infallible;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
 
 use rustix::fs::Mode;
 use rustix::thread::UnshareFlags;
@@ -24,6 +23,8 @@ pub(super) struct Child<'a> {
     pub plan: &'a Plan<'a>,
     pub namespaces: &'a Namespaces,
     pub cgroup: &'a Cgroup,
+    /// For each mount, what the parent made of it, if it did.
+    pub sources: &'a [Option<OwnedFd>],
     pub channel: Channel,
     /// Whether a user namespace was made with this process.
     pub user_made: bool,
@@ -38,7 +39,14 @@ pub(super) fn run(child: Child<'_>) -> Infallible {
 }
 
 fn prepare(child: &Child<'_>) -> Result<Infallible> {
-    let Child { plan, namespaces, cgroup, channel, user_made } = child;
+    let Child {
+        plan,
+        namespaces,
+        cgroup,
+        sources,
+        channel,
+        user_made,
+    } = child;
     let spec = plan.spec;
     let linux = spec.linux();
     let process = spec
@@ -63,7 +71,8 @@ fn prepare(child: &Child<'_>) -> Result<Infallible> {
     if namespaces.cgroup {
         // Only now: the namespace's root is the cgroup this process is in.
         // SAFETY: a cgroup namespace changes the view of /proc and cgroupfs only.
-        unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWCGROUP) }.context(|| "make a cgroup namespace")?;
+        unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWCGROUP) }
+            .context(|| "make a cgroup namespace")?;
     }
     if namespaces.makes(NamespaceKind::Network) {
         loopback_up()?;
@@ -76,21 +85,31 @@ fn prepare(child: &Child<'_>) -> Result<Infallible> {
         let root = match (given_root, plan.root) {
             (Some(root), _) => root,
             (None, RootSource::Overlay(overlay)) => rootfs::overlay(overlay, None)?,
-            (None, RootSource::Directory(path)) => rootfs::directory(&plan.bundle.join(path))?,
+            (None, RootSource::Directory(path)) => {
+                rootfs::directory(&plan.bundle.join(path), &linux.rootfs_propagation)?
+            }
         };
-        let mut masker = (!linux.masked_paths.is_empty()).then(rootfs::Masker::new).transpose()?;
+        let mut masker = (!linux.masked_paths.is_empty())
+            .then(rootfs::Masker::new)
+            .transpose()?;
         let root = rootfs::attach_root(&root)?;
-        for mount in &spec.mounts {
+        for (mount, source) in spec.mounts.iter().zip(sources.iter()) {
             if matches!(mount.kind.as_str(), "cgroup" | "cgroup2") {
-                rootfs::mount_cgroup(root.as_fd(), mount, plan.hierarchies, &plan.cgroup, namespaces.cgroup)?;
+                rootfs::mount_cgroup(
+                    root.as_fd(),
+                    mount,
+                    plan.hierarchies,
+                    &plan.cgroup,
+                    namespaces.cgroup,
+                )?;
             } else {
-                let idmap = idmap_namespace(mount)?;
-                rootfs::mount(root.as_fd(), &absolute_source(mount, plan.bundle), idmap.as_ref().map(AsFd::as_fd))?;
+                rootfs::mount(root.as_fd(), mount, plan.bundle, source.as_ref().map(AsFd::as_fd))?;
             }
         }
         rootfs::populate_devices(root.as_fd(), &linux.devices)?;
         // A missing working directory is made, as Docker and runc do.
-        rootfs::resolve::mount_target(root.as_fd(), &process.cwd, rootfs::resolve::TargetKind::Directory)?;
+        rootfs::make_directory(root.as_fd(), &process.cwd)
+            .map_err(|error| error.wrap(format!("process.cwd {}", process.cwd.display())))?;
         if process.terminal {
             console = Some(make_terminal(root.as_fd(), process, channel)?);
         }
@@ -112,13 +131,17 @@ fn prepare(child: &Child<'_>) -> Result<Infallible> {
                 rootfs::write_sysctl(proc.as_fd(), name, value)?;
             }
         }
-        rootfs::finish(spec.root.as_ref().is_some_and(|root| root.readonly), &linux.rootfs_propagation)?;
+        rootfs::finish(
+            spec.root.as_ref().is_some_and(|root| root.readonly),
+            &linux.rootfs_propagation,
+        )?;
     } else {
         run_outer_hooks(child)?;
         enter_without_mounts(child)?;
     }
     if !spec.hostname.is_empty() {
-        rustix::system::sethostname(spec.hostname.as_bytes()).context(|| format!("set the host name {:?}", spec.hostname))?;
+        rustix::system::sethostname(spec.hostname.as_bytes())
+            .context(|| format!("set the host name {:?}", spec.hostname))?;
     }
     if !spec.domainname.is_empty() {
         rustix::system::setdomainname(spec.domainname.as_bytes())
@@ -127,7 +150,7 @@ fn prepare(child: &Child<'_>) -> Result<Infallible> {
 
     standard_streams(&plan.stdio, console.as_ref(), process)?;
     session_keyring(channel)?;
-    let program = environment::find_program_from(process)?;
+    let (program, entered) = environment::find_program_from(process)?;
     let start = match &plan.start {
         Some(listener) => {
             channel.tell_parent(&FromChild::Ready)?;
@@ -143,6 +166,7 @@ fn prepare(child: &Child<'_>) -> Result<Infallible> {
         identity::execute(Identity {
             process,
             program,
+            entered,
             seccomp: plan.seccomp.as_ref(),
             personality: linux.personality.as_ref(),
             preserve_fds: plan.preserve_fds,
@@ -159,14 +183,20 @@ fn prepare(child: &Child<'_>) -> Result<Infallible> {
 }
 
 fn run_outer_hooks(child: &Child<'_>) -> Result<()> {
-    let Some(configured) = &child.plan.spec.hooks else { return Ok(()) };
+    let Some(configured) = &child.plan.spec.hooks else {
+        return Ok(());
+    };
     if !configured.prestart.is_empty() || !configured.create_runtime.is_empty() {
         child.channel.tell_parent(&FromChild::Hooks)?;
         let ToChild::Go(_) = child.channel.hear_parent()?;
     }
     if !configured.create_container.is_empty() {
         let pid = rustix::process::getpid().as_raw_nonzero().get();
-        hooks::run("createContainer", &configured.create_container, &(child.plan.state)("creating", pid))?;
+        hooks::run(
+            "createContainer",
+            &configured.create_container,
+            &(child.plan.state)("creating", pid),
+        )?;
     }
     Ok(())
 }
@@ -177,29 +207,12 @@ fn enter_without_mounts(child: &Child<'_>) -> Result<()> {
         return Ok(());
     }
     let RootSource::Directory(path) = child.plan.root else {
-        return Err(Error::invalid("an overlay root needs a mount namespace: add one to linux.namespaces"));
+        return Err(Error::invalid(
+            "an overlay root needs a mount namespace: add one to linux.namespaces",
+        ));
     };
     rustix::process::chroot(child.plan.bundle.join(path)).context(|| "change to the container's root")?;
     rustix::process::chdir("/").context(|| "enter the container's root")
-}
-
-/// A user namespace with the mount's own mappings.
-fn idmap_namespace(mount: &crate::spec::Mount) -> Result<Option<OwnedFd>> {
-    if mount.uid_mappings.is_empty() {
-        return Ok(None);
-    }
-    super::idmap::user_namespace(&mount.uid_mappings, &mount.gid_mappings).map(Some)
-}
-
-/// Sources of bind mounts may be relative to the bundle.
-fn absolute_source<'a>(mount: &'a crate::spec::Mount, bundle: &Path) -> std::borrow::Cow<'a, crate::spec::Mount> {
-    let options = rootfs::Options::parse(&mount.options);
-    let is_bind = mount.kind == "bind" || options.bind.is_some();
-    if is_bind && !Path::new(&mount.source).is_absolute() {
-        let source = bundle.join(&mount.source).to_string_lossy().into_owned();
-        return std::borrow::Cow::Owned(crate::spec::Mount { source, ..mount.clone() });
-    }
-    std::borrow::Cow::Borrowed(mount)
 }
 
 fn make_terminal(root: BorrowedFd<'_>, process: &Process, channel: &Channel) -> Result<OwnedFd> {
@@ -212,7 +225,14 @@ fn make_terminal(root: BorrowedFd<'_>, process: &Process, channel: &Channel) -> 
 pub(super) fn standard_streams(stdio: &Stdio, console: Option<&OwnedFd>, process: &Process) -> Result<()> {
     match (stdio, console) {
         (_, Some(console)) => return terminal::adopt(console),
-        (Stdio::Streams { input, output, errors }, None) => {
+        (
+            Stdio::Streams {
+                input,
+                output,
+                errors,
+            },
+            None,
+        ) => {
             rustix::process::setsid().context(|| "start a session")?;
             terminal::standard_streams(input.as_fd(), output.as_fd(), errors.as_fd())?;
         }
@@ -224,7 +244,11 @@ pub(super) fn standard_streams(stdio: &Stdio, console: Option<&OwnedFd>, process
     // The program may open /dev/stdout: it has to own what lies behind it. Not so for what is shared with others.
     let user = rustix::fs::Uid::from_raw(process.user.uid);
     if process.user.uid != 0 {
-        for stream in [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()] {
+        for stream in [
+            rustix::stdio::stdin(),
+            rustix::stdio::stdout(),
+            rustix::stdio::stderr(),
+        ] {
             let is_pipe = rustix::fs::fstat(stream)
                 .is_ok_and(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode).is_fifo());
             if is_pipe {
@@ -235,13 +259,14 @@ pub(super) fn standard_streams(stdio: &Stdio, console: Option<&OwnedFd>, process
     Ok(())
 }
 
-/// A session keyring of its own: the host's keys stay out of reach.
+/// A session keyring of its own: the host's keys, and those of other containers, stay out of reach.
 pub(super) fn session_keyring(channel: &Channel) -> Result<()> {
-    match keyctl::join_session_keyring(c"_ses.vessel") {
-        Ok(_) | Err(rustix::io::Errno::NOSYS) => Ok(()),
+    match keyctl::new_session_keyring() {
+        Ok(()) | Err(rustix::io::Errno::NOSYS) => Ok(()),
         // The user's quota of keys is used up: not worth failing for, as runc has it.
-        Err(rustix::io::Errno::DQUOT) => channel
-            .tell_parent(&FromChild::Warning("the quota of kernel keys is used up: the container shares the host's session keyring".into())),
+        Err(rustix::io::Errno::DQUOT) => channel.tell_parent(&FromChild::Warning(
+            "the quota of kernel keys is used up: the container shares the host's session keyring".into(),
+        )),
         Err(errno) => Err(errno).context(|| "make a session keyring"),
     }
 }

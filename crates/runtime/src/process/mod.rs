@@ -18,8 +18,8 @@ pub mod channel;
 mod environment;
 pub mod exec;
 pub mod hooks;
-mod idmap;
 mod identity;
+mod idmap;
 mod init;
 mod namespaces;
 pub mod spawn;
@@ -28,7 +28,7 @@ pub mod terminal;
 use std::os::fd::OwnedFd;
 
 pub use exec::{ExecPlan, exec};
-pub use spawn::{Init, Plan, spawn};
+pub use spawn::{Init, Plan, allow_standard_devices, spawn};
 
 /// What a new process's standard streams are.
 #[derive(Debug)]

@@ -3,11 +3,13 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags};
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use rustix::thread::{
+    LinkNameSpaceType, ThreadNameSpaceType, move_into_link_name_space, move_into_thread_name_spaces,
+};
 
+use crate::Result;
 use crate::error::Context;
 use crate::spec::{Linux, NamespaceKind, TimeOffset};
-use crate::{Error, Result};
 
 /// A namespace to join.
 #[derive(Debug)]
@@ -40,7 +42,9 @@ impl Namespaces {
     pub fn of(linux: &Linux, netns: Option<BorrowedFd<'_>>) -> Result<Self> {
         let mut found = Self::default();
         for kind in NamespaceKind::ALL {
-            let Some(namespace) = linux.namespace(kind) else { continue };
+            let Some(namespace) = linux.namespace(kind) else {
+                continue;
+            };
             let file = match (&namespace.path, kind, netns) {
                 (Some(path), _, _) => Some(
                     rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
@@ -63,7 +67,10 @@ impl Namespaces {
 
     /// The namespace of a kind that is joined.
     pub fn joined(&self, kind: NamespaceKind) -> Option<&OwnedFd> {
-        self.join.iter().find(|join| join.kind == kind).map(|join| &join.file)
+        self.join
+            .iter()
+            .find(|join| join.kind == kind)
+            .map(|join| &join.file)
     }
 
     /// Whether a new namespace of this kind is made with the process.
@@ -121,8 +128,24 @@ pub fn loopback_up() -> Result<()> {
     Ok(())
 }
 
-/// Makes a time namespace for the children of this process, with the configured offsets.
-pub fn make_time(linux: &Linux) -> Result<()> {
+/// Runs `call` while children of this process are made in a new time namespace with the configured offsets.
+///
+/// clone3(2) could make the namespace with the child, but its offsets can only be set before somebody is in it.
+pub fn with_time_namespace<T>(linux: &Linux, call: impl FnOnce() -> Result<T>) -> Result<T> {
+    let own = rustix::fs::open(
+        "/proc/self/ns/time",
+        OFlags::RDONLY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .context(|| "open this process's time namespace")?;
+    make_time(linux)?;
+    let result = call();
+    // Hooks and later processes of this parent belong to its own namespace.
+    let restored = set(own.as_fd(), NamespaceKind::Time);
+    result.and_then(|value| restored.map(|()| value))
+}
+
+fn make_time(linux: &Linux) -> Result<()> {
     // SAFETY: CLONE_NEWTIME changes the namespace of future children only; no memory, file or thread of this process
     // is unshared.
     unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWTIME) }
@@ -137,17 +160,34 @@ pub fn make_time(linux: &Linux) -> Result<()> {
     Ok(())
 }
 
-/// Runs `call` while children of this process are made in the PID namespace `file`.
-pub fn with_pid_namespace<T>(file: Option<BorrowedFd<'_>>, call: impl FnOnce() -> Result<T>) -> Result<T> {
-    let Some(file) = file else { return call() };
-    let own = rustix::fs::open("/proc/self/ns/pid", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-        .context(|| "open this process's PID namespace")?;
-    set(file, NamespaceKind::Pid)?;
-    let result = call();
-    let restored = set(own.as_fd(), NamespaceKind::Pid);
-    match (result, restored) {
-        (Ok(value), Ok(())) => Ok(value),
-        (Ok(_), Err(error)) => Err(Error::wrap(error, "return to this process's PID namespace")),
-        (Err(error), _) => Err(error),
+/// A PID namespace for children.
+#[derive(Debug, Clone, Copy)]
+pub enum PidNamespace<'a> {
+    /// A namespace file.
+    File(BorrowedFd<'a>),
+    /// That of the process with this pidfd.
+    Of(BorrowedFd<'a>),
+}
+
+/// Runs `call` while children of this process are made in the given PID namespace.
+pub fn with_pid_namespace<T>(
+    namespace: Option<PidNamespace<'_>>,
+    call: impl FnOnce() -> Result<T>,
+) -> Result<T> {
+    let Some(namespace) = namespace else { return call() };
+    let own = rustix::fs::open(
+        "/proc/self/ns/pid",
+        OFlags::RDONLY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .context(|| "open this process's PID namespace")?;
+    match namespace {
+        PidNamespace::File(file) => set(file, NamespaceKind::Pid)?,
+        PidNamespace::Of(pidfd) => move_into_thread_name_spaces(pidfd, ThreadNameSpaceType::PROCESS_ID)
+            .context(|| "join the container's PID namespace (has it exited?)")?,
     }
+    let result = call();
+    let restored = set(own.as_fd(), NamespaceKind::Pid)
+        .map_err(|error| error.wrap("return to this process's PID namespace"));
+    result.and_then(|value| restored.map(|()| value))
 }

@@ -8,14 +8,14 @@ use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, pidfd_open, pidfd_se
 
 use super::channel::{Channel, FromChild, ToChild};
 use super::init::{self, Child};
-use super::namespaces::{Namespaces, make_time, set, with_pid_namespace};
-use super::{Stdio, hooks};
+use super::namespaces::{Namespaces, PidNamespace, set, with_pid_namespace, with_time_namespace};
+use super::{Stdio, hooks, idmap};
 use crate::cgroup::resources::DeviceRule;
-use crate::cgroup::{Cgroup, CgroupPath, Hierarchies, Resources};
+use crate::cgroup::{Cgroup, CgroupPath, Hierarchies, Lack, Resources, refuse};
 use crate::error::Context;
 use crate::seccomp;
 use crate::shim::RootSource;
-use crate::spec::{IdMapping, Linux, NamespaceKind, Spec};
+use crate::spec::{IdMapping, Linux, Mount, NamespaceKind, Spec};
 use crate::sys::clone3::{Clone3, Side, flags};
 use crate::{Error, ErrorKind, Result, rootfs};
 
@@ -73,18 +73,36 @@ pub fn spawn(plan: Plan<'_>) -> Result<Init> {
     let mut resources = linux.resources.clone().unwrap_or_default();
     allow_standard_devices(&mut resources, linux);
 
+    let sources = sources(plan.spec, plan.bundle, &namespaces)?;
     let (cgroup, lacks) = Cgroup::create(plan.hierarchies, &plan.cgroup, &resources)?;
-    let (pid, pidfd) = match clone(&plan, &namespaces, &cgroup, &ours, theirs) {
+    if let Err(error) = refuse_unified(&lacks) {
+        let _ = cgroup.destroy();
+        return Err(error);
+    }
+    let (pid, pidfd) = match clone(&plan, &namespaces, &cgroup, &sources, &ours, theirs) {
         Ok(made) => made,
         Err(error) => {
+            // A child there may be nevertheless: what failed can be the way back to this process's own namespaces.
+            let _ = cgroup.kill_all(Signal::KILL);
             let _ = cgroup.destroy();
             return Err(error);
         }
     };
+    // The child has its own copies.
+    drop(sources);
     match supervise(&plan, &namespaces, &ours, pid, pidfd.as_fd()) {
-        Ok(Prepared { terminal, mut warnings }) => {
+        Ok(Prepared {
+            terminal,
+            mut warnings,
+        }) => {
             warnings.extend(lacks.iter().map(ToString::to_string));
-            Ok(Init { pid, pidfd, cgroup, terminal, warnings })
+            Ok(Init {
+                pid,
+                pidfd,
+                cgroup,
+                terminal,
+                warnings,
+            })
         }
         Err(error) => {
             let _ = pidfd_send_signal(&pidfd, Signal::KILL);
@@ -107,16 +125,28 @@ fn clone(
     plan: &Plan<'_>,
     namespaces: &Namespaces,
     cgroup: &Cgroup,
+    sources: &[Option<OwnedFd>],
     ours: &Channel,
     theirs: Channel,
 ) -> Result<(Pid, OwnedFd)> {
-    if namespaces.time {
-        make_time(plan.spec.linux())?;
-    }
     let user = namespaces.joined(NamespaceKind::User);
-    let pid_namespace = namespaces.joined(NamespaceKind::Pid).map(AsFd::as_fd);
-    let start = |channel: Channel| -> Infallible { init::run(Child { plan, namespaces, cgroup, channel, user_made: namespaces.makes(NamespaceKind::User) }) };
-    with_pid_namespace(pid_namespace, || {
+    let pid_namespace = namespaces
+        .joined(NamespaceKind::Pid)
+        .map(|file| PidNamespace::File(file.as_fd()));
+    let start = |channel: Channel| -> Infallible {
+        // SAFETY: this is the child: `run` executes a program or ends, and knows nothing of the parent's end.
+        unsafe { ours.forget_in_child() };
+        let user_made = namespaces.makes(NamespaceKind::User);
+        init::run(Child {
+            plan,
+            namespaces,
+            cgroup,
+            sources,
+            channel,
+            user_made,
+        })
+    };
+    let make = || {
         if let Some(user) = user {
             return clone_in_user_namespace(namespaces, user, cgroup, ours, theirs, &start);
         }
@@ -129,17 +159,64 @@ fn clone(
             Side::Child => match start(theirs) {},
             Side::Parent { pid, pidfd } => Ok((pid, pidfd.ok_or_else(no_pidfd)?)),
         }
+    };
+    with_pid_namespace(pid_namespace, || {
+        if namespaces.time {
+            with_time_namespace(plan.spec.linux(), make)
+        } else {
+            make()
+        }
     })
 }
 
+/// The bind mounts the container's own process could not make, detached, in the order of `mounts`: a user namespace has
+/// no access to what its root may not read on the host, and none to the owners of the host's files (idmapped mounts).
+fn sources(spec: &Spec, bundle: &Path, namespaces: &Namespaces) -> Result<Vec<Option<OwnedFd>>> {
+    let linux = spec.linux();
+    let user = namespaces.makes(NamespaceKind::User) || namespaces.joined(NamespaceKind::User).is_some();
+    if !namespaces.makes(NamespaceKind::Mount) {
+        return Ok(Vec::new());
+    }
+    let one = |mount: &Mount| -> Result<Option<OwnedFd>> {
+        let options = rootfs::Options::parse(&mount.options);
+        if !rootfs::is_bind(mount, &options) {
+            return Ok(None);
+        }
+        // Without mappings of its own, an idmapped mount has the container's.
+        let (uids, gids) = match options.idmap {
+            Some(_) if mount.uid_mappings.is_empty() => (&linux.uid_mappings, &linux.gid_mappings),
+            _ => (&mount.uid_mappings, &mount.gid_mappings),
+        };
+        if uids.is_empty() && !user {
+            return Ok(None);
+        }
+        let idmap = (!uids.is_empty())
+            .then(|| idmap::user_namespace(uids, gids))
+            .transpose()?;
+        rootfs::bind_source(mount, &options, bundle, idmap.as_ref().map(AsFd::as_fd), true)
+            .map(Some)
+            .map_err(|error| error.wrap(format!("mount {}", mount.destination.display())))
+    };
+    spec.mounts.iter().map(one).collect()
+}
+
 fn no_pidfd() -> Error {
-    Error::new(ErrorKind::Unsupported, "the kernel gives no pidfd: Linux 5.12 or newer is needed")
+    Error::new(
+        ErrorKind::Unsupported,
+        "the kernel gives no pidfd: Linux 5.12 or newer is needed",
+    )
 }
 
 fn clone_failed(namespaces: &Namespaces) -> String {
-    let names: Vec<_> =
-        NamespaceKind::ALL.into_iter().filter(|kind| namespaces.makes(*kind)).map(NamespaceKind::proc_name).collect();
-    format!("make the container's process with new namespaces ({})", names.join(", "))
+    let names: Vec<_> = NamespaceKind::ALL
+        .into_iter()
+        .filter(|kind| namespaces.makes(*kind))
+        .map(NamespaceKind::proc_name)
+        .collect();
+    format!(
+        "make the container's process with new namespaces ({})",
+        names.join(", ")
+    )
 }
 
 /// All other namespaces must belong to the joined user namespace: an intermediate process joins it and makes the
@@ -206,7 +283,12 @@ fn supervise(
 ) -> Result<Prepared> {
     let raw_pid = pid.as_raw_nonzero().get();
     let linux = plan.spec.linux();
-    if let Some(adjustment) = plan.spec.process.as_ref().and_then(|process| process.oom_score_adj) {
+    if let Some(adjustment) = plan
+        .spec
+        .process
+        .as_ref()
+        .and_then(|process| process.oom_score_adj)
+    {
         std::fs::write(format!("/proc/{raw_pid}/oom_score_adj"), adjustment.to_string())
             .context(|| format!("set oom_score_adj to {adjustment}"))?;
     }
@@ -233,8 +315,9 @@ fn supervise(
             Some(FromChild::Hooks) => {
                 if let Some(configured) = &plan.spec.hooks {
                     let state = (plan.state)("creating", raw_pid);
-                    hooks::run("prestart", &configured.prestart, &state)?;
-                    hooks::run("createRuntime", &configured.create_runtime, &state)?;
+                    let dir = Some(plan.bundle);
+                    hooks::run_in(dir, "prestart", &configured.prestart, &state)?;
+                    hooks::run_in(dir, "createRuntime", &configured.create_runtime, &state)?;
                 }
                 channel.tell_child(&ToChild::Go(None))?;
             }
@@ -265,9 +348,13 @@ fn supervise(
 fn pass_listener(plan: &Plan<'_>, pidfd: BorrowedFd<'_>, pid: i32, number: i32) -> Result<()> {
     let listener = rustix::process::pidfd_getfd(pidfd, number, rustix::process::PidfdGetfdFlags::empty())
         .context(|| "take the seccomp listener from the container's process")?;
-    let Some(profile) = &plan.spec.linux().seccomp else { return Ok(()) };
+    let Some(profile) = &plan.spec.linux().seccomp else {
+        return Ok(());
+    };
     if profile.listener_path.is_empty() {
-        return Err(Error::invalid("linux.seccomp notifies a listener (SCMP_ACT_NOTIFY), but listenerPath is not set"));
+        return Err(Error::invalid(
+            "linux.seccomp notifies a listener (SCMP_ACT_NOTIFY), but listenerPath is not set",
+        ));
     }
     let state: serde_json::Value = serde_json::from_slice(&(plan.state)("creating", pid))
         .map_err(|error| Error::with_source(ErrorKind::System, "encode the container's state", error))?;
@@ -284,9 +371,20 @@ fn pass_listener(plan: &Plan<'_>, pidfd: BorrowedFd<'_>, pid: i32, number: i32) 
     )
 }
 
+/// Files of the v2 cgroup named one by one are wanted by somebody who knows them: the specification has no warning for
+/// those that are not there.
+fn refuse_unified(lacks: &[Lack]) -> Result<()> {
+    let unified: Vec<_> = lacks
+        .iter()
+        .filter(|lack| lack.property.starts_with("unified["))
+        .cloned()
+        .collect();
+    refuse(&unified)
+}
+
 /// Whatever a device list forbids, the devices every container has stay usable, any node can be made (not opened), and
 /// so do configured devices' nodes, as runc has it.
-fn allow_standard_devices(resources: &mut Resources, linux: &Linux) {
+pub fn allow_standard_devices(resources: &mut Resources, linux: &Linux) {
     if resources.devices.is_empty() {
         return;
     }
@@ -308,19 +406,22 @@ fn allow_standard_devices(resources: &mut Resources, linux: &Linux) {
             rules.push(rule(&device.kind, Some(device.major), Some(device.minor), "m"));
         }
     }
-    // After a leading "deny all", before what the configuration says itself: its own rules have the last word.
-    let at = resources.devices.iter().position(|rule| rule.allow).unwrap_or(resources.devices.len());
-    resources.devices.splice(at..at, rules);
+    // At the end, as runc has it: engines deny single devices first, which v1 could not do after a wide rule.
+    resources.devices.extend(rules);
 }
 
 /// Writes `uid_map` and `gid_map`.
 fn write_mappings(pid: i32, linux: &Linux) -> Result<()> {
     let text = |mappings: &[IdMapping]| -> String {
-        mappings.iter().map(|m| format!("{} {} {}\n", m.container_id, m.host_id, m.size)).collect()
+        mappings
+            .iter()
+            .map(|m| format!("{} {} {}\n", m.container_id, m.host_id, m.size))
+            .collect()
     };
     // An unprivileged writer must give up setgroups(2) first.
     if !rustix::process::geteuid().is_root() {
-        std::fs::write(format!("/proc/{pid}/setgroups"), "deny").context(|| "deny setgroups in the user namespace")?;
+        std::fs::write(format!("/proc/{pid}/setgroups"), "deny")
+            .context(|| "deny setgroups in the user namespace")?;
     }
     std::fs::write(format!("/proc/{pid}/gid_map"), text(&linux.gid_mappings))
         .context(|| "write the user namespace's group mappings")?;

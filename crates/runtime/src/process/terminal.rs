@@ -3,7 +3,8 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{Gid, Mode, OFlags, Uid};
+use rustix::fs::{FileType, Gid, Mode, OFlags, Uid};
+use rustix::io::Errno;
 use rustix::termios::{Winsize, tcsetwinsize};
 
 use crate::error::Context;
@@ -26,23 +27,38 @@ pub struct Terminal {
 
 /// Makes a terminal in the devpts instance below `root`.
 ///
-/// What `/dev/pts/ptmx` is there is checked: the image or a running container could have put something else.
+/// What is at `/dev/pts` is checked: the image or a running container could have put something else.
 ///
 /// # Errors
 /// When the container has no devpts.
 pub fn open(root: BorrowedFd<'_>, size: Option<ConsoleSize>, uid: u32) -> Result<Terminal> {
-    let flags = OFlags::RDWR | OFlags::NOCTTY;
-    let master = open_in_root(root, Path::new("/dev/pts/ptmx"), flags, rustix::fs::ResolveFlags::empty())
-        .context(|| "make a terminal: open /dev/pts/ptmx of the container")?;
-    let file_system = rustix::fs::fstatfs(&master).context(|| "make a terminal")?;
+    // First the directory, then what is in it: nobody can put anything of his own into a devpts.
+    let flags = OFlags::PATH | OFlags::DIRECTORY;
+    let instance = open_in_root(
+        root,
+        Path::new("/dev/pts"),
+        flags,
+        rustix::fs::ResolveFlags::empty(),
+    )
+    .context(|| "make a terminal: open /dev/pts of the container")?;
+    let file_system = rustix::fs::fstatfs(&instance).context(|| "make a terminal")?;
     if file_system.f_type as i64 != DEVPTS_MAGIC {
         return Err(Error::invalid(
-            "/dev/pts/ptmx of the container is not a terminal multiplexer: the container tampered with it",
+            "a terminal needs a devpts file system at /dev/pts of the container: add it to the mounts",
         ));
     }
+    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let master = rustix::fs::openat(&instance, "ptmx", flags, Mode::empty())
+        .context(|| "make a terminal: open /dev/pts/ptmx of the container")?;
     rustix::pty::unlockpt(&master).context(|| "make a terminal: unlock it")?;
     // SAFETY: TIOCGPTPEER takes open flags as its argument and returns a new descriptor or -1.
-    let slave = unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGPTPEER, libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC) };
+    let slave = unsafe {
+        libc::ioctl(
+            master.as_raw_fd(),
+            libc::TIOCGPTPEER,
+            libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC,
+        )
+    };
     if slave < 0 {
         return Err(std::io::Error::last_os_error()).context(|| "make a terminal: open its other side");
     }
@@ -51,13 +67,19 @@ pub fn open(root: BorrowedFd<'_>, size: Option<ConsoleSize>, uid: u32) -> Result
     if let Some(size) = size {
         resize(master.as_fd(), size)?;
     }
-    rustix::fs::fchown(&slave, Some(Uid::from_raw(uid)), None::<Gid>).context(|| "make a terminal: give it to the user")?;
+    rustix::fs::fchown(&slave, Some(Uid::from_raw(uid)), None::<Gid>)
+        .context(|| "make a terminal: give it to the user")?;
     Ok(Terminal { master, slave })
 }
 
 /// Sets a terminal's size.
 pub fn resize(terminal: BorrowedFd<'_>, size: ConsoleSize) -> Result<()> {
-    let size = Winsize { ws_row: size.height, ws_col: size.width, ws_xpixel: 0, ws_ypixel: 0 };
+    let size = Winsize {
+        ws_row: size.height,
+        ws_col: size.width,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
     tcsetwinsize(terminal, size).context(|| "set the terminal's size")
 }
 
@@ -66,10 +88,30 @@ pub fn resize(terminal: BorrowedFd<'_>, size: ConsoleSize) -> Result<()> {
 /// The place is made by us on the fresh `/dev` and never followed (CVE-2025-52565).
 pub fn bind_console(root: BorrowedFd<'_>, slave: &OwnedFd) -> Result<()> {
     let dev = mount_target(root, Path::new("/dev"), TargetKind::Directory)?;
-    let flags = OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
-    drop(rustix::fs::openat(&dev, "console", flags, Mode::from_raw_mode(0o600)).context(|| "make /dev/console")?);
-    let target = rustix::fs::openat(&dev, "console", OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
-        .context(|| "open /dev/console")?;
+    // Made, not opened: opening what the image, or the host's /dev, has there could have an effect.
+    match rustix::fs::mknodat(
+        &dev,
+        "console",
+        FileType::RegularFile,
+        Mode::from_raw_mode(0o600),
+        0,
+    ) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(errno) => return Err(errno).context(|| "make /dev/console"),
+    }
+    let target = rustix::fs::openat(
+        &dev,
+        "console",
+        OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .context(|| "open /dev/console")?;
+    let found = rustix::fs::fstat(&target).context(|| "look at /dev/console")?;
+    if FileType::from_raw_mode(found.st_mode).is_symlink() {
+        return Err(Error::invalid(
+            "/dev/console in the image is a link: mount a tmpfs at /dev, or repair the image",
+        ));
+    }
     let copy = copy_of(slave, Recursion::One).context(|| "bind the terminal at /dev/console")?;
     attach(copy, target).context(|| "bind the terminal at /dev/console")
 }

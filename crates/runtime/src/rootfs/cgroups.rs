@@ -34,15 +34,28 @@ pub fn mount_cgroup(
             let target = mount_target(root, &mount.destination, TargetKind::Directory)?;
             attach(&tmpfs, target).context(|| format!("attach the mount {}", mount.destination.display()))?;
             for view in mounts {
-                one(root, &mount.destination.join(&view.name), &view, attributes, namespace)?;
+                one(
+                    root,
+                    &mount.destination.join(&view.name),
+                    &view,
+                    attributes,
+                    namespace,
+                )?;
             }
             for (name, target) in links {
                 rustix::fs::symlinkat(target, &tmpfs, name.as_str())
                     .context(|| format!("make the link {name} in {}", mount.destination.display()))?;
             }
             if attributes & attr::RDONLY != 0 {
-                mount_setattr(&tmpfs, false, &MountAttr { set: attr::RDONLY, ..MountAttr::default() })
-                    .context(|| format!("make {} read-only", mount.destination.display()))?;
+                mount_setattr(
+                    &tmpfs,
+                    false,
+                    &MountAttr {
+                        set: attr::RDONLY,
+                        ..MountAttr::default()
+                    },
+                )
+                .context(|| format!("make {} read-only", mount.destination.display()))?;
             }
             Ok(())
         }
@@ -62,9 +75,18 @@ fn one(
     let made = if namespace && view.name.is_empty() {
         new_file_system("cgroup2", "cgroup2", &[], attributes)?
     } else {
-        let source = rustix::fs::open(&view.bind_source, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).context(failed)?;
+        let source = rustix::fs::open(&view.bind_source, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+            .context(failed)?;
         let copy = copy_of(source, Recursion::One).context(failed)?;
-        mount_setattr(&copy, false, &MountAttr { set: attributes, ..MountAttr::default() }).context(failed)?;
+        mount_setattr(
+            &copy,
+            false,
+            &MountAttr {
+                set: attributes,
+                ..MountAttr::default()
+            },
+        )
+        .context(failed)?;
         copy
     };
     let target = mount_target(root, destination, TargetKind::Directory)?;

@@ -11,11 +11,18 @@ use super::options::Recursion;
 use super::resolve::{TargetKind, lookup, mount_target};
 use crate::error::Context;
 use crate::spec::Device;
+use crate::sys::mount_setattr::{MountAttr, attr, mount_setattr};
 use crate::{Error, Result};
 
 /// The devices every container has (runtime-spec, config-linux.md, "Default Devices").
-const STANDARD: [(&str, u32, u32); 6] =
-    [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
+const STANDARD: [(&str, u32, u32); 6] = [
+    ("null", 1, 3),
+    ("zero", 1, 5),
+    ("full", 1, 7),
+    ("random", 1, 8),
+    ("urandom", 1, 9),
+    ("tty", 5, 0),
+];
 
 const LINKS: [(&str, &str); 5] = [
     ("/proc/self/fd", "fd"),
@@ -41,7 +48,17 @@ pub fn populate(root: BorrowedFd<'_>, devices: &[Device]) -> Result<()> {
         match rustix::fs::mknodat(&dev, name, FileType::CharacterDevice, mode, number) {
             Ok(()) => {}
             // The image brought one, or /dev is bound from elsewhere.
-            Err(Errno::EXIST) => {}
+            Err(Errno::EXIST) => {
+                let found = rustix::fs::statat(&dev, name, AtFlags::SYMLINK_NOFOLLOW)
+                    .context(|| format!("look at /dev/{name}"))?;
+                if FileType::from_raw_mode(found.st_mode) != FileType::CharacterDevice
+                    || found.st_rdev != number
+                {
+                    return Err(Error::invalid(format!(
+                        "/dev/{name} exists and is not that device: mount a tmpfs at /dev, or repair the image"
+                    )));
+                }
+            }
             Err(Errno::PERM) => bind_host(root, &Path::new("/dev").join(name))?,
             Err(errno) => return Err(errno).context(|| format!("make the device /dev/{name}")),
         }
@@ -77,7 +94,11 @@ fn make(root: BorrowedFd<'_>, device: &Device) -> Result<()> {
         "c" | "u" => FileType::CharacterDevice,
         "b" => FileType::BlockDevice,
         "p" => FileType::Fifo,
-        other => return Err(Error::invalid(format!("{other:?} is not a device type (c, b, u or p)"))),
+        other => {
+            return Err(Error::invalid(format!(
+                "{other:?} is not a device type (c, b, u or p)"
+            )));
+        }
     };
     let (Some(parent), Some(name)) = (device.path.parent(), device.path.file_name()) else {
         return Err(Error::invalid("a device needs a path below /"));
@@ -95,11 +116,13 @@ fn make(root: BorrowedFd<'_>, device: &Device) -> Result<()> {
     match rustix::fs::mknodat(&parent, name, kind, mode, rdev) {
         Ok(()) => {}
         Err(Errno::EXIST) => {
-            let found = rustix::fs::statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW).context(|| "look at it")?;
+            let found =
+                rustix::fs::statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW).context(|| "look at it")?;
             if FileType::from_raw_mode(found.st_mode) == kind && found.st_rdev == rdev {
                 return Ok(());
             }
-            rustix::fs::unlinkat(&parent, name, AtFlags::empty()).context(|| "replace what the image has there")?;
+            rustix::fs::unlinkat(&parent, name, AtFlags::empty())
+                .context(|| "replace what the image has there")?;
             rustix::fs::mknodat(&parent, name, kind, mode, rdev).context(|| "make the node")?;
         }
         Err(Errno::PERM) => return bind_host(root, &device.path),
@@ -123,6 +146,17 @@ fn bind_host(root: BorrowedFd<'_>, path: &Path) -> Result<()> {
     let host = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
         .context(|| format!("open the host's {}", path.display()))?;
     let target = mount_target(root, path, TargetKind::File)?;
-    let copy = copy_of(host, Recursion::One).context(|| format!("bind the host's {}", path.display()))?;
-    attach(copy, target).context(|| format!("bind the host's {}", path.display()))
+    let failed = || format!("bind the host's {}", path.display());
+    let copy = copy_of(host, Recursion::One).context(failed)?;
+    // Its owner and mode are the host's business; devices can be written to through read-only mounts.
+    mount_setattr(
+        &copy,
+        false,
+        &MountAttr {
+            set: attr::RDONLY,
+            ..MountAttr::default()
+        },
+    )
+    .context(failed)?;
+    attach(copy, target).context(failed)
 }

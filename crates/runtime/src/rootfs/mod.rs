@@ -21,13 +21,13 @@ use rustix::mount::{MountPropagationFlags, UnmountFlags};
 
 pub use cgroups::mount_cgroup;
 pub use devices::populate as populate_devices;
-pub use mounts::{attach, copy_of, mount, new_file_system};
+pub use mounts::{attach, bind_source, copy_of, is_bind, mount, new_file_system};
 pub use options::{Options, Recursion};
 pub use overlay::overlay;
 pub use protect::{Masker, make_readonly};
 
 use crate::error::Context;
-use crate::sys::mount_setattr::{MountAttr, attr, mount_setattr};
+use crate::sys::mount_setattr::{MountAttr, Propagation, attr, mount_setattr};
 use crate::{Error, Result};
 
 /// Makes `/` of this (new) mount namespace independent of the host as the configuration's `rootfsPropagation` says.
@@ -51,19 +51,57 @@ pub fn isolate(propagation: &str) -> Result<()> {
 }
 
 /// A detached mount of a directory, for roots that are not overlays.
-pub fn directory(path: &Path) -> Result<OwnedFd> {
-    let fd = rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-        .context(|| format!("open the root file system {}", path.display()))?;
-    copy_of(fd, Recursion::All).context(|| format!("bind the root file system {}", path.display()))
+pub fn directory(path: &Path, propagation: &str) -> Result<OwnedFd> {
+    let failed = || format!("bind the root file system {}", path.display());
+    let fd = rustix::fs::open(
+        path,
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .context(|| format!("open the root file system {}", path.display()))?;
+    let copy = copy_of(fd, Recursion::All).context(failed)?;
+    if matches!(propagation, "shared" | "rshared") {
+        // As a peer of the host's mount it would hand on every mount made below it now.
+        let change = MountAttr {
+            propagation: Some(Propagation::Private),
+            ..MountAttr::default()
+        };
+        mount_setattr(&copy, false, &change).context(failed)?;
+    }
+    Ok(copy)
+}
+
+/// Makes sure that `path` is a directory inside the root, with its parents.
+///
+/// # Errors
+/// When it is something else, or leads through the kernel's links to descriptors (`/proc/PID/fd`, `cwd`, `root`).
+pub fn make_directory(root: BorrowedFd<'_>, path: &Path) -> Result<()> {
+    match resolve::lookup(root, path) {
+        Ok(found) if resolve::is_directory(&found).is_ok_and(|is| is) => Ok(()),
+        Ok(_) => Err(Error::invalid("it is not a directory in the image")),
+        Err(Errno::LOOP) => Err(Error::invalid(
+            "it leads out of the container, or its links go round in circles",
+        )),
+        Err(_) => resolve::mount_target(root, path, resolve::TargetKind::Directory).map(drop),
+    }
 }
 
 /// Attaches the detached `root` over `/` and returns a descriptor of it to which paths are resolved.
 pub fn attach_root(root: &OwnedFd) -> Result<OwnedFd> {
-    let slash = rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-        .context(|| "open /")?;
+    let slash = rustix::fs::open(
+        "/",
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .context(|| "open /")?;
     attach(root, &slash).context(|| "attach the container's root")?;
-    rustix::fs::openat(root, ".", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-        .context(|| "open the container's root")
+    rustix::fs::openat(
+        root,
+        ".",
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .context(|| "open the container's root")
 }
 
 /// Makes the attached root `/` and detaches the host's tree from this namespace.
@@ -72,17 +110,28 @@ pub fn enter(root: BorrowedFd<'_>) -> Result<()> {
     match rustix::process::pivot_root(".", ".") {
         Ok(()) => {
             // The old root now lies over "."; its copies elsewhere must not notice the detaching.
-            rustix::mount::mount_change(".", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)
-                .context(|| "separate the old root")?;
+            rustix::mount::mount_change(
+                ".",
+                MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC,
+            )
+            .context(|| "separate the old root")?;
             rustix::mount::unmount(".", UnmountFlags::DETACH).context(|| "detach the old root")?;
         }
-        // The host's root is the initial ramfs, which cannot be pivoted away: the root is moved over it instead.
-        Err(Errno::INVAL) => {
+        // The host's root is the initial ramfs, which cannot be pivoted away: the root was attached over it, which is all
+        // that can be had there.
+        Err(Errno::INVAL) if on_initial_ramfs() => {
             rustix::process::chroot(".").context(|| "change to the container's root")?;
         }
         Err(errno) => return Err(errno).context(|| "make the container's root the root directory"),
     }
     rustix::process::chdir("/").context(|| "enter the container's root")
+}
+
+/// Whether `/` of this process, which is still the host's, is a file system in memory.
+fn on_initial_ramfs() -> bool {
+    const RAMFS_MAGIC: i64 = 0x8584_58f6;
+    const TMPFS_MAGIC: i64 = 0x0102_1994;
+    rustix::fs::statfs("/").is_ok_and(|found| matches!(found.f_type as i64, RAMFS_MAGIC | TMPFS_MAGIC))
 }
 
 /// Applies `root.readonly` and `rootfsPropagation` to the entered root.
@@ -95,13 +144,25 @@ pub fn finish(readonly: bool, propagation: &str) -> Result<()> {
         _ => None,
     };
     if let Some(flags) = flags {
-        let rec = if propagation.starts_with('r') { MountPropagationFlags::REC } else { MountPropagationFlags::empty() };
+        let rec = if propagation.starts_with('r') {
+            MountPropagationFlags::REC
+        } else {
+            MountPropagationFlags::empty()
+        };
         rustix::mount::mount_change("/", flags | rec).context(|| "set the root's propagation")?;
     }
     if readonly {
-        let root = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).context(|| "open /")?;
-        mount_setattr(root.as_fd(), false, &MountAttr { set: attr::RDONLY, ..MountAttr::default() })
-            .context(|| "make the root read-only")?;
+        let root =
+            rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).context(|| "open /")?;
+        mount_setattr(
+            root.as_fd(),
+            false,
+            &MountAttr {
+                set: attr::RDONLY,
+                ..MountAttr::default()
+            },
+        )
+        .context(|| "make the root read-only")?;
     }
     Ok(())
 }
@@ -114,13 +175,29 @@ pub fn private_proc() -> Result<OwnedFd> {
 
 /// Writes a kernel parameter of the container's namespaces through [`private_proc`].
 pub fn write_sysctl(proc: BorrowedFd<'_>, name: &str, value: &str) -> Result<()> {
-    let valid = !name.is_empty() && name.split(['.', '/']).all(|part| !part.is_empty() && part != "..");
+    let valid = !name.is_empty()
+        && name
+            .split(['.', '/'])
+            .all(|part| !part.is_empty() && part != "..");
     if !valid {
-        return Err(Error::invalid(format!("{name:?} is not the name of a kernel parameter")));
+        return Err(Error::invalid(format!(
+            "{name:?} is not the name of a kernel parameter"
+        )));
     }
     // As sysctl(8): the separator is the first of '.' and '/' that occurs; the other one stands for itself.
     let path = match name.find(['.', '/']).map(|at| name.as_bytes()[at]) {
-        Some(b'.') => name.chars().map(|c| if c == '.' { '/' } else if c == '/' { '.' } else { c }).collect(),
+        Some(b'.') => name
+            .chars()
+            .map(|c| {
+                if c == '.' {
+                    '/'
+                } else if c == '/' {
+                    '.'
+                } else {
+                    c
+                }
+            })
+            .collect(),
         _ => name.to_owned(),
     };
     let file = resolve::open_in_root(

@@ -1,34 +1,48 @@
 //! The mounts of a configuration, each made detached and moved onto a descriptor.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_flag,
-    fsconfig_set_string, fsmount, fsopen, mount_change, move_mount, open_tree,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
+    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
 };
 
 use super::options::{Options, Recursion};
 use super::resolve::{TargetKind, is_directory, lookup, mount_target, open_in_root};
 use crate::error::Context;
 use crate::spec::Mount;
-use crate::sys::mount_setattr::{MountAttr, mount_setattr};
+use crate::sys::mount_setattr::{MountAttr, Propagation, attr, mount_setattr};
 use crate::{Error, ErrorKind, Result};
 
-/// Makes one mount below `root`, the attached root of the container.
+/// `PROC_SUPER_MAGIC` of linux/magic.h.
+const PROC_MAGIC: i64 = 0x9fa0;
+
+/// Makes one mount below `root`, the attached root of the container. `source` is what [`bind_source`] made of it already.
 ///
 /// # Errors
 /// Names the mount's destination, and what can be done where that is known.
-pub fn mount(root: BorrowedFd<'_>, mount: &Mount, idmap: Option<BorrowedFd<'_>>) -> Result<()> {
+pub fn mount(
+    root: BorrowedFd<'_>,
+    mount: &Mount,
+    bundle: &Path,
+    source: Option<BorrowedFd<'_>>,
+) -> Result<()> {
     let options = Options::parse(&mount.options);
-    let failed = |error: Error| error.wrap(format!("mount {}", mount.destination.display()));
-    if mount.kind == "bind" || options.bind.is_some() {
-        bind(root, mount, &options, idmap).map_err(failed)
-    } else {
-        file_system(root, mount, &options).map_err(failed)
-    }
+    let made = match source {
+        Some(source) => bind(root, mount, &options, source),
+        None if is_bind(mount, &options) => bind_source(mount, &options, bundle, None, false)
+            .and_then(|source| bind(root, mount, &options, source.as_fd())),
+        None => file_system(root, mount, &options),
+    };
+    made.map_err(|error| error.wrap(format!("mount {}", mount.destination.display())))
+}
+
+/// Whether it is a bind mount.
+pub fn is_bind(mount: &Mount, options: &Options) -> bool {
+    mount.kind == "bind" || options.bind.is_some()
 }
 
 /// A detached mount of a new file system instance.
@@ -39,8 +53,15 @@ pub fn new_file_system(
     attributes: u64,
 ) -> Result<OwnedFd> {
     let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC).map_err(|errno| match errno {
-        Errno::NODEV => Error::new(ErrorKind::Unsupported, format!("this kernel has no {kind:?} file system")),
-        errno => Error::with_source(ErrorKind::System, format!("open the {kind} file system"), std::io::Error::from(errno)),
+        Errno::NODEV => Error::new(
+            ErrorKind::Unsupported,
+            format!("this kernel has no {kind:?} file system"),
+        ),
+        errno => Error::with_source(
+            ErrorKind::System,
+            format!("open the {kind} file system"),
+            std::io::Error::from(errno),
+        ),
     })?;
     if !source.is_empty() {
         fsconfig_set_string(&context, "source", source)
@@ -55,8 +76,12 @@ pub fn new_file_system(
         }
     }
     fsconfig_create(&context).context(|| format!("make a {kind} file system"))?;
-    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::from_bits_retain(attributes as u32))
-        .context(|| format!("mount a {kind} file system"))
+    fsmount(
+        &context,
+        FsMountFlags::FSMOUNT_CLOEXEC,
+        MountAttrFlags::from_bits_retain(attributes as u32),
+    )
+    .context(|| format!("mount a {kind} file system"))
 }
 
 /// Moves a detached mount onto `target`.
@@ -90,22 +115,38 @@ fn file_system(root: BorrowedFd<'_>, mount: &Mount, options: &Options) -> Result
     if on_device && options.readonly() {
         data.push(("ro".to_owned(), None));
     }
-    let source = if mount.source.is_empty() { mount.kind.as_str() } else { mount.source.as_str() };
+    let source = if mount.source.is_empty() {
+        mount.kind.as_str()
+    } else {
+        mount.source.as_str()
+    };
     let made = match new_file_system(&mount.kind, source, &data, attributes) {
         Ok(made) => made,
         // Without a network namespace of its own, a user namespace may not mount sysfs: the host's, read-only.
         Err(error) if mount.kind == "sysfs" && error.kind() == ErrorKind::Permission => {
             let host = rustix::fs::open("/sys", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
                 .context(|| "open /sys")?;
-            copy_of(host, Recursion::All).context(|| "copy the mount of /sys")?
+            let copy = copy_of(host, Recursion::All).context(|| "copy the mount of /sys")?;
+            set_attributes(
+                &copy,
+                true,
+                MountAttr {
+                    set: attributes | attr::RDONLY,
+                    ..MountAttr::default()
+                },
+            )?;
+            copy
         }
         Err(error) => return Err(error),
     };
     if options.copy_up {
         copy_up(&target, &made)?;
     }
+    if mount.kind != "proc" {
+        guard_proc(&target, &mount.destination, None)?;
+    }
     attach(&made, &target).context(|| "attach the mount")?;
-    propagate(&made, options)
+    propagate(made.as_fd(), options)
 }
 
 /// The directory at `path`, no link on the way, made when missing.
@@ -120,54 +161,140 @@ fn plain_directory(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd> {
         }
         Err(errno @ (Errno::LOOP | Errno::NOTDIR)) => Err(Error::with_source(
             ErrorKind::Invalid,
-            format!("{} in the image is not a plain directory: the image is broken or hostile", path.display()),
+            format!(
+                "{} in the image is not a plain directory: the image is broken or hostile",
+                path.display()
+            ),
             std::io::Error::from(errno),
         )),
         Err(errno) => Err(errno).context(|| format!("open {}", path.display())),
     }
 }
 
-fn bind(root: BorrowedFd<'_>, mount: &Mount, options: &Options, idmap: Option<BorrowedFd<'_>>) -> Result<()> {
-    let source = Path::new(&mount.source);
-    let opened = rustix::fs::open(source, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+/// The detached copy a bind mount attaches, with its attributes, its owners mapped by `idmap`. A source that is no
+/// absolute path is relative to the bundle.
+///
+/// `outside`: it is made in the host's mount namespace, where it must not stay a peer of the host's mount.
+///
+/// # Errors
+/// When the source does not exist, or its file system cannot do what is asked.
+pub fn bind_source(
+    mount: &Mount,
+    options: &Options,
+    bundle: &Path,
+    idmap: Option<BorrowedFd<'_>>,
+    outside: bool,
+) -> Result<OwnedFd> {
+    let source = bundle.join(&mount.source);
+    let opened = rustix::fs::open(&source, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
         .context(|| format!("the mount source {} cannot be opened", source.display()))?;
-    let kind = if is_directory(&opened).context(|| format!("look at {}", source.display()))? {
-        TargetKind::Directory
-    } else {
-        TargetKind::File
-    };
     let recursion = options.bind.unwrap_or(Recursion::One);
     let copy = copy_of(&opened, recursion).context(|| format!("copy the mount of {}", source.display()))?;
+    if outside {
+        set_attributes(
+            &copy,
+            true,
+            MountAttr {
+                propagation: Some(Propagation::Slave),
+                ..MountAttr::default()
+            },
+        )?;
+    }
     if options.set != 0 || options.clear != 0 {
-        let change = MountAttr { set: options.set, clear: options.clear, ..MountAttr::default() };
+        let change = MountAttr {
+            set: options.set,
+            clear: options.clear,
+            ..MountAttr::default()
+        };
         set_attributes(&copy, false, change)?;
     }
     if options.set_all != 0 || options.clear_all != 0 {
-        let change = MountAttr { set: options.set_all, clear: options.clear_all, ..MountAttr::default() };
+        let change = MountAttr {
+            set: options.set_all,
+            clear: options.clear_all,
+            ..MountAttr::default()
+        };
         set_attributes(&copy, true, change)?;
     }
     if let Some(user) = idmap {
         let all = options.idmap == Some(Recursion::All);
-        mount_setattr(&copy, all, &MountAttr { idmap: Some(user), ..MountAttr::default() }).context(|| {
-            format!("map the owners of {} (its file system may not support idmapped mounts)", source.display())
+        mount_setattr(
+            &copy,
+            all,
+            &MountAttr {
+                idmap: Some(user),
+                ..MountAttr::default()
+            },
+        )
+        .context(|| {
+            format!(
+                "map the owners of {} (its file system may not support idmapped mounts)",
+                source.display()
+            )
         })?;
     }
+    Ok(copy)
+}
+
+fn bind(root: BorrowedFd<'_>, mount: &Mount, options: &Options, source: BorrowedFd<'_>) -> Result<()> {
+    let directory = is_directory(source).context(|| "look at the mount source")?;
+    let kind = if directory {
+        TargetKind::Directory
+    } else {
+        TargetKind::File
+    };
     let target = mount_target(root, &mount.destination, kind)?;
-    attach(&copy, &target).context(|| "attach the mount")?;
-    propagate(&copy, options)
+    guard_proc(&target, &mount.destination, Some(source))?;
+    attach(source, &target).context(|| "attach the mount")?;
+    propagate(source, options)
+}
+
+/// What may be put over files of the container's `/proc`: what tells the container of its own resources (LXCFS).
+const OVER_PROC: [&str; 10] = [
+    "/proc/cpuinfo",
+    "/proc/diskstats",
+    "/proc/loadavg",
+    "/proc/meminfo",
+    "/proc/slabinfo",
+    "/proc/stat",
+    "/proc/swaps",
+    "/proc/uptime",
+    "/proc/sys/kernel/ns_last_pid",
+    "/proc/sys/crypto/fips_enabled",
+];
+
+/// Refuses mounts that would give the container a `/proc` of its own making: programs, and the runtime itself, trust what
+/// is written there to reach the kernel (CVE-2019-16884, CVE-2019-19921). It is the place that counts, not its name: a
+/// link in the image leads there as well.
+fn guard_proc(target: &OwnedFd, destination: &Path, source: Option<BorrowedFd<'_>>) -> Result<()> {
+    let on_proc = |fd: BorrowedFd<'_>| rustix::fs::fstatfs(fd).map(|found| found.f_type as i64 == PROC_MAGIC);
+    if !on_proc(target.as_fd()).context(|| "look at the mount point")?
+        || OVER_PROC.iter().any(|allowed| destination == Path::new(allowed))
+    {
+        return Ok(());
+    }
+    match source {
+        Some(source) if on_proc(source).context(|| "look at the mount source")? => Ok(()),
+        _ => Err(Error::invalid(format!(
+            "{} is inside /proc, where nothing may be mounted: choose another destination",
+            destination.display()
+        ))),
+    }
 }
 
 fn set_attributes(mount: &OwnedFd, recursive: bool, change: MountAttr<'_>) -> Result<()> {
     mount_setattr(mount, recursive, &change).context(|| "set the mount's attributes (read-only, nosuid, …)")
 }
 
-/// Changes propagation. A descriptor of an attached mount names it for mount(2) through `/proc/self/fd`.
-fn propagate(mount: &OwnedFd, options: &Options) -> Result<()> {
-    for flags in &options.propagation {
-        mount_change(format!("/proc/self/fd/{}", mount.as_raw_fd()), *flags)
-            .context(|| "set the mount's propagation")?;
-    }
-    Ok(())
+/// Changes propagation of an attached mount.
+fn propagate(mount: BorrowedFd<'_>, options: &Options) -> Result<()> {
+    options.propagation.iter().try_for_each(|(change, recursion)| {
+        let change = MountAttr {
+            propagation: Some(*change),
+            ..MountAttr::default()
+        };
+        mount_setattr(mount, *recursion == Recursion::All, &change).context(|| "set the mount's propagation")
+    })
 }
 
 /// Copies what lies at `target` into the fresh file system, so that the mount does not hide it (`tmpcopyup`).
@@ -184,7 +311,12 @@ fn copy_tree(from: BorrowedFd<'_>, to: BorrowedFd<'_>, depth: usize) -> std::res
         return Err(Errno::NAMETOOLONG);
     }
     let nofollow = OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let listing = rustix::fs::openat(from, ".", OFlags::RDONLY | OFlags::DIRECTORY | nofollow, Mode::empty())?;
+    let listing = rustix::fs::openat(
+        from,
+        ".",
+        OFlags::RDONLY | OFlags::DIRECTORY | nofollow,
+        Mode::empty(),
+    )?;
     for entry in rustix::fs::Dir::new(listing)? {
         let entry = entry?;
         let name = entry.file_name();
@@ -214,7 +346,10 @@ fn copy_tree(from: BorrowedFd<'_>, to: BorrowedFd<'_>, depth: usize) -> std::res
             }
             kind => rustix::fs::mknodat(to, name, kind, mode, stat.st_rdev)?,
         }
-        let owner = (rustix::fs::Uid::from_raw(stat.st_uid), rustix::fs::Gid::from_raw(stat.st_gid));
+        let owner = (
+            rustix::fs::Uid::from_raw(stat.st_uid),
+            rustix::fs::Gid::from_raw(stat.st_gid),
+        );
         rustix::fs::chownat(to, name, Some(owner.0), Some(owner.1), AtFlags::SYMLINK_NOFOLLOW)?;
         if !FileType::from_raw_mode(stat.st_mode).is_symlink() {
             rustix::fs::chmodat(to, name, mode, AtFlags::empty())?;

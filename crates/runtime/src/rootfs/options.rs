@@ -1,8 +1,6 @@
 //! Mount options, as the OCI runtime specification lists them and as mount(8) spells them.
 
-use rustix::mount::MountPropagationFlags as Propagation;
-
-use crate::sys::mount_setattr::attr;
+use crate::sys::mount_setattr::{Propagation, attr};
 
 /// What a list of options asks for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -18,7 +16,7 @@ pub struct Options {
     /// Attributes cleared on this mount and all below.
     pub clear_all: u64,
     /// Changes of propagation, in order.
-    pub propagation: Vec<Propagation>,
+    pub propagation: Vec<(Propagation, Recursion)>,
     /// An idmapped mount, and whether of the whole tree.
     pub idmap: Option<Recursion>,
     /// Copy what the mount hides into it (tmpfs).
@@ -58,20 +56,20 @@ impl Options {
         match option {
             "bind" => self.bind = Some(self.bind.unwrap_or(Recursion::One)),
             "rbind" => self.bind = Some(Recursion::All),
-            "private" => self.propagation.push(Propagation::PRIVATE),
-            "rprivate" => self.propagation.push(Propagation::PRIVATE | Propagation::REC),
-            "slave" => self.propagation.push(Propagation::DOWNSTREAM),
-            "rslave" => self.propagation.push(Propagation::DOWNSTREAM | Propagation::REC),
-            "shared" => self.propagation.push(Propagation::SHARED),
-            "rshared" => self.propagation.push(Propagation::SHARED | Propagation::REC),
-            "unbindable" => self.propagation.push(Propagation::UNBINDABLE),
-            "runbindable" => self.propagation.push(Propagation::UNBINDABLE | Propagation::REC),
+            "private" => self.propagation.push((Propagation::Private, Recursion::One)),
+            "rprivate" => self.propagation.push((Propagation::Private, Recursion::All)),
+            "slave" => self.propagation.push((Propagation::Slave, Recursion::One)),
+            "rslave" => self.propagation.push((Propagation::Slave, Recursion::All)),
+            "shared" => self.propagation.push((Propagation::Shared, Recursion::One)),
+            "rshared" => self.propagation.push((Propagation::Shared, Recursion::All)),
+            "unbindable" => self.propagation.push((Propagation::Unbindable, Recursion::One)),
+            "runbindable" => self.propagation.push((Propagation::Unbindable, Recursion::All)),
             "idmap" => self.idmap = Some(Recursion::One),
             "ridmap" => self.idmap = Some(Recursion::All),
             "tmpcopyup" => self.copy_up = true,
             // Defaults, or of no meaning to the kernel.
-            "" | "defaults" | "nofail" | "_netdev" | "auto" | "noauto" | "user" | "nouser" | "remount" | "async" | "silent"
-            | "loud" | "z" | "Z" => {}
+            "" | "defaults" | "nofail" | "_netdev" | "auto" | "noauto" | "user" | "nouser" | "remount"
+            | "async" | "silent" | "loud" | "z" | "Z" => {}
             other => match other.split_once('=') {
                 Some((name, value)) => self.data.push((name.to_owned(), Some(value.to_owned()))),
                 None => self.data.push((other.to_owned(), None)),
@@ -88,7 +86,11 @@ impl Options {
 fn change(set: &mut u64, clear: &mut u64, on: bool, bits: u64) {
     // The access-time modes are one field of several bits, not flags: a new value replaces the old one, and the
     // kernel wants the whole field cleared.
-    let field = if bits & attr::ATIME != 0 || bits == attr::RELATIME { attr::ATIME } else { bits };
+    let field = if bits & attr::ATIME != 0 || bits == attr::RELATIME {
+        attr::ATIME
+    } else {
+        bits
+    };
     if on {
         *set = (*set & !field) | bits;
         if field == attr::ATIME {
@@ -140,7 +142,7 @@ mod tests {
         let options = Options::parse(&["rbind", "rro", "rprivate", "ro"]);
         assert_eq!(options.bind, Some(Recursion::All));
         assert_eq!((options.set, options.set_all), (attr::RDONLY, attr::RDONLY));
-        assert_eq!(options.propagation, vec![Propagation::PRIVATE | Propagation::REC]);
+        assert_eq!(options.propagation, vec![(Propagation::Private, Recursion::All)]);
     }
 
     #[test]

@@ -10,8 +10,8 @@ use std::path::Path;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_fd, fsconfig_set_string, fsmount,
-    fsopen, open_tree,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_fd,
+    fsconfig_set_string, fsmount, fsopen, open_tree,
 };
 
 use crate::error::Context;
@@ -42,9 +42,14 @@ pub fn overlay(overlay: &Overlay, idmap: Option<BorrowedFd<'_>>) -> Result<Owned
         }
         if let (Some(upper), Some(work)) = (&overlay.upper, &overlay.work) {
             // Both must be on one mount: their common parent is mapped and they are opened below it.
-            let parent = upper.parent().filter(|parent| work.parent() == Some(parent)).ok_or_else(|| {
-                Error::invalid("the writable layer and its work directory must lie side by side to be idmapped")
-            })?;
+            let parent = upper
+                .parent()
+                .filter(|parent| work.parent() == Some(parent))
+                .ok_or_else(|| {
+                    Error::invalid(
+                        "the writable layer and its work directory must lie side by side to be idmapped",
+                    )
+                })?;
             let parent = idmapped(parent, user)?;
             for (key, dir) in [("upperdir", upper), ("workdir", work)] {
                 let name = dir.file_name().unwrap_or_default();
@@ -59,8 +64,11 @@ pub fn overlay(overlay: &Overlay, idmap: Option<BorrowedFd<'_>>) -> Result<Owned
         set_layers(&context, overlay, &mut mapped)?;
     }
     fsconfig_create(&context).map_err(|errno| explain(errno, overlay))?;
-    let attributes =
-        if overlay.upper.is_none() { MountAttrFlags::MOUNT_ATTR_RDONLY } else { MountAttrFlags::empty() };
+    let attributes = if overlay.upper.is_none() {
+        MountAttrFlags::MOUNT_ATTR_RDONLY
+    } else {
+        MountAttrFlags::empty()
+    };
     fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes).context(failed)
 }
 
@@ -82,8 +90,12 @@ fn set_layers(context: &OwnedFd, overlay: &Overlay, held: &mut Vec<OwnedFd>) -> 
     if !plus {
         let mut list = String::new();
         for lower in &overlay.lower {
-            let fd = rustix::fs::open(lower, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-                .context(|| format!("open the layer {}", lower.display()))?;
+            let fd = rustix::fs::open(
+                lower,
+                OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+                Mode::empty(),
+            )
+            .context(|| format!("open the layer {}", lower.display()))?;
             if !list.is_empty() {
                 list.push(':');
             }
@@ -106,8 +118,12 @@ fn set_layers(context: &OwnedFd, overlay: &Overlay, held: &mut Vec<OwnedFd>) -> 
         if dir.as_os_str().len() <= MAX_VALUE {
             fsconfig_set_string(context, key, dir).context(|| format!("use {} as {key}", dir.display()))?;
         } else {
-            let fd = rustix::fs::open(dir, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-                .context(|| format!("open {}", dir.display()))?;
+            let fd = rustix::fs::open(
+                dir,
+                OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+                Mode::empty(),
+            )
+            .context(|| format!("open {}", dir.display()))?;
             let short = format!("/proc/self/fd/{}", fd.as_raw_fd());
             fsconfig_set_string(context, key, short.as_str()).context(failed)?;
             held.push(fd);
@@ -121,8 +137,20 @@ fn idmapped(dir: &Path, user: BorrowedFd<'_>) -> Result<OwnedFd> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     let copy =
         open_tree(rustix::fs::CWD, dir, flags).context(|| format!("copy the mount of {}", dir.display()))?;
-    mount_setattr(copy.as_fd(), false, &MountAttr { idmap: Some(user), ..MountAttr::default() })
-        .context(|| format!("map the owners of {} (the file system may not support idmapped mounts)", dir.display()))?;
+    mount_setattr(
+        copy.as_fd(),
+        false,
+        &MountAttr {
+            idmap: Some(user),
+            ..MountAttr::default()
+        },
+    )
+    .context(|| {
+        format!(
+            "map the owners of {} (the file system may not support idmapped mounts)",
+            dir.display()
+        )
+    })?;
     Ok(copy)
 }
 
@@ -137,7 +165,10 @@ fn explain(errno: Errno, overlay: &Overlay) -> Error {
         if let Some(dir) = missing {
             return Error::new(
                 ErrorKind::NotFound,
-                format!("the layer {} is missing: load or pull the image again", dir.display()),
+                format!(
+                    "the layer {} is missing: load or pull the image again",
+                    dir.display()
+                ),
             );
         }
     }

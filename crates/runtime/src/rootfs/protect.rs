@@ -34,7 +34,9 @@ impl Masker {
         if FileType::from_raw_mode(stat.st_mode) != FileType::CharacterDevice
             || stat.st_rdev != rustix::fs::makedev(1, 3)
         {
-            return Err(Error::invalid("the host's /dev/null is not the null device: repair /dev first"));
+            return Err(Error::invalid(
+                "the host's /dev/null is not the null device: repair /dev first",
+            ));
         }
         Ok(Self { null, empty: None })
     }
@@ -45,20 +47,45 @@ impl Masker {
     /// When the mount fails.
     pub fn mask(&mut self, root: BorrowedFd<'_>, path: &Path) -> Result<()> {
         let failed = || format!("mask {}", path.display());
-        let Some(target) = exists(root, path).context(failed)? else { return Ok(()) };
+        let Some(target) = exists(root, path).context(failed)? else {
+            return Ok(());
+        };
         let cover = if is_directory(&target).context(failed)? {
             if self.empty.is_none() {
-                let few = [("nr_inodes".to_owned(), Some("2".to_owned())), ("size".to_owned(), Some("4k".to_owned()))];
-                self.empty = Some(new_file_system("tmpfs", "tmpfs", &few, attr::RDONLY | attr::NOSUID | attr::NODEV)?);
+                let few = [
+                    ("nr_inodes".to_owned(), Some("2".to_owned())),
+                    ("size".to_owned(), Some("4k".to_owned())),
+                ];
+                self.empty = Some(new_file_system(
+                    "tmpfs",
+                    "tmpfs",
+                    &few,
+                    attr::RDONLY | attr::NOSUID | attr::NODEV,
+                )?);
             }
-            let empty = self.empty.as_ref().map_or(Err(Errno::INVAL), |empty| copy_of(empty, Recursion::One));
+            let empty = self
+                .empty
+                .as_ref()
+                .map_or(Err(Errno::INVAL), |empty| copy_of(empty, Recursion::One));
             match empty {
                 Ok(copy) => copy,
                 // Kernels before 6.15 do not copy a mount that is attached nowhere.
                 Err(_) => self.empty.take().ok_or_else(|| Error::invalid(failed()))?,
             }
         } else {
-            copy_of(&self.null, Recursion::One).context(failed)?
+            let copy = copy_of(&self.null, Recursion::One).context(failed)?;
+            // It is the host's own node: read-only, so that the container's root cannot change its owner or its mode.
+            // The device itself can be written to as ever.
+            mount_setattr(
+                &copy,
+                false,
+                &MountAttr {
+                    set: attr::RDONLY,
+                    ..MountAttr::default()
+                },
+            )
+            .context(failed)?;
+            copy
         };
         attach(cover, target).context(failed)
     }
@@ -70,8 +97,18 @@ impl Masker {
 /// When the mount fails.
 pub fn make_readonly(root: BorrowedFd<'_>, path: &Path) -> Result<()> {
     let failed = || format!("make {} read-only", path.display());
-    let Some(target) = exists(root, path).context(failed)? else { return Ok(()) };
+    let Some(target) = exists(root, path).context(failed)? else {
+        return Ok(());
+    };
     let copy = copy_of(&target, Recursion::All).context(failed)?;
-    mount_setattr(&copy, true, &MountAttr { set: attr::RDONLY, ..MountAttr::default() }).context(failed)?;
+    mount_setattr(
+        &copy,
+        true,
+        &MountAttr {
+            set: attr::RDONLY,
+            ..MountAttr::default()
+        },
+    )
+    .context(failed)?;
     attach(copy, target).context(failed)
 }

@@ -33,7 +33,11 @@ pub fn open_in_root(
     flags: OFlags,
     extra: ResolveFlags,
 ) -> std::result::Result<OwnedFd, Errno> {
-    let path = if path.as_os_str().is_empty() { Path::new("/") } else { path };
+    let path = if path.as_os_str().is_empty() {
+        Path::new("/")
+    } else {
+        path
+    };
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | extra;
     for _ in 0..ATTEMPTS {
         match rustix::fs::openat2(&root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve) {
@@ -57,7 +61,9 @@ pub fn mount_target(root: impl AsFd, path: &Path, kind: TargetKind) -> Result<Ow
     let root = root.as_fd();
     let found = match lookup(root, path) {
         Ok(found) => found,
-        Err(Errno::NOENT) => create(root, path, kind).context(|| format!("make the mount point {}", path.display()))?,
+        Err(Errno::NOENT) => {
+            create(root, path, kind).context(|| format!("make the mount point {}", path.display()))?
+        }
         Err(errno) => return Err(errno).context(|| format!("look up the mount point {}", path.display())),
     };
     let is_dir = is_directory(&found).context(|| format!("look at the mount point {}", path.display()))?;
@@ -98,13 +104,24 @@ fn create(root: impl AsFd, path: &Path, kind: TargetKind) -> std::result::Result
             Err(Errno::NOENT) => {
                 let last = index + 1 == names.len();
                 if last && kind == TargetKind::File {
-                    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::RDONLY;
-                    drop(rustix::fs::openat(&here, *name, flags, Mode::from_raw_mode(0o644))?);
+                    let flags =
+                        OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::RDONLY;
+                    drop(rustix::fs::openat(
+                        &here,
+                        *name,
+                        flags,
+                        Mode::from_raw_mode(0o644),
+                    )?);
                 } else {
                     rustix::fs::mkdirat(&here, *name, Mode::from_raw_mode(0o755))?;
                 }
                 // Not followed: what was just made is no link, and a link put in its place is not wanted.
-                rustix::fs::openat(&here, *name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?
+                rustix::fs::openat(
+                    &here,
+                    *name,
+                    OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+                    Mode::empty(),
+                )?
             }
             Err(errno) => return Err(errno),
         };

@@ -193,12 +193,16 @@ impl Linux {
 
     /// Whether a new namespace of this kind is made.
     pub fn makes(&self, kind: NamespaceKind) -> bool {
-        self.namespace(kind).is_some_and(|namespace| namespace.path.is_none())
+        self.namespace(kind)
+            .is_some_and(|namespace| namespace.path.is_none())
     }
 
     pub(super) fn validate(&self, spec: &Spec) -> Result<()> {
         for (index, namespace) in self.namespaces.iter().enumerate() {
-            if self.namespaces[..index].iter().any(|other| other.kind == namespace.kind) {
+            if self.namespaces[..index]
+                .iter()
+                .any(|other| other.kind == namespace.kind)
+            {
                 return Err(Error::invalid(format!(
                     "linux.namespaces lists {} twice",
                     namespace.kind.proc_name()
@@ -216,20 +220,73 @@ impl Linux {
             return Err(Error::invalid("hostname and domainname need a uts namespace"));
         }
         if self.makes(NamespaceKind::User) && (self.uid_mappings.is_empty() || self.gid_mappings.is_empty()) {
-            return Err(Error::invalid("a new user namespace needs linux.uidMappings and linux.gidMappings"));
+            return Err(Error::invalid(
+                "a new user namespace needs linux.uidMappings and linux.gidMappings",
+            ));
         }
         if !self.time_offsets.is_empty() && !self.makes(NamespaceKind::Time) {
             return Err(Error::invalid("linux.timeOffsets needs a new time namespace"));
         }
         for name in self.time_offsets.keys() {
             if name != "monotonic" && name != "boottime" {
-                return Err(Error::invalid(format!("linux.timeOffsets: there is no clock {name:?}")));
+                return Err(Error::invalid(format!(
+                    "linux.timeOffsets: there is no clock {name:?}"
+                )));
             }
+        }
+        for name in self.sysctl.keys() {
+            self.validate_sysctl(name)?;
         }
         match self.rootfs_propagation.as_str() {
             "" | "shared" | "rshared" | "slave" | "rslave" | "private" | "rprivate" | "unbindable"
             | "runbindable" => Ok(()),
-            other => Err(Error::invalid(format!("linux.rootfsPropagation {other:?} is not a propagation mode"))),
+            other => Err(Error::invalid(format!(
+                "linux.rootfsPropagation {other:?} is not a propagation mode"
+            ))),
+        }
+    }
+
+    /// A kernel parameter that is not of a namespace of the container would be changed for the whole host.
+    fn validate_sysctl(&self, name: &str) -> Result<()> {
+        // Of the two separators, the first that occurs is the one; the other stands for itself.
+        let dotted = match name.find(['.', '/']).map(|at| &name[at..=at]) {
+            Some("/") => name.replace('/', "."),
+            _ => name.to_owned(),
+        };
+        let kind = if dotted == "kernel.domainname" || dotted == "kernel.hostname" {
+            NamespaceKind::Uts
+        } else if dotted.starts_with("net.") {
+            NamespaceKind::Network
+        } else if IPC_SYSCTLS.contains(&dotted.as_str()) || dotted.starts_with("fs.mqueue.") {
+            NamespaceKind::Ipc
+        } else if dotted.starts_with("user.") {
+            NamespaceKind::User
+        } else {
+            return Err(Error::invalid(format!(
+                "linux.sysctl: {name} belongs to no namespace: setting it would change the host"
+            )));
+        };
+        match self.namespace(kind) {
+            Some(_) => Ok(()),
+            None => Err(Error::invalid(format!(
+                "linux.sysctl: {name} needs a {} namespace: without one it would change the host's",
+                kind.proc_name()
+            ))),
         }
     }
 }
+
+/// The parameters of IPC namespaces outside of `fs.mqueue` (ipc_namespaces(7)).
+const IPC_SYSCTLS: [&str; 11] = [
+    "kernel.msgmax",
+    "kernel.msgmnb",
+    "kernel.msgmni",
+    "kernel.msg_next_id",
+    "kernel.sem",
+    "kernel.sem_next_id",
+    "kernel.shmall",
+    "kernel.shmmax",
+    "kernel.shmmni",
+    "kernel.shm_next_id",
+    "kernel.shm_rmid_forced",
+];

@@ -74,7 +74,11 @@ pub struct Mount {
     /// Path inside the container.
     pub destination: PathBuf,
     /// File system type, or empty/`bind` for bind mounts.
-    #[serde(rename = "type", skip_serializing_if = "String::is_empty", deserialize_with = "nullable")]
+    #[serde(
+        rename = "type",
+        skip_serializing_if = "String::is_empty",
+        deserialize_with = "nullable"
+    )]
     pub kind: String,
     /// Device, pseudo file system name, or the path to bind.
     #[serde(skip_serializing_if = "String::is_empty", deserialize_with = "nullable")]
@@ -168,10 +172,16 @@ impl Spec {
         if let Some(hooks) = &self.hooks {
             for hook in hooks.all() {
                 if !hook.path.is_absolute() {
-                    return Err(Error::invalid(format!("hook path {:?} is not absolute", hook.path)));
+                    return Err(Error::invalid(format!(
+                        "hook path {:?} is not absolute",
+                        hook.path
+                    )));
                 }
                 if hook.timeout.is_some_and(|seconds| seconds <= 0) {
-                    return Err(Error::invalid(format!("hook {:?}: timeout must be greater than zero", hook.path)));
+                    return Err(Error::invalid(format!(
+                        "hook {:?}: timeout must be greater than zero",
+                        hook.path
+                    )));
                 }
             }
         }
@@ -229,13 +239,30 @@ mod tests {
         for (text, needle) in [
             (r#"{"ociVersion":"2.0.0","root":{"path":"r"}}"#, "ociVersion"),
             (r#"{"ociVersion":"1.0.0"}"#, "root.path"),
-            (r#"{"ociVersion":"1.0.0","root":{"path":"r"},"process":{"args":[],"cwd":"/"}}"#, "process.args"),
-            (r#"{"ociVersion":"1.0.0","root":{"path":"r"},"process":{"args":["a"],"cwd":"x"}}"#, "process.cwd"),
+            (
+                r#"{"ociVersion":"1.0.0","root":{"path":"r"},"process":{"args":[],"cwd":"/"}}"#,
+                "process.args",
+            ),
+            (
+                r#"{"ociVersion":"1.0.0","root":{"path":"r"},"process":{"args":["a"],"cwd":"x"}}"#,
+                "process.cwd",
+            ),
             (
                 r#"{"ociVersion":"1.0.0","root":{"path":"r"},"linux":{"namespaces":[{"type":"pid"},{"type":"pid"}]}}"#,
                 "twice",
             ),
-            (r#"{"ociVersion":"1.0.0","root":{"path":"r"},"hostname":"x","linux":{"namespaces":[]}}"#, "uts"),
+            (
+                r#"{"ociVersion":"1.0.0","root":{"path":"r"},"linux":{"namespaces":[],"sysctl":{"net.ipv4.ip_forward":"1"}}}"#,
+                "net namespace",
+            ),
+            (
+                r#"{"ociVersion":"1.0.0","root":{"path":"r"},"linux":{"namespaces":[{"type":"ipc"}],"sysctl":{"vm.swappiness":"1"}}}"#,
+                "vm.swappiness",
+            ),
+            (
+                r#"{"ociVersion":"1.0.0","root":{"path":"r"},"hostname":"x","linux":{"namespaces":[]}}"#,
+                "uts",
+            ),
         ] {
             let spec: Spec = serde_json::from_str(text).unwrap();
             let message = spec.validate().unwrap_err().report().message;

@@ -152,22 +152,32 @@ impl Process {
             return Err(Error::invalid("process.args must name a program"));
         }
         if !self.cwd.is_absolute() {
-            return Err(Error::invalid(format!("process.cwd {:?} is not an absolute path", self.cwd)));
+            return Err(Error::invalid(format!(
+                "process.cwd {:?} is not an absolute path",
+                self.cwd
+            )));
         }
         let nul = |text: &String| text.contains('\0');
         if self.args.iter().any(nul) || self.env.iter().any(nul) {
-            return Err(Error::invalid("process.args and process.env must not contain NUL characters"));
+            return Err(Error::invalid(
+                "process.args and process.env must not contain NUL characters",
+            ));
         }
         let mut seen = std::collections::BTreeSet::new();
         for limit in &self.rlimits {
             if !seen.insert(&limit.kind) {
-                return Err(Error::invalid(format!("process.rlimits lists {} twice", limit.kind)));
+                return Err(Error::invalid(format!(
+                    "process.rlimits lists {} twice",
+                    limit.kind
+                )));
             }
         }
         if let Some(adj) = self.oom_score_adj
             && !(-1000..=1000).contains(&adj)
         {
-            return Err(Error::invalid(format!("process.oomScoreAdj {adj} is outside -1000 to 1000")));
+            return Err(Error::invalid(format!(
+                "process.oomScoreAdj {adj} is outside -1000 to 1000"
+            )));
         }
         Ok(())
     }

@@ -35,6 +35,16 @@ pub fn join_session_keyring(name: &CStr) -> Result<KeySerial> {
     Ok(serial as KeySerial)
 }
 
+/// Leaves the session keyring for a new one without a name, which nobody else can join.
+///
+/// A named keyring is joined, not made, when the user has one of that name already: everyone who knows the name shares
+/// it. Errors as of [`join_session_keyring`].
+pub fn new_session_keyring() -> Result<()> {
+    // SAFETY: a null name asks for a new keyring; no memory is touched.
+    check(unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, std::ptr::null::<libc::c_char>()) })
+        .map(drop)
+}
+
 /// Adds the user's search permission to a keyring, so that a later [`join_session_keyring`] of the same name finds it
 /// instead of making a second one.
 pub fn make_searchable(keyring: KeySerial) -> Result<()> {
