@@ -153,6 +153,12 @@ impl ImageIndex {
         Ok(before)
     }
 
+    /// The ID a name stands for, if it is one.
+    pub(crate) fn id_of_tag(&self, name: &str) -> Option<String> {
+        let name = Reference::parse(name).ok()?.with_default_tag().familiar();
+        self.read(|index| index.tags.get(&name).cloned())
+    }
+
     /// The ID a user's words mean: first as a name, then as an ID or the beginning of one.
     fn find(&self, name: &str) -> Result<Option<String>> {
         let reference = Reference::parse(name).ok();

@@ -1,8 +1,12 @@
 //! Listing containers.
 
-use vessel_api::ContainerSummary;
+use std::sync::Arc;
 
-use crate::{Engine, Error, Filters, Result};
+use vessel_api::{ContainerSummary, SummaryHostConfig, SummaryNetworkSettings};
+
+use super::record::{MountKind, Record, State, Status};
+use super::{Container, inspect};
+use crate::{Engine, Error, Filters, Result, time};
 
 /// What to list.
 #[derive(Debug, Clone, Default)]
@@ -17,12 +21,240 @@ pub struct ListOptions {
     pub filters: Filters,
 }
 
+const FILTERS: [&str; 15] = [
+    "ancestor", "before", "exited", "expose", "health", "id", "is-task", "isolation", "label", "name", "network",
+    "publish", "since", "status", "volume",
+];
+
 impl Engine {
     /// Containers, newest first.
     ///
     /// # Errors
     /// A filter that is not known or does not make sense.
-    pub async fn container_list(&self, _options: ListOptions) -> Result<Vec<ContainerSummary>> {
-        Err(Error::unsupported("not written yet"))
+    pub async fn container_list(&self, options: ListOptions) -> Result<Vec<ContainerSummary>> {
+        let chosen = self.choose(&options).await?;
+        let mut list = Vec::with_capacity(chosen.len());
+        for (record, state) in chosen {
+            let mut summary = self.summary(&record, &state);
+            if options.size {
+                (summary.size_rw, summary.size_root_fs) = self.sizes(&record).await?;
+            }
+            list.push(summary);
+        }
+        Ok(list)
+    }
+
+    async fn choose(&self, options: &ListOptions) -> Result<Vec<(Arc<Record>, State)>> {
+        let filters = &options.filters;
+        filters.check(&FILTERS)?;
+        for status in filters.get("status") {
+            if !["created", "restarting", "running", "removing", "paused", "exited", "dead"].contains(&status) {
+                return Err(Error::invalid(format!("invalid filter 'status={status}'")));
+            }
+        }
+        let mut exited = Vec::new();
+        for code in filters.get("exited") {
+            exited.push(code.parse::<i32>().map_err(|_| Error::invalid(format!("invalid filter 'exited={code}'")))?);
+        }
+        let bound = |key: &str| -> Result<Option<i64>> {
+            filters.get(key).next().map(|name| Ok(self.container(name)?.record().created)).transpose()
+        };
+        let (before, since) = (bound("before")?, bound("since")?);
+        let mut ancestors = Vec::new();
+        for name in filters.get("ancestor") {
+            // An image that does not exist has no descendants.
+            if let Ok(image) = self.image(name).await {
+                ancestors.push(image);
+            }
+        }
+        let everything = options.all
+            || options.limit.is_some()
+            || ["status", "exited", "before", "since"].iter().any(|key| filters.contains(key));
+        let fits = |container: &Arc<Container>| -> Option<(Arc<Record>, State)> {
+            let (record, state) = (container.record(), container.state());
+            let descends = || {
+                ancestors.iter().any(|image| {
+                    let top = &image.record.chain_ids;
+                    image.id == record.image_id || !top.is_empty() && record.layers.starts_with(top)
+                })
+            };
+            let ok = (everything || state.status.is_running())
+                && filters.any("id", |id| record.id.starts_with(id))
+                && filters.any("name", |name| name_matches(name, &record.name))
+                && filters.matches("status", state.status.as_str())
+                && (!filters.contains("exited")
+                    || state.status == Status::Exited && exited.contains(&state.exit_code))
+                && before.is_none_or(|before| record.created < before)
+                && since.is_none_or(|since| record.created > since)
+                && filters.labels(&record.config.labels)
+                && (!filters.contains("ancestor") || descends())
+                && filters.any("volume", |wanted| {
+                    record.mounts.iter().any(|mount| mount.name == wanted || mount.destination == wanted)
+                })
+                && filters.any("network", |wanted| {
+                    self.endpoint_settings(&record, None, true)
+                        .is_some_and(|(name, settings)| name == wanted || settings.network_id.starts_with(wanted))
+                })
+                && filters.any("publish", |port| has_port(port, &record.host.port_bindings))
+                && filters.any("expose", |port| has_port(port, &record.config.exposed_ports))
+                && filters.any("health", |health| health == "none")
+                && filters.any("isolation", |_| true)
+                && filters.any("is-task", |task| matches!(task, "false" | "0"));
+            ok.then_some((record, state))
+        };
+        let mut chosen: Vec<_> = self.containers().iter().filter_map(fits).collect();
+        chosen.sort_by_key(|(record, _)| std::cmp::Reverse(record.created));
+        if let Some(limit) = options.limit {
+            chosen.truncate(limit);
+        }
+        Ok(chosen)
+    }
+
+    fn summary(&self, record: &Record, state: &State) -> ContainerSummary {
+        let running = state.status.has_process();
+        let image = &record.config.image;
+        // A name that means another image by now is no help.
+        let name = match self.images.id_of_tag(image) {
+            Some(id) if id != record.image_id => record.image_id.clone(),
+            None if image.starts_with("sha256:") => record.image_id.clone(),
+            _ => image.clone(),
+        };
+        let mut command = record.path.clone();
+        for argument in &record.args {
+            command.push(' ');
+            // As Docker: what has a space is quoted.
+            if argument.contains(' ') {
+                command.push_str(&format!("'{argument}'"));
+            } else {
+                command.push_str(argument);
+            }
+        }
+        ContainerSummary {
+            id: record.id.clone(),
+            names: vec![format!("/{}", record.name)],
+            image: name,
+            image_id: record.image_id.clone(),
+            command,
+            created: record.created / 1_000_000_000,
+            ports: inspect::ports(record, state),
+            labels: record.config.labels.clone(),
+            state: state.status.as_str().to_owned(),
+            status: status_text(state, time::now()),
+            host_config: SummaryHostConfig {
+                network_mode: record.host.network_mode.clone(),
+                annotations: record.host.annotations.clone(),
+            },
+            network_settings: SummaryNetworkSettings {
+                networks: self.endpoint_settings(record, state.endpoint.as_ref(), running).into_iter().collect(),
+            },
+            mounts: record
+                .mounts
+                .iter()
+                .filter(|mount| mount.kind != MountKind::Tmpfs)
+                .map(super::record::MountRecord::to_api)
+                .collect(),
+            ..ContainerSummary::default()
+        }
+    }
+}
+
+/// Docker takes a regular expression; what people write is a part of the name, with `^` and `$` for its ends.
+fn name_matches(pattern: &str, name: &str) -> bool {
+    let pattern = pattern.strip_prefix("^/").map(|rest| format!("^{rest}")).unwrap_or_else(|| pattern.to_owned());
+    let pattern = pattern.strip_prefix('/').unwrap_or(&pattern);
+    match (pattern.strip_prefix('^'), pattern.strip_suffix('$')) {
+        (Some(rest), _) if rest.ends_with('$') => rest.strip_suffix('$') == Some(name),
+        (Some(start), _) => name.starts_with(start),
+        (None, Some(end)) => name.ends_with(end),
+        (None, None) => name.contains(pattern),
+    }
+}
+
+/// `80`, `80/tcp` or `80-90/tcp` among ports written `80/tcp`.
+fn has_port<V>(wanted: &str, ports: &vessel_api::Map<V>) -> bool {
+    let Ok((range, protocol)) = crate::oci_spec::ports::parse_port(wanted) else { return false };
+    ports.keys().any(|port| {
+        crate::oci_spec::ports::parse_port(port)
+            .is_ok_and(|(there, kind)| kind == protocol && range.contains(there.start()))
+    })
+}
+
+/// `Up 2 hours`, `Exited (0) 5 minutes ago`, ...
+fn status_text(state: &State, now: i64) -> String {
+    let since = |then: i64| human_duration(now.saturating_sub(then) / 1_000_000_000);
+    match state.status {
+        Status::Created => "Created".into(),
+        Status::Running => format!("Up {}", since(state.started_at)),
+        Status::Paused => format!("Up {} (Paused)", since(state.started_at)),
+        Status::Restarting => format!("Restarting ({}) {} ago", state.exit_code, since(state.finished_at)),
+        Status::Removing => "Removal In Progress".into(),
+        Status::Exited if state.finished_at == 0 => "Created".into(),
+        Status::Exited => format!("Exited ({}) {} ago", state.exit_code, since(state.finished_at)),
+        Status::Dead => "Dead".into(),
+    }
+}
+
+/// go-units' words for a duration in seconds.
+fn human_duration(seconds: i64) -> String {
+    let (minutes, hours) = (seconds / 60, (seconds + 1800) / 3600);
+    match seconds {
+        ..1 => "Less than a second".into(),
+        1 => "1 second".into(),
+        2..60 => format!("{seconds} seconds"),
+        _ if minutes == 1 => "About a minute".into(),
+        _ if minutes < 60 => format!("{minutes} minutes"),
+        _ if hours == 1 => "About an hour".into(),
+        _ if hours < 48 => format!("{hours} hours"),
+        _ if hours < 24 * 7 * 2 => format!("{} days", hours / 24),
+        _ if hours < 24 * 30 * 2 => format!("{} weeks", hours / 24 / 7),
+        _ if hours < 24 * 365 * 2 => format!("{} months", hours / 24 / 30),
+        _ => format!("{} years", seconds / 3600 / 24 / 365),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_read_as_dockers() {
+        for (seconds, text) in [
+            (0, "Less than a second"),
+            (1, "1 second"),
+            (59, "59 seconds"),
+            (60, "About a minute"),
+            (150, "2 minutes"),
+            (3600, "About an hour"),
+            (7 * 3600, "7 hours"),
+            (47 * 3600, "47 hours"),
+            (49 * 3600, "2 days"),
+            (15 * 86_400, "2 weeks"),
+            (70 * 86_400, "2 months"),
+            (800 * 86_400, "2 years"),
+        ] {
+            assert_eq!(human_duration(seconds), text);
+        }
+    }
+
+    #[test]
+    fn names_match_by_part_or_end() {
+        for (pattern, name, matches) in [
+            ("we", "web", true),
+            ("^web$", "web", true),
+            ("^/web$", "web", true),
+            ("^we$", "web", false),
+            ("b$", "web", true),
+            ("^eb", "web", false),
+        ] {
+            assert_eq!(name_matches(pattern, name), matches, "{pattern}");
+        }
+    }
+
+    #[test]
+    fn statuses_read_as_dockers() {
+        let state = |status| State { status, started_at: 1, finished_at: 1, exit_code: 3, ..State::default() };
+        assert_eq!(status_text(&state(Status::Paused), 5_000_000_001), "Up 5 seconds (Paused)");
+        assert_eq!(status_text(&state(Status::Exited), 5_000_000_001), "Exited (3) 5 seconds ago");
+        assert_eq!(status_text(&State::default(), 1), "Created");
     }
 }

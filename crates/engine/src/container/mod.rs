@@ -137,6 +137,10 @@ impl Container {
         self.inner().state.status
     }
 
+    pub(crate) fn life(&self) -> watch::Receiver<Life> {
+        self.life.subscribe()
+    }
+
     /// Its cgroup while it runs.
     pub fn cgroup_path(&self) -> String {
         self.cgroup.clone()

@@ -1,14 +1,22 @@
-//! Containers' logs.
+//! Containers' logs: Docker's json-file format, read back as streams.
 //!
-//! [`reader::send`] does the reading; [`entry`] knows the lines.
+//! The shim writes them; here they are read from the files alone, so that a log can be read whoever wrote it and whether
+//! or not the container runs. Following waits for the kernel to say that the directory changed.
 
-pub mod entry;
-pub mod reader;
+mod entry;
+mod reader;
+
+use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
+use inotify::{Inotify, WatchMask};
+use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 
-use crate::{Engine, Error, Result};
+use crate::error::Context;
+use crate::{Container, Engine, Error, Result, blocking, time};
+use reader::{Reader, Step};
 
 /// What of a log is wanted.
 #[derive(Debug, Clone, Default)]
@@ -40,12 +48,118 @@ pub struct LogStream {
     pub chunks: mpsc::Receiver<Result<Bytes>>,
 }
 
+/// A chunk is sent when it is about this large, or when there is nothing more.
+const CHUNK: usize = 256 << 10;
+
 impl Engine {
     /// A container's log.
     ///
     /// # Errors
     /// No such container; a log driver that cannot be read; neither stream chosen.
-    pub async fn container_logs(&self, _id: &str, _options: LogsOptions) -> Result<LogStream> {
-        Err(Error::unsupported("not written yet"))
+    pub async fn container_logs(&self, id: &str, options: LogsOptions) -> Result<LogStream> {
+        let container = self.container(id)?;
+        let record = container.record();
+        if !options.stdout && !options.stderr {
+            return Err(Error::invalid("Bad parameters: you must choose at least one stream"));
+        }
+        if record.host.log_config.kind == "none" {
+            return Err(Error::unsupported("configured logging driver does not support reading"));
+        }
+        let tty = record.config.tty;
+        let path = self.paths.log(&record.id);
+        let follow = options.follow && container.status().is_running();
+        // Watched before it is read, or what is written in between would not be noticed.
+        let watch = if follow { Some(Watch::new(&self.paths.container(&record.id))?) } else { None };
+        let until = options.until;
+        let reader = blocking(move || Reader::open(&path, LogsOptions { follow, ..options }, tty)).await?;
+        // Little is on its way: a slow client slows the reading, nothing else.
+        let (sender, chunks) = mpsc::channel(2);
+        tokio::spawn(async move {
+            if let Err(error) = send_all(reader, &sender, watch, &container, until).await {
+                // A client that left hears nothing.
+                let _ = sender.send(Err(error)).await;
+            }
+        });
+        Ok(LogStream { tty, chunks })
+    }
+}
+
+async fn send_all(
+    mut reader: Reader,
+    sender: &mpsc::Sender<Result<Bytes>>,
+    mut watch: Option<Watch>,
+    container: &Arc<Container>,
+    until: Option<i64>,
+) -> Result<()> {
+    let mut life = container.life();
+    // When it has ended nothing more is written: one more reading, then the end.
+    let mut ended = watch.is_none();
+    loop {
+        let (back, chunk, step) = blocking(move || {
+            let mut chunk = Vec::new();
+            let step = loop {
+                let step = reader.step(&mut chunk)?;
+                if step != Step::More || chunk.len() >= CHUNK {
+                    break step;
+                }
+            };
+            Ok((reader, chunk, step))
+        })
+        .await?;
+        reader = back;
+        if !chunk.is_empty() && sender.send(Ok(chunk.into())).await.is_err() {
+            return Ok(());
+        }
+        match step {
+            Step::More => continue,
+            Step::Done => return Ok(()),
+            Step::End if ended => return Ok(()),
+            Step::End => {}
+        }
+        let Some(watch) = &mut watch else { return Ok(()) };
+        let late = until.map(|until| Duration::from_nanos(u64::try_from(until - time::now()).unwrap_or(0)));
+        tokio::select! {
+            changed = watch.changed() => changed?,
+            _ = life.wait_for(|life| !life.running || life.removed) => ended = true,
+            () = sender.closed() => return Ok(()),
+            () = tokio::time::sleep(late.unwrap_or(Duration::MAX)), if late.is_some() => return Ok(()),
+        }
+    }
+}
+
+/// Says when something in a directory is written, made or renamed.
+struct Watch {
+    inotify: AsyncFd<Inotify>,
+    buffer: Vec<u8>,
+}
+
+impl Watch {
+    fn new(directory: &std::path::Path) -> Result<Self> {
+        let inotify = Inotify::init().context(
+            || "follow the log (too many logs are followed at once? see fs.inotify.max_user_instances)",
+        )?;
+        inotify
+            .watches()
+            .add(directory, WatchMask::MODIFY | WatchMask::CREATE | WatchMask::MOVED_TO)
+            .context(|| format!("follow the log in {}", directory.display()))?;
+        let inotify = AsyncFd::register(inotify).context(|| "follow the log")?;
+        Ok(Self { inotify, buffer: vec![0; 4096] })
+    }
+
+    /// Waits for a change since the last call.
+    async fn changed(&mut self) -> Result<()> {
+        loop {
+            let mut ready = self.inotify.readable_mut().await.context(|| "follow the log")?;
+            let buffer = &mut self.buffer;
+            let read = ready.try_io(|inotify| inotify.get_mut().read_events(buffer).map(|events| events.count()));
+            match read {
+                Ok(result) => {
+                    result.context(|| "follow the log")?;
+                    return Ok(());
+                }
+                // Nothing there after all.
+                Err(_) => {}
+            }
+        }
     }
 }
