@@ -204,10 +204,14 @@ fn unpack_entry(
     let kind = header.entry_type();
     let mode = Mode::from(header.mode()? & 0o7777);
     let mtime = header.mtime()?;
-    let device = (
-        header.device_major()?.unwrap_or(0),
-        header.device_minor()?.unwrap_or(0),
-    );
+    // Only devices have numbers; other entries may leave the fields empty.
+    let device = match kind {
+        tar::EntryType::Char | tar::EntryType::Block => rustix::fs::makedev(
+            header.device_major()?.unwrap_or(0),
+            header.device_minor()?.unwrap_or(0),
+        ),
+        _ => 0,
+    };
     let directory = parent(root, name)?;
     let last = name.file_name().unwrap_or(OsStr::new("."));
     if kind.is_dir() {
@@ -243,13 +247,7 @@ fn unpack_entry(
                 tar::EntryType::Char => FileType::CharacterDevice,
                 _ => FileType::BlockDevice,
             };
-            mknodat(
-                &directory,
-                last,
-                kind,
-                mode,
-                rustix::fs::makedev(device.0, device.1),
-            )?;
+            mknodat(&directory, last, kind, mode, device)?;
             chmodat(&directory, last, mode, AtFlags::empty())?;
             utimensat(&directory, last, &times(mtime), AtFlags::SYMLINK_NOFOLLOW)?;
         }

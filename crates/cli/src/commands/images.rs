@@ -10,7 +10,7 @@ use crate::failure::Result;
 use crate::output;
 use crate::output::format::{Headers, Row, render};
 use crate::output::text::short_id;
-use crate::output::units::{ago, human_size_digits};
+use crate::output::units::{ago, human_size, human_size_digits};
 
 /// List images
 #[derive(Debug, clap::Args)]
@@ -144,7 +144,14 @@ pub fn row(image: &ImageSummary, name: &Name, truncate: bool) -> Row {
         .text("Size", human_size_digits(image.size as f64, 3))
         .text("VirtualSize", human_size_digits(image.size as f64, 3))
         .text("SharedSize", size(image.shared_size))
-        .text("UniqueSize", size(unique))
+        .text(
+            "UniqueSize",
+            if unique < 0 {
+                "N/A".to_string()
+            } else {
+                human_size(unique as f64)
+            },
+        )
         .text(
             "Containers",
             if image.containers < 0 {

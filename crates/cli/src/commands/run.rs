@@ -39,7 +39,9 @@ impl Run for Args {
         let config = &mut request.config;
         if self.detach {
             if !self.options.process.attach.is_empty() {
-                return Err(Failure::usage("conflicting options: -a and -d"));
+                return Err(Failure::new(
+                    "conflicting options: cannot specify both --attach and --detach",
+                ));
             }
             config.attach_stdin = false;
             config.attach_stdout = false;
@@ -191,6 +193,9 @@ impl Foreground<'_> {
             };
             if session::run(stream, &options, signals.as_ref(), &mut on_signal)? == End::Detached {
                 drop(raw);
+                if self.mode == Mode::Attach {
+                    output::warn("\nread escape sequence");
+                }
                 return Ok(());
             }
         }

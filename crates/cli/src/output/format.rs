@@ -94,11 +94,8 @@ impl Row {
         let mut map = BTreeMap::new();
         for part in source.split(".Label \"").skip(1) {
             if let Some((name, _)) = part.split_once('"') {
-                let last = name.rsplit(['.', '-', '_']).next().unwrap_or(name);
-                map.insert(
-                    Arc::from(name),
-                    Value::String(last.to_uppercase().as_str().into()),
-                );
+                let last = name.rsplit('.').next().unwrap_or(name).replace(['-', '_'], " ");
+                map.insert(Arc::from(name), Value::String(last.as_str().into()));
             }
         }
         self.0.insert(LABELS.into(), Value::Map(Arc::new(map)));
@@ -140,7 +137,7 @@ mod tests {
                 "NAMES     CONTAINER ID\none       123456789012\ntwo       2\n",
             ),
             ("table {{upper .Names}}", "NAMES\nONE\nTWO\n"),
-            ("table {{.Label \"a.b\"}}", "B\nc\nc\n"),
+            ("table {{.Label \"a.b\"}}", "b\nc\nc\n"),
             ("{{.Names}}\\t{{.Label \"a.b\"}}", "one\tc\ntwo\tc\n"),
             (
                 "json",

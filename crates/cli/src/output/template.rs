@@ -20,7 +20,7 @@ impl Data {
     /// Takes over a JSON value.
     pub fn new(json: &serde_json::Value) -> Self {
         let mut orders = Orders::new();
-        let root = convert(json, &mut orders);
+        let root = convert(json, false, &mut orders);
         Self {
             root: Some(root),
             orders: Arc::new(orders),
@@ -40,7 +40,59 @@ impl Data {
     }
 }
 
-fn convert(json: &serde_json::Value, orders: &mut Orders) -> Value {
+/// Objects whose keys are not fields but names that people and programs chose.
+const MAPS: &[&str] = &[
+    "Annotations",
+    "Attributes",
+    "AuxiliaryAddresses",
+    "Containers",
+    "Data",
+    "Details",
+    "DriverOpts",
+    "ExposedPorts",
+    "IndexConfigs",
+    "Labels",
+    "Networks",
+    "Options",
+    "PortBindings",
+    "Ports",
+    "Runtimes",
+    "StorageOpt",
+    "Sysctls",
+    "Tmpfs",
+    "Volumes",
+];
+
+/// The name of a field in Go, where templates may use it, when it is not the one in JSON: `ID` for `Id`,
+/// `TimeNano` for `timeNano`.
+fn go_name(json: &str) -> Option<String> {
+    let mut out = String::with_capacity(json.len());
+    let mut rest = json;
+    while let Some(first) = rest.chars().next() {
+        let end = rest[first.len_utf8()..]
+            .find(|c: char| c.is_uppercase())
+            .map_or(rest.len(), |at| at + first.len_utf8());
+        let (word, more) = rest.split_at(end);
+        match word {
+            "Id" | "Ip" | "Api" | "Cpu" | "Dns" | "Http" | "Https" => out.push_str(&word.to_uppercase()),
+            "Ids" => out.push_str("IDs"),
+            "Cpus" => out.push_str("CPUs"),
+            _ => out.push_str(word),
+        }
+        rest = more;
+    }
+    if let Some(first) = out.get_mut(..1) {
+        first.make_ascii_uppercase();
+    }
+    match out.as_str() {
+        "Id" => out = "ID".to_string(),
+        "CpusetCPUs" => out = "CpusetCpus".to_string(),
+        _ => {}
+    }
+    (out != json).then_some(out)
+}
+
+fn convert(json: &serde_json::Value, is_map: bool, orders: &mut Orders) -> Value {
     match json {
         serde_json::Value::Null => Value::Nil,
         serde_json::Value::Bool(value) => Value::Bool(*value),
@@ -51,15 +103,20 @@ fn convert(json: &serde_json::Value, orders: &mut Orders) -> Value {
         },
         serde_json::Value::String(text) => Value::String(text.as_str().into()),
         serde_json::Value::Array(list) => {
-            Value::List(list.iter().map(|value| convert(value, orders)).collect())
+            Value::List(list.iter().map(|value| convert(value, false, orders)).collect())
         }
         serde_json::Value::Object(members) => {
             let mut order = Vec::with_capacity(members.len());
             let mut map = BTreeMap::new();
             for (name, member) in members {
+                let value = convert(member, MAPS.contains(&name.as_str()), orders);
+                if let Some(alias) = go_name(name).filter(|alias| !is_map && !members.contains_key(alias)) {
+                    // Not in the order, and so not in the JSON of the whole.
+                    map.insert(Arc::from(alias.as_str()), value.clone());
+                }
                 let name: Arc<str> = name.as_str().into();
                 order.push(name.clone());
-                map.insert(name, convert(member, orders));
+                map.insert(name, value);
             }
             let map = Arc::new(map);
             orders.insert(Arc::as_ptr(&map) as usize, order);
@@ -406,6 +463,27 @@ mod tests {
             "<no value>"
         );
         assert!(apply("{{.Nope}}", data).unwrap_err().contains("Nope"));
+    }
+
+    #[test]
+    fn names_of_go() {
+        let data = json!({"Id": "x", "timeNano": 1, "HostIp": "i", "NanoCpus": 2, "CpusetCpus": "", "Labels": {"Id": "y"}});
+        assert_eq!(
+            apply(
+                "{{.ID}} {{.Id}} {{.TimeNano}} {{.HostIP}} {{.NanoCPUs}}{{.CpusetCpus}}",
+                data.clone()
+            )
+            .unwrap(),
+            "x x 1 i 2"
+        );
+        assert_eq!(apply("{{json .}}", data.clone()).unwrap(), data.to_string());
+        assert_eq!(
+            apply("{{range $k, $v := .Labels}}{{$k}}{{end}}", data).unwrap(),
+            "Id"
+        );
+        assert_eq!(go_name("ApiVersion").as_deref(), Some("APIVersion"));
+        assert_eq!(go_name("MinAPIVersion"), None);
+        assert_eq!(go_name("CpusetCpus"), None);
     }
 
     #[test]
