@@ -11,34 +11,35 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
-use tempfile::TempDir;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Shell text that waits for signals, but not for ever: a test that fails leaves nothing running.
 const LOOP: &str = "i=0; while [ $i -lt 1000 ]; do sleep 0.01; i=$((i+1)); done";
 
-/// The programs as files, written before the first test starts a process: a program that some other
-/// thread's fork still holds open for writing cannot be executed (ETXTBSY).
+/// The programs as files in cargo's directory for tests, written before the first test starts a process: a
+/// program that some other thread's fork still holds open for writing cannot be executed (ETXTBSY).
 fn program(name: &str) -> PathBuf {
-    static DIRECTORY: OnceLock<TempDir> = OnceLock::new();
+    static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
     let directory = DIRECTORY.get_or_init(|| {
-        let directory = TempDir::new().unwrap();
-        for (name, bytes) in [
-            ("init", vessel_init::INIT),
-            ("hello", vessel_init::HELLO),
-            ("true", vessel_init::TRUE),
+        let directory = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("init-programs");
+        fs::create_dir_all(&directory).unwrap();
+        for (name, bytes, mode) in [
+            ("init", vessel_init::INIT, 0o755),
+            ("hello", vessel_init::HELLO, 0o755),
+            ("true", vessel_init::TRUE, 0o755),
+            ("script", b"echo \"script $1\"; exit 9\n", 0o755),
+            ("data", b"no program\n", 0o644),
         ] {
-            let path = directory.path().join(name);
-            fs::write(&path, bytes).unwrap();
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+            // Renamed into place: another run of these tests may be executing the one that is there.
+            let new = directory.join(format!("{name}.{}", std::process::id()));
+            fs::write(&new, bytes).unwrap();
+            fs::set_permissions(&new, fs::Permissions::from_mode(mode)).unwrap();
+            fs::rename(&new, directory.join(name)).unwrap();
         }
-        fs::write(directory.path().join("script"), "echo \"script $1\"; exit 9\n").unwrap();
-        fs::set_permissions(directory.path().join("script"), fs::Permissions::from_mode(0o755)).unwrap();
-        fs::write(directory.path().join("data"), "no program\n").unwrap();
         directory
     });
-    directory.path().join(name)
+    directory.join(name)
 }
 
 fn init(arguments: &[&str]) -> Command {
