@@ -142,7 +142,7 @@ impl Watch {
             .watches()
             .add(directory, WatchMask::MODIFY | WatchMask::CREATE | WatchMask::MOVED_TO)
             .context(|| format!("follow the log in {}", directory.display()))?;
-        let inotify = AsyncFd::register(inotify).context(|| "follow the log")?;
+        let inotify = AsyncFd::register(inotify).map_err(std::io::Error::from).context(|| "follow the log")?;
         Ok(Self { inotify, buffer: vec![0; 4096] })
     }
 
