@@ -254,13 +254,14 @@ async fn write_engine(engine: &UnixStream, mut bytes: &[u8]) -> io::Result<()> {
 /// Resolves when the client, which has shut down its writing side, closes the other as well.
 ///
 /// A registration of its own is needed: the stream's is in the hands of the writer, whose readiness must not be
-/// cleared behind its back.
+/// cleared behind its back. It waits for writability, not readability: tokio never forgets that a side of a stream was
+/// shut down for reading, so waiting for that again would go round without end.
 async fn hung_up(client: &Conn) -> io::Result<()> {
     // SAFETY: the duplicate is owned by the registration and by nothing else, so it stays the same open descriptor
     // until it is taken off again.
     let watched = unsafe { AsyncFd::register(client.as_fd().try_clone_to_owned()?) }?;
     loop {
-        let mut guard = watched.readable().await?;
+        let mut guard = watched.writable().await?;
         let mut fds = [PollFd::new(&watched, PollFlags::empty())];
         poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))?;
         if fds[0].revents().intersects(PollFlags::HUP | PollFlags::ERR) {
