@@ -99,11 +99,16 @@ impl Engine {
             return Err(Error::conflict(format!("Exec command {id} is already running or has run")));
         }
         let started = self.start_exec(&exec, &request).await;
-        if let Err(error) = &started {
-            exec.change(|state| state.exit_code = Some(error.exit_code().clamp(126, 127)));
-            exec.container.inner().execs.retain(|other| *other != exec.id);
+        let Err(error) = started else { return started };
+        exec.container.inner().execs.retain(|other| *other != exec.id);
+        exec.change(|state| state.exit_code = Some(error.exit_code().clamp(126, 127)));
+        let missing = matches!(error.kind(), ErrorKind::CommandNotFound | ErrorKind::CommandNotExecutable);
+        if !missing || request.detach {
+            return Err(error);
         }
-        started
+        // As with Docker, an attached client reads it as output and then asks for the exit code.
+        let stream = said(error.message(), exec.request.tty).await?;
+        Ok(Some(Attached { tty: exec.request.tty, logs: None, stream: Some(stream) }))
     }
 
     async fn start_exec(&self, exec: &Exec, request: &ExecStartRequest) -> Result<Option<Attached>> {
@@ -314,6 +319,20 @@ impl Engine {
             !over || ended <= ENDED_KEPT
         });
     }
+}
+
+/// A stream that says one line and ends.
+async fn said(line: &str, tty: bool) -> Result<tokio::net::UnixStream> {
+    use tokio::io::AsyncWriteExt;
+    let (mut ours, theirs) = tokio::net::UnixStream::pair().context(|| "make a stream for the client")?;
+    let text = format!("{line}\r\n");
+    if !tty {
+        // A message is far shorter than 4 GiB.
+        let [a, b, c, d] = (text.len() as u32).to_be_bytes();
+        ours.write_all(&[1, 0, 0, 0, a, b, c, d]).await.context(|| "answer the client")?;
+    }
+    ours.write_all(text.as_bytes()).await.context(|| "answer the client")?;
+    Ok(theirs)
 }
 
 fn runs(container: &Container) -> Result<()> {

@@ -142,7 +142,9 @@ impl Watch {
             .watches()
             .add(directory, WatchMask::MODIFY | WatchMask::CREATE | WatchMask::MOVED_TO)
             .context(|| format!("follow the log in {}", directory.display()))?;
-        let inotify = AsyncFd::register(inotify).map_err(std::io::Error::from).context(|| "follow the log")?;
+        // SAFETY: `Inotify` owns its descriptor for as long as it lives, and closes it only when dropped, which is when
+        // the `AsyncFd` that owns it is dropped.
+        let inotify = unsafe { AsyncFd::register(inotify) }.map_err(std::io::Error::from).context(|| "follow the log")?;
         Ok(Self { inotify, buffer: vec![0; 4096] })
     }
 
