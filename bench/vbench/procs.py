@@ -18,11 +18,12 @@ def executable(pid):
         return ""
 
 
-def arguments(pid):
+def same_program(pid, program):
+    """Whether a process executes the file with this stat(2) result, whatever its path is there."""
     try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[:-1]
+        return os.path.samestat(os.stat(f"/proc/{pid}/exe"), program)
     except OSError:
-        return []
+        return False
 
 
 def pss_kb(pid):

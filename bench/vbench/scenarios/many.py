@@ -44,6 +44,8 @@ def one_engine(bench, engine, count):
         if running != count:
             raise RuntimeError(f"{running} of {count} containers run")
         shims = engine.container_pids()
+        if len(shims) < count:
+            raise RuntimeError(f"only {len(shims)} of the engine's processes were found for {count} containers")
         record.add("memory-per-container", engine.name, procs.total_pss_kb(shims) / count, "kB")
         record.add("processes-per-container", engine.name, len(shims) / count, "")
         record.add("memory-daemon-500", engine.name, procs.total_pss_kb(engine.daemon_pids()), "kB")
