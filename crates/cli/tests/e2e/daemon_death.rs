@@ -9,20 +9,69 @@ use crate::harness::daemon;
 fn containers_outlive_a_crash() {
     let Some(mut daemon) = daemon() else { return };
     let script = "i=0; while :; do echo $i; i=$((i+1)); sleep 0.01; done";
-    daemon.vessel(&["run", "-d", "--name", "count", "-p", "127.0.0.1::80", "busybox", "sh", "-c", script]).ok();
-    daemon.vessel(&["run", "-d", "--name", "ends", "busybox", "sh", "-c", "sleep 0.5; echo last words; exit 9"]).ok();
-    let before = daemon.inspect("count", "{{.State.Pid}} {{.State.StartedAt}} {{.NetworkSettings.IPAddress}}");
+    daemon
+        .vessel(&[
+            "run",
+            "-d",
+            "--name",
+            "count",
+            "-p",
+            "127.0.0.1::80",
+            "busybox",
+            "sh",
+            "-c",
+            script,
+        ])
+        .ok();
+    daemon
+        .vessel(&[
+            "run",
+            "-d",
+            "--name",
+            "ends",
+            "busybox",
+            "sh",
+            "-c",
+            "sleep 0.5; echo last words; exit 9",
+        ])
+        .ok();
+    let before = daemon.inspect(
+        "count",
+        "{{.State.Pid}} {{.State.StartedAt}} {{.NetworkSettings.IPAddress}}",
+    );
     daemon.crash();
     std::thread::sleep(std::time::Duration::from_millis(800));
     daemon.start();
-    assert_eq!(daemon.inspect("count", "{{.State.Pid}} {{.State.StartedAt}} {{.NetworkSettings.IPAddress}}"), before);
-    assert_eq!(daemon.inspect("ends", "{{.State.Status}} {{.State.ExitCode}}"), "exited 9");
+    assert_eq!(
+        daemon.inspect(
+            "count",
+            "{{.State.Pid}} {{.State.StartedAt}} {{.NetworkSettings.IPAddress}}"
+        ),
+        before
+    );
+    assert_eq!(
+        daemon.inspect("ends", "{{.State.Status}} {{.State.ExitCode}}"),
+        "exited 9"
+    );
     assert_eq!(daemon.vessel(&["logs", "ends"]).ok(), "last words");
     // No line of the one that went on is missing.
-    let lines: Vec<u64> = daemon.vessel(&["logs", "count"]).ok().lines().map(|line| line.parse().unwrap()).collect();
+    let lines: Vec<u64> = daemon
+        .vessel(&["logs", "count"])
+        .ok()
+        .lines()
+        .map(|line| line.parse().unwrap())
+        .collect();
     assert!(lines.len() > 40, "{}", lines.len());
-    assert!(lines.iter().enumerate().all(|(index, number)| index as u64 == *number));
-    assert_eq!(daemon.vessel(&["exec", "count", "echo", "still there"]).ok(), "still there");
+    assert!(
+        lines
+            .iter()
+            .enumerate()
+            .all(|(index, number)| index as u64 == *number)
+    );
+    assert_eq!(
+        daemon.vessel(&["exec", "count", "echo", "still there"]).ok(),
+        "still there"
+    );
     daemon.vessel(&["stop", "-t", "0", "count"]).ok();
     assert_eq!(daemon.inspect("count", "{{.State.ExitCode}}"), "137");
 }
@@ -30,10 +79,27 @@ fn containers_outlive_a_crash() {
 #[test]
 fn a_followed_log_goes_on_with_the_next_daemon() {
     let Some(mut daemon) = daemon() else { return };
-    daemon.vessel(&["run", "-d", "--name", "slow", "busybox", "sh", "-c", "for i in 1 2 3 4 5; do echo $i; sleep 0.2; done"]).ok();
-    let mut follower = daemon.command(&["logs", "-f", "slow"]).stdout(Stdio::piped()).spawn().unwrap();
+    daemon
+        .vessel(&[
+            "run",
+            "-d",
+            "--name",
+            "slow",
+            "busybox",
+            "sh",
+            "-c",
+            "for i in 1 2 3 4 5; do echo $i; sleep 0.2; done",
+        ])
+        .ok();
+    let mut follower = daemon
+        .command(&["logs", "-f", "slow"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
     let mut first = String::new();
-    BufReader::new(follower.stdout.take().unwrap()).read_line(&mut first).unwrap();
+    BufReader::new(follower.stdout.take().unwrap())
+        .read_line(&mut first)
+        .unwrap();
     assert_eq!(first, "1\n");
     daemon.crash();
     follower.wait().unwrap();
@@ -45,15 +111,33 @@ fn a_followed_log_goes_on_with_the_next_daemon() {
 #[test]
 fn a_killed_shim_takes_its_container_along_and_nothing_else() {
     let Some(daemon) = daemon() else { return };
-    daemon.vessel(&["run", "-d", "--name", "victim", "busybox", "sleep", "1000"]).ok();
-    daemon.vessel(&["run", "-d", "--name", "other", "busybox", "sleep", "1000"]).ok();
+    daemon
+        .vessel(&["run", "-d", "--name", "victim", "busybox", "sleep", "1000"])
+        .ok();
+    daemon
+        .vessel(&["run", "-d", "--name", "other", "busybox", "sleep", "1000"])
+        .ok();
     let pid: i32 = daemon.inspect("victim", "{{.State.Pid}}").parse().unwrap();
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let shim: i32 = status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap().trim().parse().unwrap();
-    rustix::process::kill_process(rustix::process::Pid::from_raw(shim).unwrap(), rustix::process::Signal::KILL).unwrap();
-    daemon.until("the container is recorded as ended", |daemon| daemon.inspect("victim", "{{.State.Running}}") == "false");
+    let shim: i32 = status
+        .lines()
+        .find_map(|line| line.strip_prefix("PPid:"))
+        .unwrap()
+        .trim()
+        .parse()
+        .unwrap();
+    rustix::process::kill_process(
+        rustix::process::Pid::from_raw(shim).unwrap(),
+        rustix::process::Signal::KILL,
+    )
+    .unwrap();
+    daemon.until("the container is recorded as ended", |daemon| {
+        daemon.inspect("victim", "{{.State.Running}}") == "false"
+    });
     assert_eq!(daemon.inspect("victim", "{{.State.ExitCode}}"), "137");
-    daemon.until("its process is gone", |_| !std::path::Path::new(&format!("/proc/{pid}")).exists());
+    daemon.until("its process is gone", |_| {
+        !std::path::Path::new(&format!("/proc/{pid}")).exists()
+    });
     assert_eq!(daemon.inspect("other", "{{.State.Running}}"), "true");
     daemon.vessel(&["start", "victim"]).ok();
 }
@@ -61,16 +145,46 @@ fn a_killed_shim_takes_its_container_along_and_nothing_else() {
 #[test]
 fn restart_policies_hold_across_daemons() {
     let Some(mut daemon) = daemon() else { return };
-    daemon.vessel(&["run", "-d", "--name", "again", "--restart", "on-failure:2", "busybox", "sh", "-c", "echo x; exit 1"]).ok();
-    daemon.until("three runs", |daemon| daemon.vessel(&["logs", "again"]).out == "x\nx\nx\n");
-    daemon.until("it rests", |daemon| daemon.inspect("again", "{{.State.Status}} {{.RestartCount}}") == "exited 2");
-    daemon.vessel(&["run", "-d", "--name", "always", "--restart", "always", "busybox", "sleep", "1000"]).ok();
+    daemon
+        .vessel(&[
+            "run",
+            "-d",
+            "--name",
+            "again",
+            "--restart",
+            "on-failure:2",
+            "busybox",
+            "sh",
+            "-c",
+            "echo x; exit 1",
+        ])
+        .ok();
+    daemon.until("three runs", |daemon| {
+        daemon.vessel(&["logs", "again"]).out == "x\nx\nx\n"
+    });
+    daemon.until("it rests", |daemon| {
+        daemon.inspect("again", "{{.State.Status}} {{.RestartCount}}") == "exited 2"
+    });
+    daemon
+        .vessel(&[
+            "run",
+            "-d",
+            "--name",
+            "always",
+            "--restart",
+            "always",
+            "busybox",
+            "sleep",
+            "1000",
+        ])
+        .ok();
     let pid = daemon.inspect("always", "{{.State.Pid}}");
     daemon.crash();
     let raw = rustix::process::Pid::from_raw(pid.parse().unwrap()).unwrap();
     rustix::process::kill_process(raw, rustix::process::Signal::KILL).unwrap();
     daemon.start();
     daemon.until("it runs again", |daemon| {
-        daemon.inspect("always", "{{.State.Running}}") == "true" && daemon.inspect("always", "{{.State.Pid}}") != pid
+        daemon.inspect("always", "{{.State.Running}}") == "true"
+            && daemon.inspect("always", "{{.State.Pid}}") != pid
     });
 }

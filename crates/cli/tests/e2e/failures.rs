@@ -6,19 +6,74 @@ use crate::harness::daemon;
 fn exit_codes_are_dockers() {
     let Some(daemon) = daemon() else { return };
     for (args, code, needle) in [
-        (&["run", "--rm", "busybox", "no-such-program"][..], 127, "not found"),
-        (&["run", "--rm", "busybox", "/etc/passwd"][..], 126, "permission denied"),
+        (
+            &["run", "--rm", "busybox", "no-such-program"][..],
+            127,
+            "not found",
+        ),
+        (
+            &["run", "--rm", "busybox", "/etc/passwd"][..],
+            126,
+            "permission denied",
+        ),
         (&["run", "--rm", "busybox", "/etc"][..], 126, "/etc"),
-        (&["run", "--rm", "no/such/image", "true"][..], 125, "no/such/image"),
-        (&["run", "--rm", "--memory", "1", "busybox", "true"][..], 125, "memory"),
-        (&["run", "--rm", "--cpus", "-1", "busybox", "true"][..], 125, "cpu"),
-        (&["run", "--rm", "--mount", "type=bind,src=/no/such/place,dst=/x", "busybox", "true"][..], 125, "/no/such/place"),
-        (&["run", "--rm", "--cap-add", "NO_SUCH", "busybox", "true"][..], 125, "NO_SUCH"),
-        (&["run", "--rm", "--network", "no-such-net", "busybox", "true"][..], 125, "no-such-net"),
-        (&["run", "--rm", "--network", "container:nobody", "busybox", "true"][..], 125, "nobody"),
-        (&["run", "--rm", "--device", "/dev/no-such", "busybox", "true"][..], 125, "/dev/no-such"),
-        (&["run", "--rm", "--sysctl", "no.such=1", "busybox", "true"][..], 125, "no.such"),
-        (&["run", "--rm", "-u", "nobody-here", "busybox", "true"][..], 125, "nobody-here"),
+        (
+            &["run", "--rm", "no/such/image", "true"][..],
+            125,
+            "no/such/image",
+        ),
+        (
+            &["run", "--rm", "--memory", "1", "busybox", "true"][..],
+            125,
+            "memory",
+        ),
+        (
+            &["run", "--rm", "--cpus", "-1", "busybox", "true"][..],
+            125,
+            "cpu",
+        ),
+        (
+            &[
+                "run",
+                "--rm",
+                "--mount",
+                "type=bind,src=/no/such/place,dst=/x",
+                "busybox",
+                "true",
+            ][..],
+            125,
+            "/no/such/place",
+        ),
+        (
+            &["run", "--rm", "--cap-add", "NO_SUCH", "busybox", "true"][..],
+            125,
+            "NO_SUCH",
+        ),
+        (
+            &["run", "--rm", "--network", "no-such-net", "busybox", "true"][..],
+            125,
+            "no-such-net",
+        ),
+        (
+            &["run", "--rm", "--network", "container:nobody", "busybox", "true"][..],
+            125,
+            "nobody",
+        ),
+        (
+            &["run", "--rm", "--device", "/dev/no-such", "busybox", "true"][..],
+            125,
+            "/dev/no-such",
+        ),
+        (
+            &["run", "--rm", "--sysctl", "no.such=1", "busybox", "true"][..],
+            125,
+            "no.such",
+        ),
+        (
+            &["run", "--rm", "-u", "nobody-here", "busybox", "true"][..],
+            125,
+            "nobody-here",
+        ),
         (&["run", "--no-such-flag", "busybox"][..], 125, "no-such-flag"),
     ] {
         let said = daemon.vessel(args);
@@ -43,6 +98,11 @@ fn names_are_unique() {
 #[test]
 fn a_failed_start_keeps_the_container_as_docker_does() {
     let Some(daemon) = daemon() else { return };
-    daemon.vessel(&["run", "--name", "bad", "busybox", "no-such-program"]).fails(127);
-    assert_eq!(daemon.inspect("bad", "{{.State.Status}} {{.State.ExitCode}}"), "created 127");
+    daemon
+        .vessel(&["run", "--name", "bad", "busybox", "no-such-program"])
+        .fails(127);
+    assert_eq!(
+        daemon.inspect("bad", "{{.State.Status}} {{.State.ExitCode}}"),
+        "created 127"
+    );
 }

@@ -70,7 +70,9 @@ pub fn daemon() -> Option<Daemon> {
         child: None,
     };
     daemon.start();
-    daemon.vessel(&["load", "-q", "-i", image.to_str().expect("a plain path")]).ok();
+    daemon
+        .vessel(&["load", "-q", "-i", image.to_str().expect("a plain path")])
+        .ok();
     Some(daemon)
 }
 
@@ -80,8 +82,13 @@ fn busybox_image() -> Option<&'static Path> {
     IMAGE
         .get_or_init(|| {
             let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../images/busybox.sh");
-            let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("busybox-{}.tar", std::process::id()));
-            let output = Command::new("bash").arg(script).stderr(Stdio::inherit()).output().ok()?;
+            let path =
+                Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("busybox-{}.tar", std::process::id()));
+            let output = Command::new("bash")
+                .arg(script)
+                .stderr(Stdio::inherit())
+                .output()
+                .ok()?;
             (output.status.success() && std::fs::write(&path, output.stdout).is_ok()).then_some(path)
         })
         .as_deref()
@@ -119,7 +126,14 @@ impl Daemon {
             .arg("daemon")
             .args(["--root", self.root().to_str().expect("a plain path")])
             .args(["--run", self.run_dir().to_str().expect("a plain path")])
-            .args(["--socket", self.dir.path().join("vessel.sock").to_str().expect("a plain path")])
+            .args([
+                "--socket",
+                self.dir
+                    .path()
+                    .join("vessel.sock")
+                    .to_str()
+                    .expect("a plain path"),
+            ])
             .args(["--bridge", &self.bridge])
             .args(["--cgroup-parent", &self.cgroup_parent()])
             .stdin(Stdio::null())
@@ -130,7 +144,11 @@ impl Daemon {
         self.child = Some(child);
         let begin = Instant::now();
         while self.vessel(&["version"]).code != 0 {
-            assert!(begin.elapsed() < Duration::from_secs(60), "the daemon does not answer:\n{}", self.log());
+            assert!(
+                begin.elapsed() < Duration::from_secs(60),
+                "the daemon does not answer:\n{}",
+                self.log()
+            );
             std::thread::sleep(Duration::from_millis(10));
         }
     }
@@ -161,7 +179,11 @@ impl Daemon {
 
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(VESSEL);
-        command.arg("--host").arg(self.socket()).args(args).stdin(Stdio::null());
+        command
+            .arg("--host")
+            .arg(self.socket())
+            .args(args)
+            .stdin(Stdio::null());
         command
     }
 
@@ -200,7 +222,11 @@ impl Daemon {
     pub fn until(&self, what: &str, test: impl Fn(&Self) -> bool) {
         let begin = Instant::now();
         while !test(self) {
-            assert!(begin.elapsed() < Duration::from_secs(30), "waited too long: {what}\n{}", self.log());
+            assert!(
+                begin.elapsed() < Duration::from_secs(30),
+                "waited too long: {what}\n{}",
+                self.log()
+            );
             std::thread::sleep(Duration::from_millis(10));
         }
     }
@@ -210,11 +236,24 @@ impl Daemon {
         let mut found = Vec::new();
         let own = self.dir.path().to_string_lossy().into_owned();
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-        found.extend(mounts.lines().filter(|line| line.contains(&own)).map(|line| format!("mount {line}")));
-        for hierarchy in std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
+        found.extend(
+            mounts
+                .lines()
+                .filter(|line| line.contains(&own))
+                .map(|line| format!("mount {line}")),
+        );
+        for hierarchy in std::fs::read_dir("/sys/fs/cgroup")
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
             let dir = hierarchy.path().join(&self.bridge);
             let nested = std::fs::read_dir(&dir).into_iter().flatten().flatten();
-            found.extend(nested.filter(|entry| entry.path().is_dir()).map(|entry| format!("cgroup {}", entry.path().display())));
+            found.extend(
+                nested
+                    .filter(|entry| entry.path().is_dir())
+                    .map(|entry| format!("cgroup {}", entry.path().display())),
+            );
         }
         for dir in [self.root().join("containers"), self.run_dir().join("shims")] {
             let entries = std::fs::read_dir(&dir).into_iter().flatten().flatten();
@@ -246,12 +285,22 @@ impl Drop for Daemon {
         let left = self.leftovers();
         let log = self.log();
         self.stop();
-        for hierarchy in std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
+        for hierarchy in std::fs::read_dir("/sys/fs/cgroup")
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
             let _ = std::fs::remove_dir(hierarchy.path().join(&self.bridge));
         }
         // The bridge outlives an orderly stop for the containers' sake; here nobody needs it any more.
-        let _ = Command::new("ip").args(["link", "delete", &self.bridge]).stderr(Stdio::null()).status();
-        let _ = Command::new("nft").args(["delete", "table", "inet", &self.bridge]).stderr(Stdio::null()).status();
+        let _ = Command::new("ip")
+            .args(["link", "delete", &self.bridge])
+            .stderr(Stdio::null())
+            .status();
+        let _ = Command::new("nft")
+            .args(["delete", "table", "inet", &self.bridge])
+            .stderr(Stdio::null())
+            .status();
         if !std::thread::panicking() {
             assert!(left.is_empty(), "left behind: {left:#?}\n{log}");
         }

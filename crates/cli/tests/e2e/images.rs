@@ -7,16 +7,34 @@ fn saved_images_come_back_the_same() {
     let Some(daemon) = daemon() else { return };
     let dir = tempfile::tempdir().unwrap();
     let archive = dir.path().join("image.tar").display().to_string();
-    let id = daemon.vessel(&["inspect", "--type", "image", "-f", "{{.Id}}", "busybox"]).ok();
-    daemon.vessel(&["tag", "busybox", "example.com:5000/team/box:1"]).ok();
-    daemon.vessel(&["save", "-o", &archive, "busybox", "example.com:5000/team/box:1"]).ok();
-    daemon.vessel(&["rmi", "busybox", "example.com:5000/team/box:1"]).ok();
+    let id = daemon
+        .vessel(&["inspect", "--type", "image", "-f", "{{.Id}}", "busybox"])
+        .ok();
+    daemon
+        .vessel(&["tag", "busybox", "example.com:5000/team/box:1"])
+        .ok();
+    daemon
+        .vessel(&["save", "-o", &archive, "busybox", "example.com:5000/team/box:1"])
+        .ok();
+    daemon
+        .vessel(&["rmi", "busybox", "example.com:5000/team/box:1"])
+        .ok();
     assert_eq!(daemon.vessel(&["images", "-q"]).ok(), "");
     let said = daemon.vessel(&["load", "-i", &archive]).ok();
     assert!(said.contains("busybox:latest"), "{said}");
-    assert_eq!(daemon.vessel(&["inspect", "--type", "image", "-f", "{{.Id}}", "busybox"]).ok(), id);
+    assert_eq!(
+        daemon
+            .vessel(&["inspect", "--type", "image", "-f", "{{.Id}}", "busybox"])
+            .ok(),
+        id
+    );
     assert!(daemon.vessel(&["history", "busybox"]).ok().starts_with("IMAGE"));
-    assert_eq!(daemon.vessel(&["run", "--rm", "example.com:5000/team/box:1", "echo", "hi"]).ok(), "hi");
+    assert_eq!(
+        daemon
+            .vessel(&["run", "--rm", "example.com:5000/team/box:1", "echo", "hi"])
+            .ok(),
+        "hi"
+    );
 }
 
 #[test]
@@ -50,6 +68,8 @@ fn a_root_archive_becomes_an_image() {
     let archive = dir.path().join("root.tar").display().to_string();
     daemon.vessel(&["create", "--name", "source", "busybox"]).ok();
     daemon.vessel(&["export", "-o", &archive, "source"]).ok();
-    daemon.vessel(&["import", "-c", "CMD [\"echo\", \"imported\"]", &archive, "copy:1"]).ok();
+    daemon
+        .vessel(&["import", "-c", "CMD [\"echo\", \"imported\"]", &archive, "copy:1"])
+        .ok();
     assert_eq!(daemon.vessel(&["run", "--rm", "copy:1"]).ok(), "imported");
 }

@@ -12,15 +12,28 @@ fn hello_is_embedded() {
 #[test]
 fn output_and_exit_code() {
     let Some(daemon) = daemon() else { return };
-    let said = daemon.vessel(&["run", "--rm", "busybox", "sh", "-c", "echo out; echo err >&2; exit 7"]);
-    assert_eq!((said.code, said.out.as_str(), said.err.as_str()), (7, "out\n", "err\n"));
+    let said = daemon.vessel(&[
+        "run",
+        "--rm",
+        "busybox",
+        "sh",
+        "-c",
+        "echo out; echo err >&2; exit 7",
+    ]);
+    assert_eq!(
+        (said.code, said.out.as_str(), said.err.as_str()),
+        (7, "out\n", "err\n")
+    );
 }
 
 #[test]
 fn input_is_passed_whole() {
     let Some(daemon) = daemon() else { return };
     let input: Vec<u8> = (0..3_000_000_u32).map(|number| (number % 251) as u8).collect();
-    let said = daemon.feed(&["run", "--rm", "-i", "--network", "none", "busybox", "wc", "-c"], &input);
+    let said = daemon.feed(
+        &["run", "--rm", "-i", "--network", "none", "busybox", "wc", "-c"],
+        &input,
+    );
     assert_eq!(said.ok(), "3000000");
 }
 
@@ -28,7 +41,14 @@ fn input_is_passed_whole() {
 fn output_is_passed_whole() {
     let Some(daemon) = daemon() else { return };
     let said = daemon.vessel(&[
-        "run", "--rm", "--network", "none", "busybox", "sh", "-c", "dd if=/dev/zero bs=1024 count=20000 2>/dev/null | tr '\\0' x",
+        "run",
+        "--rm",
+        "--network",
+        "none",
+        "busybox",
+        "sh",
+        "-c",
+        "dd if=/dev/zero bs=1024 count=20000 2>/dev/null | tr '\\0' x",
     ]);
     assert_eq!(said.ok().len(), 20_480_000);
 }
@@ -36,21 +56,44 @@ fn output_is_passed_whole() {
 #[test]
 fn detached_life() {
     let Some(daemon) = daemon() else { return };
-    let id = daemon.vessel(&["run", "-d", "--name", "web", "busybox", "sh", "-c", "echo one; exec sleep 1000"]).ok();
+    let id = daemon
+        .vessel(&[
+            "run",
+            "-d",
+            "--name",
+            "web",
+            "busybox",
+            "sh",
+            "-c",
+            "echo one; exec sleep 1000",
+        ])
+        .ok();
     assert_eq!(id.len(), 64);
     assert!(daemon.vessel(&["ps"]).ok().contains("web"));
-    assert_eq!(daemon.inspect("web", "{{.State.Status}} {{.Name}}"), "running /web");
+    assert_eq!(
+        daemon.inspect("web", "{{.State.Status}} {{.Name}}"),
+        "running /web"
+    );
     daemon.until("the log", |daemon| daemon.vessel(&["logs", "web"]).out == "one\n");
-    assert_eq!(daemon.vessel(&["exec", "web", "sh", "-c", "echo $((6*7))"]).ok(), "42");
+    assert_eq!(
+        daemon.vessel(&["exec", "web", "sh", "-c", "echo $((6*7))"]).ok(),
+        "42"
+    );
     assert_eq!(daemon.vessel(&["exec", "web", "sh", "-c", "exit 3"]).code, 3);
-    assert_eq!(daemon.feed(&["exec", "-i", "web", "cat"], b"to and fro").ok(), "to and fro");
+    assert_eq!(
+        daemon.feed(&["exec", "-i", "web", "cat"], b"to and fro").ok(),
+        "to and fro"
+    );
     assert!(daemon.vessel(&["top", "web"]).ok().contains("sleep 1000"));
     daemon.vessel(&["pause", "web"]).ok();
     assert_eq!(daemon.inspect("web", "{{.State.Status}}"), "paused");
     daemon.vessel(&["unpause", "web"]).ok();
     daemon.vessel(&["rename", "web", "site"]).ok();
     daemon.vessel(&["stop", "-t", "0", "site"]).ok();
-    assert_eq!(daemon.inspect("site", "{{.State.Status}} {{.State.ExitCode}}"), "exited 137");
+    assert_eq!(
+        daemon.inspect("site", "{{.State.Status}} {{.State.ExitCode}}"),
+        "exited 137"
+    );
     daemon.vessel(&["start", "site"]).ok();
     assert_eq!(daemon.inspect("site", "{{.State.Running}}"), "true");
     daemon.vessel(&["restart", "-t", "0", "site"]).ok();
@@ -63,8 +106,12 @@ fn detached_life() {
 fn signals_reach_the_program() {
     let Some(daemon) = daemon() else { return };
     let script = "trap 'echo bye; exit 5' TERM; echo ready; while :; do sleep 0.05; done";
-    daemon.vessel(&["run", "-d", "--name", "t", "busybox", "sh", "-c", script]).ok();
-    daemon.until("ready", |daemon| daemon.vessel(&["logs", "t"]).out.contains("ready"));
+    daemon
+        .vessel(&["run", "-d", "--name", "t", "busybox", "sh", "-c", script])
+        .ok();
+    daemon.until("ready", |daemon| {
+        daemon.vessel(&["logs", "t"]).out.contains("ready")
+    });
     daemon.vessel(&["stop", "t"]).ok();
     assert_eq!(daemon.inspect("t", "{{.State.ExitCode}}"), "5");
     assert_eq!(daemon.vessel(&["logs", "t"]).ok(), "ready\nbye");
@@ -74,7 +121,19 @@ fn signals_reach_the_program() {
 #[test]
 fn init_reaps() {
     let Some(daemon) = daemon() else { return };
-    daemon.vessel(&["run", "-d", "--init", "--name", "i", "busybox", "sh", "-c", "(sleep 0.1 &) ; sleep 1000"]).ok();
+    daemon
+        .vessel(&[
+            "run",
+            "-d",
+            "--init",
+            "--name",
+            "i",
+            "busybox",
+            "sh",
+            "-c",
+            "(sleep 0.1 &) ; sleep 1000",
+        ])
+        .ok();
     daemon.until("no zombie", |daemon| {
         let said = daemon.vessel(&["exec", "i", "ps", "-o", "pid,stat,args"]).out;
         said.contains("sleep 1000") && !said.lines().any(|line| line.contains(" Z"))
@@ -90,13 +149,47 @@ fn files_and_directories() {
     std::fs::write(dir.path().join("in"), "from the host").unwrap();
     let volume = format!("{}:/data", dir.path().display());
     let script = "cat /data/in; echo -n back > /data/out; echo -n kept > /vol/file";
-    let said = daemon.vessel(&["run", "--rm", "-v", &volume, "-v", "named:/vol", "busybox", "sh", "-c", script]);
+    let said = daemon.vessel(&[
+        "run",
+        "--rm",
+        "-v",
+        &volume,
+        "-v",
+        "named:/vol",
+        "busybox",
+        "sh",
+        "-c",
+        script,
+    ]);
     assert_eq!(said.ok(), "from the host");
     assert_eq!(std::fs::read_to_string(dir.path().join("out")).unwrap(), "back");
-    assert_eq!(daemon.vessel(&["run", "--rm", "-v", "named:/vol:ro", "busybox", "cat", "/vol/file"]).ok(), "kept");
+    assert_eq!(
+        daemon
+            .vessel(&[
+                "run",
+                "--rm",
+                "-v",
+                "named:/vol:ro",
+                "busybox",
+                "cat",
+                "/vol/file"
+            ])
+            .ok(),
+        "kept"
+    );
     let said = daemon.vessel(&["run", "--rm", "-v", "named:/vol:ro", "busybox", "touch", "/vol/x"]);
     assert!(said.fails(1).contains("Read-only"));
-    let said = daemon.vessel(&["run", "--rm", "--read-only", "--tmpfs", "/tmp", "busybox", "sh", "-c", "touch /tmp/a && ! touch /b"]);
+    let said = daemon.vessel(&[
+        "run",
+        "--rm",
+        "--read-only",
+        "--tmpfs",
+        "/tmp",
+        "busybox",
+        "sh",
+        "-c",
+        "touch /tmp/a && ! touch /b",
+    ]);
     assert_eq!(said.code, 0, "{said:?}");
     assert!(daemon.vessel(&["volume", "ls", "-q"]).ok().contains("named"));
     daemon.vessel(&["volume", "rm", "named"]).ok();
@@ -107,9 +200,22 @@ fn copying_and_differences() {
     let Some(daemon) = daemon() else { return };
     let dir = tempfile::tempdir().unwrap();
     let host = |name: &str| dir.path().join(name).display().to_string();
-    daemon.vessel(&["run", "--name", "c", "busybox", "sh", "-c", "echo a > /made; rm /etc/group"]).ok();
+    daemon
+        .vessel(&[
+            "run",
+            "--name",
+            "c",
+            "busybox",
+            "sh",
+            "-c",
+            "echo a > /made; rm /etc/group",
+        ])
+        .ok();
     let changes = daemon.vessel(&["diff", "c"]).ok();
-    assert!(changes.contains("A /made") && changes.contains("D /etc/group"), "{changes}");
+    assert!(
+        changes.contains("A /made") && changes.contains("D /etc/group"),
+        "{changes}"
+    );
     daemon.vessel(&["cp", "c:/made", &host("copy")]).ok();
     assert_eq!(std::fs::read_to_string(host("copy")).unwrap(), "a\n");
     std::fs::write(host("new"), "b\n").unwrap();
@@ -122,17 +228,55 @@ fn copying_and_differences() {
 fn identity_and_environment() {
     let Some(daemon) = daemon() else { return };
     let run = |args: &[&str], script: &str| {
-        daemon.vessel(&[&["run", "--rm"][..], args, &["busybox", "sh", "-c", script]].concat()).ok()
+        daemon
+            .vessel(&[&["run", "--rm"][..], args, &["busybox", "sh", "-c", script]].concat())
+            .ok()
     };
-    assert_eq!(run(&["-u", "www-data"], "id -u; id -g; echo $HOME"), "33\n33\n/var/www");
-    assert_eq!(run(&["-u", "1234:5678", "--group-add", "99"], "id -u; id -g; id -G"), "1234\n5678\n5678 99");
-    assert_eq!(run(&["-e", "A=b c", "-w", "/new/dir"], "echo $A; pwd"), "b c\n/new/dir");
-    assert_eq!(run(&["--hostname", "box", "--add-host", "db:10.9.8.7"], "hostname; grep -c '10.9.8.7.*db' /etc/hosts"), "box\n1");
+    assert_eq!(
+        run(&["-u", "www-data"], "id -u; id -g; echo $HOME"),
+        "33\n33\n/var/www"
+    );
+    assert_eq!(
+        run(&["-u", "1234:5678", "--group-add", "99"], "id -u; id -g; id -G"),
+        "1234\n5678\n5678 99"
+    );
+    assert_eq!(
+        run(&["-e", "A=b c", "-w", "/new/dir"], "echo $A; pwd"),
+        "b c\n/new/dir"
+    );
+    assert_eq!(
+        run(
+            &["--hostname", "box", "--add-host", "db:10.9.8.7"],
+            "hostname; grep -c '10.9.8.7.*db' /etc/hosts"
+        ),
+        "box\n1"
+    );
     assert_eq!(run(&[], "cat /proc/1/comm; ls /proc | grep -c '^[0-9]'"), "sh\n3");
-    assert_eq!(run(&["--cap-drop", "ALL"], "grep CapEff /proc/self/status"), "CapEff:\t0000000000000000");
-    assert_eq!(run(&["--security-opt", "no-new-privileges"], "grep NoNewPrivs /proc/self/status"), "NoNewPrivs:\t1");
+    assert_eq!(
+        run(&["--cap-drop", "ALL"], "grep CapEff /proc/self/status"),
+        "CapEff:\t0000000000000000"
+    );
+    assert_eq!(
+        run(
+            &["--security-opt", "no-new-privileges"],
+            "grep NoNewPrivs /proc/self/status"
+        ),
+        "NoNewPrivs:\t1"
+    );
     assert_eq!(run(&[], "grep Seccomp: /proc/self/status"), "Seccomp:\t2");
     assert_eq!(run(&["--ulimit", "nofile=512:512"], "ulimit -n"), "512");
-    assert_eq!(run(&["--sysctl", "net.core.somaxconn=321"], "cat /proc/sys/net/core/somaxconn"), "321");
-    assert_eq!(run(&["--shm-size", "8m"], "df -k /dev/shm | tail -1 | awk '{print $2}'"), "8192");
+    assert_eq!(
+        run(
+            &["--sysctl", "net.core.somaxconn=321"],
+            "cat /proc/sys/net/core/somaxconn"
+        ),
+        "321"
+    );
+    assert_eq!(
+        run(
+            &["--shm-size", "8m"],
+            "df -k /dev/shm | tail -1 | awk '{print $2}'"
+        ),
+        "8192"
+    );
 }

@@ -6,25 +6,62 @@ use crate::harness::daemon;
 fn memory_kills() {
     let Some(daemon) = daemon() else { return };
     let said = daemon.vessel(&[
-        "run", "--name", "eater", "--memory", "64m", "--memory-swap", "64m", "busybox", "sh", "-c",
+        "run",
+        "--name",
+        "eater",
+        "--memory",
+        "64m",
+        "--memory-swap",
+        "64m",
+        "busybox",
+        "sh",
+        "-c",
         "x=x; while :; do x=$x$x; done",
     ]);
     assert_eq!(said.code, 137, "{said:?}");
-    assert_eq!(daemon.inspect("eater", "{{.State.OOMKilled}} {{.State.ExitCode}}"), "true 137");
+    assert_eq!(
+        daemon.inspect("eater", "{{.State.OOMKilled}} {{.State.ExitCode}}"),
+        "true 137"
+    );
 }
 
 #[test]
 fn processes_are_counted() {
     let Some(daemon) = daemon() else { return };
     let script = "for i in $(seq 30); do sleep 5 & done; wait";
-    let said = daemon.vessel(&["run", "--rm", "--init", "--stop-timeout", "0", "--pids-limit", "10", "busybox", "sh", "-c", script]);
+    let said = daemon.vessel(&[
+        "run",
+        "--rm",
+        "--init",
+        "--stop-timeout",
+        "0",
+        "--pids-limit",
+        "10",
+        "busybox",
+        "sh",
+        "-c",
+        script,
+    ]);
     assert!(said.err.contains("can't fork"), "{said:?}");
 }
 
 #[test]
 fn half_a_processor_is_half() {
     let Some(daemon) = daemon() else { return };
-    daemon.vessel(&["run", "-d", "--name", "busy", "--cpus", "0.5", "busybox", "sh", "-c", "while :; do :; done"]).ok();
+    daemon
+        .vessel(&[
+            "run",
+            "-d",
+            "--name",
+            "busy",
+            "--cpus",
+            "0.5",
+            "busybox",
+            "sh",
+            "-c",
+            "while :; do :; done",
+        ])
+        .ok();
     let used = |daemon: &crate::harness::Daemon| -> f64 {
         let stat = daemon.vessel(&["exec", "busy", "cat", "/proc/1/stat"]).ok();
         let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();

@@ -10,7 +10,9 @@ const SERVER: &str = "while :; do echo served | nc -l -p 8080; done";
 fn fetch(address: &str) -> Option<String> {
     let address: SocketAddr = address.parse().ok()?;
     let mut stream = TcpStream::connect_timeout(&address, std::time::Duration::from_millis(500)).ok()?;
-    stream.set_read_timeout(Some(std::time::Duration::from_secs(2))).ok()?;
+    stream
+        .set_read_timeout(Some(std::time::Duration::from_secs(2)))
+        .ok()?;
     let _ = stream.write_all(b"");
     let mut text = String::new();
     stream.read_to_string(&mut text).ok()?;
@@ -20,18 +22,47 @@ fn fetch(address: &str) -> Option<String> {
 #[test]
 fn published_ports_work_from_everywhere() {
     let Some(daemon) = daemon() else { return };
-    daemon.vessel(&["run", "-d", "--name", "server", "-p", "127.0.0.1::8080", "busybox", "sh", "-c", SERVER]).ok();
+    daemon
+        .vessel(&[
+            "run",
+            "-d",
+            "--name",
+            "server",
+            "-p",
+            "127.0.0.1::8080",
+            "busybox",
+            "sh",
+            "-c",
+            SERVER,
+        ])
+        .ok();
     let address = daemon.vessel(&["port", "server", "8080/tcp"]).ok();
     assert!(address.starts_with("127.0.0.1:"), "{address}");
-    daemon.until("an answer on loopback", |_| fetch(&address).as_deref() == Some("served\n"));
+    daemon.until("an answer on loopback", |_| {
+        fetch(&address).as_deref() == Some("served\n")
+    });
     let inner = daemon.inspect("server", "{{.NetworkSettings.IPAddress}}");
-    daemon.until("an answer on the bridge", |_| fetch(&format!("{inner}:8080")).as_deref() == Some("served\n"));
+    daemon.until("an answer on the bridge", |_| {
+        fetch(&format!("{inner}:8080")).as_deref() == Some("served\n")
+    });
     let said = daemon.vessel(&["run", "--rm", "busybox", "nc", "-w", "2", &inner, "8080"]);
     assert_eq!(said.ok(), "served");
     // Taken ports are said to be taken, and by whom.
     let port = address.rsplit(':').next().unwrap();
-    let said = daemon.vessel(&["run", "--rm", "-p", &format!("127.0.0.1:{port}:80"), "busybox", "true"]).fails(125);
-    assert!(said.contains("already allocated") || said.contains("in use"), "{said}");
+    let said = daemon
+        .vessel(&[
+            "run",
+            "--rm",
+            "-p",
+            &format!("127.0.0.1:{port}:80"),
+            "busybox",
+            "true",
+        ])
+        .fails(125);
+    assert!(
+        said.contains("already allocated") || said.contains("in use"),
+        "{said}"
+    );
     daemon.vessel(&["rm", "-f", "server"]).ok();
     assert_eq!(fetch(&address), None);
 }
@@ -39,13 +70,49 @@ fn published_ports_work_from_everywhere() {
 #[test]
 fn modes() {
     let Some(daemon) = daemon() else { return };
-    let links = |mode: &str| daemon.vessel(&["run", "--rm", "--network", mode, "busybox", "ls", "/sys/class/net"]).ok();
+    let links = |mode: &str| {
+        daemon
+            .vessel(&[
+                "run",
+                "--rm",
+                "--network",
+                mode,
+                "busybox",
+                "ls",
+                "/sys/class/net",
+            ])
+            .ok()
+    };
     assert_eq!(links("none"), "lo");
     assert!(links("host").contains("lo"));
     assert_eq!(links("bridge"), "eth0\nlo");
-    daemon.vessel(&["run", "-d", "--name", "holder", "busybox", "sleep", "1000"]).ok();
-    let address = |name: &str| daemon.vessel(&["exec", name, "sh", "-c", "ip -4 -o addr show eth0 | awk '{print $4}'"]).ok();
-    daemon.vessel(&["run", "-d", "--name", "guest", "--network", "container:holder", "busybox", "sleep", "1000"]).ok();
+    daemon
+        .vessel(&["run", "-d", "--name", "holder", "busybox", "sleep", "1000"])
+        .ok();
+    let address = |name: &str| {
+        daemon
+            .vessel(&[
+                "exec",
+                name,
+                "sh",
+                "-c",
+                "ip -4 -o addr show eth0 | awk '{print $4}'",
+            ])
+            .ok()
+    };
+    daemon
+        .vessel(&[
+            "run",
+            "-d",
+            "--name",
+            "guest",
+            "--network",
+            "container:holder",
+            "busybox",
+            "sleep",
+            "1000",
+        ])
+        .ok();
     assert_eq!(address("guest"), address("holder"));
     assert!(address("holder").starts_with(&daemon.inspect("holder", "{{.NetworkSettings.IPAddress}}")));
 }
@@ -53,21 +120,40 @@ fn modes() {
 #[test]
 fn the_files_of_names() {
     let Some(daemon) = daemon() else { return };
-    let said = daemon.vessel(&[
-        "run", "--rm", "--hostname", "box", "--dns", "9.9.9.9", "--dns-search", "example.org", "busybox", "sh", "-c",
-        "cat /etc/resolv.conf /etc/hostname; grep box /etc/hosts",
-    ]).ok();
-    assert!(said.contains("nameserver 9.9.9.9") && said.contains("search example.org"), "{said}");
+    let said = daemon
+        .vessel(&[
+            "run",
+            "--rm",
+            "--hostname",
+            "box",
+            "--dns",
+            "9.9.9.9",
+            "--dns-search",
+            "example.org",
+            "busybox",
+            "sh",
+            "-c",
+            "cat /etc/resolv.conf /etc/hostname; grep box /etc/hosts",
+        ])
+        .ok();
+    assert!(
+        said.contains("nameserver 9.9.9.9") && said.contains("search example.org"),
+        "{said}"
+    );
     assert!(said.contains("box"), "{said}");
 }
 
 #[test]
 fn the_bridge_reaches_out_and_containers_reach_each_other() {
     let Some(daemon) = daemon() else { return };
-    daemon.vessel(&["run", "-d", "--name", "a", "busybox", "sleep", "1000"]).ok();
+    daemon
+        .vessel(&["run", "-d", "--name", "a", "busybox", "sleep", "1000"])
+        .ok();
     let address = daemon.inspect("a", "{{.NetworkSettings.IPAddress}}");
     let gateway = daemon.inspect("a", "{{.NetworkSettings.Gateway}}");
     for target in [address.as_str(), gateway.as_str()] {
-        daemon.vessel(&["run", "--rm", "busybox", "ping", "-c", "1", "-W", "3", target]).ok();
+        daemon
+            .vessel(&["run", "--rm", "busybox", "ping", "-c", "1", "-W", "3", target])
+            .ok();
     }
 }
