@@ -13,7 +13,7 @@ use crate::error::Context;
 use crate::process::{self, Init, Plan, Stdio, hooks};
 use crate::shim::RootSource;
 use crate::spec::{OCI_VERSION, Spec};
-use crate::{Error, ErrorKind, Result, seccomp};
+use crate::{Error, ErrorKind, Result, capabilities, seccomp};
 
 /// How a container is made.
 #[derive(Debug, Clone, Default)]
@@ -43,16 +43,19 @@ pub struct RunOptions {
 ///
 /// # Errors
 /// What failed; nothing is left then.
-pub fn create(root: &Path, id: &str, options: &CreateOptions) -> Result<Container> {
-    make(root, id, options, true).map(|(container, _)| container)
+pub fn create(root: &Path, id: &str, options: &CreateOptions, warn: Warn<'_>) -> Result<Container> {
+    make(root, id, options, true, warn).map(|(container, _)| container)
 }
+
+/// Is told what was asked for and could not be had, a sentence each.
+pub type Warn<'a> = &'a dyn Fn(&str);
 
 /// Makes a container and runs its program; returns its exit code unless detached.
 ///
 /// # Errors
 /// What failed; nothing is left then.
-pub fn run(root: &Path, id: &str, options: &RunOptions) -> Result<Option<i32>> {
-    let (container, init) = make(root, id, &options.create, false)?;
+pub fn run(root: &Path, id: &str, options: &RunOptions, warn: Warn<'_>) -> Result<Option<i32>> {
+    let (container, init) = make(root, id, &options.create, false, warn)?;
     container.after_start();
     if options.detach {
         return Ok(None);
@@ -69,7 +72,13 @@ pub fn run(root: &Path, id: &str, options: &RunOptions) -> Result<Option<i32>> {
     Ok(Some(code))
 }
 
-fn make(root: &Path, id: &str, options: &CreateOptions, wait: bool) -> Result<(Container, Init)> {
+fn make(
+    root: &Path,
+    id: &str,
+    options: &CreateOptions,
+    wait: bool,
+    warn: Warn<'_>,
+) -> Result<(Container, Init)> {
     check_id(id)?;
     let bundle = std::fs::canonicalize(&options.bundle)
         .context(|| format!("open the bundle {}", options.bundle.display()))?;
@@ -104,9 +113,16 @@ fn make(root: &Path, id: &str, options: &CreateOptions, wait: bool) -> Result<(C
             return Err(error).context(|| format!("make the container's directory {}", dir.display()));
         }
     }
+    if wait {
+        // The process finds out when it is started, and nobody listens then.
+        warn_of_capabilities(&spec, warn);
+    }
     let result = spawn(&dir, id, &bundle, &mut spec, options, wait);
-    if result.is_err() {
-        let _ = std::fs::remove_dir_all(&dir);
+    match &result {
+        Ok((_, init)) => init.warnings.iter().for_each(|warning| warn(warning)),
+        Err(_) => {
+            let _ = std::fs::remove_dir_all(&dir);
+        }
     }
     result
 }
@@ -202,6 +218,29 @@ fn spawn(
         return Err(error);
     }
     Ok((container, init))
+}
+
+fn warn_of_capabilities(spec: &Spec, warn: Warn<'_>) {
+    let Some(lists) = spec
+        .process
+        .as_ref()
+        .and_then(|process| process.capabilities.as_ref())
+    else {
+        return;
+    };
+    let (_, unknown) = capabilities::Sets::from_names(
+        &lists.bounding,
+        &lists.effective,
+        &lists.permitted,
+        &lists.inheritable,
+        &lists.ambient,
+    );
+    if !unknown.is_empty() {
+        warn(&format!(
+            "ignoring unknown or unavailable capabilities: [{}]",
+            unknown.join(" ")
+        ));
+    }
 }
 
 impl Container {

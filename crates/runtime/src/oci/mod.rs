@@ -11,7 +11,7 @@ mod lifecycle;
 mod state;
 mod template;
 
-pub use create::{CreateOptions, RunOptions, create, run};
+pub use create::{CreateOptions, RunOptions, Warn, create, run};
 pub use exec::{ExecOptions, ExecOutcome, exec, read_process};
 pub use features::features;
 pub use state::{Container, State, Status, list};

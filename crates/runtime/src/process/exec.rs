@@ -9,7 +9,7 @@ use rustix::process::{Pid, Signal, WaitOptions, pidfd_send_signal, waitpid};
 use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 
 use super::channel::{Channel, FromChild, ToChild};
-use super::identity::{self, Identity};
+use super::identity::{self, Gate, Identity};
 use super::namespaces::{PidNamespace, with_pid_namespace};
 use super::{Stdio, environment, init, terminal};
 use crate::cgroup::Cgroup;
@@ -194,6 +194,10 @@ fn enter(plan: &ExecPlan<'_>, channel: &Channel) -> Result<Infallible> {
         seccomp: plan.seccomp.as_ref(),
         personality: linux.personality.as_ref(),
         preserve_fds: plan.preserve_fds,
-        channel: Some(channel),
+        channel,
+        gate: Gate {
+            waits: false,
+            pass: &|| Ok(()),
+        },
     })
 }

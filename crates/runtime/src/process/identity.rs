@@ -26,8 +26,18 @@ pub(super) struct Identity<'a> {
     pub personality: Option<&'a Personality>,
     /// How many descriptors from 3 on stay open.
     pub preserve_fds: u32,
-    /// For warnings, the seccomp listener and the announcement; none when nobody listens any more.
-    pub channel: Option<&'a Channel>,
+    /// For warnings, the seccomp listener and the announcement.
+    pub channel: &'a Channel,
+    /// What comes between the preparation and the program.
+    pub gate: Gate<'a>,
+}
+
+/// What is done before the program is executed: waiting for `start`, hooks.
+pub(super) struct Gate<'a> {
+    /// Whether it waits for `start`: the parent is told that all is ready before, and is gone after.
+    pub waits: bool,
+    /// Does it.
+    pub pass: &'a dyn Fn() -> Result<()>,
 }
 
 /// Becomes root of the user namespace this process is in.
@@ -55,7 +65,15 @@ pub(super) fn execute(identity: Identity<'_>) -> Result<Infallible> {
         personality,
         preserve_fds,
         channel,
+        gate,
     } = identity;
+    // The filter is installed as late as can be. One that notifies a listener has to be there while the parent, which
+    // takes the listener, still is: before the wait, not after it.
+    let early = gate.waits && seccomp.is_some_and(seccomp::Program::notifies);
+    let channel = (!gate.waits || early).then_some(channel);
+    if !early {
+        (gate.pass)()?;
+    }
     let warn = |warning: String| {
         channel.map_or(Ok(()), |channel| {
             channel.tell_parent(&FromChild::Warning(warning))
@@ -84,6 +102,14 @@ pub(super) fn execute(identity: Identity<'_>) -> Result<Infallible> {
         arguments.push(c_string(argument)?);
     }
 
+    // What a filter might forbid and needs no privilege comes before it.
+    if entered {
+        check_directory(process)?;
+    }
+    rustix::process::umask(Mode::from_raw_mode(process.user.umask.unwrap_or(0o022)));
+    // Whatever is opened later is close-on-exec by itself.
+    close_range::set_cloexec_from(3 + preserve_fds).context(|| "close the runtime's descriptors")?;
+
     // Without no_new_privs, installing a filter needs the privilege that is about to go.
     if !process.no_new_privileges {
         install(seccomp, channel)?;
@@ -101,8 +127,8 @@ pub(super) fn execute(identity: Identity<'_>) -> Result<Infallible> {
     );
     if !unknown.is_empty() {
         warn(format!(
-            "this kernel does not know the capabilities {}: they were left out",
-            unknown.join(", ")
+            "ignoring unknown or unavailable capabilities: [{}]",
+            unknown.join(" ")
         ))?;
     }
     caps.before_user()?;
@@ -129,7 +155,9 @@ pub(super) fn execute(identity: Identity<'_>) -> Result<Infallible> {
             process.user.uid
         )
     })?;
-    enter_directory(process, entered)?;
+    if !entered {
+        enter_directory(process)?;
+    }
     let missing = caps.after_user()?;
     if !missing.is_empty() {
         warn(format!(
@@ -137,13 +165,16 @@ pub(super) fn execute(identity: Identity<'_>) -> Result<Infallible> {
             missing.names().join(", ")
         ))?;
     }
-    rustix::process::umask(Mode::from_raw_mode(process.user.umask.unwrap_or(0o022)));
-    close_range::set_cloexec_from(3 + preserve_fds).context(|| "close the runtime's descriptors")?;
-    if let Some(channel) = channel {
+    if let Some(channel) = channel
+        && !early
+    {
         channel.tell_parent(&FromChild::Ready)?;
     }
     if process.no_new_privileges {
         install(seccomp, channel)?;
+    }
+    if early {
+        (gate.pass)()?;
     }
     reset_signals();
     let errno = exec(&program, &arguments, &env);
@@ -194,14 +225,17 @@ fn install(program: Option<&seccomp::Program>, channel: Option<&Channel>) -> Res
     Ok(())
 }
 
-/// Enters the working directory unless that was done, and makes sure of where this process is: a directory of the host,
-/// reached through a descriptor the runtime holds, is not below the root and is refused (CVE-2024-21626).
-fn enter_directory(process: &Process, entered: bool) -> Result<()> {
-    let failed = || format!("enter the working directory {}", process.cwd.display());
-    if !entered {
-        rustix::process::chdir(&process.cwd).context(failed)?;
-    }
-    let here = rustix::process::getcwd(Vec::new()).context(failed)?;
+fn enter_directory(process: &Process) -> Result<()> {
+    rustix::process::chdir(&process.cwd)
+        .context(|| format!("enter the working directory {}", process.cwd.display()))?;
+    check_directory(process)
+}
+
+/// Makes sure of where this process is: a directory of the host, reached through a descriptor the runtime holds, is not
+/// below the root and is refused (CVE-2024-21626).
+fn check_directory(process: &Process) -> Result<()> {
+    let here = rustix::process::getcwd(Vec::new())
+        .context(|| format!("find the working directory {}", process.cwd.display()))?;
     if here.to_bytes().first() != Some(&b'/') {
         return Err(Error::invalid(format!(
             "the working directory {} lies outside of the container's root",
@@ -215,17 +249,18 @@ fn c_string(text: &str) -> Result<CString> {
     CString::new(text).map_err(|_| Error::invalid(format!("{text:?} contains a NUL character")))
 }
 
+/// The environment: of a name that occurs twice the last one counts, as in runc; `HOME` is filled in.
 fn environment(process: &Process) -> Result<Vec<CString>> {
+    let name = |pair: &str| pair.find('=').unwrap_or(pair.len());
+    let mut seen = std::collections::HashSet::with_capacity(process.env.len() + 1);
     let mut env = Vec::with_capacity(process.env.len() + 1);
-    for pair in &process.env {
-        env.push(c_string(pair)?);
+    for pair in process.env.iter().rev() {
+        if pair != "HOME=" && seen.insert(&pair[..name(pair)]) {
+            env.push(c_string(pair)?);
+        }
     }
-    if !process
-        .env
-        .iter()
-        .any(|pair| pair.starts_with("HOME=") && pair.len() > 5)
-    {
-        env.retain(|pair| pair.to_bytes() != b"HOME=");
+    env.reverse();
+    if !seen.contains("HOME") {
         env.push(c_string(&format!("HOME={}", home(process.user.uid)))?);
     }
     Ok(env)

@@ -1,13 +1,14 @@
 //! The child's side: from the first instruction in the new namespaces to the program.
 
+use std::cell::OnceCell;
 use std::convert::Infallible;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::Mode;
+use rustix::fs::{FileType, Mode, OFlags};
 use rustix::thread::UnshareFlags;
 
 use super::channel::{Channel, FromChild, ToChild};
-use super::identity::{self, Identity};
+use super::identity::{self, Gate, Identity};
 use super::namespaces::{Namespaces, loopback_up};
 use super::spawn::Plan;
 use super::{Stdio, environment, hooks, terminal};
@@ -151,33 +152,41 @@ fn prepare(child: &Child<'_>) -> Result<Infallible> {
     standard_streams(&plan.stdio, console.as_ref(), process)?;
     session_keyring(channel)?;
     let (program, entered) = environment::find_program_from(process)?;
-    let start = match &plan.start {
-        Some(listener) => {
+    // Whoever calls `start`, to be told what `create` could not know yet.
+    let starter = OnceCell::new();
+    let pass = || -> Result<()> {
+        if let Some(listener) = &plan.start {
             channel.tell_parent(&FromChild::Ready)?;
-            Some(wait_for_start(listener)?)
+            let _ = starter.set(wait_for_start(listener)?);
         }
-        None => None,
-    };
-    let last = || -> Result<Infallible> {
-        if let Some(configured) = &spec.hooks {
-            let state = (plan.state)("created", 1);
-            hooks::run("startContainer", &configured.start_container, &state)?;
+        let Some(configured) = &spec.hooks else {
+            return Ok(());
+        };
+        if configured.start_container.is_empty() {
+            return Ok(());
         }
-        identity::execute(Identity {
-            process,
-            program,
-            entered,
-            seccomp: plan.seccomp.as_ref(),
-            personality: linux.personality.as_ref(),
-            preserve_fds: plan.preserve_fds,
-            channel: plan.start.is_none().then_some(channel),
-        })
+        hooks::run(
+            "startContainer",
+            &configured.start_container,
+            &(plan.state)("created", 1),
+        )
     };
-    let Err(error) = last();
-    if let Some(starter) = start {
-        // `start` is told what `create` could not know yet.
+    let Err(error) = identity::execute(Identity {
+        process,
+        program,
+        entered,
+        seccomp: plan.seccomp.as_ref(),
+        personality: linux.personality.as_ref(),
+        preserve_fds: plan.preserve_fds,
+        channel,
+        gate: Gate {
+            waits: plan.start.is_some(),
+            pass: &pass,
+        },
+    });
+    if let Some(starter) = starter.get() {
         let text = serde_json::to_vec(&error.report()).unwrap_or_default();
-        let _ = rustix::io::write(&starter, &text);
+        let _ = rustix::io::write(starter, &text);
     }
     Err(error)
 }
@@ -201,11 +210,10 @@ fn run_outer_hooks(child: &Child<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Without a mount namespace of its own, the container can only be confined to its directory.
+/// Without a mount namespace of its own, the container can only be confined to its directory: as the host, or the
+/// namespace that was joined, has it.
 fn enter_without_mounts(child: &Child<'_>) -> Result<()> {
-    if child.namespaces.joined(NamespaceKind::Mount).is_some() {
-        return Ok(());
-    }
+    
     let RootSource::Directory(path) = child.plan.root else {
         return Err(Error::invalid(
             "an overlay root needs a mount namespace: add one to linux.namespaces",
@@ -241,6 +249,7 @@ pub(super) fn standard_streams(stdio: &Stdio, console: Option<&OwnedFd>, process
             let _ = rustix::process::setsid();
         }
     }
+    reopen_null();
     // The program may open /dev/stdout: it has to own what lies behind it. Not so for what is shared with others.
     let user = rustix::fs::Uid::from_raw(process.user.uid);
     if process.user.uid != 0 {
@@ -257,6 +266,44 @@ pub(super) fn standard_streams(stdio: &Stdio, console: Option<&OwnedFd>, process
         }
     }
     Ok(())
+}
+
+/// Standard streams that are the host's null device become the container's: the program could change owner and mode of
+/// what it has open.
+fn reopen_null() {
+    let is_null = |fd: BorrowedFd<'_>| {
+        rustix::fs::fstat(fd).is_ok_and(|stat| {
+            FileType::from_raw_mode(stat.st_mode).is_char_device()
+                && stat.st_rdev == rustix::fs::makedev(1, 3)
+        })
+    };
+    let streams = [
+        rustix::stdio::stdin(),
+        rustix::stdio::stdout(),
+        rustix::stdio::stderr(),
+    ]
+    .map(is_null);
+    if !streams.contains(&true) {
+        return;
+    }
+    // Not blocking: a running container may have put a FIFO there.
+    let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let Ok(own) = rustix::fs::open("/dev/null", flags, Mode::empty()) else {
+        return;
+    };
+    if !is_null(own.as_fd()) {
+        return;
+    }
+    let _ = rustix::fs::fcntl_setfl(&own, OFlags::empty());
+    if streams[0] {
+        let _ = rustix::stdio::dup2_stdin(&own);
+    }
+    if streams[1] {
+        let _ = rustix::stdio::dup2_stdout(&own);
+    }
+    if streams[2] {
+        let _ = rustix::stdio::dup2_stderr(&own);
+    }
 }
 
 /// A session keyring of its own: the host's keys, and those of other containers, stay out of reach.

@@ -162,7 +162,7 @@ fn plain_directory(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd> {
         Err(errno @ (Errno::LOOP | Errno::NOTDIR)) => Err(Error::with_source(
             ErrorKind::Invalid,
             format!(
-                "{} in the image is not a plain directory: the image is broken or hostile",
+                "{} must be mounted on ordinary directory: in the image it is a link or a file",
                 path.display()
             ),
             std::io::Error::from(errno),

@@ -1,18 +1,22 @@
 //! Overlay roots as detached mounts: made with the new mount API, named nowhere.
 //!
-//! `lowerdir+` (Linux 6.5) takes one layer at a time and has no limit on the total length. Older kernels get the classic
-//! comma list, kept short by naming the layers `/proc/self/fd/N`; fsconfig(2) passes at most 255 bytes of it, which
-//! is 14 layers. See Documentation/filesystems/overlayfs.rst.
+//! `lowerdir+` (Linux 6.7) takes one layer at a time and has no limit on the total length. Older kernels get the classic
+//! colon list, of which fsconfig(2) passes at most 255 bytes: the layers are named by their descriptors' numbers, relative
+//! to `/proc/self/fd`, which is enough for some 80 of them. Layers with mapped owners are taken as detached mounts (Linux
+//! 6.15); older kernels, from 5.19 on, want them attached, which happens in a mount namespace that nobody else sees.
+//! See Documentation/filesystems/overlayfs.rst.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_fd,
-    fsconfig_set_string, fsmount, fsopen, open_tree,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags,
+    fsconfig_create, fsconfig_set_fd, fsconfig_set_string, fsmount, fsopen, mount_change, move_mount,
+    open_tree,
 };
+use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 
 use crate::error::Context;
 use crate::shim::Overlay;
@@ -29,88 +33,130 @@ const MAX_VALUE: usize = 255;
 /// # Errors
 /// When a layer is missing, or the kernel or the file system below cannot do overlays.
 pub fn overlay(overlay: &Overlay, idmap: Option<BorrowedFd<'_>>) -> Result<OwnedFd> {
-    let failed = || "make the container's overlay root".to_owned();
+    let Some(user) = idmap else { return plain(overlay) };
+    match mapped(overlay, user)? {
+        Some(mount) => Ok(mount),
+        None => with_private_mounts(|| {
+            attach_mapped(overlay, user)?;
+            plain(overlay)
+        }),
+    }
+}
+
+fn failed() -> String {
+    "make the container's overlay root".to_owned()
+}
+
+fn context() -> Result<OwnedFd> {
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).context(failed)?;
     fsconfig_set_string(&context, "source", "overlay").context(failed)?;
-    // Held until the superblock exists.
-    let mut mapped = Vec::new();
-    if let Some(user) = idmap {
-        for lower in &overlay.lower {
-            let layer = idmapped(lower, user)?;
-            fsconfig_set_fd(&context, "lowerdir+", &layer).context(failed)?;
-            mapped.push(layer);
-        }
-        if let (Some(upper), Some(work)) = (&overlay.upper, &overlay.work) {
-            // Both must be on one mount: their common parent is mapped and they are opened below it.
-            let parent = upper
-                .parent()
-                .filter(|parent| work.parent() == Some(parent))
-                .ok_or_else(|| {
-                    Error::invalid(
-                        "the writable layer and its work directory must lie side by side to be idmapped",
-                    )
-                })?;
-            let parent = idmapped(parent, user)?;
-            for (key, dir) in [("upperdir", upper), ("workdir", work)] {
-                let name = dir.file_name().unwrap_or_default();
-                let dir = rustix::fs::openat(&parent, name, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
-                    .context(failed)?;
-                fsconfig_set_fd(&context, key, &dir).context(failed)?;
-                mapped.push(dir);
-            }
-            mapped.push(parent);
-        }
-    } else {
-        set_layers(&context, overlay, &mut mapped)?;
-    }
-    fsconfig_create(&context).map_err(|errno| explain(errno, overlay))?;
+    Ok(context)
+}
+
+/// The superblock of a complete context as a mount.
+fn mounted(context: &OwnedFd, overlay: &Overlay) -> Result<OwnedFd> {
     let attributes = if overlay.upper.is_none() {
         MountAttrFlags::MOUNT_ATTR_RDONLY
     } else {
         MountAttrFlags::empty()
     };
-    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes).context(failed)
+    fsmount(context, FsMountFlags::FSMOUNT_CLOEXEC, attributes).context(failed)
 }
 
-fn set_layers(context: &OwnedFd, overlay: &Overlay, held: &mut Vec<OwnedFd>) -> Result<()> {
-    let failed = || "make the container's overlay root".to_owned();
-    let mut plus = true;
+/// An overlay of the directories as this mount namespace shows them.
+fn plain(overlay: &Overlay) -> Result<OwnedFd> {
+    let context = context()?;
+    let mut held = Vec::new();
+    // Relative names are looked up when the superblock is made.
+    let _near = set_layers(&context, overlay, &mut held)?;
+    fsconfig_create(&context).map_err(|errno| explain(errno, overlay))?;
+    mounted(&context, overlay)
+}
+
+/// An overlay of detached mounts; `None` when this kernel does not take those.
+fn mapped(overlay: &Overlay, user: BorrowedFd<'_>) -> Result<Option<OwnedFd>> {
+    let context = context()?;
+    // Held until the superblock exists.
+    let mut held = Vec::new();
     for lower in &overlay.lower {
-        match fsconfig_set_string(context, "lowerdir+", lower) {
-            Ok(()) => {}
-            Err(Errno::INVAL) if held.is_empty() => {
-                plus = false;
-                break;
-            }
-            Err(errno) => {
-                return Err(errno).context(|| format!("use the layer {}", lower.display()));
-            }
+        let layer = idmapped(lower, user)?;
+        match fsconfig_set_fd(&context, "lowerdir+", &layer) {
+            Err(Errno::INVAL | Errno::OPNOTSUPP) => return Ok(None),
+            other => other.context(failed)?,
         }
+        held.push(layer);
     }
-    if !plus {
-        let mut list = String::new();
+    if let Some((parent, dirs)) = writable(overlay)? {
+        // Both must be on one mount: their common parent is mapped and they are opened below it.
+        let parent = idmapped(parent, user)?;
+        for (key, dir) in [("upperdir", dirs[0]), ("workdir", dirs[1])] {
+            let name = dir.file_name().unwrap_or_default();
+            let dir = rustix::fs::openat(&parent, name, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+                .context(failed)?;
+            fsconfig_set_fd(&context, key, &dir).context(failed)?;
+            held.push(dir);
+        }
+        held.push(parent);
+    }
+    match fsconfig_create(&context) {
+        Err(Errno::INVAL) => return Ok(None),
+        other => other.map_err(|errno| explain(errno, overlay))?,
+    }
+    mounted(&context, overlay).map(Some)
+}
+
+/// The writable layer and its work directory, behind the directory that holds both.
+fn writable(overlay: &Overlay) -> Result<Option<(&Path, [&Path; 2])>> {
+    let (Some(upper), Some(work)) = (&overlay.upper, &overlay.work) else {
+        return Ok(None);
+    };
+    let parent = upper
+        .parent()
+        .filter(|parent| work.parent() == Some(parent))
+        .ok_or_else(|| {
+            Error::invalid("the writable layer and its work directory must lie side by side to be idmapped")
+        })?;
+    Ok(Some((parent, [upper, work])))
+}
+
+/// Covers every directory of the overlay with itself, owners mapped.
+fn attach_mapped(overlay: &Overlay, user: BorrowedFd<'_>) -> Result<()> {
+    let writable = writable(overlay)?.map(|(parent, _)| parent);
+    for dir in overlay.lower.iter().map(AsRef::as_ref).chain(writable) {
+        let copy = idmapped(dir, user)?;
+        move_mount(&copy, c"", CWD, dir, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+            .context(|| format!("cover {} with mapped owners", dir.display()))?;
+    }
+    Ok(())
+}
+
+/// Calls `run` with the calling thread in a mount namespace of its own, which is gone afterwards.
+fn with_private_mounts<T>(run: impl FnOnce() -> Result<T>) -> Result<T> {
+    let failed = || "map owners apart from the host's mounts".to_owned();
+    let open =
+        |path: &str| rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).context(failed);
+    let (namespace, directory) = (open("/proc/thread-self/ns/mnt")?, open(".")?);
+    // SAFETY: mounts, working directory, root and umask stop being shared with other threads, nothing else.
+    unsafe { unshare_unsafe(UnshareFlags::NEWNS) }.context(failed)?;
+    let result = mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
+        .context(failed)
+        .and_then(|()| run());
+    move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Mount)).context(failed)?;
+    rustix::process::fchdir(&directory).context(failed)?;
+    result
+}
+
+/// Names the layers. What is returned must be kept until the superblock exists, as must `held`.
+fn set_layers(context: &OwnedFd, overlay: &Overlay, held: &mut Vec<OwnedFd>) -> Result<Option<Near>> {
+    let mut near = None;
+    if takes_single_layers(context) {
         for lower in &overlay.lower {
-            let fd = rustix::fs::open(
-                lower,
-                OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-                Mode::empty(),
-            )
-            .context(|| format!("open the layer {}", lower.display()))?;
-            if !list.is_empty() {
-                list.push(':');
-            }
-            list.push_str(&format!("/proc/self/fd/{}", fd.as_raw_fd()));
-            held.push(fd);
+            fsconfig_set_string(context, "lowerdir+", lower)
+                .context(|| format!("use the layer {}", lower.display()))?;
         }
-        if list.len() > MAX_VALUE {
-            return Err(Error::new(
-                ErrorKind::Unsupported,
-                format!(
-                    "the image has {} layers, more than kernels before 6.5 can stack: squash the image or use a newer kernel",
-                    overlay.lower.len()
-                ),
-            ));
-        }
+    } else {
+        let list = list(overlay, held)?;
+        near = Some(Near::descriptors()?);
         fsconfig_set_string(context, "lowerdir", list.as_str()).context(failed)?;
     }
     for (key, dir) in [("upperdir", &overlay.upper), ("workdir", &overlay.work)] {
@@ -129,14 +175,76 @@ fn set_layers(context: &OwnedFd, overlay: &Overlay, held: &mut Vec<OwnedFd>) -> 
             held.push(fd);
         }
     }
-    Ok(())
+    Ok(near)
+}
+
+/// Whether this kernel knows `lowerdir+`. One before 6.5 would accept anything now and complain in its log later, only
+/// not a comma; one that knows it finds no such file.
+fn takes_single_layers(context: &OwnedFd) -> bool {
+    fsconfig_set_string(context, "lowerdir+", "/proc/self/,") == Err(Errno::NOENT)
+}
+
+/// The layers as `lowerdir` takes them: numbers of open descriptors.
+fn list(overlay: &Overlay, held: &mut Vec<OwnedFd>) -> Result<String> {
+    let mut list = String::new();
+    for lower in &overlay.lower {
+        let fd = rustix::fs::open(
+            lower,
+            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )
+        .context(|| format!("open the layer {}", lower.display()))?;
+        if !list.is_empty() {
+            list.push(':');
+        }
+        list.push_str(&fd.as_raw_fd().to_string());
+        held.push(fd);
+    }
+    if list.len() > MAX_VALUE {
+        return Err(Error::new(
+            ErrorKind::Unsupported,
+            format!(
+                "the image has {} layers, more than kernels before 6.7 can stack: squash the image or use a newer kernel",
+                overlay.lower.len()
+            ),
+        ));
+    }
+    Ok(list)
+}
+
+/// The calling thread, with `/proc/self/fd` as its working directory; back where it was when dropped.
+struct Near {
+    back: OwnedFd,
+}
+
+impl Near {
+    fn descriptors() -> Result<Self> {
+        let failed = || "look up layers by their descriptors".to_owned();
+        // Other threads of the process keep their working directory.
+        // SAFETY: only the working directory, the root and the umask stop being shared with other threads.
+        unsafe { unshare_unsafe(UnshareFlags::FS) }.context(failed)?;
+        let back = rustix::fs::open(
+            ".",
+            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )
+        .context(failed)?;
+        rustix::process::chdir("/proc/self/fd").context(failed)?;
+        Ok(Self { back })
+    }
+}
+
+impl Drop for Near {
+    fn drop(&mut self) {
+        // Nothing but a directory that vanished is in the way, and then any other is as good.
+        let _ = rustix::process::fchdir(&self.back);
+    }
 }
 
 /// A detached copy of the mount at `dir` whose owners are mapped by the user namespace.
 fn idmapped(dir: &Path, user: BorrowedFd<'_>) -> Result<OwnedFd> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    let copy =
-        open_tree(rustix::fs::CWD, dir, flags).context(|| format!("copy the mount of {}", dir.display()))?;
+    let copy = open_tree(CWD, dir, flags).context(|| format!("copy the mount of {}", dir.display()))?;
     mount_setattr(
         copy.as_fd(),
         false,

@@ -172,6 +172,18 @@ impl Process {
                 )));
             }
         }
+        if let Some(lists) = &self.capabilities {
+            for (set, name, within, limit) in [
+                (&lists.inheritable, "inheritable", &lists.bounding, "bounding"),
+                (&lists.effective, "effective", &lists.permitted, "permitted"),
+            ] {
+                if let Some(beyond) = set.iter().find(|capability| !within.contains(capability)) {
+                    return Err(Error::invalid(format!(
+                        "process.capabilities.{name} has {beyond}, which is not in {limit}: operation not permitted by the kernel"
+                    )));
+                }
+            }
+        }
         if let Some(adj) = self.oom_score_adj
             && !(-1000..=1000).contains(&adj)
         {

@@ -167,7 +167,11 @@ pub struct Run {
 impl Run {
     /// As the library takes them.
     pub fn options(&self) -> RunOptions {
-        RunOptions { create: self.create.options(), detach: self.detach, keep: self.keep }
+        RunOptions {
+            create: self.create.options(),
+            detach: self.detach,
+            keep: self.keep,
+        }
     }
 }
 
@@ -284,7 +288,12 @@ impl Update {
         let mut map = Map::new();
         put(&mut map, "memory", "limit", self.memory.map(Value::from));
         put(&mut map, "memory", "swap", self.memory_swap.map(Value::from));
-        put(&mut map, "memory", "reservation", self.memory_reservation.map(Value::from));
+        put(
+            &mut map,
+            "memory",
+            "reservation",
+            self.memory_reservation.map(Value::from),
+        );
         put(&mut map, "cpu", "shares", self.cpu_share.map(Value::from));
         put(&mut map, "cpu", "quota", self.cpu_quota.map(Value::from));
         put(&mut map, "cpu", "period", self.cpu_period.map(Value::from));
@@ -299,7 +308,9 @@ impl Update {
 /// `5s`, `500ms`, `1m`.
 pub fn parse_duration(text: &str) -> Result<Duration> {
     let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let number: u64 = text[..split].parse().map_err(|_| Error::invalid(format!("{text:?} is not a duration such as 5s")))?;
+    let number: u64 = text[..split]
+        .parse()
+        .map_err(|_| Error::invalid(format!("{text:?} is not a duration such as 5s")))?;
     match &text[split..] {
         "ms" => Ok(Duration::from_millis(number)),
         "s" => Ok(Duration::from_secs(number)),
@@ -310,9 +321,38 @@ pub fn parse_duration(text: &str) -> Result<Duration> {
 
 /// Signals by name.
 pub const SIGNALS: [(&str, i32); 34] = [
-    ("HUP", 1), ("INT", 2), ("QUIT", 3), ("ILL", 4), ("TRAP", 5), ("ABRT", 6), ("IOT", 6), ("BUS", 7), ("FPE", 8),
-    ("KILL", 9), ("USR1", 10), ("SEGV", 11), ("USR2", 12), ("PIPE", 13), ("ALRM", 14), ("TERM", 15), ("STKFLT", 16),
-    ("CHLD", 17), ("CLD", 17), ("CONT", 18), ("STOP", 19), ("TSTP", 20), ("TTIN", 21), ("TTOU", 22), ("URG", 23),
-    ("XCPU", 24), ("XFSZ", 25), ("VTALRM", 26), ("PROF", 27), ("WINCH", 28), ("IO", 29), ("POLL", 29), ("PWR", 30),
+    ("HUP", 1),
+    ("INT", 2),
+    ("QUIT", 3),
+    ("ILL", 4),
+    ("TRAP", 5),
+    ("ABRT", 6),
+    ("IOT", 6),
+    ("BUS", 7),
+    ("FPE", 8),
+    ("KILL", 9),
+    ("USR1", 10),
+    ("SEGV", 11),
+    ("USR2", 12),
+    ("PIPE", 13),
+    ("ALRM", 14),
+    ("TERM", 15),
+    ("STKFLT", 16),
+    ("CHLD", 17),
+    ("CLD", 17),
+    ("CONT", 18),
+    ("STOP", 19),
+    ("TSTP", 20),
+    ("TTIN", 21),
+    ("TTOU", 22),
+    ("URG", 23),
+    ("XCPU", 24),
+    ("XFSZ", 25),
+    ("VTALRM", 26),
+    ("PROF", 27),
+    ("WINCH", 28),
+    ("IO", 29),
+    ("POLL", 29),
+    ("PWR", 30),
     ("SYS", 31),
 ];

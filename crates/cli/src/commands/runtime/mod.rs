@@ -31,7 +31,9 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ! {
 }
 
 fn run(arguments: &[OsString]) -> i32 {
-    let parsed = Runtime::try_parse_from(std::iter::once(OsString::from("vessel runtime")).chain(arguments.iter().cloned()));
+    let parsed = Runtime::try_parse_from(
+        std::iter::once(OsString::from("vessel runtime")).chain(arguments.iter().cloned()),
+    );
     let runtime = match parsed {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -40,14 +42,16 @@ fn run(arguments: &[OsString]) -> i32 {
         }
     };
     let failures = Failures::new(runtime.log.as_deref(), runtime.log_format == "json");
-    if matches!(runtime.command, Command::Create(_) | Command::Run(_) | Command::Exec(_))
-        && let Err(error) = protect(arguments)
+    if matches!(
+        runtime.command,
+        Command::Create(_) | Command::Run(_) | Command::Exec(_)
+    ) && let Err(error) = protect(arguments)
     {
         failures.tell(&error);
         return 1;
     }
     let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
-    match dispatch(&runtime) {
+    match dispatch(&runtime, &|message| failures.warn(message)) {
         Ok(code) => code,
         Err(error) => {
             failures.tell(&error);
@@ -62,17 +66,25 @@ fn run(arguments: &[OsString]) -> i32 {
 /// Goes on as a process whose executable the container cannot write to (CVE-2019-5736): the same program, executed
 /// through a detached read-only mount.
 fn protect(arguments: &[OsString]) -> Result<()> {
-    if std::env::args_os().next().is_some_and(|name| name.as_bytes() == PROTECTED) {
+    if std::env::args_os()
+        .next()
+        .is_some_and(|name| name.as_bytes() == PROTECTED)
+    {
         return Ok(());
     }
     let executable = vessel_runtime::shim::launch::own_executable()?;
-    let c_string = |text: &[u8]| CString::new(text).map_err(|_| Error::invalid("an argument contains a NUL character"));
+    let c_string =
+        |text: &[u8]| CString::new(text).map_err(|_| Error::invalid("an argument contains a NUL character"));
     let path = c_string(format!("/proc/self/fd/{}", executable.as_raw_fd()).as_bytes())?;
     let mut argv = vec![c_string(PROTECTED)?, c_string(b"runtime")?];
     for argument in arguments {
         argv.push(c_string(argument.as_bytes())?);
     }
-    let pointers: Vec<_> = argv.iter().map(|argument| argument.as_ptr()).chain([std::ptr::null()]).collect();
+    let pointers: Vec<_> = argv
+        .iter()
+        .map(|argument| argument.as_ptr())
+        .chain([std::ptr::null()])
+        .collect();
     // SAFETY: path and arguments are NUL-terminated strings that outlive the call, the vector ends with a null pointer.
     unsafe { libc::execv(path.as_ptr(), pointers.as_ptr()) };
     Err(Error::with_source(
@@ -82,14 +94,14 @@ fn protect(arguments: &[OsString]) -> Result<()> {
     ))
 }
 
-fn dispatch(runtime: &Runtime) -> Result<i32> {
+fn dispatch(runtime: &Runtime, warn: oci::Warn<'_>) -> Result<i32> {
     let root = runtime.root.clone().unwrap_or_else(default_root);
     let open = |id: &str| Container::open(&root, id);
     match &runtime.command {
         Command::Create(create) => {
-            oci::create(&root, &create.id, &create.options())?;
+            oci::create(&root, &create.id, &create.options(), warn)?;
         }
-        Command::Run(run) => return Ok(oci::run(&root, &run.create.id, &run.options())?.unwrap_or(0)),
+        Command::Run(run) => return Ok(oci::run(&root, &run.create.id, &run.options(), warn)?.unwrap_or(0)),
         Command::Start { id } => open(id)?.start()?,
         Command::State { id } => print_json(&open(id)?.state()?)?,
         Command::Kill { id, signal, all } => open(id)?.kill(parse_signal(signal)?, *all)?,
@@ -116,7 +128,10 @@ fn default_root() -> PathBuf {
         return PathBuf::from("/run/vessel/runtime");
     }
     let own = std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty());
-    own.map_or_else(|| PathBuf::from("/run/vessel/runtime"), |dir| PathBuf::from(dir).join("vessel/runtime"))
+    own.map_or_else(
+        || PathBuf::from("/run/vessel/runtime"),
+        |dir| PathBuf::from(dir).join("vessel/runtime"),
+    )
 }
 
 fn output(text: &str) -> Result<()> {
@@ -135,7 +150,12 @@ fn print_json(value: &impl serde::Serialize) -> Result<()> {
 fn parse_signal(text: &str) -> Result<Signal> {
     let name = text.to_ascii_uppercase();
     let name = name.strip_prefix("SIG").unwrap_or(&name);
-    let number = name.parse::<i32>().ok().or_else(|| args::SIGNALS.iter().find(|(known, _)| *known == name).map(|(_, n)| *n));
+    let number = name.parse::<i32>().ok().or_else(|| {
+        args::SIGNALS
+            .iter()
+            .find(|(known, _)| *known == name)
+            .map(|(_, n)| *n)
+    });
     match number {
         // SAFETY: the number is only handed to kill-like calls, which refuse what is no signal.
         Some(number @ 1..=64) => Ok(unsafe { Signal::from_raw_unchecked(number) }),
@@ -158,7 +178,9 @@ fn run_exec(container: &Container, exec: &Exec) -> Result<i32> {
 fn exec_process(container: &Container, exec: &Exec) -> Result<Process> {
     let mut process = container.spec()?.process.unwrap_or_default();
     if exec.command.is_empty() {
-        return Err(Error::invalid("exec needs a command, or a process file with --process"));
+        return Err(Error::invalid(
+            "exec needs a command, or a process file with --process",
+        ));
     }
     process.args = exec.command.clone();
     process.terminal = exec.tty;
@@ -170,7 +192,9 @@ fn exec_process(container: &Container, exec: &Exec) -> Result<Process> {
         let mut parts = user.splitn(2, ':').map(str::parse::<u32>);
         let number = |part: Option<std::result::Result<u32, _>>| match part {
             Some(Ok(number)) => Ok(Some(number)),
-            Some(Err(_)) => Err(Error::invalid(format!("--user {user:?}: give numbers, uid[:gid]"))),
+            Some(Err(_)) => Err(Error::invalid(format!(
+                "--user {user:?}: give numbers, uid[:gid]"
+            ))),
             None => Ok(None),
         };
         process.user.uid = number(parts.next())?.unwrap_or(0);
@@ -194,7 +218,11 @@ fn exec_process(container: &Container, exec: &Exec) -> Result<Process> {
 }
 
 fn print_processes(container: &Container, json: bool) -> Result<()> {
-    let pids: Vec<i32> = container.processes()?.iter().map(|pid| pid.as_raw_pid()).collect();
+    let pids: Vec<i32> = container
+        .processes()?
+        .iter()
+        .map(|pid| pid.as_raw_pid())
+        .collect();
     if json {
         return print_json(&pids);
     }
@@ -208,13 +236,19 @@ fn print_processes(container: &Container, json: bool) -> Result<()> {
 }
 
 fn print_list(root: &Path, json: bool, quiet: bool) -> Result<()> {
-    let states: Vec<_> = oci::list(root)?.iter().filter_map(|container| container.state().ok()).collect();
+    let states: Vec<_> = oci::list(root)?
+        .iter()
+        .filter_map(|container| container.state().ok())
+        .collect();
     if json {
         return print_json(&states);
     }
     let mut text = String::new();
     if !quiet {
-        text.push_str(&format!("{:<20} {:<10} {:<10} {:<32} CREATED\n", "ID", "PID", "STATUS", "BUNDLE"));
+        text.push_str(&format!(
+            "{:<20} {:<10} {:<10} {:<32} CREATED\n",
+            "ID", "PID", "STATUS", "BUNDLE"
+        ));
     }
     for state in states {
         if quiet {
@@ -262,16 +296,27 @@ fn resources(update: &Update) -> Result<Resources> {
     if let Some(path) = &update.resources {
         let text = if path == Path::new("-") {
             if std::io::stdin().is_terminal() {
-                return Err(Error::invalid("--resources - reads limits from standard input, which is a terminal"));
+                return Err(Error::invalid(
+                    "--resources - reads limits from standard input, which is a terminal",
+                ));
             }
             std::io::read_to_string(std::io::stdin())
         } else {
             std::fs::read_to_string(path)
         };
-        let text = text
-            .map_err(|error| Error::with_source(ErrorKind::NotFound, format!("read limits from {}", path.display()), error))?;
+        let text = text.map_err(|error| {
+            Error::with_source(
+                ErrorKind::NotFound,
+                format!("read limits from {}", path.display()),
+                error,
+            )
+        })?;
         return serde_json::from_str(&text).map_err(|error| {
-            Error::with_source(ErrorKind::Invalid, format!("understand the limits in {}", path.display()), error)
+            Error::with_source(
+                ErrorKind::Invalid,
+                format!("understand the limits in {}", path.display()),
+                error,
+            )
         });
     }
     serde_json::from_value(update.to_json())
