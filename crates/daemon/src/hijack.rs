@@ -15,6 +15,7 @@ use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper::{Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::UnixStream;
 use vessel_engine::{Attached, LogStream};
@@ -253,20 +254,94 @@ async fn write_engine(engine: &UnixStream, mut bytes: &[u8]) -> io::Result<()> {
 
 /// Resolves when the client, which has shut down its writing side, closes the other as well.
 ///
-/// A registration of its own is needed: the stream's is in the hands of the writer, whose readiness must not be
-/// cleared behind its back. It waits for writability, not readability: tokio never forgets that a side of a stream was
-/// shut down for reading, so waiting for that again would go round without end.
+/// Registered for nothing but what epoll reports unasked, a hang-up: the end of the client's input would otherwise
+/// stay ready for ever. The registration is its own; the stream's is in the hands of the writer.
 async fn hung_up(client: &Conn) -> io::Result<()> {
+    let duplicate = client.as_fd().try_clone_to_owned()?;
     // SAFETY: the duplicate is owned by the registration and by nothing else, so it stays the same open descriptor
     // until it is taken off again.
-    let watched = unsafe { AsyncFd::register(client.as_fd().try_clone_to_owned()?) }?;
+    let watched = unsafe { AsyncFd::register_with_interest(duplicate, Interest::PRIORITY) }?;
     loop {
-        let mut guard = watched.writable().await?;
+        let mut guard = watched.ready(Interest::PRIORITY).await?;
         let mut fds = [PollFd::new(&watched, PollFlags::empty())];
         poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))?;
         if fds[0].revents().intersects(PollFlags::HUP | PollFlags::ERR) {
             return Ok(());
         }
+        // Out-of-band data, which nobody reads.
         guard.clear_ready();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+    use tokio::io::AsyncWriteExt;
+    use tokio::time::timeout;
+
+    fn cpu_time() -> Duration {
+        let spent = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+        Duration::new(spent.tv_sec.cast_unsigned(), spent.tv_nsec as u32)
+    }
+
+    #[tokio::test]
+    async fn half_closed_is_not_hung_up_and_costs_nothing() {
+        let (mut peer, client) = UnixStream::pair().unwrap();
+        peer.shutdown().await.unwrap();
+        let client = Conn::Unix(client);
+        let before = cpu_time();
+        assert!(timeout(Duration::from_millis(300), hung_up(&client)).await.is_err());
+        let spent = cpu_time() - before;
+        assert!(spent < Duration::from_millis(50), "{spent:?} of waiting were work");
+        // What is written still arrives.
+        assert_eq!(client.try_write(b"x").unwrap(), 1);
+        drop(peer);
+        timeout(Duration::from_secs(5), hung_up(&client)).await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn input_reaches_the_program_until_its_end_or_the_detach_keys() {
+        for (keys, sent, expected, detached) in [
+            (None, &b"a\x10\x11b"[..], &b"a\x10\x11b"[..], false),
+            (Some(vec![16, 17]), b"a\x10\x11b", b"a", true),
+            (Some(vec![16, 17]), b"ab\x10", b"ab\x10", false),
+        ] {
+            let (mut peer, client) = UnixStream::pair().unwrap();
+            let (engine, mut program) = UnixStream::pair().unwrap();
+            peer.write_all(&sent[1..]).await.unwrap();
+            peer.shutdown().await.unwrap();
+            let rules = Rules { stdin: true, detach_keys: keys };
+            let first = Bytes::copy_from_slice(&sent[..1]);
+            let copied = copy_input(&Conn::Unix(client), first, Some(&engine), rules).await;
+            assert_eq!(copied.is_err(), detached);
+            drop(engine);
+            let mut seen = Vec::new();
+            tokio::io::AsyncReadExt::read_to_end(&mut program, &mut seen).await.unwrap();
+            assert_eq!(seen, expected);
+        }
+    }
+
+    #[tokio::test]
+    async fn output_is_complete_for_a_slow_client() {
+        let (mut peer, client) = UnixStream::pair().unwrap();
+        let (engine, mut program) = UnixStream::pair().unwrap();
+        let all: Vec<u8> = (0..3_000_000u32).map(|at| (at % 251) as u8).collect();
+        let written = all.clone();
+        let writer = tokio::spawn(async move { program.write_all(&written).await });
+        let copier = tokio::spawn(async move { copy_output(&engine, &Conn::Unix(client)).await });
+        let mut seen = Vec::new();
+        let mut piece = vec![0; 7000];
+        loop {
+            let read = tokio::io::AsyncReadExt::read(&mut peer, &mut piece).await.unwrap();
+            if read == 0 {
+                break;
+            }
+            seen.extend_from_slice(&piece[..read]);
+            tokio::task::yield_now().await;
+        }
+        writer.await.unwrap().unwrap();
+        copier.await.unwrap().unwrap();
+        assert!(seen == all);
     }
 }
