@@ -41,6 +41,6 @@ pub use system::*;
 pub use volume::*;
 
 /// The newest API version these structures cover.
-pub const API_VERSION: &str = "1.47";
+pub const API_VERSION: &str = "1.51";
 /// The oldest API version a server of these structures answers.
 pub const MIN_API_VERSION: &str = "1.24";

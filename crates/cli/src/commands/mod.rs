@@ -63,33 +63,46 @@ fn for_each(names: &[String], act: impl Fn(&str) -> vessel_client::Result<()>) -
     if failed { Err(Failure::silent(1)) } else { Ok(()) }
 }
 
-/// The same with many at once, since each may take seconds. Answers are told in the order of the names.
-fn for_each_parallel(names: &[String], act: impl Fn(&str) -> vessel_client::Result<()> + Sync) -> Result {
+/// Does something for many names at once, since each may take seconds; results in the order of the names.
+fn at_once<T: Send>(
+    names: &[String],
+    act: impl Fn(&str) -> vessel_client::Result<T> + Sync,
+) -> Vec<vessel_client::Result<T>> {
     const AT_ONCE: usize = 50;
-    if names.len() < 2 {
-        return for_each(names, act);
+    if let [name] = names {
+        return vec![act(name)];
     }
-    let mut failed = false;
+    let mut results = Vec::with_capacity(names.len());
     for names in names.chunks(AT_ONCE) {
         let act = &act;
-        let results: Vec<_> = std::thread::scope(|scope| {
+        std::thread::scope(|scope| {
             let threads: Vec<_> = names.iter().map(|name| scope.spawn(move || act(name))).collect();
-            threads
-                .into_iter()
-                .map(std::thread::ScopedJoinHandle::join)
-                .collect()
+            results.extend(threads.into_iter().map(|thread| {
+                thread
+                    .join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            }));
         });
-        for (name, result) in names.iter().zip(results) {
-            match result {
-                Ok(Ok(())) => output::print_line(name)?,
-                Ok(Err(error)) => {
-                    output::warn(&format!("vessel: {error}"));
-                    failed = true;
-                }
-                Err(_) => failed = true,
+    }
+    results
+}
+
+/// Like [`for_each`], with many at once.
+fn for_each_parallel(names: &[String], act: impl Fn(&str) -> vessel_client::Result<()> + Sync) -> Result {
+    let results = at_once(names, act);
+    let mut results = names.iter().zip(results);
+    let mut failed = false;
+    results.try_for_each(|(name, result)| -> Result {
+        match result {
+            Ok(()) => output::print_line(name)?,
+            Err(error @ vessel_client::Error::Connect { .. }) => return Err(error.into()),
+            Err(error) => {
+                output::warn(&format!("vessel: {error}"));
+                failed = true;
             }
         }
-    }
+        Ok(())
+    })?;
     if failed { Err(Failure::silent(1)) } else { Ok(()) }
 }
 

@@ -2,6 +2,7 @@
 
 use vessel_client::RemoveOptions;
 
+use super::at_once;
 use crate::app::Run;
 use crate::context::Context;
 use crate::failure::{Failure, Result};
@@ -33,8 +34,11 @@ impl Run for Args {
             force: self.force,
         };
         let mut failed = false;
-        for name in &self.containers {
-            match client.container_remove(name.trim_start_matches('/'), options) {
+        let results = at_once(&self.containers, |name| {
+            client.container_remove(name.trim_start_matches('/'), options)
+        });
+        for (name, result) in self.containers.iter().zip(results) {
+            match result {
                 Ok(()) => output::print_line(name)?,
                 Err(error @ vessel_client::Error::Connect { .. }) => return Err(error.into()),
                 Err(error) => {
