@@ -142,11 +142,11 @@ impl Server {
         if let Some((events, token)) = &mut self.oom
             && *token == event.token
         {
-            let kills = events.acknowledge().unwrap_or(0);
-            if event.hangup && kills <= self.oom_kills {
-                self.oom = None;
+            // On v2 every event comes as an exception with an error, also one that is no kill (yet): the limit was met.
+            match events.acknowledge() {
+                Ok(kills) => self.count_oom(kills),
+                Err(_) => self.oom = None,
             }
-            self.count_oom(kills);
             return;
         }
         let connection = self.connections.iter().find(|(_, connection)| connection.token == event.token);
