@@ -32,6 +32,7 @@ fn in_the_guest() {
             report(name, check);
         }
     }
+    report("engine-end", engine::stop);
     report("nothing-left", || nothing_left(&mounts));
     println!("{END}");
 }
