@@ -83,6 +83,10 @@ fn make(
     let bundle = std::fs::canonicalize(&options.bundle)
         .context(|| format!("open the bundle {}", options.bundle.display()))?;
     let mut spec = read_spec(&bundle.join("config.json"))?;
+    if wait {
+        // The process finds out when it is started, and nobody listens then.
+        warn_of_capabilities(&spec, warn);
+    }
     spec.validate()?;
     let terminal = spec.process.as_ref().is_some_and(|process| process.terminal);
     if terminal && wait && options.console_socket.is_none() {
@@ -112,10 +116,6 @@ fn make(
         Err(error) => {
             return Err(error).context(|| format!("make the container's directory {}", dir.display()));
         }
-    }
-    if wait {
-        // The process finds out when it is started, and nobody listens then.
-        warn_of_capabilities(&spec, warn);
     }
     let result = spawn(&dir, id, &bundle, &mut spec, options, wait);
     match &result {

@@ -6,7 +6,8 @@
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Component, Path};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
@@ -16,6 +17,9 @@ use crate::{Error, Result};
 
 /// How often a look-up that raced with a rename is tried again before it fails.
 const ATTEMPTS: usize = 128;
+
+/// How many links to something missing are followed.
+const MAX_LINKS: usize = 8;
 
 /// What a mount point has to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,7 +66,7 @@ pub fn mount_target(root: impl AsFd, path: &Path, kind: TargetKind) -> Result<Ow
     let found = match lookup(root, path) {
         Ok(found) => found,
         Err(Errno::NOENT) => {
-            create(root, path, kind).context(|| format!("make the mount point {}", path.display()))?
+            create(root, path, kind, 0).context(|| format!("make the mount point {}", path.display()))?
         }
         Err(errno) => return Err(errno).context(|| format!("look up the mount point {}", path.display())),
     };
@@ -85,35 +89,47 @@ pub fn is_directory(fd: impl AsFd) -> std::result::Result<bool, Errno> {
     Ok(rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(fd)?.st_mode).is_dir())
 }
 
-/// Makes the missing part of `path`, step by step.
-fn create(root: impl AsFd, path: &Path, kind: TargetKind) -> std::result::Result<OwnedFd, Errno> {
+/// Makes the missing part of `path`, step by step. Where a link leads to something missing, that is made.
+fn create(
+    root: impl AsFd,
+    path: &Path,
+    kind: TargetKind,
+    links: usize,
+) -> std::result::Result<OwnedFd, Errno> {
     let root = root.as_fd();
-    let names: Vec<&OsStr> = path
-        .components()
-        .filter_map(|component| match component {
-            Component::Normal(name) => Some(name),
-            _ => None,
-        })
-        .collect();
-    let mut prefix = std::path::PathBuf::from("/");
+    let path = normal(path);
+    let names: Vec<&OsStr> = path.iter().skip(1).collect();
+    let mut prefix = PathBuf::from("/");
     let mut here = lookup(root, &prefix)?;
     for (index, name) in names.iter().enumerate() {
+        let parent = prefix.clone();
         prefix.push(name);
         here = match lookup(root, &prefix) {
             Ok(next) => next,
             Err(Errno::NOENT) => {
                 let last = index + 1 == names.len();
-                if last && kind == TargetKind::File {
+                let made = if last && kind == TargetKind::File {
                     let flags =
                         OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::RDONLY;
-                    drop(rustix::fs::openat(
-                        &here,
-                        *name,
-                        flags,
-                        Mode::from_raw_mode(0o644),
-                    )?);
+                    rustix::fs::openat(&here, *name, flags, Mode::from_raw_mode(0o644)).map(drop)
                 } else {
-                    rustix::fs::mkdirat(&here, *name, Mode::from_raw_mode(0o755))?;
+                    rustix::fs::mkdirat(&here, *name, Mode::from_raw_mode(0o755))
+                };
+                match made {
+                    Ok(()) => {}
+                    Err(Errno::EXIST) if links < MAX_LINKS => {
+                        // A link to nowhere; or something that was put there just now, which is found the next time.
+                        let onward = match rustix::fs::readlinkat(&here, *name, Vec::new()) {
+                            Ok(link) => parent.join(OsStr::from_bytes(link.to_bytes())),
+                            Err(Errno::INVAL) => prefix,
+                            Err(errno) => return Err(errno),
+                        };
+                        let onward: PathBuf = std::iter::once(onward.as_os_str())
+                            .chain(names[index + 1..].iter().copied())
+                            .collect();
+                        return lookup(root, &onward).or_else(|_| create(root, &onward, kind, links + 1));
+                    }
+                    Err(errno) => return Err(errno),
                 }
                 // Not followed: what was just made is no link, and a link put in its place is not wanted.
                 rustix::fs::openat(
@@ -127,6 +143,21 @@ fn create(root: impl AsFd, path: &Path, kind: TargetKind) -> std::result::Result
         };
     }
     Ok(here)
+}
+
+/// The path without `..`: what is missing cannot be a link, so that `..` means what it says.
+fn normal(path: &Path) -> PathBuf {
+    let mut plain = PathBuf::from("/");
+    for component in path.components() {
+        match component {
+            Component::Normal(name) => plain.push(name),
+            Component::ParentDir => {
+                plain.pop();
+            }
+            _ => {}
+        }
+    }
+    plain
 }
 
 #[cfg(test)]
@@ -145,9 +176,21 @@ mod tests {
         std::os::unix::fs::symlink("/../../outside", dir.path().join("link")).unwrap();
         std::os::unix::fs::symlink("link/deep", dir.path().join("second")).unwrap();
         mount_target(&fd, Path::new("/outside"), TargetKind::Directory).unwrap();
-        mount_target(&fd, Path::new("/second/../../x/y"), TargetKind::File).unwrap_err();
+        mount_target(&fd, Path::new("/second/../../x/y"), TargetKind::File).unwrap();
         mount_target(&fd, Path::new("link/a/b"), TargetKind::Directory).unwrap();
-        assert!(dir.path().join("outside/a/b").is_dir());
+        assert!(dir.path().join("outside/a/b").is_dir() && dir.path().join("x/y").is_file());
+    }
+
+    #[test]
+    fn links_to_something_missing_are_followed() {
+        let (dir, fd) = root();
+        std::os::unix::fs::symlink("/run/../run", dir.path().join("var")).unwrap();
+        std::os::unix::fs::symlink("../../etc", dir.path().join("up")).unwrap();
+        std::os::unix::fs::symlink("loop", dir.path().join("loop")).unwrap();
+        mount_target(&fd, Path::new("/var/lock/x"), TargetKind::File).unwrap();
+        mount_target(&fd, Path::new("/up"), TargetKind::Directory).unwrap();
+        mount_target(&fd, Path::new("/loop/x"), TargetKind::Directory).unwrap_err();
+        assert!(dir.path().join("run/lock/x").is_file() && dir.path().join("etc").is_dir());
     }
 
     #[test]
