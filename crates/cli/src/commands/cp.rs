@@ -42,8 +42,8 @@ impl Run for Args {
                 .with_hint("copy to this host first")),
             (None, None) => Err(Failure::new("must specify at least one container source")
                 .with_hint("a path in a container looks like CONTAINER:PATH")),
-            (Some((container, path)), None) => self.from_container(context.client()?, container, path),
-            (None, Some((container, path))) => self.to_container(context.client()?, container, path),
+            (Some((container, path)), None) => self.copy_out(context.client()?, container, path),
+            (None, Some((container, path))) => self.copy_in(context.client()?, container, path),
         }
     }
 }
@@ -124,7 +124,7 @@ fn split_last(path: &str) -> (String, String) {
 }
 
 impl Args {
-    fn from_container(&self, client: &Client, container: &str, path: &str) -> Result {
+    fn copy_out(&self, client: &Client, container: &str, path: &str) -> Result {
         let source = if self.follow_link {
             follow(client, container, path)?
         } else {
@@ -171,7 +171,7 @@ impl Args {
         Ok(())
     }
 
-    fn to_container(&self, client: &Client, container: &str, path: &str) -> Result {
+    fn copy_in(&self, client: &Client, container: &str, path: &str) -> Result {
         let (destination, target) = destination_in(client, container, path)?;
         let shown = format!("{container}:{path}");
         if self.source == "-" {

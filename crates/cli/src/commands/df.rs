@@ -95,10 +95,6 @@ fn is_active(container: &ContainerSummary) -> bool {
     matches!(container.state.as_str(), "running" | "paused" | "restarting")
 }
 
-fn in_use(record: &BuildCache) -> bool {
-    record.in_use || record.shared
-}
-
 fn summary(usage: &DiskUsage) -> [Kind; 4] {
     let used: i64 = usage
         .images
@@ -129,7 +125,7 @@ fn summary(usage: &DiskUsage) -> [Kind; 4] {
         usage
             .build_cache
             .iter()
-            .filter(|record| !record.shared && !(unused && in_use(record)))
+            .filter(|record| !(record.shared || unused && record.in_use))
             .map(|r| r.size)
             .sum()
     };
@@ -192,7 +188,7 @@ fn verbose(usage: &DiskUsage) -> Result<String> {
         "table",
         "{{.ID}}\t{{.Image}}\t{{.Command}}\t{{.LocalVolumes}}\t{{.Size}}\t{{.RunningFor}}\t{{.Status}}\t{{.Names}}",
         ps::HEADERS,
-        usage.containers.iter().map(|container| ps::row_without_virtual_size(container)).collect(),
+        usage.containers.iter().map(ps::row_without_virtual_size).collect(),
     )?);
     out.push_str("\nLocal Volumes space usage:\n\n");
     out.push_str(&render(
