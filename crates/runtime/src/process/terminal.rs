@@ -14,7 +14,7 @@ use crate::spec::ConsoleSize;
 use crate::{Error, Result};
 
 /// `DEVPTS_SUPER_MAGIC` of linux/magic.h.
-const DEVPTS_MAGIC: i64 = 0x1cd1;
+const DEVPTS_MAGIC: rustix::fs::FsWord = 0x1cd1;
 
 /// The two sides of a terminal.
 #[derive(Debug)]
@@ -42,7 +42,7 @@ pub fn open(root: BorrowedFd<'_>, size: Option<ConsoleSize>, uid: u32) -> Result
     )
     .context(|| "make a terminal: open /dev/pts of the container")?;
     let file_system = rustix::fs::fstatfs(&instance).context(|| "make a terminal")?;
-    if file_system.f_type as i64 != DEVPTS_MAGIC {
+    if file_system.f_type != DEVPTS_MAGIC {
         return Err(Error::invalid(
             "a terminal needs a devpts file system at /dev/pts of the container: add it to the mounts",
         ));

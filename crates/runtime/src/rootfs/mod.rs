@@ -129,9 +129,9 @@ pub fn enter(root: BorrowedFd<'_>) -> Result<()> {
 
 /// Whether `/` of this process, which is still the host's, is a file system in memory.
 fn on_initial_ramfs() -> bool {
-    const RAMFS_MAGIC: i64 = 0x8584_58f6;
-    const TMPFS_MAGIC: i64 = 0x0102_1994;
-    rustix::fs::statfs("/").is_ok_and(|found| matches!(found.f_type as i64, RAMFS_MAGIC | TMPFS_MAGIC))
+    const RAMFS_MAGIC: rustix::fs::FsWord = 0x8584_58f6;
+    const TMPFS_MAGIC: rustix::fs::FsWord = 0x0102_1994;
+    rustix::fs::statfs("/").is_ok_and(|found| matches!(found.f_type, RAMFS_MAGIC | TMPFS_MAGIC))
 }
 
 /// Applies `root.readonly` and `rootfsPropagation` to the entered root.

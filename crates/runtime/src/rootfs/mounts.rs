@@ -18,7 +18,7 @@ use crate::sys::mount_setattr::{MountAttr, Propagation, attr, mount_setattr};
 use crate::{Error, ErrorKind, Result};
 
 /// `PROC_SUPER_MAGIC` of linux/magic.h.
-const PROC_MAGIC: i64 = 0x9fa0;
+const PROC_MAGIC: rustix::fs::FsWord = 0x9fa0;
 
 /// Makes one mount below `root`, the attached root of the container. `source` is what [`bind_source`] made of it already.
 ///
@@ -102,6 +102,19 @@ pub fn copy_of(fd: impl AsFd, recursion: Recursion) -> std::result::Result<Owned
 
 fn file_system(root: BorrowedFd<'_>, mount: &Mount, options: &Options) -> Result<()> {
     let kernel_view = matches!(mount.kind.as_str(), "proc" | "sysfs");
+    let mut data = options.data.clone();
+    let mut copy_wanted = options.copy_up;
+    if mount.kind == "tmpfs" {
+        // Over a directory of the image it looks like that directory, unless the configuration says otherwise.
+        let hidden = exists(root, &mount.destination).context(|| "look at the mount point")?;
+        copy_wanted &= hidden.is_some();
+        if let Some(hidden) = hidden
+            && !data.iter().any(|(name, _)| name == "mode")
+        {
+            let stat = rustix::fs::fstat(&hidden).context(|| "look at the mount point")?;
+            data.push(("mode".to_owned(), Some(format!("{:o}", stat.st_mode & 0o7777))));
+        }
+    }
     let target = if kernel_view {
         // A link here would put the kernel's files where the image wants them, and what is masked below with them
         // (CVE-2019-19921, CVE-2023-27561): the path has to be what it says.
@@ -109,7 +122,6 @@ fn file_system(root: BorrowedFd<'_>, mount: &Mount, options: &Options) -> Result
     } else {
         mount_target(root, &mount.destination, TargetKind::Directory)?
     };
-    let mut data = options.data.clone();
     let attributes = options.set | options.set_all;
     let on_device = Path::new(&mount.source).is_absolute();
     if on_device && options.readonly() {
@@ -139,7 +151,7 @@ fn file_system(root: BorrowedFd<'_>, mount: &Mount, options: &Options) -> Result
         }
         Err(error) => return Err(error),
     };
-    if options.copy_up {
+    if copy_wanted {
         copy_up(&target, &made)?;
     }
     if mount.kind != "proc" {
@@ -267,7 +279,7 @@ const OVER_PROC: [&str; 10] = [
 /// is written there to reach the kernel (CVE-2019-16884, CVE-2019-19921). It is the place that counts, not its name: a
 /// link in the image leads there as well.
 fn guard_proc(target: &OwnedFd, destination: &Path, source: Option<BorrowedFd<'_>>) -> Result<()> {
-    let on_proc = |fd: BorrowedFd<'_>| rustix::fs::fstatfs(fd).map(|found| found.f_type as i64 == PROC_MAGIC);
+    let on_proc = |fd: BorrowedFd<'_>| rustix::fs::fstatfs(fd).map(|found| found.f_type == PROC_MAGIC);
     if !on_proc(target.as_fd()).context(|| "look at the mount point")?
         || OVER_PROC.iter().any(|allowed| destination == Path::new(allowed))
     {

@@ -6,6 +6,13 @@
 //!
 //! Root is required. Everything is made below one temporary directory and removed again.
 
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::exit,
+    reason = "it is a program as well"
+)]
+
 mod bundle;
 mod escapes;
 mod inside;
