@@ -30,7 +30,20 @@ if [ "$1" = second ]; then
     poweroff -f
 fi
 
-# An initramfs cannot be left by pivot_root(2), which is what a runtime does: go on in a mount of it that has a parent.
+# The root of an initramfs cannot be left by pivot_root(2), which is what a runtime does. It must work there, too...
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t cgroup2 cgroup2 /sys/fs/cgroup
+mount -t devtmpfs devtmpfs /dev
+seen=$(vessel runtime --root /first/state run --bundle /first first 2>&1 | tr '\n' ' ')
+if [ "$seen" = "bin dev proc " ]; then
+    echo "CHECK on-initramfs ok"
+else
+    echo "CHECK on-initramfs fail $seen"
+fi
+umount /dev /sys/fs/cgroup /sys /proc
+
+# ...but is not how machines are: go on in a mount of it that has a parent.
 mkdir /second
 mount --bind / /second
 cd /second

@@ -96,6 +96,7 @@ fn prepare() -> Result<(Vec<u8>, std::path::PathBuf), String> {
         elf::loaded_part(&read(std::env::current_exe().unwrap())),
     );
     archive.file("init", 0o755, include_bytes!("init.sh"));
+    first_bundle(&mut archive, &busybox);
     let mut order = String::new();
     for (name, module) in kernel.modules(&MODULES) {
         archive.file(&format!("modules/{name}.ko"), 0o644, &module);
@@ -103,6 +104,22 @@ fn prepare() -> Result<(Vec<u8>, std::path::PathBuf), String> {
     }
     archive.file("modules/order", 0o644, order.as_bytes());
     Ok((archive.finish(), kernel.image))
+}
+
+/// A bundle for `init.sh`, which shows its root.
+fn first_bundle(archive: &mut Archive, busybox: &[u8]) {
+    let config = serde_json::json!({
+        "ociVersion": "1.2.0",
+        "process": { "args": ["/bin/busybox", "ls", "/"], "cwd": "/", "user": { "uid": 0, "gid": 0 } },
+        "root": { "path": "rootfs" },
+        "mounts": [{ "destination": "/proc", "type": "proc", "source": "proc" }],
+        "linux": { "cgroupsPath": "/vessel/first", "namespaces": [{ "type": "pid" }, { "type": "mount" }] },
+    });
+    for dir in ["first", "first/state", "first/rootfs", "first/rootfs/bin", "first/rootfs/dev", "first/rootfs/proc"] {
+        archive.directory(dir);
+    }
+    archive.file("first/rootfs/bin/busybox", 0o755, busybox);
+    archive.file("first/config.json", 0o644, config.to_string().as_bytes());
 }
 
 fn read(path: impl AsRef<Path>) -> Vec<u8> {
