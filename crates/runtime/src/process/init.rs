@@ -165,11 +165,12 @@ fn prepare(child: &Child<'_>) -> Result<Infallible> {
         if configured.start_container.is_empty() {
             return Ok(());
         }
-        hooks::run(
-            "startContainer",
-            &configured.start_container,
-            &(plan.state)("created", 1),
-        )
+        // As in runc, one without an environment has the program's.
+        let mut start_container = configured.start_container.clone();
+        for hook in start_container.iter_mut().filter(|hook| hook.env.is_empty()) {
+            hook.env.clone_from(&process.env);
+        }
+        hooks::run("startContainer", &start_container, &(plan.state)("created", 1))
     };
     let Err(error) = identity::execute(Identity {
         process,
@@ -213,7 +214,6 @@ fn run_outer_hooks(child: &Child<'_>) -> Result<()> {
 /// Without a mount namespace of its own, the container can only be confined to its directory: as the host, or the
 /// namespace that was joined, has it.
 fn enter_without_mounts(child: &Child<'_>) -> Result<()> {
-    
     let RootSource::Directory(path) = child.plan.root else {
         return Err(Error::invalid(
             "an overlay root needs a mount namespace: add one to linux.namespaces",

@@ -78,15 +78,31 @@ impl Namespaces {
         self.clone & kind.clone_flag() != 0
     }
 
-    /// Joins, in the child. The user namespace and the PID namespace are the parent's business.
+    /// Joins, in the child. The user namespace and the PID namespace are the parent's business, as is the network
+    /// namespace beside a new user namespace: it belongs to the host's, where the child has no rights.
     pub fn enter(&self) -> Result<()> {
         for join in &self.join {
-            if matches!(join.kind, NamespaceKind::User | NamespaceKind::Pid) {
+            let network = join.kind == NamespaceKind::Network && self.makes(NamespaceKind::User);
+            if network || matches!(join.kind, NamespaceKind::User | NamespaceKind::Pid) {
                 continue;
             }
             set(join.file.as_fd(), join.kind)?;
         }
         Ok(())
+    }
+
+    /// Runs `call` while this thread, and so the children it makes, is in the network namespace that a child in a new
+    /// user namespace could not join itself.
+    pub fn with_network<T>(&self, call: impl FnOnce() -> Result<T>) -> Result<T> {
+        let joined = self.joined(NamespaceKind::Network).filter(|_| self.makes(NamespaceKind::User));
+        let Some(network) = joined else { return call() };
+        let own = rustix::fs::open("/proc/thread-self/ns/net", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+            .context(|| "open this process's network namespace")?;
+        set(network.as_fd(), NamespaceKind::Network)?;
+        let result = call();
+        let restored = set(own.as_fd(), NamespaceKind::Network)
+            .map_err(|error| error.wrap("return to this process's network namespace"));
+        result.and_then(|value| restored.map(|()| value))
     }
 }
 

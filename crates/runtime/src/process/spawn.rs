@@ -161,11 +161,13 @@ fn clone(
         }
     };
     with_pid_namespace(pid_namespace, || {
-        if namespaces.time {
-            with_time_namespace(plan.spec.linux(), make)
-        } else {
-            make()
-        }
+        namespaces.with_network(|| {
+            if namespaces.time {
+                with_time_namespace(plan.spec.linux(), make)
+            } else {
+                make()
+            }
+        })
     })
 }
 
