@@ -52,17 +52,15 @@ pub fn new_file_system(
     data: &[(String, Option<String>)],
     attributes: u64,
 ) -> Result<OwnedFd> {
-    let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC).map_err(|errno| match errno {
-        Errno::NODEV => Error::new(
-            ErrorKind::Unsupported,
-            format!("this kernel has no {kind:?} file system"),
-        ),
-        errno => Error::with_source(
-            ErrorKind::System,
-            format!("open the {kind} file system"),
-            std::io::Error::from(errno),
-        ),
-    })?;
+    let context = match fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC) {
+        Err(Errno::NODEV) => {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                format!("this kernel has no {kind:?} file system"),
+            ));
+        }
+        other => other.context(|| format!("open the {kind} file system"))?,
+    };
     if !source.is_empty() {
         fsconfig_set_string(&context, "source", source)
             .context(|| format!("use {source} as the source of a {kind} file system"))?;

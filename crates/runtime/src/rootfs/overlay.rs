@@ -16,7 +16,11 @@ use rustix::mount::{
     fsconfig_create, fsconfig_set_fd, fsconfig_set_string, fsmount, fsopen, mount_change, move_mount,
     open_tree,
 };
-use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
+use rustix::process::{getegid, geteuid};
+use rustix::thread::{
+    CapabilitiesSecureBits, LinkNameSpaceType, UnshareFlags, capabilities_secure_bits, move_into_link_name_space,
+    set_capabilities_secure_bits, unshare_unsafe,
+};
 
 use crate::error::Context;
 use crate::shim::Overlay;
@@ -33,12 +37,14 @@ const MAX_VALUE: usize = 255;
 /// # Errors
 /// When a layer is missing, or the kernel or the file system below cannot do overlays.
 pub fn overlay(overlay: &Overlay, idmap: Option<BorrowedFd<'_>>) -> Result<OwnedFd> {
-    let Some(user) = idmap else { return plain(overlay) };
+    let Some(user) = idmap else {
+        return plain(overlay, None);
+    };
     match mapped(overlay, user)? {
         Some(mount) => Ok(mount),
         None => with_private_mounts(|| {
-            attach_mapped(overlay, user)?;
-            plain(overlay)
+            let owner = attach_mapped(overlay, user)?;
+            plain(overlay, owner)
         }),
     }
 }
@@ -64,11 +70,12 @@ fn mounted(context: &OwnedFd, overlay: &Overlay) -> Result<OwnedFd> {
 }
 
 /// An overlay of the directories as this mount namespace shows them.
-fn plain(overlay: &Overlay) -> Result<OwnedFd> {
+fn plain(overlay: &Overlay, owner: Option<Owner>) -> Result<OwnedFd> {
     let context = context()?;
     let mut held = Vec::new();
     // Relative names are looked up when the superblock is made.
     let _near = set_layers(&context, overlay, &mut held)?;
+    let _acting = owner.map(Acting::start).transpose()?;
     fsconfig_create(&context).map_err(|errno| explain(errno, overlay))?;
     mounted(&context, overlay)
 }
@@ -78,6 +85,7 @@ fn mapped(overlay: &Overlay, user: BorrowedFd<'_>) -> Result<Option<OwnedFd>> {
     let context = context()?;
     // Held until the superblock exists.
     let mut held = Vec::new();
+    let mut owner = None;
     for lower in &overlay.lower {
         let layer = idmapped(lower, user)?;
         match fsconfig_set_fd(&context, "lowerdir+", &layer) {
@@ -94,10 +102,12 @@ fn mapped(overlay: &Overlay, user: BorrowedFd<'_>) -> Result<Option<OwnedFd>> {
             let dir = rustix::fs::openat(&parent, name, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
                 .context(failed)?;
             fsconfig_set_fd(&context, key, &dir).context(failed)?;
+            owner = Some(Owner::of(&dir)?);
             held.push(dir);
         }
         held.push(parent);
     }
+    let _acting = owner.map(Acting::start).transpose()?;
     match fsconfig_create(&context) {
         Err(Errno::INVAL) => return Ok(None),
         other => other.map_err(|errno| explain(errno, overlay))?,
@@ -119,15 +129,62 @@ fn writable(overlay: &Overlay) -> Result<Option<(&Path, [&Path; 2])>> {
     Ok(Some((parent, [upper, work])))
 }
 
-/// Covers every directory of the overlay with itself, owners mapped.
-fn attach_mapped(overlay: &Overlay, user: BorrowedFd<'_>) -> Result<()> {
-    let writable = writable(overlay)?.map(|(parent, _)| parent);
-    for dir in overlay.lower.iter().map(AsRef::as_ref).chain(writable) {
+/// Covers every directory of the overlay with itself, owners mapped. Tells who then owns the writable layer.
+fn attach_mapped(overlay: &Overlay, user: BorrowedFd<'_>) -> Result<Option<Owner>> {
+    let writable = writable(overlay)?;
+    for dir in overlay.lower.iter().map(AsRef::as_ref).chain(writable.map(|(parent, _)| parent)) {
         let copy = idmapped(dir, user)?;
         move_mount(&copy, c"", CWD, dir, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
             .context(|| format!("cover {} with mapped owners", dir.display()))?;
     }
-    Ok(())
+    let Some((_, [upper, _])) = writable else { return Ok(None) };
+    let upper = rustix::fs::open(upper, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).context(failed)?;
+    Owner::of(&upper).map(Some)
+}
+
+/// Who owns a file, as a mapped mount shows it.
+#[derive(Clone, Copy)]
+struct Owner {
+    user: u32,
+    group: u32,
+}
+
+impl Owner {
+    fn of(file: &OwnedFd) -> Result<Self> {
+        let stat = rustix::fs::fstat(file).context(failed)?;
+        Ok(Self { user: stat.st_uid, group: stat.st_gid })
+    }
+}
+
+/// The calling thread making files as somebody else, with all its capabilities. What an overlay does to its layers, it
+/// does as who made it; on a mapped mount that must be one of the mapped owners, or the overlay is read-only.
+struct Acting {
+    before: CapabilitiesSecureBits,
+}
+
+impl Acting {
+    fn start(owner: Owner) -> Result<Self> {
+        let before = capabilities_secure_bits().context(failed)?;
+        set_capabilities_secure_bits(before | CapabilitiesSecureBits::NO_SETUID_FIXUP).context(failed)?;
+        act_as(owner);
+        Ok(Self { before })
+    }
+}
+
+impl Drop for Acting {
+    fn drop(&mut self) {
+        act_as(Owner { user: geteuid().as_raw(), group: getegid().as_raw() });
+        // They were these before; nothing keeps them from being so again.
+        let _ = set_capabilities_secure_bits(self.before);
+    }
+}
+
+fn act_as(owner: Owner) {
+    // SAFETY: changes whom the calling thread is to file systems; touches no memory and does not fail for root.
+    unsafe {
+        libc::setfsuid(owner.user);
+        libc::setfsgid(owner.group);
+    }
 }
 
 /// Calls `run` with the calling thread in a mount namespace of its own, which is gone afterwards.
