@@ -36,6 +36,8 @@ mount -t sysfs sysfs /sys
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mount -t devtmpfs devtmpfs /dev
 seen=$(vessel runtime --root /first/state run --bundle /first first 2>&1 | tr '\n' ' ')
+# The firmware has left the cursor in a line of its own.
+echo
 if [ "$seen" = "bin dev proc " ]; then
     echo "CHECK on-initramfs ok"
 else

@@ -47,7 +47,12 @@ pub struct Ended {
 impl Ended {
     /// The output of a command that must have succeeded.
     pub fn ok(self) -> Result<String> {
-        ensure!(self.code == 0, "exit status {}: {}", self.code, self.stderr.trim());
+        ensure!(
+            self.code == 0,
+            "exit status {}: {}",
+            self.code,
+            self.stderr.trim()
+        );
         Ok(self.stdout)
     }
 
@@ -62,8 +67,12 @@ impl Ended {
 pub fn command(command: &mut Command) -> Result<Ended> {
     let dir = tempfile::tempdir()?;
     let (out, err) = (dir.path().join("out"), dir.path().join("err"));
-    let mut child =
-        command.stdin(Stdio::null()).stdout(File::create(&out)?).stderr(File::create(&err)?).spawn().context(format!("{command:?}"))?;
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(File::create(&out)?)
+        .stderr(File::create(&err)?)
+        .spawn()
+        .context(format!("{command:?}"))?;
     let end = Instant::now() + PATIENCE;
     let status = loop {
         if let Some(status) = child.try_wait()? {
@@ -72,12 +81,18 @@ pub fn command(command: &mut Command) -> Result<Ended> {
         if Instant::now() > end {
             child.kill()?;
             child.wait()?;
-            bail!("{command:?} did not end: {} {}", std::fs::read_to_string(out)?, std::fs::read_to_string(err)?);
+            bail!(
+                "{command:?} did not end: {} {}",
+                std::fs::read_to_string(out)?,
+                std::fs::read_to_string(err)?
+            );
         }
         std::thread::sleep(Duration::from_millis(2));
     };
     Ok(Ended {
-        code: status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0)),
+        code: status
+            .code()
+            .unwrap_or_else(|| 128 + status.signal().unwrap_or(0)),
         stdout: String::from_utf8_lossy(&std::fs::read(out)?).into_owned(),
         stderr: String::from_utf8_lossy(&std::fs::read(err)?).into_owned(),
     })
@@ -117,7 +132,14 @@ impl Bundle {
 
     pub fn new(id: &'static str, arguments: &[&str]) -> Self {
         let capabilities = json!([
-            "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_KILL", "CAP_MKNOD", "CAP_NET_BIND_SERVICE", "CAP_SETGID", "CAP_SETUID",
+            "CAP_CHOWN",
+            "CAP_DAC_OVERRIDE",
+            "CAP_FOWNER",
+            "CAP_KILL",
+            "CAP_MKNOD",
+            "CAP_NET_BIND_SERVICE",
+            "CAP_SETGID",
+            "CAP_SETUID",
         ]);
         let spec = json!({
             "ociVersion": "1.2.0",
@@ -167,12 +189,22 @@ impl Bundle {
 
     /// Adds a namespace.
     pub fn namespace(self, kind: &str) -> Self {
-        self.edit(|spec| spec["linux"]["namespaces"].as_array_mut().unwrap().push(json!({ "type": kind })))
+        self.edit(|spec| {
+            spec["linux"]["namespaces"]
+                .as_array_mut()
+                .unwrap()
+                .push(json!({ "type": kind }))
+        })
     }
 
     /// Leaves a namespace out.
     pub fn without_namespace(self, kind: &str) -> Self {
-        self.edit(|spec| spec["linux"]["namespaces"].as_array_mut().unwrap().retain(|namespace| namespace["type"] != kind))
+        self.edit(|spec| {
+            spec["linux"]["namespaces"]
+                .as_array_mut()
+                .unwrap()
+                .retain(|namespace| namespace["type"] != kind)
+        })
     }
 
     fn write(&self) -> Result<PathBuf> {
@@ -244,8 +276,12 @@ impl Running {
     /// One line `key value` of a file of its cgroup.
     pub fn number(&self, file: &str, key: &str) -> Result<u64> {
         let text = self.file(file)?;
-        let value = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' '));
-        Ok(value.with_context(|| format!("{file} has no {key}: {text}"))?.parse()?)
+        let value = text
+            .lines()
+            .find_map(|line| line.strip_prefix(key)?.strip_prefix(' '));
+        Ok(value
+            .with_context(|| format!("{file} has no {key}: {text}"))?
+            .parse()?)
     }
 
     pub fn wait_stopped(&self) -> Result<()> {
@@ -254,7 +290,11 @@ impl Running {
 
     pub fn delete(&self) -> Result<()> {
         self.runtime("delete", &["--force"])?.ok()?;
-        ensure!(!self.cgroup().exists(), "delete left the cgroup {}", self.cgroup().display());
+        ensure!(
+            !self.cgroup().exists(),
+            "delete left the cgroup {}",
+            self.cgroup().display()
+        );
         Ok(())
     }
 }

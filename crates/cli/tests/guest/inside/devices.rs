@@ -8,17 +8,25 @@ use serde_json::json;
 use super::Check;
 use super::bundle::{Bundle, wait_for};
 
-pub const CHECKS: [Check; 3] = [("devices-list", list), ("devices-mknod", mknod), ("devices-update", update)];
+pub const CHECKS: [Check; 3] = [
+    ("devices-list", list),
+    ("devices-mknod", mknod),
+    ("devices-update", update),
+];
 
 const OPEN_RAM: &str = "[ -e /dev/ram1 ] || mknod /dev/ram1 b 1 1; head -c 1 /dev/ram1 >/dev/null";
 
 /// Standard devices work; others can be made, but not opened.
 fn list() -> Result<()> {
-    let standard = "echo x >/dev/null && head -c 4 /dev/zero >/dev/null && head -c 4 /dev/urandom >/dev/null &&
+    let standard =
+        "echo x >/dev/null && head -c 4 /dev/zero >/dev/null && head -c 4 /dev/urandom >/dev/null &&
         head -c 4 /dev/random >/dev/null && [ -c /dev/full ] && [ -c /dev/tty ] && ls /dev/pts/ptmx";
     Bundle::sh("standard", standard).run()?.ok()?;
     let ended = Bundle::sh("denied", OPEN_RAM).run()?;
-    ensure!(ended.code != 0 && ended.stderr.contains("Operation not permitted"), "{ended:?}");
+    ensure!(
+        ended.code != 0 && ended.stderr.contains("Operation not permitted"),
+        "{ended:?}"
+    );
     let allowed = Bundle::sh("allowed", OPEN_RAM).edit(|spec| {
         let rules = spec["linux"]["resources"]["devices"].as_array_mut().unwrap();
         rules.push(json!({ "allow": true, "type": "b", "major": 1, "minor": 1, "access": "r" }));
@@ -28,7 +36,10 @@ fn list() -> Result<()> {
         spec["process"]["args"][2] = json!(script);
     });
     let ended = allowed.run()?;
-    ensure!(ended.code == 0 && ended.stderr.contains("Operation not permitted"), "read, not write: {ended:?}");
+    ensure!(
+        ended.code == 0 && ended.stderr.contains("Operation not permitted"),
+        "read, not write: {ended:?}"
+    );
     Ok(())
 }
 
@@ -36,8 +47,13 @@ fn list() -> Result<()> {
 fn mknod() -> Result<()> {
     let script = "mknod /dev/block b 1 1 && mknod /dev/char c 10 200 && mknod /dev/nothing c 1 3 && echo x >/dev/nothing &&
         for node in block char; do echo x >/dev/$node; echo x <>/dev/$node; head -c 1 /dev/$node; done";
-    let ended = Bundle::sh("mknod", script).limit("devices", json!([{ "allow": false, "access": "rwm" }])).run()?;
-    ensure!(ended.stderr.matches("Operation not permitted").count() == 6, "{ended:?}");
+    let ended = Bundle::sh("mknod", script)
+        .limit("devices", json!([{ "allow": false, "access": "rwm" }]))
+        .run()?;
+    ensure!(
+        ended.stderr.matches("Operation not permitted").count() == 6,
+        "{ended:?}"
+    );
     Ok(())
 }
 
@@ -52,7 +68,11 @@ fn update() -> Result<()> {
             .args(["runtime", "update", "--resources", path, "devices"])
             .stdin(Stdio::null())
             .output()?;
-        ensure!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+        ensure!(
+            ended.status.success(),
+            "{}",
+            String::from_utf8_lossy(&ended.stderr)
+        );
         Ok(())
     };
     let deny = json!({ "allow": false, "access": "rwm" });
@@ -60,7 +80,10 @@ fn update() -> Result<()> {
     change(json!([deny, make, { "allow": true, "type": "b", "major": 1, "minor": 1, "access": "r" }]))?;
     container.exec(OPEN_RAM)?.ok()?;
     change(json!([deny, make]))?;
-    wait_for("the old list's return", || Ok(container.exec(OPEN_RAM)?.code != 0))?;
+    wait_for(
+        "the old list's return",
+        || Ok(container.exec(OPEN_RAM)?.code != 0),
+    )?;
     container.exec("echo x >/dev/null")?.ok()?;
     container.delete()
 }

@@ -36,7 +36,13 @@ fn mode() -> Result<()> {
     let found = Hierarchies::detect()?;
     ensure!(found.mode() == Mode::V2, "found {:?}", found.mode());
     for controller in [
-        Controller::Cpu, Controller::Cpuset, Controller::Memory, Controller::Io, Controller::Pids, Controller::Devices, Controller::Freezer,
+        Controller::Cpu,
+        Controller::Cpuset,
+        Controller::Memory,
+        Controller::Io,
+        Controller::Pids,
+        Controller::Devices,
+        Controller::Freezer,
     ] {
         ensure!(found.has(controller), "{controller:?} is missing");
     }
@@ -46,7 +52,10 @@ fn mode() -> Result<()> {
 fn run() -> Result<()> {
     Bundle::new("true", &["true"]).run()?.ok()?;
     let ended = Bundle::sh("status", "echo out; echo err >&2; exit 42").run()?;
-    ensure!((ended.code, ended.stdout.as_str(), ended.stderr.as_str()) == (42, "out\n", "err\n"), "{ended:?}");
+    ensure!(
+        (ended.code, ended.stdout.as_str(), ended.stderr.as_str()) == (42, "out\n", "err\n"),
+        "{ended:?}"
+    );
     Ok(())
 }
 
@@ -61,18 +70,26 @@ fn from_the_start() -> Result<()> {
     let before = container.file("cgroup.procs")?.lines().count();
     container.exec("sleep 1000 >/dev/null 2>&1 &")?.ok()?;
     let after = container.file("cgroup.procs")?.lines().count();
-    ensure!((before, after) == (1, 2), "{before} processes, {after} after exec");
+    ensure!(
+        (before, after) == (1, 2),
+        "{before} processes, {after} after exec"
+    );
     container.delete()
 }
 
 fn namespace() -> Result<()> {
     let container = Bundle::sh("namespace", "cat /proc/self/cgroup >/tmp/own; sleep 1000").start()?;
-    wait_for("the file", || Ok(container.exec("cat /tmp/own")?.stdout == "0::/\n"))?;
+    wait_for("the file", || {
+        Ok(container.exec("cat /tmp/own")?.stdout == "0::/\n")
+    })?;
     let exec = container.exec("cat /proc/self/cgroup")?.ok()?;
     ensure!(exec == "0::/\n", "exec sees {exec:?}");
     container.delete()?;
     // Sharing the host's, it sees where it is.
-    let host = Bundle::new("host", &["cat", "/proc/self/cgroup"]).without_namespace("cgroup").run()?.ok()?;
+    let host = Bundle::new("host", &["cat", "/proc/self/cgroup"])
+        .without_namespace("cgroup")
+        .run()?
+        .ok()?;
     ensure!(host == "0::/vessel/host\n", "without a namespace: {host:?}");
     Ok(())
 }
@@ -86,8 +103,14 @@ fn read_only() -> Result<()> {
             bundle = bundle.without_namespace("cgroup");
         }
         let ended = bundle.run()?;
-        ensure!(ended.stdout == "77\n77\n", "with a cgroup namespace: {with_namespace}: {ended:?}");
-        ensure!(ended.stderr.matches("Read-only file system").count() == 2, "{ended:?}");
+        ensure!(
+            ended.stdout == "77\n77\n",
+            "with a cgroup namespace: {with_namespace}: {ended:?}"
+        );
+        ensure!(
+            ended.stderr.matches("Read-only file system").count() == 2,
+            "{ended:?}"
+        );
     }
     Ok(())
 }
@@ -102,9 +125,14 @@ fn nested() -> Result<()> {
             mounts.last_mut().unwrap()["options"] = json!(["nosuid", "noexec", "nodev", "rw"]);
         })
         .start()?;
-    wait_for("nested cgroups", || Ok(container.cgroup().join("a/pids.max").exists() && container.file("a/pids.max")? == "5"))?;
+    wait_for("nested cgroups", || {
+        Ok(container.cgroup().join("a/pids.max").exists() && container.file("a/pids.max")? == "5")
+    })?;
     // The container's own cgroup may hold no process any more: whoever joins goes where that is possible.
-    ensure!(container.exec("cat /proc/self/cgroup")?.ok()? == "0::/own\n", "exec is not beside the first process");
+    ensure!(
+        container.exec("cat /proc/self/cgroup")?.ok()? == "0::/own\n",
+        "exec is not beside the first process"
+    );
     let pids = container.runtime("ps", &["--format", "json"])?.ok()?;
     ensure!(pids.contains(&container.pid()?.to_string()), "ps: {pids}");
     container.delete()
@@ -123,7 +151,11 @@ fn freeze() -> Result<()> {
     let refusal = container.exec("true")?.failed()?;
     ensure!(refusal.contains("paused"), "{refusal}");
     container.runtime("resume", &[])?.ok()?;
-    ensure!(container.state()?["status"] == "running", "{}", container.state()?);
+    ensure!(
+        container.state()?["status"] == "running",
+        "{}",
+        container.state()?
+    );
     wait_for("progress", || Ok(usage()? > before))?;
     // A frozen one can be deleted.
     container.runtime("pause", &[])?.ok()?;
@@ -134,31 +166,53 @@ fn freeze() -> Result<()> {
 fn kill() -> Result<()> {
     let script = "for i in 1 2 3; do sleep 1000 & setsid sleep 1000 & done; wait";
     let container = Bundle::sh("kill", script).without_namespace("pid").start()?;
-    wait_for("seven processes", || Ok(container.file("cgroup.procs")?.lines().count() == 7))?;
+    wait_for("seven processes", || {
+        Ok(container.file("cgroup.procs")?.lines().count() == 7)
+    })?;
     container.runtime("kill", &["TERM"])?.ok()?;
     container.wait_stopped()?;
-    ensure!(container.number("cgroup.events", "populated")? == 1, "the shell's death ended its children");
+    ensure!(
+        container.number("cgroup.events", "populated")? == 1,
+        "the shell's death ended its children"
+    );
     container.runtime("kill", &["--all", "KILL"])?.ok()?;
-    wait_for("an empty cgroup", || Ok(container.number("cgroup.events", "populated")? == 0))?;
+    wait_for("an empty cgroup", || {
+        Ok(container.number("cgroup.events", "populated")? == 0)
+    })?;
     container.delete()?;
     // SIGKILL to the first process is meant for the container.
     let container = Bundle::sh("kill", script).without_namespace("pid").start()?;
-    wait_for("seven processes", || Ok(container.file("cgroup.procs")?.lines().count() == 7))?;
+    wait_for("seven processes", || {
+        Ok(container.file("cgroup.procs")?.lines().count() == 7)
+    })?;
     container.runtime("kill", &["KILL"])?.ok()?;
-    wait_for("an empty cgroup", || Ok(container.number("cgroup.events", "populated")? == 0))?;
+    wait_for("an empty cgroup", || {
+        Ok(container.number("cgroup.events", "populated")? == 0)
+    })?;
     container.delete()
 }
 
 fn statistics() -> Result<()> {
-    let container = Bundle::sh("statistics", "dd if=/dev/zero of=/dev/shm/x bs=1M count=8; while :; do :; done")
-        .limit("memory", json!({ "limit": 64 << 20 }))
-        .limit("pids", json!({ "limit": 12 }))
-        .start()?;
-    wait_for("8 MiB", || Ok(container.file("memory.current")?.parse::<u64>()? > 8 << 20))?;
+    let container = Bundle::sh(
+        "statistics",
+        "dd if=/dev/zero of=/dev/shm/x bs=1M count=8; while :; do :; done",
+    )
+    .limit("memory", json!({ "limit": 64 << 20 }))
+    .limit("pids", json!({ "limit": 12 }))
+    .start()?;
+    wait_for("8 MiB", || {
+        Ok(container.file("memory.current")?.parse::<u64>()? > 8 << 20)
+    })?;
     let line = container.runtime("events", &["--stats"])?.ok()?;
     let stats: serde_json::Value = serde_json::from_str(&line)?;
     let text = stats.to_string();
-    for part in [&*(64 << 20).to_string(), "\"memory\"", "\"cpu\"", "\"pids\"", "12"] {
+    for part in [
+        &*(64 << 20).to_string(),
+        "\"memory\"",
+        "\"cpu\"",
+        "\"pids\"",
+        "12",
+    ] {
         ensure!(text.contains(part), "no {part} in {text}");
     }
     container.delete()

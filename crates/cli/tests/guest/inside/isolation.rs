@@ -19,21 +19,30 @@ pub const CHECKS: [Check; 6] = [
 
 fn user_namespace() -> Result<()> {
     let map = json!([{ "containerID": 0, "hostID": 100_000, "size": 65_536 }]);
-    let container = Bundle::sh("userns", "id -u >/tmp/id; cat /proc/self/uid_map >>/tmp/id; sleep 1000")
-        .namespace("user")
-        .edit(|spec| {
-            spec["linux"]["uidMappings"] = map.clone();
-            spec["linux"]["gidMappings"] = map;
-        })
-        .limit("pids", json!({ "limit": 20 }))
-        .start()?;
+    let container = Bundle::sh(
+        "userns",
+        "id -u >/tmp/id; cat /proc/self/uid_map >>/tmp/id; sleep 1000",
+    )
+    .namespace("user")
+    .edit(|spec| {
+        spec["linux"]["uidMappings"] = map.clone();
+        spec["linux"]["gidMappings"] = map;
+    })
+    .limit("pids", json!({ "limit": 20 }))
+    .start()?;
     let owner = std::fs::metadata(format!("/proc/{}", container.pid()?))?.uid();
     ensure!(owner == 100_000, "outside, its user is {owner}");
-    super::bundle::wait_for("the file", || Ok(container.exec("cat /tmp/id")?.stdout.lines().count() == 2))?;
+    super::bundle::wait_for("the file", || {
+        Ok(container.exec("cat /tmp/id")?.stdout.lines().count() == 2)
+    })?;
     let text = container.exec("cat /tmp/id")?.ok()?;
     let words: Vec<&str> = text.split_whitespace().collect();
     ensure!(words == ["0", "0", "100000", "65536"], "{text}");
-    ensure!(container.file("pids.max")? == "20", "pids.max: {}", container.file("pids.max")?);
+    ensure!(
+        container.file("pids.max")? == "20",
+        "pids.max: {}",
+        container.file("pids.max")?
+    );
     // Root there is nobody here.
     ensure!(container.exec("mknod /dev/x b 1 1")?.code != 0, "made a device");
     container.delete()
@@ -42,7 +51,10 @@ fn user_namespace() -> Result<()> {
 fn time_namespace() -> Result<()> {
     let ended = Bundle::sh("time", "cut -d. -f1 /proc/uptime; cat /proc/self/timens_offsets")
         .namespace("time")
-        .edit(|spec| spec["linux"]["timeOffsets"] = json!({ "boottime": { "secs": 864_000 }, "monotonic": { "secs": 5 } }))
+        .edit(|spec| {
+            spec["linux"]["timeOffsets"] =
+                json!({ "boottime": { "secs": 864_000 }, "monotonic": { "secs": 5 } })
+        })
         .run()?
         .ok()?;
     let uptime: u64 = ended.lines().next().context("no output")?.parse()?;
@@ -82,7 +94,10 @@ fn seccomp() -> Result<()> {
     let ended = Bundle::sh("seccomp", "grep Seccomp: /proc/self/status; mkdir /tmp/x")
         .edit(|spec| spec["linux"]["seccomp"] = filter)
         .run()?;
-    ensure!(ended.stdout == "Seccomp:\t2\n" && ended.stderr.contains("Input/output error"), "{ended:?}");
+    ensure!(
+        ended.stdout == "Seccomp:\t2\n" && ended.stderr.contains("Input/output error"),
+        "{ended:?}"
+    );
     Ok(())
 }
 
@@ -95,22 +110,41 @@ fn overlay_mount() -> Result<()> {
     let options = ["lower", "upper", "work"].map(|name| format!("{name}dir=/data/overlay/{name}"));
     let ended = Bundle::sh("overlay", "cat /data/file; echo above >/data/file")
         .edit(|spec| {
-            let mount = json!({ "destination": "/data", "type": "overlay", "source": "overlay", "options": options });
+            let mount =
+                json!({ "destination": "/data", "type": "overlay", "source": "overlay", "options": options });
             spec["mounts"].as_array_mut().unwrap().push(mount);
         })
         .run()?
         .ok()?;
     ensure!(ended == "below", "{ended}");
-    ensure!(std::fs::read_to_string("/data/overlay/upper/file")? == "above\n", "the change is not in the upper layer");
-    ensure!(std::fs::read_to_string("/data/overlay/lower/file")? == "below", "the lower layer changed");
+    ensure!(
+        std::fs::read_to_string("/data/overlay/upper/file")? == "above\n",
+        "the change is not in the upper layer"
+    );
+    ensure!(
+        std::fs::read_to_string("/data/overlay/lower/file")? == "below",
+        "the lower layer changed"
+    );
     Ok(())
 }
 
 fn paths() -> Result<()> {
-    let script = "ls -A /sys/firmware; echo x >/proc/sys/kernel/domainname; head -c 1 /proc/kcore; touch /file";
-    let ended = Bundle::sh("paths", script).edit(|spec| spec["root"]["readonly"] = json!(true)).run()?;
-    ensure!(ended.stdout.is_empty(), "a masked path shows something: {ended:?}");
-    ensure!(ended.stderr.matches("Read-only file system").count() == 2, "{ended:?}");
-    ensure!(!std::path::Path::new(ROOTFS).join("file").exists(), "wrote into a read-only root");
+    let script =
+        "ls -A /sys/firmware; echo x >/proc/sys/kernel/domainname; head -c 1 /proc/kcore; touch /file";
+    let ended = Bundle::sh("paths", script)
+        .edit(|spec| spec["root"]["readonly"] = json!(true))
+        .run()?;
+    ensure!(
+        ended.stdout.is_empty(),
+        "a masked path shows something: {ended:?}"
+    );
+    ensure!(
+        ended.stderr.matches("Read-only file system").count() == 2,
+        "{ended:?}"
+    );
+    ensure!(
+        !std::path::Path::new(ROOTFS).join("file").exists(),
+        "wrote into a read-only root"
+    );
     Ok(())
 }

@@ -15,6 +15,11 @@ use anyhow::{Result, bail};
 /// The last line that the guest prints.
 pub const END: &str = "CHECKS DONE";
 
+/// How many checks there are: those of the table, the one of `init.sh` and the two at the end.
+pub fn count() -> usize {
+    table().count() + 3
+}
+
 type Check = (&'static str, fn() -> Result<()>);
 
 /// Runs as root in a machine of its own: `init.sh` calls it. In any other place it does nothing.
@@ -38,8 +43,13 @@ fn in_the_guest() {
 }
 
 fn table() -> impl Iterator<Item = Check> {
-    let parts: [&[Check]; 5] =
-        [&groups::CHECKS, &limits::CHECKS, &devices::CHECKS, &isolation::CHECKS, &engine::CHECKS];
+    let parts: [&[Check]; 5] = [
+        &groups::CHECKS,
+        &limits::CHECKS,
+        &devices::CHECKS,
+        &isolation::CHECKS,
+        &engine::CHECKS,
+    ];
     parts.into_iter().flatten().copied()
 }
 
@@ -49,7 +59,10 @@ fn report(name: &str, check: impl FnOnce() -> Result<()>) {
     let outcome = catch_unwind(AssertUnwindSafe(check)).unwrap_or_else(|_| bail!("panicked"));
     match outcome {
         Ok(()) => println!("\nCHECK {name} ok {} ms", start.elapsed().as_millis()),
-        Err(error) => println!("\nCHECK {name} fail {}", format!("{error:#}").replace(['\n', '\r'], " | ")),
+        Err(error) => println!(
+            "\nCHECK {name} fail {}",
+            format!("{error:#}").replace(['\n', '\r'], " | ")
+        ),
     }
 }
 
@@ -60,7 +73,10 @@ fn mounts() -> Vec<String> {
 
 /// No mount, cgroup, process or interface of a container is there when all are gone.
 fn nothing_left(before: &[String]) -> Result<()> {
-    let new: Vec<String> = mounts().into_iter().filter(|mount| !before.contains(mount)).collect();
+    let new: Vec<String> = mounts()
+        .into_iter()
+        .filter(|mount| !before.contains(mount))
+        .collect();
     if !new.is_empty() {
         bail!("mounts left: {new:?}");
     }
@@ -68,12 +84,18 @@ fn nothing_left(before: &[String]) -> Result<()> {
     if !groups.is_empty() {
         bail!("cgroups left: {groups:?}");
     }
-    let states: Vec<_> = std::fs::read_dir("/run/vessel/runtime").into_iter().flatten().flatten().collect();
+    let states: Vec<_> = std::fs::read_dir("/run/vessel/runtime")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .collect();
     if !states.is_empty() {
         bail!("state of containers left: {states:?}");
     }
     for entry in std::fs::read_dir("/proc")?.flatten() {
-        let command = std::fs::read_to_string(entry.path().join("cmdline")).unwrap_or_default().replace('\0', " ");
+        let command = std::fs::read_to_string(entry.path().join("cmdline"))
+            .unwrap_or_default()
+            .replace('\0', " ");
         if ["sleep ", "vessel "].iter().any(|name| command.starts_with(name)) {
             bail!("a process is left: {command}");
         }
