@@ -347,7 +347,10 @@ fn half_a_processor_is_half_a_processor() {
     let scratch = Scratch::new("cpu", r#"{"cpu":{"quota":50000,"period":100000}}"#);
     // First in line for what it may have, however busy the machine is.
     let parent = Cgroup::open(&HIERARCHIES, &CgroupPath::parse(&scratch.parent).unwrap()).unwrap();
-    assert_eq!(parent.update(&resources(r#"{"cpu":{"shares":262144}}"#)).unwrap(), []);
+    assert_eq!(
+        parent.update(&resources(r#"{"cpu":{"shares":262144}}"#)).unwrap(),
+        []
+    );
     let mut actor = Actor::within(&scratch, "spin 2000");
     let before = scratch.get().stats().cpu;
     let start = Instant::now();

@@ -237,12 +237,20 @@ impl Cgroup {
         let outside = || {
             Error::new(
                 ErrorKind::Conflict,
-                format!("the container's first process is not in its cgroup {} any more", self.path),
+                format!(
+                    "the container's first process is not in its cgroup {} any more",
+                    self.path
+                ),
             )
         };
-        let place = text.lines().find_map(|line| line.strip_prefix("0::")).ok_or_else(outside)?;
+        let place = text
+            .lines()
+            .find_map(|line| line.strip_prefix("0::"))
+            .ok_or_else(outside)?;
         // Names the kernel made or checked: no component is "." or "..", and cgroupfs has no links.
-        let below = Path::new(place).strip_prefix(self.path.to_string()).map_err(|_| outside())?;
+        let below = Path::new(place)
+            .strip_prefix(self.path.to_string())
+            .map_err(|_| outside())?;
         let full = self.unified().ok_or_else(outside)?.path().join(below);
         let dir = Dir::open(full.clone()).map_err(|errno| make::not_opened(&full, errno))?;
         Ok(dir.into_fd())

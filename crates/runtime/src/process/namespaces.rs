@@ -94,10 +94,16 @@ impl Namespaces {
     /// Runs `call` while this thread, and so the children it makes, is in the network namespace that a child in a new
     /// user namespace could not join itself.
     pub fn with_network<T>(&self, call: impl FnOnce() -> Result<T>) -> Result<T> {
-        let joined = self.joined(NamespaceKind::Network).filter(|_| self.makes(NamespaceKind::User));
+        let joined = self
+            .joined(NamespaceKind::Network)
+            .filter(|_| self.makes(NamespaceKind::User));
         let Some(network) = joined else { return call() };
-        let own = rustix::fs::open("/proc/thread-self/ns/net", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-            .context(|| "open this process's network namespace")?;
+        let own = rustix::fs::open(
+            "/proc/thread-self/ns/net",
+            OFlags::RDONLY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )
+        .context(|| "open this process's network namespace")?;
         set(network.as_fd(), NamespaceKind::Network)?;
         let result = call();
         let restored = set(own.as_fd(), NamespaceKind::Network)

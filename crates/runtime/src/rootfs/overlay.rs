@@ -18,8 +18,8 @@ use rustix::mount::{
 };
 use rustix::process::{getegid, geteuid};
 use rustix::thread::{
-    CapabilitiesSecureBits, LinkNameSpaceType, UnshareFlags, capabilities_secure_bits, move_into_link_name_space,
-    set_capabilities_secure_bits, unshare_unsafe,
+    CapabilitiesSecureBits, LinkNameSpaceType, UnshareFlags, capabilities_secure_bits,
+    move_into_link_name_space, set_capabilities_secure_bits, unshare_unsafe,
 };
 
 use crate::error::Context;
@@ -132,12 +132,19 @@ fn writable(overlay: &Overlay) -> Result<Option<(&Path, [&Path; 2])>> {
 /// Covers every directory of the overlay with itself, owners mapped. Tells who then owns the writable layer.
 fn attach_mapped(overlay: &Overlay, user: BorrowedFd<'_>) -> Result<Option<Owner>> {
     let writable = writable(overlay)?;
-    for dir in overlay.lower.iter().map(AsRef::as_ref).chain(writable.map(|(parent, _)| parent)) {
+    for dir in overlay
+        .lower
+        .iter()
+        .map(AsRef::as_ref)
+        .chain(writable.map(|(parent, _)| parent))
+    {
         let copy = idmapped(dir, user)?;
         move_mount(&copy, c"", CWD, dir, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
             .context(|| format!("cover {} with mapped owners", dir.display()))?;
     }
-    let Some((_, [upper, _])) = writable else { return Ok(None) };
+    let Some((_, [upper, _])) = writable else {
+        return Ok(None);
+    };
     let upper = rustix::fs::open(upper, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).context(failed)?;
     Owner::of(&upper).map(Some)
 }
@@ -152,7 +159,10 @@ struct Owner {
 impl Owner {
     fn of(file: &OwnedFd) -> Result<Self> {
         let stat = rustix::fs::fstat(file).context(failed)?;
-        Ok(Self { user: stat.st_uid, group: stat.st_gid })
+        Ok(Self {
+            user: stat.st_uid,
+            group: stat.st_gid,
+        })
     }
 }
 
@@ -173,7 +183,10 @@ impl Acting {
 
 impl Drop for Acting {
     fn drop(&mut self) {
-        act_as(Owner { user: geteuid().as_raw(), group: getegid().as_raw() });
+        act_as(Owner {
+            user: geteuid().as_raw(),
+            group: getegid().as_raw(),
+        });
         // They were these before; nothing keeps them from being so again.
         let _ = set_capabilities_secure_bits(self.before);
     }

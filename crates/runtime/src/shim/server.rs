@@ -51,12 +51,20 @@ pub(super) struct Server {
 
 /// Nanoseconds since the epoch.
 pub(super) fn now() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos() as i64)
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |time| time.as_nanos() as i64)
 }
 
 impl Server {
     /// Takes over a container that was just started.
-    pub fn new(config: ShimConfig, listener: OwnedFd, init: Init, ends: super::session::Ends, log: Option<Log>) -> Result<Self> {
+    pub fn new(
+        config: ShimConfig,
+        listener: OwnedFd,
+        init: Init,
+        ends: super::session::Ends,
+        log: Option<Log>,
+    ) -> Result<Self> {
         let mut poller = Poller::new()?;
         let listener_token = poller.add(&listener, Interest::READ)?;
         let oom = match init.cgroup.oom_events() {
@@ -100,13 +108,21 @@ impl Server {
     }
 
     /// Connects what was there from the start: the control stream and early clients.
-    pub fn adopt(&mut self, control: OwnedFd, attach: Vec<(OwnedFd, Attach)>, warnings: Vec<String>) -> Result<()> {
+    pub fn adopt(
+        &mut self,
+        control: OwnedFd,
+        attach: Vec<(OwnedFd, Attach)>,
+        warnings: Vec<String>,
+    ) -> Result<()> {
         for (fd, to) in attach {
             self.connect(fd, Role::Attached { session: FIRST, to })?;
         }
         let number = self.connect(control, Role::Watching)?;
-        let started =
-            Event::Started { pid: self.init_pid.as_raw_nonzero().get(), at: self.started_at, warnings };
+        let started = Event::Started {
+            pid: self.init_pid.as_raw_nonzero().get(),
+            at: self.started_at,
+            warnings,
+        };
         self.tell(number, &started);
         Ok(())
     }
@@ -118,13 +134,17 @@ impl Server {
         loop {
             if self.exit.is_some() {
                 let until = *deadline.get_or_insert_with(|| Instant::now() + FLUSH_TIME);
-                let pending = self.connections.values().any(|connection| connection.queued() > 0 && !connection.dead);
+                let pending = self
+                    .connections
+                    .values()
+                    .any(|connection| connection.queued() > 0 && !connection.dead);
                 if !pending || Instant::now() >= until {
                     return Ok(());
                 }
             }
             let timeout = deadline.map(|until| {
-                u32::try_from(until.saturating_duration_since(Instant::now()).as_millis()).unwrap_or(u32::MAX) + 1
+                u32::try_from(until.saturating_duration_since(Instant::now()).as_millis()).unwrap_or(u32::MAX)
+                    + 1
             });
             self.poller.wait(&mut ready, timeout)?;
             for event in &ready {
@@ -149,7 +169,10 @@ impl Server {
             }
             return;
         }
-        let connection = self.connections.iter().find(|(_, connection)| connection.token == event.token);
+        let connection = self
+            .connections
+            .iter()
+            .find(|(_, connection)| connection.token == event.token);
         if let Some((&number, _)) = connection {
             self.connection_ready(number, event);
             return;
@@ -160,7 +183,11 @@ impl Server {
                 self.process_ended(index);
                 return;
             }
-            if session.input.as_ref().is_some_and(|input| input.token == event.token) {
+            if session
+                .input
+                .as_ref()
+                .is_some_and(|input| input.token == event.token)
+            {
                 if event.hangup {
                     session.input_unread(&self.poller);
                 } else {
@@ -168,7 +195,11 @@ impl Server {
                 }
                 return;
             }
-            if let Some(output) = session.outputs.iter().position(|output| output.token == event.token) {
+            if let Some(output) = session
+                .outputs
+                .iter()
+                .position(|output| output.token == event.token)
+            {
                 self.read_output(index, output, 1);
                 return;
             }
@@ -198,20 +229,29 @@ impl Server {
     }
 
     fn tell(&mut self, number: u64, message: &impl serde::Serialize) {
-        if let (Some(connection), Ok(frame)) = (self.connections.get_mut(&number), protocol::encode(message)) {
+        if let (Some(connection), Ok(frame)) = (self.connections.get_mut(&number), protocol::encode(message))
+        {
             connection.send([&frame, &[]]);
         }
     }
 
     fn announce(&mut self, event: &Event) {
-        let Ok(frame) = protocol::encode(event) else { return };
-        for connection in self.connections.values_mut().filter(|connection| connection.role == Role::Watching) {
+        let Ok(frame) = protocol::encode(event) else {
+            return;
+        };
+        for connection in self
+            .connections
+            .values_mut()
+            .filter(|connection| connection.role == Role::Watching)
+        {
             connection.send([&frame, &[]]);
         }
     }
 
     fn connection_ready(&mut self, number: u64, event: Ready) {
-        let Some(connection) = self.connections.get_mut(&number) else { return };
+        let Some(connection) = self.connections.get_mut(&number) else {
+            return;
+        };
         if event.write {
             connection.flush();
         }
@@ -228,7 +268,10 @@ impl Server {
                 match rustix::io::read(&connection.fd, &mut self.buffer[..]) {
                     Ok(0) => connection.input_ended = true,
                     Ok(count) => {
-                        let session = self.sessions.iter_mut().find(|candidate| candidate.number == session);
+                        let session = self
+                            .sessions
+                            .iter_mut()
+                            .find(|candidate| candidate.number == session);
                         if let (Some(session), true) = (session, to.stdin) {
                             session.feed(&self.poller, &self.buffer[..count]);
                         }
@@ -256,7 +299,10 @@ impl Server {
     }
 
     fn client_input_ended(&mut self, session: u64, to: &Attach) {
-        let session = self.sessions.iter_mut().find(|candidate| candidate.number == session);
+        let session = self
+            .sessions
+            .iter_mut()
+            .find(|candidate| candidate.number == session);
         if let Some(session) = session
             && to.stdin
             && session.input_once
@@ -291,7 +337,10 @@ impl Server {
             }
             Request::Attach(to) => {
                 if self.exit.is_some() {
-                    self.refuse(number, &Error::new(ErrorKind::Conflict, "the container has exited"));
+                    self.refuse(
+                        number,
+                        &Error::new(ErrorKind::Conflict, "the container has exited"),
+                    );
                     return;
                 }
                 self.tell(number, &Reply::Done);
@@ -320,9 +369,16 @@ impl Server {
     }
 
     fn status(&self) -> Status {
-        let execs = self.sessions.iter().filter(|session| session.exit.is_none()).filter_map(|session| {
-            session.exec.clone().map(|id| (id, session.pid.as_raw_nonzero().get()))
-        });
+        let execs = self
+            .sessions
+            .iter()
+            .filter(|session| session.exit.is_none())
+            .filter_map(|session| {
+                session
+                    .exec
+                    .clone()
+                    .map(|id| (id, session.pid.as_raw_nonzero().get()))
+            });
         Status {
             pid: self.init_pid.as_raw_nonzero().get(),
             started_at: self.started_at,
@@ -342,7 +398,10 @@ impl Server {
     fn resize(&self, exec: Option<&str>, size: ConsoleSize) -> Result<()> {
         match &self.session(exec)?.terminal {
             Some(master) => terminal::resize(master.as_fd(), size),
-            None => Err(Error::new(ErrorKind::Conflict, "the process has no terminal to resize")),
+            None => Err(Error::new(
+                ErrorKind::Conflict,
+                "the process has no terminal to resize",
+            )),
         }
     }
 
@@ -362,8 +421,15 @@ impl Server {
     }
 
     fn exec(&mut self, number: u64, request: ExecRequest) -> Result<()> {
-        if self.sessions.iter().any(|session| session.exec.as_ref() == Some(&request.id)) {
-            return Err(Error::new(ErrorKind::Conflict, format!("exec {} exists already", request.id)));
+        if self
+            .sessions
+            .iter()
+            .any(|session| session.exec.as_ref() == Some(&request.id))
+        {
+            return Err(Error::new(
+                ErrorKind::Conflict,
+                format!("exec {} exists already", request.id),
+            ));
         }
         let (Some(cgroup), None) = (&self.cgroup, self.exit) else {
             return Err(Error::new(ErrorKind::Conflict, "the container has exited"));
@@ -440,13 +506,17 @@ impl Server {
         {
             log.write(stream, bytes, now());
         }
-        let Some(session) = self.sessions.iter().find(|session| session.number == number) else { return };
+        let Some(session) = self.sessions.iter().find(|session| session.number == number) else {
+            return;
+        };
         let raw = session.terminal.is_some();
         // Docker's multiplexed frame: stream, three zero bytes, length. A piece is far below u32::MAX.
         let length = (bytes.len() as u32).to_be_bytes();
         let header = [stream as u8, 0, 0, 0, length[0], length[1], length[2], length[3]];
         for connection in self.connections.values_mut() {
-            let Role::Attached { session, to } = &connection.role else { continue };
+            let Role::Attached { session, to } = &connection.role else {
+                continue;
+            };
             let wanted = match stream {
                 Stream::Output => to.stdout,
                 Stream::Errors => to.stderr,
@@ -463,22 +533,40 @@ impl Server {
         if session.exit.is_some() {
             return;
         }
-        let status = match waitid(WaitId::PidFd(session.pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {
+        let status = match waitid(
+            WaitId::PidFd(session.pidfd.as_fd()),
+            WaitIdOptions::EXITED | WaitIdOptions::NOHANG,
+        ) {
             Ok(Some(status)) => status,
             Ok(None) | Err(Errno::INTR) => return,
             // Not our child: nothing more can be known.
             Err(_) => {
-                session.exit = Some(Exit { code: 255, signal: None, oom_killed: false, at: now() });
+                session.exit = Some(Exit {
+                    code: 255,
+                    signal: None,
+                    oom_killed: false,
+                    at: now(),
+                });
                 return;
             }
         };
         let signal = status.terminating_signal();
         let code = status.exit_status().unwrap_or_else(|| 128 + signal.unwrap_or(0));
-        session.exit = Some(Exit { code, signal, oom_killed: false, at: now() });
+        session.exit = Some(Exit {
+            code,
+            signal,
+            oom_killed: false,
+            at: now(),
+        });
         self.poller.remove(&session.pidfd);
         if session.number == FIRST {
             // Whoever shares the host's PID namespace does not die with the first process.
-            if self.config.spec.linux().namespace(NamespaceKind::Pid).is_none_or(|namespace| namespace.path.is_some())
+            if self
+                .config
+                .spec
+                .linux()
+                .namespace(NamespaceKind::Pid)
+                .is_none_or(|namespace| namespace.path.is_some())
                 && let Some(cgroup) = &self.cgroup
             {
                 let _ = cgroup.kill_all(Signal::KILL);
@@ -515,7 +603,14 @@ impl Server {
                 let pause = lagging && !ended;
                 if pause != output.paused {
                     output.paused = pause;
-                    self.poller.set(output.token, &output.fd, Interest { read: !pause, write: false });
+                    self.poller.set(
+                        output.token,
+                        &output.fd,
+                        Interest {
+                            read: !pause,
+                            write: false,
+                        },
+                    );
                 }
             }
         }
@@ -551,7 +646,8 @@ impl Server {
             exit = self.container_ended(exit);
         }
         for connection in self.connections.values_mut() {
-            if matches!(&connection.role, Role::Attached { session: number, .. } if *number == session.number) {
+            if matches!(&connection.role, Role::Attached { session: number, .. } if *number == session.number)
+            {
                 connection.role = Role::Closing;
             }
         }
@@ -578,7 +674,12 @@ impl Server {
             if ended.exit.is_none() {
                 let _ = pidfd_send_signal(&ended.pidfd, Signal::KILL);
                 let _ = waitid(WaitId::PidFd(ended.pidfd.as_fd()), WaitIdOptions::EXITED);
-                self.sessions[index].exit = Some(Exit { code: 137, signal: Some(9), oom_killed: false, at: now() });
+                self.sessions[index].exit = Some(Exit {
+                    code: 137,
+                    signal: Some(9),
+                    oom_killed: false,
+                    at: now(),
+                });
             }
         }
         if let Some(cgroup) = self.cgroup.take() {
@@ -621,6 +722,10 @@ pub(super) unsafe fn inherited(fd: i32) -> OwnedFd {
 
 /// Standard streams for a container's process according to its configuration.
 pub(super) fn container_streams(config: &ShimConfig) -> Result<(Stdio, super::session::Ends)> {
-    let terminal = config.spec.process.as_ref().is_some_and(|process| process.terminal);
+    let terminal = config
+        .spec
+        .process
+        .as_ref()
+        .is_some_and(|process| process.terminal);
     streams(terminal, config.open_stdin)
 }
