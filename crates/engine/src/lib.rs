@@ -150,6 +150,8 @@ impl Engine {
             std::fs::set_permissions(private, std::os::unix::fs::PermissionsExt::from_mode(0o711))
                 .context(|| format!("set the mode of {}", private.display()))?;
         }
+        let layer = paths.init_layer();
+        paths::make_init_layer(&layer).context(|| format!("create {}", layer.display()))?;
         install_init(&paths)?;
 
         let meta = store.table::<String>("engine");

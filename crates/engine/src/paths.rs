@@ -49,9 +49,9 @@ impl Paths {
         self.volumes().join(name).join("_data")
     }
 
-    /// The lowest layer of images that have none.
-    pub fn empty(&self) -> PathBuf {
-        self.root.join("empty")
+    /// The layer between every image and its containers' writable layers.
+    pub fn init_layer(&self) -> PathBuf {
+        self.root.join("init-layer")
     }
 
     /// The init program.
@@ -65,16 +65,37 @@ impl Paths {
     }
 
     /// All directories that must exist.
-    pub fn directories(&self) -> [PathBuf; 7] {
+    pub fn directories(&self) -> [PathBuf; 6] {
         [
             self.containers(),
             self.volumes(),
-            self.empty(),
             self.root.join("bin"),
             self.run.clone(),
             self.shims(),
             self.seccomp(),
         ]
+    }
+}
+
+/// Makes the layer that lies over every image: what the standard mounts are mounted on. Without it every start would
+/// make these in the writable layer, where `diff` shows them as changes. Docker has the same layer, one for each container.
+pub(crate) fn make_init_layer(layer: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    for (directory, mode) in
+        [("", 0o755), ("dev", 0o755), ("dev/pts", 0o755), ("dev/shm", 0o755), ("proc", 0o555), ("sys", 0o555), ("etc", 0o755)]
+    {
+        let path = layer.join(directory);
+        std::fs::create_dir_all(&path)?;
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode))?;
+    }
+    for file in ["etc/hosts", "etc/hostname", "etc/resolv.conf"] {
+        let path = layer.join(file);
+        std::fs::write(&path, [])?;
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644))?;
+    }
+    match symlink("/proc/mounts", layer.join("etc/mtab")) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
     }
 }
 

@@ -191,12 +191,15 @@ impl Engine {
                 }
             }
         }
-        for hierarchy in self.hierarchies.list() {
-            let Ok(parent) = CgroupPath::parse(&self.config.cgroup_parent) else { return };
-            for name in entries(&parent.below(&hierarchy.mount)) {
-                if is_id(&name) && !known.contains(&name) {
-                    self.clear_stray(&name);
-                }
+        // Cgroups are found by these names only: the parent may hold those of other engines, which nobody here may touch. A
+        // cgroup without any trace of its container cannot be: the record is written before the cgroup is made, and
+        // deleted after it is gone.
+        for container in self.containers() {
+            let directory = self.paths.shim(container.id());
+            if !container.state().launched
+                && let Err(error) = remove_tree(&directory)
+            {
+                tracing::warn!("remove {}: {error}", directory.display());
             }
         }
         let volumes: BTreeSet<String> = self.volumes.names().into_iter().collect();

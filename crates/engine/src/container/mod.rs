@@ -181,11 +181,8 @@ impl Engine {
 
     pub(crate) fn root_paths(&self, record: &Record) -> Result<RootPaths> {
         let own = self.paths.container(&record.id);
-        let mut lower = self.layer_paths(&record.layers)?;
-        if lower.is_empty() {
-            // An image without layers: overlayfs wants one.
-            lower.push(self.paths.empty());
-        }
+        let mut lower = vec![self.paths.init_layer()];
+        lower.append(&mut self.layer_paths(&record.layers)?);
         Ok(RootPaths { lower, upper: own.join("upper"), work: own.join("work") })
     }
 

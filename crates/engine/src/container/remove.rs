@@ -69,7 +69,13 @@ impl Engine {
         }
         container.inner().waiting.clear();
         let (own, shim) = (self.paths.container(&record.id), self.paths.shim(&record.id));
+        // The shim removed the cgroup, unless something kept it.
+        let cgroup = self.container_cgroup(container).ok();
         let removed = blocking(move || {
+            if let Some(cgroup) = cgroup {
+                cgroup.kill_all(rustix::process::Signal::KILL)?;
+                cgroup.destroy()?;
+            }
             remove_tree(&shim).context(|| format!("remove {}", shim.display()))?;
             remove_tree(&own).context(|| format!("remove {}", own.display()))
         });

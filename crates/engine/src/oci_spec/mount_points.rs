@@ -84,7 +84,8 @@ fn bind_text(text: &str) -> Result<MountRecord> {
     let (source, destination, options) = match parts.as_slice() {
         [destination] => ("", *destination, ""),
         [source, destination] if destination.starts_with('/') => (*source, *destination, ""),
-        [destination, options] if destination.starts_with('/') => ("", *destination, *options),
+        [destination, options] if options.split(',').all(is_mode) => ("", *destination, *options),
+        [source, destination] => (*source, *destination, ""),
         [source, destination, options] => (*source, *destination, *options),
         _ => return Err(refuse("source:destination[:options] expected")),
     };
@@ -122,6 +123,12 @@ fn bind_text(text: &str) -> Result<MountRecord> {
         }
     }
     Ok(mount)
+}
+
+/// Whether a word is one of the options of `-v`.
+fn is_mode(word: &str) -> bool {
+    const OTHERS: [&str; 9] = ["ro", "rw", "readonly", "z", "Z", "nocopy", "consistent", "cached", "delegated"];
+    OTHERS.contains(&word) || PROPAGATIONS.contains(&word)
 }
 
 /// One of `HostConfig.Mounts`.
@@ -300,7 +307,7 @@ mod tests {
             ("a:/b:what", "invalid mode"),
             ("../x:/b", "invalid characters"),
             ("a:b:c:d", "expected"),
-            ("v:/x:shared", "propagation is for bind mounts"),
+            ("vol:/x:shared", "propagation is for bind mounts"),
         ] {
             let error = binds(&[text]).unwrap_err();
             assert!(error.message().contains(needle), "{text}: {error}");
