@@ -21,6 +21,8 @@ pub(super) struct Surroundings<'a> {
     pub gateway: IpAddr,
     /// The daemon's name servers.
     pub dns: &'a [IpAddr],
+    /// Who is root inside, when it is not the host's.
+    pub owner: Option<u32>,
 }
 
 /// Writes the files into `directory`.
@@ -63,6 +65,10 @@ pub(super) fn write(directory: &Path, record: &Record, around: &Surroundings<'_>
     let write = |file: &str, text: &str| {
         let path = directory.join(file);
         std::fs::write(&path, text).context(|| format!("write {}", path.display()))?;
+        if let Some(owner) = around.owner {
+            std::os::unix::fs::chown(&path, Some(owner), Some(owner))
+                .context(|| format!("set the owner of {}", path.display()))?;
+        }
         Ok::<_, Error>(Some(path))
     };
     Ok(NameFiles {

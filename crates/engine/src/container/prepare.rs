@@ -116,6 +116,7 @@ impl Engine {
                     address: endpoint.as_ref().map(|endpoint| endpoint.address),
                     gateway: IpAddr::V4(self.networks.bridge().gateway()),
                     dns: &self.config.dns,
+                    owner: namespaces.user.map(|range| range.start),
                 },
             )?,
         };

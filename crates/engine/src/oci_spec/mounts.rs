@@ -78,6 +78,13 @@ pub(super) fn mounts(inputs: &Inputs<'_>) -> Vec<Mount> {
         mounts.push(bind(init, super::INIT_PATH, &["bind", "ro"]));
     }
     let mut own: Vec<Mount> = inputs.mounts.iter().map(|mount| user_mount(&mount.record, &mount.source)).collect();
+    if inputs.namespaces.user.is_some() {
+        // On the disk a volume's owners are those that containers see, as in the layers.
+        let volumes = inputs.mounts.iter().zip(&mut own).filter(|(asked, _)| asked.record.kind == MountKind::Volume);
+        for (_, mount) in volumes {
+            mount.options.push("idmap".into());
+        }
+    }
     own.sort_by_key(|mount| mount.destination.components().count());
     mounts.extend(own);
     mounts
