@@ -7,6 +7,7 @@ use std::fmt;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use futures_util::Stream;
@@ -18,6 +19,11 @@ use tokio::sync::mpsc;
 const PIECE: usize = 64 * 1024;
 /// Pieces under way at most.
 const DEPTH: usize = 4;
+
+/// The most that is read only to be forgotten.
+const MAX_DISCARDED: usize = 1024 * 1024;
+/// And for how long.
+const DISCARD_TIME: Duration = Duration::from_secs(1);
 
 /// The body of a response.
 pub enum Body {
@@ -148,6 +154,21 @@ impl io::Write for FeedWriter {
     }
 }
 
+/// Reads on for a while and forgets what comes. Clients that are still sending when they are answered may take the
+/// closed connection for a failure and never look at the answer.
+pub async fn discard(body: &mut Incoming) {
+    let rest = async {
+        let mut total = 0;
+        while total < MAX_DISCARDED
+            && let Some(Ok(frame)) = body.frame().await
+        {
+            total += frame.data_ref().map_or(0, Bytes::len);
+        }
+    };
+    // Whatever comes of it: it is a courtesy.
+    let _ = tokio::time::timeout(DISCARD_TIME, rest).await;
+}
+
 /// A request body read from a blocking thread. Dropping it stops the transfer.
 #[derive(Debug)]
 pub struct BodyReader {
@@ -172,7 +193,11 @@ impl BodyReader {
                     )),
                 };
                 let failed = piece.is_err();
-                if sender.send(piece).await.is_err() || failed {
+                if sender.send(piece).await.is_err() {
+                    discard(&mut body).await;
+                    break;
+                }
+                if failed {
                     break;
                 }
             }

@@ -158,7 +158,7 @@ async fn serve(upgraded: Upgraded, attached: Attached, rules: Rules) -> io::Resu
 
 async fn copy_output(engine: &UnixStream, client: &Conn) -> io::Result<()> {
     loop {
-        // A program that never stops writing must not keep a worker to itself.
+        // A program that never stops writing must not keep a worker to itself: readiness alone does not yield.
         tokio::task::consume_budget().await;
         engine.readable().await?;
         // Most output fits the client's socket buffer and needs no copy of its own.
@@ -208,6 +208,8 @@ async fn copy_input(client: &Conn, first: Bytes, engine: Option<&UnixStream>, ru
                 return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the client detached"));
             }
         }
+        // As above, for a client that never stops.
+        tokio::task::consume_budget().await;
         client.readable().await?;
         let read = BUFFERS.with_borrow_mut(|buffer| client.try_read(buffer).map(|read| buffer[..read].to_vec()));
         match read {

@@ -6,7 +6,7 @@ use hyper::header::{CONTENT_TYPE, UPGRADE};
 use hyper::{Method, StatusCode};
 use serde::de::DeserializeOwned;
 
-use crate::body::BodyReader;
+use crate::body::{BodyReader, discard};
 use crate::error::ApiError;
 use crate::query::Query;
 use crate::version::ApiVersion;
@@ -46,6 +46,13 @@ impl Request {
     /// The connection once the response was sent. The body must have been read.
     pub fn on_upgrade(&mut self) -> hyper::upgrade::OnUpgrade {
         hyper::upgrade::on(&mut self.inner)
+    }
+
+    /// Takes the body off the connection when nobody wants it.
+    pub async fn discard_body(&mut self) {
+        if !self.inner.body().is_end_stream() {
+            discard(self.inner.body_mut()).await;
+        }
     }
 
     /// The body for a blocking thread.

@@ -28,7 +28,7 @@ pub async fn route(state: &Arc<State>, request: hyper::Request<Incoming>) -> Ans
         return Err(ApiError::bad_request("a path cannot contain a zero byte"));
     }
     let segments: Vec<&str> = path.trim_start_matches('/').splitn(MAX_SEGMENTS, '/').collect();
-    let request = Request::new(request, version)?;
+    let mut request = Request::new(request, version)?;
     match segments.as_slice() {
         ["containers", rest @ ..] => container(state, request, rest).await,
         ["exec", id, verb] => match (request.method.clone(), *verb) {
@@ -46,11 +46,16 @@ pub async fn route(state: &Arc<State>, request: hyper::Request<Incoming>) -> Ans
             (Method::GET, "info") => system::info(state),
             (Method::GET, "events") => system::events(state, &request),
             (Method::POST, "auth") => system::auth(),
-            _ => absent::route(&request.method, &segments),
+            _ => nowhere(&mut request, &segments).await,
         },
         ["system", "df"] if request.method == Method::GET => system::disk_usage(state, &request).await,
-        segments => absent::route(&request.method, segments),
+        segments => nowhere(&mut request, segments).await,
     }
+}
+
+async fn nowhere(request: &mut Request, segments: &[&str]) -> Answer {
+    request.discard_body().await;
+    absent::route(&request.method, segments)
 }
 
 async fn container(state: &Arc<State>, request: Request, path: &[&str]) -> Answer {

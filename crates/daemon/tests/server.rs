@@ -251,3 +251,16 @@ fn info_is_truthful() {
     let daemon = Daemon::start_in(daemon.stop());
     assert_eq!(daemon.get("/info").json()["ID"], id.as_str());
 }
+
+#[test]
+fn a_body_nobody_wants_does_not_cost_the_answer() {
+    let daemon = Daemon::start();
+    let mut stream = daemon.connect();
+    stream.write_all(b"POST /swarm/init HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 20000\r\n\r\n").unwrap();
+    // A client that writes its body after its head finds the connection open still.
+    for _ in 0..20 {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+        stream.write_all(&[b' '; 1000]).unwrap();
+    }
+    assert_eq!(common::read_answer(&mut stream).status, 501);
+}

@@ -38,8 +38,6 @@ pub(super) enum Root {
         mounts: Vec<MountRecord>,
         /// Whether the root can be written to.
         writable: bool,
-        /// Where in the private namespace it is attached: any directory.
-        place: PathBuf,
     },
 }
 
@@ -58,25 +56,25 @@ impl Root {
         }
         let paths = engine.container_root(&container).await?;
         let writable = write && !record.host.readonly_rootfs;
-        Ok(Self::Stopped { paths, mounts: record.mounts.clone(), writable, place: engine.config().root.clone() })
+        Ok(Self::Stopped { paths, mounts: record.mounts.clone(), writable })
     }
 
     /// The layers only, to read, whether the container runs or not.
     pub(super) async fn layers(engine: &Engine, id: &str) -> Result<Self> {
         let container = engine.container(id)?;
         let paths = engine.container_root(&container).await?;
-        Ok(Self::Stopped { paths, mounts: Vec::new(), writable: false, place: engine.config().root.clone() })
+        Ok(Self::Stopped { paths, mounts: Vec::new(), writable: false })
     }
 
     /// Works in the root. May block.
     pub(super) fn enter<T: Send>(&self, work: impl FnOnce(BorrowedFd<'_>) -> Result<T> + Send) -> Result<T> {
         match self {
             Self::Running(root) => work(root.as_fd()),
-            Self::Stopped { paths, mounts, writable, place } => std::thread::scope(|scope| {
+            Self::Stopped { paths, mounts, writable } => std::thread::scope(|scope| {
                 let thread = std::thread::Builder::new().name("vessel-root".to_owned());
                 let thread = thread
                     .spawn_scoped(scope, || {
-                        let root = assemble(paths, mounts, *writable, place)?;
+                        let root = assemble(paths, mounts, *writable)?;
                         work(root.as_fd())
                     })
                     .context(|| "cannot start a thread to look into the container")?;
@@ -106,7 +104,7 @@ fn running(pid: i32, cgroup: &str) -> Result<OwnedFd> {
 }
 
 /// Puts a root together in a mount namespace of this thread.
-fn assemble(paths: &RootPaths, mounts: &[MountRecord], writable: bool, place: &Path) -> Result<OwnedFd> {
+fn assemble(paths: &RootPaths, mounts: &[MountRecord], writable: bool) -> Result<OwnedFd> {
     let context = || "cannot put the container's root together";
     // SAFETY: this thread was made for this and shares neither its file system attributes nor its mount namespace
     // with any other afterwards; no descriptor table is unshared.
@@ -119,23 +117,15 @@ fn assemble(paths: &RootPaths, mounts: &[MountRecord], writable: bool, place: &P
         let lower: Vec<PathBuf> = std::iter::once(paths.upper.clone()).chain(paths.lower.iter().cloned()).collect();
         overlay(&Overlay { lower, upper: None, work: None }, None)?
     };
-    let place = open_directory(place).context(context)?;
-    attach(root.as_fd(), place.as_fd()).context(context)?;
     let mut mounts: Vec<&MountRecord> = mounts.iter().filter(|mount| mount.kind != MountKind::Tmpfs).collect();
     // Those that lie in others come after them.
     mounts.sort_by_key(|mount| Path::new(&mount.destination).components().count());
-    for mount in mounts {
+    // All sources are opened before anything is attached, which may cover where they are.
+    let sources = mounts.iter().map(|mount| source(mount)).collect::<Result<Vec<_>>>()?;
+    let place = open_directory(paths.upper.parent().unwrap_or(&paths.upper)).context(context)?;
+    attach(root.as_fd(), place.as_fd()).context(context)?;
+    for (mount, source) in mounts.into_iter().zip(sources) {
         let what = || format!("cannot mount {} at {} to look into the container", mount.source, mount.destination);
-        let source = match mount.subpath.as_str() {
-            "" => copy(rustix::fs::CWD, Path::new(&mount.source)),
-            // What the volume's own links say must not lead out of it.
-            subpath => {
-                let volume = open_directory(Path::new(&mount.source)).context(what)?;
-                let inside = lookup(&volume, Path::new(subpath)).context(what)?;
-                copy(inside.as_fd(), Path::new(""))
-            }
-        }
-        .map_err(|error| error.wrap(what()))?;
         let kind = match is_directory(&source).context(what)? {
             true => TargetKind::Directory,
             false => TargetKind::File,
@@ -153,6 +143,19 @@ fn assemble(paths: &RootPaths, mounts: &[MountRecord], writable: bool, place: &P
         }
     }
     Ok(root)
+}
+
+/// A detached copy of what a mount shows.
+fn source(mount: &MountRecord) -> Result<OwnedFd> {
+    let path = Path::new(&mount.source);
+    if mount.subpath.is_empty() {
+        return copy(rustix::fs::CWD, path);
+    }
+    // What the volume's own links say must not lead out of it.
+    let volume = open_directory(path).context(|| format!("cannot open {}", mount.source))?;
+    let inside = lookup(&volume, Path::new(&mount.subpath))
+        .context(|| format!("cannot open {} in the volume {}", mount.subpath, mount.name))?;
+    copy(inside.as_fd(), Path::new(""))
 }
 
 /// A detached copy of the mounts at a path.
@@ -180,24 +183,25 @@ mod tests {
     /// Two layers, a writable one and a volume below a directory.
     fn stopped(directory: &Path, writable: bool, read_only: bool) -> Root {
         let at = |name: &str| directory.join(name);
-        for name in ["low/etc", "low/data", "high/etc", "upper", "work", "volume/deep", "place"] {
+        for name in ["low/etc", "low/data", "high/etc", "upper", "work", "volume/deep/other", "other"] {
             fs::create_dir_all(at(name)).unwrap();
         }
         fs::write(at("low/etc/one"), "low").unwrap();
         fs::write(at("high/etc/one"), "high").unwrap();
         fs::write(at("volume/deep/file"), "volume").unwrap();
-        let mount = MountRecord {
+        fs::write(at("other/file"), "other").unwrap();
+        let mount = |source: &str, destination: &str| MountRecord {
             kind: MountKind::Volume,
-            source: at("volume").display().to_string(),
-            destination: "/data".to_owned(),
+            source: at(source).display().to_string(),
+            destination: destination.to_owned(),
             read_only,
             ..MountRecord::default()
         };
         Root::Stopped {
             paths: RootPaths { lower: vec![at("high"), at("low")], upper: at("upper"), work: at("work") },
-            mounts: vec![mount],
+            // The second lies in the first, and both where the root is put together.
+            mounts: vec![mount("other", "/data/deep/other"), mount("volume", "/data")],
             writable,
-            place: at("place"),
         }
     }
 
@@ -244,7 +248,10 @@ mod tests {
             .map(|entry| entry.unwrap().path().unwrap().display().to_string())
             .collect();
         names.sort();
-        assert_eq!(names, ["data/", "data/deep/", "data/deep/file", "etc/", "etc/one"]);
+        assert_eq!(
+            names,
+            ["data/", "data/deep/", "data/deep/file", "data/deep/other/", "data/deep/other/file", "etc/", "etc/one"]
+        );
     }
 
     #[test]
