@@ -16,6 +16,7 @@ static NEXT: AtomicU32 = AtomicU32::new(0);
 pub struct Daemon {
     dir: tempfile::TempDir,
     bridge: String,
+    subnet: String,
     child: Option<Child>,
 }
 
@@ -67,6 +68,8 @@ pub fn daemon() -> Option<Daemon> {
     let mut daemon = Daemon {
         dir: tempfile::tempdir().expect("a temporary directory"),
         bridge: format!("vt{:x}n{number:x}", std::process::id()),
+        // The default pools hold some thirty networks; a test run may want more.
+        subnet: format!("10.{}.{}.1/24", 20 + std::process::id() % 200, number % 256),
         child: None,
     };
     daemon.start();
@@ -135,6 +138,7 @@ impl Daemon {
                     .expect("a plain path"),
             ])
             .args(["--bridge", &self.bridge])
+            .args(["--subnet", &self.subnet])
             .args(["--cgroup-parent", &self.cgroup_parent()])
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("the daemon's log"))
@@ -298,7 +302,7 @@ impl Drop for Daemon {
             .stderr(Stdio::null())
             .status();
         let _ = Command::new("nft")
-            .args(["delete", "table", "inet", &self.bridge])
+            .args(["delete", "table", "ip", &self.bridge])
             .stderr(Stdio::null())
             .status();
         if !std::thread::panicking() {

@@ -107,15 +107,15 @@ fn signals_reach_the_program() {
     let Some(daemon) = daemon() else { return };
     let script = "trap 'echo bye; exit 5' TERM; echo ready; while :; do sleep 0.05; done";
     daemon
-        .vessel(&["run", "-d", "--name", "t", "busybox", "sh", "-c", script])
+        .vessel(&["run", "-d", "--name", "trap", "busybox", "sh", "-c", script])
         .ok();
     daemon.until("ready", |daemon| {
-        daemon.vessel(&["logs", "t"]).out.contains("ready")
+        daemon.vessel(&["logs", "trap"]).out.contains("ready")
     });
-    daemon.vessel(&["stop", "t"]).ok();
-    assert_eq!(daemon.inspect("t", "{{.State.ExitCode}}"), "5");
-    assert_eq!(daemon.vessel(&["logs", "t"]).ok(), "ready\nbye");
-    assert_eq!(daemon.vessel(&["wait", "t"]).ok(), "5");
+    daemon.vessel(&["stop", "trap"]).ok();
+    assert_eq!(daemon.inspect("trap", "{{.State.ExitCode}}"), "5");
+    assert_eq!(daemon.vessel(&["logs", "trap"]).ok(), "ready\nbye");
+    assert_eq!(daemon.vessel(&["wait", "trap"]).ok(), "5");
 }
 
 #[test]
@@ -127,7 +127,7 @@ fn init_reaps() {
             "-d",
             "--init",
             "--name",
-            "i",
+            "initial",
             "busybox",
             "sh",
             "-c",
@@ -135,10 +135,10 @@ fn init_reaps() {
         ])
         .ok();
     daemon.until("no zombie", |daemon| {
-        let said = daemon.vessel(&["exec", "i", "ps", "-o", "pid,stat,args"]).out;
+        let said = daemon.vessel(&["exec", "initial", "ps", "-o", "pid,stat,args"]).out;
         said.contains("sleep 1000") && !said.lines().any(|line| line.contains(" Z"))
     });
-    let first = daemon.vessel(&["exec", "i", "cat", "/proc/1/cmdline"]).ok();
+    let first = daemon.vessel(&["exec", "initial", "cat", "/proc/1/cmdline"]).ok();
     assert!(first.contains("init"), "{first}");
 }
 
@@ -204,23 +204,23 @@ fn copying_and_differences() {
         .vessel(&[
             "run",
             "--name",
-            "c",
+            "copied",
             "busybox",
             "sh",
             "-c",
             "echo a > /made; rm /etc/group",
         ])
         .ok();
-    let changes = daemon.vessel(&["diff", "c"]).ok();
+    let changes = daemon.vessel(&["diff", "copied"]).ok();
     assert!(
         changes.contains("A /made") && changes.contains("D /etc/group"),
         "{changes}"
     );
-    daemon.vessel(&["cp", "c:/made", &host("copy")]).ok();
+    daemon.vessel(&["cp", "copied:/made", &host("copy")]).ok();
     assert_eq!(std::fs::read_to_string(host("copy")).unwrap(), "a\n");
     std::fs::write(host("new"), "b\n").unwrap();
-    daemon.vessel(&["cp", &host("new"), "c:/etc/new"]).ok();
-    daemon.vessel(&["cp", "c:/etc/new", &host("again")]).ok();
+    daemon.vessel(&["cp", &host("new"), "copied:/etc/new"]).ok();
+    daemon.vessel(&["cp", "copied:/etc/new", &host("again")]).ok();
     assert_eq!(std::fs::read_to_string(host("again")).unwrap(), "b\n");
 }
 

@@ -147,10 +147,10 @@ fn the_files_of_names() {
 fn the_bridge_reaches_out_and_containers_reach_each_other() {
     let Some(daemon) = daemon() else { return };
     daemon
-        .vessel(&["run", "-d", "--name", "a", "busybox", "sleep", "1000"])
+        .vessel(&["run", "-d", "--name", "alone", "busybox", "sleep", "1000"])
         .ok();
-    let address = daemon.inspect("a", "{{.NetworkSettings.IPAddress}}");
-    let gateway = daemon.inspect("a", "{{.NetworkSettings.Gateway}}");
+    let address = daemon.inspect("alone", "{{.NetworkSettings.IPAddress}}");
+    let gateway = daemon.inspect("alone", "{{.NetworkSettings.Gateway}}");
     for target in [address.as_str(), gateway.as_str()] {
         daemon
             .vessel(&["run", "--rm", "busybox", "ping", "-c", "1", "-W", "3", target])
