@@ -5,6 +5,8 @@ use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -15,7 +17,7 @@ use vessel_engine::EngineConfig;
 
 /// A running daemon; ended on drop.
 pub struct Daemon {
-    pub directory: TempDir,
+    pub directory: Arc<TempDir>,
     shutdown: Option<oneshot::Sender<()>>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
@@ -62,7 +64,7 @@ pub fn config(directory: &TempDir) -> Config {
         engine: EngineConfig {
             root: directory.path().join("root"),
             run: directory.path().join("run"),
-            bridge: format!("vt{}", &unique[unique.len() - 6..]),
+            bridge: bridge(directory),
             bridge_address: None,
             cgroup_parent: format!("/vessel-{unique}"),
             userns_remap: None,
@@ -76,10 +78,10 @@ pub fn config(directory: &TempDir) -> Config {
 
 impl Daemon {
     pub fn start() -> Self {
-        Self::start_in(tempfile::tempdir().unwrap())
+        Self::start_in(Arc::new(tempfile::tempdir().unwrap()))
     }
 
-    pub fn start_in(directory: TempDir) -> Self {
+    pub fn start_in(directory: Arc<TempDir>) -> Self {
         let config = config(&directory);
         let (shutdown, ended) = oneshot::channel();
         let (ready, is_ready) = std::sync::mpsc::channel();
@@ -152,9 +154,8 @@ impl Daemon {
     }
 
     /// Ends the daemon and gives its directory back.
-    pub fn stop(mut self) -> TempDir {
-        self.end();
-        std::mem::replace(&mut self.directory, tempfile::tempdir().unwrap())
+    pub fn stop(self) -> Arc<TempDir> {
+        Arc::clone(&self.directory)
     }
 
     fn end(&mut self) {
@@ -171,7 +172,19 @@ impl Daemon {
 impl Drop for Daemon {
     fn drop(&mut self) {
         self.end();
+        // A bridge outlives its daemon, as containers do; this one has none.
+        let bridge = bridge(&self.directory);
+        for command in [["ip", "link", "del", &bridge].as_slice(), &["nft", "delete", "table", "ip", &bridge]] {
+            let quiet = std::process::Stdio::null;
+            let _ = Command::new(command[0]).args(&command[1..]).stdout(quiet()).stderr(quiet()).status();
+        }
     }
+}
+
+/// A name no other test's bridge has.
+fn bridge(directory: &TempDir) -> String {
+    let unique = directory.path().file_name().unwrap().to_string_lossy();
+    format!("vt{}", &unique[unique.len() - 6..])
 }
 
 /// Reads a response to the end of the connection and undoes chunked encoding.
