@@ -39,7 +39,10 @@ pub struct Error {
 impl Error {
     /// An error of `kind`.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into() }
+        Self {
+            kind,
+            message: message.into(),
+        }
     }
 
     /// Its kind.
@@ -80,13 +83,19 @@ impl Error {
     /// Puts `context` in front.
     #[must_use]
     pub fn wrap(self, context: impl std::fmt::Display) -> Self {
-        Self { kind: self.kind, message: format!("{context}: {}", self.message) }
+        Self {
+            kind: self.kind,
+            message: format!("{context}: {}", self.message),
+        }
     }
 
     /// The same sentence, as the fault of what was asked for.
     #[must_use]
     pub fn as_invalid(self) -> Self {
-        Self { kind: ErrorKind::Invalid, ..self }
+        Self {
+            kind: ErrorKind::Invalid,
+            ..self
+        }
     }
 
     /// The exit code Docker records for a start that failed with this.
@@ -158,6 +167,8 @@ impl<T> Context<T> for Result<T> {
 pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
-        Err(error) => Err(Error::system(format!("an operation of the engine ended abnormally: {error}"))),
+        Err(error) => Err(Error::system(format!(
+            "an operation of the engine ended abnormally: {error}"
+        ))),
     }
 }

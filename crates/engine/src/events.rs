@@ -61,10 +61,17 @@ impl Events {
         let event = EventMessage {
             status: old(action),
             id: old(id),
-            from: if kind == "container" { attributes.get("image").cloned().unwrap_or_default() } else { String::new() },
+            from: if kind == "container" {
+                attributes.get("image").cloned().unwrap_or_default()
+            } else {
+                String::new()
+            },
             kind: kind.to_owned(),
             action: action.to_owned(),
-            actor: EventActor { id: id.to_owned(), attributes },
+            actor: EventActor {
+                id: id.to_owned(),
+                attributes,
+            },
             scope: "local".into(),
             time: now / 1_000_000_000,
             time_nano: now,
@@ -84,14 +91,20 @@ impl Events {
 
     /// Past and coming events. The stream ends at `until`, and when the listener falls too far behind.
     pub fn subscribe(&self, options: EventsOptions) -> mpsc::Receiver<EventMessage> {
-        let EventsOptions { since, until, filters } = options;
+        let EventsOptions {
+            since,
+            until,
+            filters,
+        } = options;
         let now = time::now();
         let mut inner = self.inner();
         let past: Vec<EventMessage> = match since {
             Some(since) => inner
                 .history
                 .iter()
-                .filter(|event| event.time_nano >= since && until.is_none_or(|until| event.time_nano <= until))
+                .filter(|event| {
+                    event.time_nano >= since && until.is_none_or(|until| event.time_nano <= until)
+                })
                 .filter(|event| matches(&filters, event))
                 .cloned()
                 .collect(),
@@ -106,7 +119,11 @@ impl Events {
             Some(until) if until <= now => {}
             _ => {
                 inner.listeners.retain(|listener| !listener.queue.is_closed());
-                inner.listeners.push(Listener { filters, until, queue });
+                inner.listeners.push(Listener {
+                    filters,
+                    until,
+                    queue,
+                });
             }
         }
         drop(inner);
@@ -118,7 +135,11 @@ impl Events {
 
     /// How many listen.
     pub fn listeners(&self) -> usize {
-        self.inner().listeners.iter().filter(|listener| !listener.queue.is_closed()).count()
+        self.inner()
+            .listeners
+            .iter()
+            .filter(|listener| !listener.queue.is_closed())
+            .count()
     }
 }
 
@@ -150,7 +171,9 @@ fn matches(filters: &Filters, event: &EventMessage) -> bool {
     // `exec_create: sh` is found as `exec_create`, too.
     let action = event.action.split(':').next().unwrap_or_default();
     let object = |kind: &str| {
-        filters.any(kind, |wanted| event.kind == kind && (event.actor.id.starts_with(wanted) || name == wanted))
+        filters.any(kind, |wanted| {
+            event.kind == kind && (event.actor.id.starts_with(wanted) || name == wanted)
+        })
     };
     let image = filters.any("image", |wanted| {
         let reference = match event.kind.as_str() {
@@ -178,18 +201,34 @@ mod tests {
     use super::*;
 
     fn attributes(pairs: &[(&str, &str)]) -> Map<String> {
-        pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+        pairs
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+            .collect()
     }
 
     fn publish(events: &Events) {
-        events.publish("container", "start", "abc", attributes(&[("name", "web"), ("image", "nginx:1"), ("k", "v")]));
-        events.publish("container", "exec_create: sh", "abc", attributes(&[("name", "web"), ("image", "nginx:1")]));
+        events.publish(
+            "container",
+            "start",
+            "abc",
+            attributes(&[("name", "web"), ("image", "nginx:1"), ("k", "v")]),
+        );
+        events.publish(
+            "container",
+            "exec_create: sh",
+            "abc",
+            attributes(&[("name", "web"), ("image", "nginx:1")]),
+        );
         events.publish("volume", "create", "data", attributes(&[("driver", "local")]));
     }
 
     fn seen(filter: &str) -> usize {
         let events = Events::default();
-        let mut stream = events.subscribe(EventsOptions { filters: Filters::parse(filter).unwrap(), ..EventsOptions::default() });
+        let mut stream = events.subscribe(EventsOptions {
+            filters: Filters::parse(filter).unwrap(),
+            ..EventsOptions::default()
+        });
         publish(&events);
         let mut count = 0;
         while stream.try_recv().is_ok() {
@@ -221,7 +260,11 @@ mod tests {
         for _ in 0..HISTORY {
             publish(&events);
         }
-        let options = EventsOptions { since: Some(0), until: Some(time::now()), ..EventsOptions::default() };
+        let options = EventsOptions {
+            since: Some(0),
+            until: Some(time::now()),
+            ..EventsOptions::default()
+        };
         let mut stream = events.subscribe(options);
         let mut count = 0;
         while let Some(event) = stream.recv().await {

@@ -24,7 +24,16 @@ impl Filters {
             serde_json::from_str(text).map_err(|error| Error::invalid(format!("invalid filter: {error}")))?;
         Ok(Self(
             maps.into_iter()
-                .map(|(key, values)| (key, values.into_iter().filter(|(_, on)| *on).map(|(value, _)| value).collect()))
+                .map(|(key, values)| {
+                    (
+                        key,
+                        values
+                            .into_iter()
+                            .filter(|(_, on)| *on)
+                            .map(|(value, _)| value)
+                            .collect(),
+                    )
+                })
                 .collect(),
         ))
     }
@@ -55,7 +64,10 @@ impl Filters {
     /// Names the first that is not known.
     pub fn check(&self, known: &[&str]) -> Result<()> {
         match self.0.keys().find(|key| !known.contains(&key.as_str())) {
-            Some(key) => Err(Error::invalid(format!("invalid filter '{key}': the filters here are {}", known.join(", ")))),
+            Some(key) => Err(Error::invalid(format!(
+                "invalid filter '{key}': the filters here are {}",
+                known.join(", ")
+            ))),
             None => Ok(()),
         }
     }
@@ -67,7 +79,9 @@ impl Filters {
 
     /// Whether the key is absent, or `test` holds for one of its values.
     pub fn any(&self, key: &str, test: impl Fn(&str) -> bool) -> bool {
-        self.0.get(key).is_none_or(|values| values.iter().any(|value| test(value)))
+        self.0
+            .get(key)
+            .is_none_or(|values| values.iter().any(|value| test(value)))
     }
 
     /// The boolean value of a key: `true`, `1`, `false`, `0`.
@@ -80,7 +94,11 @@ impl Filters {
             answer = match value {
                 "true" | "1" => Some(true),
                 "false" | "0" => Some(false),
-                other => return Err(Error::invalid(format!("invalid filter '{key}={other}': true or false expected"))),
+                other => {
+                    return Err(Error::invalid(format!(
+                        "invalid filter '{key}={other}': true or false expected"
+                    )));
+                }
             };
         }
         Ok(answer)
@@ -103,7 +121,8 @@ mod tests {
     #[test]
     fn both_shapes_are_read() {
         let lists = Filters::parse(r#"{"label":["a","b=c"],"status":["running"]}"#).unwrap();
-        let maps = Filters::parse(r#"{"label":{"a":true,"b=c":true,"off":false},"status":{"running":true}}"#).unwrap();
+        let maps = Filters::parse(r#"{"label":{"a":true,"b=c":true,"off":false},"status":{"running":true}}"#)
+            .unwrap();
         assert_eq!(lists, maps);
         assert!(Filters::parse("").unwrap().is_empty());
         assert!(Filters::parse("[1]").is_err());
@@ -112,7 +131,12 @@ mod tests {
     #[test]
     fn labels_must_all_match() {
         let filters = Filters::parse(r#"{"label":["a","b=c"],"label!":["no"]}"#).unwrap();
-        let labels = |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let labels = |pairs: &[(&str, &str)]| {
+            pairs
+                .iter()
+                .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+                .collect()
+        };
         assert!(filters.labels(&labels(&[("a", "x"), ("b", "c")])));
         assert!(!filters.labels(&labels(&[("a", "x"), ("b", "d")])));
         assert!(!filters.labels(&labels(&[("a", "x"), ("b", "c"), ("no", "")])));

@@ -68,13 +68,21 @@ impl std::fmt::Debug for ImageIndex {
 impl ImageIndex {
     /// Reads the index; `content` is where blobs and layers are.
     pub(crate) fn open(store: &Store, content: vessel_image::Store) -> Result<Self> {
-        let (images, tags) = (store.table::<ImageRecord>("images"), store.table::<String>("tags"));
+        let (images, tags) = (
+            store.table::<ImageRecord>("images"),
+            store.table::<String>("tags"),
+        );
         let state = Index {
             records: images.all()?.into_iter().collect(),
             tags: tags.all()?.into_iter().collect(),
             resolved: BTreeMap::new(),
         };
-        Ok(Self { content, images, tags, state: RwLock::new(state) })
+        Ok(Self {
+            content,
+            images,
+            tags,
+            state: RwLock::new(state),
+        })
     }
 
     fn read<T>(&self, read: impl FnOnce(&Index) -> T) -> T {
@@ -92,17 +100,36 @@ impl ImageIndex {
 
     /// All images.
     pub fn all(&self) -> Vec<(String, ImageRecord)> {
-        self.read(|index| index.records.iter().map(|(id, record)| (id.clone(), record.clone())).collect())
+        self.read(|index| {
+            index
+                .records
+                .iter()
+                .map(|(id, record)| (id.clone(), record.clone()))
+                .collect()
+        })
     }
 
     /// All names (familiar form, with tag) with the image's ID.
     pub fn tags(&self) -> Vec<(String, String)> {
-        self.read(|index| index.tags.iter().map(|(name, id)| (name.clone(), id.clone())).collect())
+        self.read(|index| {
+            index
+                .tags
+                .iter()
+                .map(|(name, id)| (name.clone(), id.clone()))
+                .collect()
+        })
     }
 
     /// The names of an image.
     pub fn tags_of(&self, id: &str) -> Vec<String> {
-        self.read(|index| index.tags.iter().filter(|(_, of)| *of == id).map(|(name, _)| name.clone()).collect())
+        self.read(|index| {
+            index
+                .tags
+                .iter()
+                .filter(|(_, of)| *of == id)
+                .map(|(name, _)| name.clone())
+                .collect()
+        })
     }
 
     /// Adds or changes a record.
@@ -176,12 +203,20 @@ impl ImageIndex {
                     return Ok(Some(id.clone()));
                 }
             }
-            let Some(prefix) = image_id_prefix(name).map(|hex| format!("sha256:{hex}")) else { return Ok(None) };
-            let mut ids = index.records.range(prefix.clone()..).map(|(id, _)| id).filter(|id| id.starts_with(&prefix));
+            let Some(prefix) = image_id_prefix(name).map(|hex| format!("sha256:{hex}")) else {
+                return Ok(None);
+            };
+            let mut ids = index
+                .records
+                .range(prefix.clone()..)
+                .map(|(id, _)| id)
+                .filter(|id| id.starts_with(&prefix));
             // Only those that begin with it follow directly.
             match (ids.next(), ids.next()) {
                 (Some(id), None) => Ok(Some(id.clone())),
-                (Some(_), Some(_)) => Err(Error::invalid(format!("ambiguous image ID {name}: several images' IDs begin with it"))),
+                (Some(_), Some(_)) => Err(Error::invalid(format!(
+                    "ambiguous image ID {name}: several images' IDs begin with it"
+                ))),
                 (None, _) => Ok(None),
             }
         })
@@ -215,8 +250,9 @@ impl Engine {
     /// # Errors
     /// When there is none, or its configuration is gone or damaged.
     pub(crate) async fn image_by_id(&self, id: &str) -> Result<Arc<Image>> {
-        let (resolved, record) =
-            self.images.read(|index| (index.resolved.get(id).cloned(), index.records.get(id).cloned()));
+        let (resolved, record) = self
+            .images
+            .read(|index| (index.resolved.get(id).cloned(), index.records.get(id).cloned()));
         if let Some(image) = resolved {
             return Ok(image);
         }
@@ -224,7 +260,8 @@ impl Engine {
         let (content, owned) = (self.images.content.clone(), id.to_owned());
         let image = blocking(move || read_image(&content, owned, record)).await?;
         let image = Arc::new(image);
-        self.images.write(|index| index.resolved.insert(id.to_owned(), Arc::clone(&image)));
+        self.images
+            .write(|index| index.resolved.insert(id.to_owned(), Arc::clone(&image)));
         Ok(image)
     }
 
@@ -237,8 +274,12 @@ impl Engine {
         let content = self.images.content.clone();
         let (loaded, content) = blocking(move || {
             let archive = vessel_init::hello_archive();
-            let options = LoadOptions { sync: true, ..LoadOptions::default() };
-            let loaded = vessel_image::load(&content, archive.as_slice(), &options, &mut |_| {}).map_err(from_image)?;
+            let options = LoadOptions {
+                sync: true,
+                ..LoadOptions::default()
+            };
+            let loaded = vessel_image::load(&content, archive.as_slice(), &options, &mut |_| {})
+                .map_err(from_image)?;
             Ok((loaded, content))
         })
         .await?;
@@ -250,7 +291,11 @@ impl Engine {
         let id = image.id.to_string();
         let record = ImageRecord {
             size: image.size(),
-            chain_ids: image.layers.iter().map(|layer| layer.chain_id.to_string()).collect(),
+            chain_ids: image
+                .layers
+                .iter()
+                .map(|layer| layer.chain_id.to_string())
+                .collect(),
             tagged_at: crate::time::now(),
             repo_digests: Vec::new(),
         };
@@ -287,7 +332,10 @@ fn read_image(content: &vessel_image::Store, id: String, record: ImageRecord) ->
 /// An image's defaults in the API's structure.
 fn container_config(image: vessel_image::ContainerConfig) -> ContainerConfig {
     let keys = |map: Option<BTreeMap<String, vessel_image::Empty>>| {
-        map.unwrap_or_default().into_keys().map(|key| (key, vessel_api::Empty {})).collect()
+        map.unwrap_or_default()
+            .into_keys()
+            .map(|key| (key, vessel_api::Empty {}))
+            .collect()
     };
     ContainerConfig {
         hostname: image.hostname.unwrap_or_default(),

@@ -112,7 +112,9 @@ pub struct Engine {
 
 impl std::fmt::Debug for Engine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Engine").field("config", &self.config).finish_non_exhaustive()
+        f.debug_struct("Engine")
+            .field("config", &self.config)
+            .finish_non_exhaustive()
     }
 }
 
@@ -130,11 +132,17 @@ impl Engine {
     }
 
     fn build(config: EngineConfig) -> Result<Self> {
-        let paths = Paths { root: config.root.clone(), run: config.run.clone() };
+        let paths = Paths {
+            root: config.root.clone(),
+            run: config.run.clone(),
+        };
         std::fs::create_dir_all(&paths.root).context(|| format!("create {}", paths.root.display()))?;
         let (store, recovery) = Store::open(&paths.root)?;
         if recovery.torn > 0 {
-            tracing::info!(bytes = recovery.torn, "the last change of an earlier daemon was not finished and is dropped");
+            tracing::info!(
+                bytes = recovery.torn,
+                "the last change of an earlier daemon was not finished and is dropped"
+            );
         }
         if let Some(aside) = &recovery.set_aside {
             tracing::error!(
@@ -158,7 +166,8 @@ impl Engine {
         let id = match meta.get("id")? {
             Some(id) => id,
             None => {
-                let uuid = std::fs::read_to_string("/proc/sys/kernel/random/uuid").unwrap_or_else(|_| ids::id());
+                let uuid =
+                    std::fs::read_to_string("/proc/sys/kernel/random/uuid").unwrap_or_else(|_| ids::id());
                 let id = uuid.trim().to_owned();
                 meta.put_now("id", &id)?;
                 id
@@ -168,8 +177,15 @@ impl Engine {
         content.sweep_temporary().map_err(image_index::from_image)?;
         let images = ImageIndex::open(&store, content)?;
         let volumes = volumes::Volumes::open(&store)?;
-        let (records, states) = (store.table::<Record>("containers"), store.table::<State>("states"));
-        let endpoints: Vec<_> = states.all()?.into_iter().filter_map(|(_, state)| state.endpoint).collect();
+        let (records, states) = (
+            store.table::<Record>("containers"),
+            store.table::<State>("states"),
+        );
+        let endpoints: Vec<_> = states
+            .all()?
+            .into_iter()
+            .filter_map(|(_, state)| state.endpoint)
+            .collect();
         let networks = network::Networks::open(&config, &endpoints)?;
         let hierarchies = Hierarchies::detect()?;
         let facts = HostFacts {

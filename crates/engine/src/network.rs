@@ -4,7 +4,9 @@ use std::os::fd::OwnedFd;
 
 use derived::network_id;
 use vessel_api::{EndpointResource, EndpointSettings, Ipam, IpamConfig, Network};
-use vessel_network::{Bridge, BridgeConfig, EndpointRecord, EndpointRequest, NetnsConfig, Pool, PoolConfig, PortSpec};
+use vessel_network::{
+    Bridge, BridgeConfig, EndpointRecord, EndpointRequest, NetnsConfig, Pool, PoolConfig, PortSpec,
+};
 
 use crate::container::record::Record;
 use crate::oci_spec::modes::NetworkMode;
@@ -18,7 +20,9 @@ pub(crate) struct Networks {
 
 impl std::fmt::Debug for Networks {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Networks").field("bridge", &self.pool.bridge().name()).finish_non_exhaustive()
+        f.debug_struct("Networks")
+            .field("bridge", &self.pool.bridge().name())
+            .finish_non_exhaustive()
     }
 }
 
@@ -51,8 +55,18 @@ impl Networks {
             tracing::info!(?found, "the network was made to match the state");
         }
         let netns = namespace_config();
-        let pool = Pool::start(bridge, PoolConfig { netns, ..PoolConfig::default() }).map_err(from_network)?;
-        Ok(Self { pool, created: crate::time::now() })
+        let pool = Pool::start(
+            bridge,
+            PoolConfig {
+                netns,
+                ..PoolConfig::default()
+            },
+        )
+        .map_err(from_network)?;
+        Ok(Self {
+            pool,
+            created: crate::time::now(),
+        })
     }
 
     pub fn bridge(&self) -> &Bridge {
@@ -61,31 +75,50 @@ impl Networks {
 
     /// An end of the bridge with these ports published. Blocks, seldom for long.
     pub fn attach(&self, request: &EndpointRequest, ports: &[PortSpec]) -> Result<Attachment> {
-        let request = EndpointRequest { netns: namespace_config(), ..request.clone() };
+        let request = EndpointRequest {
+            netns: namespace_config(),
+            ..request.clone()
+        };
         let mut endpoint = self.pool.take(&request).map_err(from_network)?;
         let mut reservations = Vec::new();
         if !ports.is_empty() {
             match self.bridge().publish(&mut endpoint.record, ports) {
-                Ok(made) => reservations.extend(made.into_iter().filter_map(|reservation| reservation.socket)),
+                Ok(made) => {
+                    reservations.extend(made.into_iter().filter_map(|reservation| reservation.socket))
+                }
                 Err(error) => {
                     self.release(&endpoint.record);
                     return Err(from_network(error));
                 }
             }
         }
-        Ok(Attachment { netns: endpoint.netns.into(), endpoint: Some(endpoint.record), reservations })
+        Ok(Attachment {
+            netns: endpoint.netns.into(),
+            endpoint: Some(endpoint.record),
+            reservations,
+        })
     }
 
     /// A namespace with loopback only.
     pub fn isolated(&self) -> Result<Attachment> {
-        let netns = self.pool.take_isolated(&namespace_config()).map_err(from_network)?;
-        Ok(Attachment { netns: netns.into(), endpoint: None, reservations: Vec::new() })
+        let netns = self
+            .pool
+            .take_isolated(&namespace_config())
+            .map_err(from_network)?;
+        Ok(Attachment {
+            netns: netns.into(),
+            endpoint: None,
+            reservations: Vec::new(),
+        })
     }
 
     /// Gives an end of the bridge back.
     pub fn release(&self, record: &EndpointRecord) {
         if let Err(error) = self.bridge().release(record) {
-            tracing::warn!(endpoint = record.id, "{error}; the next start of the daemon cleans up");
+            tracing::warn!(
+                endpoint = record.id,
+                "{error}; the next start of the daemon cleans up"
+            );
         }
     }
 
@@ -143,9 +176,14 @@ impl Engine {
     /// `network … not found`.
     pub async fn network_inspect(&self, name: &str) -> Result<Network> {
         let mut networks = self.all_networks();
-        let place = networks.iter().position(|network| network.name == name || network.id == name).or_else(|| {
-            networks.iter().position(|network| !name.is_empty() && network.id.starts_with(name))
-        });
+        let place = networks
+            .iter()
+            .position(|network| network.name == name || network.id == name)
+            .or_else(|| {
+                networks
+                    .iter()
+                    .position(|network| !name.is_empty() && network.id.starts_with(name))
+            });
         match place {
             Some(place) => Ok(networks.swap_remove(place)),
             None => Err(Error::not_found(format!("network {name} not found"))),
@@ -160,10 +198,17 @@ impl Engine {
             created: crate::time::rfc3339(self.networks.created),
             scope: "local".into(),
             driver: driver.to_owned(),
-            ipam: Ipam { driver: "default".into(), ..Ipam::default() },
+            ipam: Ipam {
+                driver: "default".into(),
+                ..Ipam::default()
+            },
             ..Network::default()
         };
-        let mut networks = vec![plain("bridge", "bridge"), plain("host", "host"), plain("none", "null")];
+        let mut networks = vec![
+            plain("bridge", "bridge"),
+            plain("host", "host"),
+            plain("none", "null"),
+        ];
         networks[0].ipam.config.push(IpamConfig {
             subnet: bridge.subnet().to_string(),
             gateway: bridge.gateway().to_string(),
@@ -183,12 +228,17 @@ impl Engine {
             if !state.status.has_process() {
                 continue;
             }
-            let Some(name) = NetworkMode::parse(&record.host.network_mode).ok().and_then(|mode| mode.network_name())
+            let Some(name) = NetworkMode::parse(&record.host.network_mode)
+                .ok()
+                .and_then(|mode| mode.network_name())
             else {
                 continue;
             };
             if let Some(network) = networks.iter_mut().find(|network| network.name == name) {
-                let mut resource = EndpointResource { name: record.name.clone(), ..EndpointResource::default() };
+                let mut resource = EndpointResource {
+                    name: record.name.clone(),
+                    ..EndpointResource::default()
+                };
                 if let Some(endpoint) = &state.endpoint {
                     resource.endpoint_id.clone_from(&endpoint.id);
                     resource.mac_address = endpoint.mac.to_string();
@@ -206,7 +256,12 @@ impl Engine {
     }
 
     /// A container's place in its network, as `inspect` and `ps` show it.
-    pub(crate) fn endpoint_settings(&self, record: &Record, endpoint: Option<&EndpointRecord>, running: bool) -> Option<(String, EndpointSettings)> {
+    pub(crate) fn endpoint_settings(
+        &self,
+        record: &Record,
+        endpoint: Option<&EndpointRecord>,
+        running: bool,
+    ) -> Option<(String, EndpointSettings)> {
         let mode = NetworkMode::parse(&record.host.network_mode).ok()?;
         let name = mode.network_name()?;
         let mut settings = record.networks.get(name).cloned().unwrap_or_default();

@@ -81,9 +81,15 @@ impl Paths {
 /// make these in the writable layer, where `diff` shows them as changes. Docker has the same layer, one for each container.
 pub(crate) fn make_init_layer(layer: &Path) -> std::io::Result<()> {
     use std::os::unix::fs::{PermissionsExt, symlink};
-    for (directory, mode) in
-        [("", 0o755), ("dev", 0o755), ("dev/pts", 0o755), ("dev/shm", 0o755), ("proc", 0o555), ("sys", 0o555), ("etc", 0o755)]
-    {
+    for (directory, mode) in [
+        ("", 0o755),
+        ("dev", 0o755),
+        ("dev/pts", 0o755),
+        ("dev/shm", 0o755),
+        ("proc", 0o555),
+        ("sys", 0o555),
+        ("etc", 0o755),
+    ] {
         let path = layer.join(directory);
         std::fs::create_dir_all(&path)?;
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode))?;

@@ -32,7 +32,11 @@ impl Engine {
             let launched = state.launched;
             let container = Container::new(record, state, cgroup);
             self.containers.insert(Arc::clone(&container));
-            if launched { live.push(container) } else { idle.push(container) }
+            if launched {
+                live.push(container)
+            } else {
+                idle.push(container)
+            }
         }
         for orphan in states.keys() {
             self.states.delete_now(orphan)?;
@@ -47,7 +51,8 @@ impl Engine {
             })
             .collect();
         for task in tasks {
-            task.await.map_err(|error| Error::system(format!("adopting a container ended abnormally: {error}")))?;
+            task.await
+                .map_err(|error| Error::system(format!("adopting a container ended abnormally: {error}")))?;
         }
         for container in idle {
             self.settle_idle(&container).await;
@@ -85,7 +90,10 @@ impl Engine {
         loop {
             if let Some(mut stream) = shim::connect(directory.clone()).await? {
                 let asked = async {
-                    stream.write_all(&frame).await.map_err(|error| Error::system(error.to_string()))?;
+                    stream
+                        .write_all(&frame)
+                        .await
+                        .map_err(|error| Error::system(error.to_string()))?;
                     shim::receive::<Reply>(&mut stream).await
                 };
                 match tokio::time::timeout(SHIM_STARTS, asked).await {
@@ -100,15 +108,25 @@ impl Engine {
             }
             // One that was running has its socket; one that was starting may be about to make it.
             let starting = !before.status.has_process();
-            if !starting || self.recorded_exit(&container.record()).is_some() || tokio::time::Instant::now() > give_up {
+            if !starting
+                || self.recorded_exit(&container.record()).is_some()
+                || tokio::time::Instant::now() > give_up
+            {
                 return Ok(false);
             }
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         }
     }
 
-    fn adopted(self: &Arc<Self>, container: &Arc<Container>, stream: tokio::net::UnixStream, status: protocol::Status) {
-        let frozen = self.container_cgroup(container).is_ok_and(|cgroup| cgroup.is_frozen());
+    fn adopted(
+        self: &Arc<Self>,
+        container: &Arc<Container>,
+        stream: tokio::net::UnixStream,
+        status: protocol::Status,
+    ) {
+        let frozen = self
+            .container_cgroup(container)
+            .is_ok_and(|cgroup| cgroup.is_frozen());
         self.change(container, |state| {
             state.status = if frozen { Status::Paused } else { Status::Running };
             state.pid = status.pid;
@@ -178,11 +196,18 @@ impl Engine {
 
     /// Removes what no record explains.
     fn sweep(&self) {
-        let known: BTreeSet<String> = self.containers().iter().map(|container| container.id().to_owned()).collect();
+        let known: BTreeSet<String> = self
+            .containers()
+            .iter()
+            .map(|container| container.id().to_owned())
+            .collect();
         for directory in [self.paths.containers(), self.paths.shims()] {
             for name in entries(&directory) {
                 if !known.contains(&name) {
-                    tracing::info!("removing {}: no container has this ID", directory.join(&name).display());
+                    tracing::info!(
+                        "removing {}: no container has this ID",
+                        directory.join(&name).display()
+                    );
                     // A shim without a record: its container goes first.
                     self.clear_stray(&name);
                     if let Err(error) = remove_tree(&directory.join(&name)) {
@@ -206,7 +231,10 @@ impl Engine {
         for name in entries(&self.paths.volumes()) {
             // A volume without a record may hold data: it is reported and stays.
             if !volumes.contains(&name) {
-                tracing::warn!("{} belongs to no volume", self.paths.volumes().join(&name).display());
+                tracing::warn!(
+                    "{} belongs to no volume",
+                    self.paths.volumes().join(&name).display()
+                );
             }
         }
     }
@@ -216,10 +244,21 @@ impl Engine {
         if !is_id(id) {
             return;
         }
-        let Ok(path) = self.cgroup_for(&Record { id: id.to_owned(), ..Record::default() }) else { return };
-        let Ok(path) = CgroupPath::parse(&path) else { return };
-        let Ok(cgroup) = Cgroup::open(&self.hierarchies, &path) else { return };
-        let cleared = cgroup.kill_all(rustix::process::Signal::KILL).and_then(|()| cgroup.destroy());
+        let Ok(path) = self.cgroup_for(&Record {
+            id: id.to_owned(),
+            ..Record::default()
+        }) else {
+            return;
+        };
+        let Ok(path) = CgroupPath::parse(&path) else {
+            return;
+        };
+        let Ok(cgroup) = Cgroup::open(&self.hierarchies, &path) else {
+            return;
+        };
+        let cleared = cgroup
+            .kill_all(rustix::process::Signal::KILL)
+            .and_then(|()| cgroup.destroy());
         if let Err(error) = cleared {
             tracing::warn!("{}", error.report().message);
         }
@@ -232,7 +271,9 @@ fn is_id(name: &str) -> bool {
 }
 
 fn entries(directory: &std::path::Path) -> Vec<String> {
-    let Ok(entries) = std::fs::read_dir(directory) else { return Vec::new() };
+    let Ok(entries) = std::fs::read_dir(directory) else {
+        return Vec::new();
+    };
     entries
         .flatten()
         .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))

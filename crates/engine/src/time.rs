@@ -5,7 +5,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 /// Nanoseconds since the epoch.
 pub fn now() -> i64 {
     // i64 nanoseconds last until 2262; a clock before 1970 reads as 1970.
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as i64)
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_nanos() as i64)
 }
 
 /// RFC 3339 with the nanoseconds' trailing zeros dropped, as Go's `RFC3339Nano`; 0 is Go's zero time.
@@ -34,9 +36,17 @@ pub fn parse(text: &str) -> Option<i64> {
     }
     // Without an offset it is UTC.
     let date = text.parse::<jiff::civil::DateTime>().or_else(|error| {
-        text.parse::<jiff::civil::Date>().map(jiff::civil::DateTime::from).map_err(|_| error)
+        text.parse::<jiff::civil::Date>()
+            .map(jiff::civil::DateTime::from)
+            .map_err(|_| error)
     });
-    fits(date.ok()?.to_zoned(jiff::tz::TimeZone::UTC).ok()?.timestamp().as_nanosecond())
+    fits(
+        date.ok()?
+            .to_zoned(jiff::tz::TimeZone::UTC)
+            .ok()?
+            .timestamp()
+            .as_nanosecond(),
+    )
 }
 
 /// `seconds[.fraction]`.
@@ -45,8 +55,16 @@ fn seconds(text: &str) -> Option<i64> {
     if fraction.len() > 9 || !fraction.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
     }
-    let nanos = if fraction.is_empty() { 0 } else { format!("{fraction:0<9}").parse::<i64>().ok()? };
-    whole.parse::<i64>().ok()?.checked_mul(1_000_000_000)?.checked_add(nanos)
+    let nanos = if fraction.is_empty() {
+        0
+    } else {
+        format!("{fraction:0<9}").parse::<i64>().ok()?
+    };
+    whole
+        .parse::<i64>()
+        .ok()?
+        .checked_mul(1_000_000_000)?
+        .checked_add(nanos)
 }
 
 /// Nanoseconds of Go's duration: `1h30m`, `1.5s`, `300ms`.
@@ -60,11 +78,19 @@ pub fn duration(text: &str) -> Option<i64> {
         let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
         let number: f64 = rest[..end].parse().ok()?;
         rest = &rest[end..];
-        let (unit, length) = [("ns", 1.0), ("us", 1e3), ("µs", 1e3), ("ms", 1e6), ("s", 1e9), ("m", 6e10), ("h", 3.6e12)]
-            .iter()
-            .filter(|(name, _)| rest.starts_with(name))
-            .max_by_key(|(name, _)| name.len())
-            .map(|(name, length)| (name.len(), *length))?;
+        let (unit, length) = [
+            ("ns", 1.0),
+            ("us", 1e3),
+            ("µs", 1e3),
+            ("ms", 1e6),
+            ("s", 1e9),
+            ("m", 6e10),
+            ("h", 3.6e12),
+        ]
+        .iter()
+        .filter(|(name, _)| rest.starts_with(name))
+        .max_by_key(|(name, _)| name.len())
+        .map(|(name, length)| (name.len(), *length))?;
         rest = &rest[unit..];
         total += number * length;
     }

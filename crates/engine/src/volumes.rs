@@ -42,20 +42,35 @@ impl Volumes {
     pub fn open(store: &Store) -> Result<Self> {
         let table = store.table("volumes");
         let records = table.all()?.into_iter().collect();
-        Ok(Self { table, records: RwLock::new(records) })
+        Ok(Self {
+            table,
+            records: RwLock::new(records),
+        })
     }
 
     fn get(&self, name: &str) -> Option<VolumeRecord> {
-        self.records.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+        self.records
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(name)
+            .cloned()
     }
 
     fn all(&self) -> BTreeMap<String, VolumeRecord> {
-        self.records.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.records
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// The names of all volumes.
     pub fn names(&self) -> Vec<String> {
-        self.records.read().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
+        self.records
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .keys()
+            .cloned()
+            .collect()
     }
 }
 
@@ -90,7 +105,8 @@ impl Engine {
         }
         let anonymous = request.name.is_empty();
         let name = if anonymous { crate::ids::id() } else { request.name };
-        self.ensure_volume(&name, request.labels, anonymous, Durability::Disk).await?;
+        self.ensure_volume(&name, request.labels, anonymous, Durability::Disk)
+            .await?;
         let record = self.volumes.get(&name).unwrap_or_default();
         Ok(self.volume(&name, record))
     }
@@ -109,7 +125,8 @@ impl Engine {
         }
         let data = self.paths.volume(name);
         blocking(move || {
-            std::fs::create_dir_all(&data).context(|| format!("create volume directory {}", data.display()))?;
+            std::fs::create_dir_all(&data)
+                .context(|| format!("create volume directory {}", data.display()))?;
             let mode = |path: &Path, mode| {
                 std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode))
                     .context(|| format!("set the mode of {}", path.display()))
@@ -122,9 +139,17 @@ impl Engine {
         if anonymous {
             labels.insert(ANONYMOUS_LABEL.into(), String::new());
         }
-        let record = VolumeRecord { created: crate::time::now(), labels, anonymous };
+        let record = VolumeRecord {
+            created: crate::time::now(),
+            labels,
+            anonymous,
+        };
         {
-            let mut records = self.volumes.records.write().unwrap_or_else(PoisonError::into_inner);
+            let mut records = self
+                .volumes
+                .records
+                .write()
+                .unwrap_or_else(PoisonError::into_inner);
             if records.contains_key(name) {
                 return Ok(false);
             }
@@ -138,7 +163,10 @@ impl Engine {
 
     fn volume_event(&self, name: &str, action: &str, more: &[(&str, &str)]) {
         let mut attributes = Map::from([("driver".to_owned(), "local".to_owned())]);
-        attributes.extend(more.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())));
+        attributes.extend(
+            more.iter()
+                .map(|(key, value)| ((*key).to_owned(), (*value).to_owned())),
+        );
         self.events.publish("volume", action, name, attributes);
     }
 
@@ -161,7 +189,10 @@ impl Engine {
             })
             .map(|(name, record)| self.volume(&name, record))
             .collect();
-        Ok(VolumeList { volumes, warnings: Vec::new() })
+        Ok(VolumeList {
+            volumes,
+            warnings: Vec::new(),
+        })
     }
 
     /// One volume.
@@ -181,10 +212,15 @@ impl Engine {
         if self.volumes.get(name).is_none() {
             return if force { Ok(()) } else { Err(missing(name)) };
         }
-        let users: Vec<String> =
-            self.volume_users(name).map(|container| container.id().to_owned()).collect();
+        let users: Vec<String> = self
+            .volume_users(name)
+            .map(|container| container.id().to_owned())
+            .collect();
         if !users.is_empty() {
-            return Err(Error::conflict(format!("remove {name}: volume is in use - [{}]", users.join(", "))));
+            return Err(Error::conflict(format!(
+                "remove {name}: volume is in use - [{}]",
+                users.join(", ")
+            )));
         }
         self.discard_volume(name).await
     }
@@ -193,8 +229,13 @@ impl Engine {
     async fn discard_volume(&self, name: &str) -> Result<()> {
         let directory = self.paths.volumes().join(name);
         self.volumes.table.delete_now(name)?;
-        self.volumes.records.write().unwrap_or_else(PoisonError::into_inner).remove(name);
-        blocking(move || remove_tree(&directory).context(|| format!("remove {}", directory.display()))).await?;
+        self.volumes
+            .records
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(name);
+        blocking(move || remove_tree(&directory).context(|| format!("remove {}", directory.display())))
+            .await?;
         self.volume_event(name, "destroy", &[]);
         Ok(())
     }
@@ -208,7 +249,10 @@ impl Engine {
         let all = filters.flag("all")?.unwrap_or(false);
         let mut report = VolumesPruneReport::default();
         for (name, record) in self.volumes.all() {
-            if !(all || record.anonymous) || !filters.labels(&record.labels) || self.volume_references(&name) > 0 {
+            if !(all || record.anonymous)
+                || !filters.labels(&record.labels)
+                || self.volume_references(&name) > 0
+            {
                 continue;
             }
             let data = self.paths.volume(&name);
@@ -223,7 +267,11 @@ impl Engine {
     fn volume_users(&self, name: &str) -> impl Iterator<Item = std::sync::Arc<crate::Container>> {
         let name = name.to_owned();
         self.containers().into_iter().filter(move |container| {
-            container.record().mounts.iter().any(|mount| mount.kind == MountKind::Volume && mount.name == name)
+            container
+                .record()
+                .mounts
+                .iter()
+                .any(|mount| mount.kind == MountKind::Volume && mount.name == name)
         })
     }
 
@@ -245,7 +293,10 @@ impl Engine {
             if mount.name.is_empty() {
                 mount.name = crate::ids::id();
             }
-            if self.ensure_volume(&mount.name, Map::new(), mount.anonymous, durability).await? {
+            if self
+                .ensure_volume(&mount.name, Map::new(), mount.anonymous, durability)
+                .await?
+            {
                 made.push(mount.name.clone());
             }
             let data = self.paths.volume(&mount.name);
@@ -254,7 +305,12 @@ impl Engine {
                 let (layers, destination, owned) = (layers.to_vec(), mount.destination.clone(), data.clone());
                 blocking(move || copy_up(layers, &destination, &owned))
                     .await
-                    .map_err(|error| error.wrap(format!("copy the image's {} into volume {}", mount.destination, mount.name)))?;
+                    .map_err(|error| {
+                        error.wrap(format!(
+                            "copy the image's {} into volume {}",
+                            mount.destination, mount.name
+                        ))
+                    })?;
             }
         }
         Ok(made)
@@ -262,7 +318,10 @@ impl Engine {
 
     /// Removes the anonymous volumes of a container that is removed, as far as no other container uses them.
     pub(crate) async fn discard_anonymous_volumes(&self, mounts: &[MountRecord]) {
-        for mount in mounts.iter().filter(|mount| mount.kind == MountKind::Volume && mount.anonymous) {
+        for mount in mounts
+            .iter()
+            .filter(|mount| mount.kind == MountKind::Volume && mount.anonymous)
+        {
             if self.volume_references(&mount.name) == 0
                 && self.volumes.get(&mount.name).is_some()
                 && let Err(error) = self.discard_volume(&mount.name).await
@@ -306,19 +365,32 @@ fn copy_up(layers: Vec<PathBuf>, destination: &str, data: &Path) -> Result<()> {
         // The image has nothing there, or a file, which a volume hides.
         Err(_) => return Ok(()),
     };
-    let to = rustix::fs::open(data, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-        .context(|| format!("open {}", data.display()))?;
+    let to = rustix::fs::open(
+        data,
+        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .context(|| format!("open {}", data.display()))?;
     let stat = rustix::fs::fstat(&from).context(|| "look at the image's directory")?;
-    rustix::fs::fchown(&to, Some(rustix::fs::Uid::from_raw(stat.st_uid)), Some(rustix::fs::Gid::from_raw(stat.st_gid)))
-        .context(|| "give the volume its owner")?;
-    rustix::fs::fchmod(&to, Mode::from_raw_mode(stat.st_mode & 0o7777)).context(|| "give the volume its mode")?;
+    rustix::fs::fchown(
+        &to,
+        Some(rustix::fs::Uid::from_raw(stat.st_uid)),
+        Some(rustix::fs::Gid::from_raw(stat.st_gid)),
+    )
+    .context(|| "give the volume its owner")?;
+    rustix::fs::fchmod(&to, Mode::from_raw_mode(stat.st_mode & 0o7777))
+        .context(|| "give the volume its mode")?;
 
     // An archive that is never whole: packed on one thread, unpacked on this one.
     let (reader, writer) = std::io::pipe().context(|| "make a pipe")?;
     std::thread::scope(|scope| {
-        let packing = scope.spawn(|| vessel_image::pack(from.as_fd(), b"", &vessel_image::PackOptions::default(), writer));
-        let unpacked = vessel_image::unpack_into(to.as_fd(), reader, &vessel_image::ExtractOptions::default());
-        let packed = packing.join().map_err(|_| Error::system("packing the image's files ended abnormally"))?;
+        let packing = scope
+            .spawn(|| vessel_image::pack(from.as_fd(), b"", &vessel_image::PackOptions::default(), writer));
+        let unpacked =
+            vessel_image::unpack_into(to.as_fd(), reader, &vessel_image::ExtractOptions::default());
+        let packed = packing
+            .join()
+            .map_err(|_| Error::system("packing the image's files ended abnormally"))?;
         unpacked.map_err(from_image)?;
         packed.map_err(from_image)
     })
@@ -331,7 +403,9 @@ pub(crate) fn tree_size(path: &Path) -> u64 {
     let mut pending = vec![path.to_owned()];
     let mut size = 0;
     while let Some(directory) = pending.pop() {
-        let Ok(entries) = std::fs::read_dir(&directory) else { continue };
+        let Ok(entries) = std::fs::read_dir(&directory) else {
+            continue;
+        };
         for entry in entries.flatten() {
             let Ok(meta) = entry.metadata() else { continue };
             if meta.is_dir() {

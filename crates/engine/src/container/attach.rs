@@ -54,7 +54,11 @@ impl Engine {
             Status::Created | Status::Running | Status::Exited => {}
         }
         let logs = if options.logs {
-            let wanted = LogsOptions { stdout: options.stdout, stderr: options.stderr, ..LogsOptions::default() };
+            let wanted = LogsOptions {
+                stdout: options.stdout,
+                stderr: options.stderr,
+                ..LogsOptions::default()
+            };
             Some(self.container_logs(&container.id, wanted).await?)
         } else {
             None
@@ -70,12 +74,17 @@ impl Engine {
             None
         };
         self.container_event(&record, "attach", &[]);
-        Ok(Attached { tty: record.config.tty, logs, stream })
+        Ok(Attached {
+            tty: record.config.tty,
+            logs,
+            stream,
+        })
     }
 
     async fn attach_stream(&self, container: &super::Container, attach: Attach) -> Result<UnixStream> {
         if container.status() != Status::Running {
-            let (ours, theirs) = std::os::unix::net::UnixStream::pair().context(|| "make a stream for the client")?;
+            let (ours, theirs) =
+                std::os::unix::net::UnixStream::pair().context(|| "make a stream for the client")?;
             let mut inner = container.inner();
             if inner.state.status != Status::Running {
                 inner.waiting.push((theirs.into(), attach));
@@ -98,7 +107,10 @@ impl Engine {
         if !container.status().has_process() {
             return Err(not_running(&container));
         }
-        let request = Request::Resize { exec: None, size: ConsoleSize { height, width } };
+        let request = Request::Resize {
+            exec: None,
+            size: ConsoleSize { height, width },
+        };
         shim::request(self.paths.shim(&container.id), &request).await?;
         self.container_event(
             &container.record(),

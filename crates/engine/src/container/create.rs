@@ -24,13 +24,21 @@ impl Engine {
         platform: Option<&str>,
         request: ContainerCreateRequest,
     ) -> Result<ContainerCreateResponse> {
-        let ContainerCreateRequest { mut config, mut host_config, networking_config } = request;
-        let name = name.map(|name| name.strip_prefix('/').unwrap_or(name)).filter(|name| !name.is_empty());
+        let ContainerCreateRequest {
+            mut config,
+            mut host_config,
+            networking_config,
+        } = request;
+        let name = name
+            .map(|name| name.strip_prefix('/').unwrap_or(name))
+            .filter(|name| !name.is_empty());
         if let Some(name) = name {
             check_name(name)?;
         }
         if config.image.is_empty() {
-            return Err(Error::invalid("no image was named: the field Image must not be empty"));
+            return Err(Error::invalid(
+                "no image was named: the field Image must not be empty",
+            ));
         }
         let image = self.image(&config.image).await?;
         check_platform(platform, &image)?;
@@ -69,7 +77,10 @@ impl Engine {
         let others = |name: &str| Ok(self.container(name)?.record().mounts.clone());
         let mut mounts = mount_points::mount_points(&config, &host_config, others)?;
         for mount in &mounts {
-            if mount.kind == MountKind::Bind && !mount.create_source && !std::path::Path::new(&mount.source).exists() {
+            if mount.kind == MountKind::Bind
+                && !mount.create_source
+                && !std::path::Path::new(&mount.source).exists()
+            {
                 return Err(Error::invalid(format!(
                     "invalid mount config for type \"bind\": bind source path does not exist: {}",
                     mount.source
@@ -78,7 +89,11 @@ impl Engine {
         }
 
         let name = self.choose_name(name, &id)?;
-        let durability = if host_config.auto_remove { Durability::Process } else { Durability::Disk };
+        let durability = if host_config.auto_remove {
+            Durability::Process
+        } else {
+            Durability::Disk
+        };
         let volumes = match self.settle_volumes(&mut mounts, &image.lower, durability).await {
             Ok(made) => made,
             Err(error) => {
@@ -133,7 +148,9 @@ impl Engine {
         blocking(move || {
             let make = |path: &std::path::Path, mode| {
                 std::fs::create_dir(path)
-                    .and_then(|()| std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode)))
+                    .and_then(|()| {
+                        std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode))
+                    })
                     .context(|| format!("create {}", path.display()))
             };
             // The upper directory's own mode is that of `/` inside. Programs of any user are found through it, nobody of
@@ -180,26 +197,40 @@ impl Engine {
         let _op = container.op.lock().await;
         let old = container.record();
         if container.status() == Status::Removing {
-            return Err(Error::conflict(format!("container {} is being removed", container.id)));
+            return Err(Error::conflict(format!(
+                "container {} is being removed",
+                container.id
+            )));
         }
         if old.name == name {
-            return Err(Error::invalid("Renaming a container with the same name as its current name"));
+            return Err(Error::invalid(
+                "Renaming a container with the same name as its current name",
+            ));
         }
         self.containers.take_name(name, &container.id)?;
-        let renamed = Record { name: name.to_owned(), ..(*old).clone() };
+        let renamed = Record {
+            name: name.to_owned(),
+            ..(*old).clone()
+        };
         if let Err(error) = self.records.put(&container.id, &renamed, Durability::Disk).await {
             self.containers.free_name(name);
             return Err(error);
         }
         container.inner().record = Arc::new(renamed);
         self.containers.free_name(&old.name);
-        self.container_event(&container.record(), "rename", &[("oldName", format!("/{}", old.name))]);
+        self.container_event(
+            &container.record(),
+            "rename",
+            &[("oldName", format!("/{}", old.name))],
+        );
         Ok(())
     }
 }
 
 fn check_platform(platform: Option<&str>, image: &Image) -> Result<()> {
-    let Some(platform) = platform.filter(|platform| !platform.is_empty()) else { return Ok(()) };
+    let Some(platform) = platform.filter(|platform| !platform.is_empty()) else {
+        return Ok(());
+    };
     let mut parts = platform.split('/');
     let (os, architecture) = (parts.next().unwrap_or_default(), parts.next());
     let matches = |wanted: &str, have: &str| {

@@ -57,7 +57,10 @@ impl Execs {
     }
 
     fn insert(&self, exec: Arc<Exec>) {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).insert(exec.id.clone(), exec);
+        self.0
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(exec.id.clone(), exec);
     }
 
     /// Forgets those of a container that `forget` says.
@@ -72,7 +75,11 @@ impl Engine {
     ///
     /// # Errors
     /// No such container; not running; paused.
-    pub async fn exec_create(&self, container: &str, request: ExecCreateRequest) -> Result<ExecCreateResponse> {
+    pub async fn exec_create(
+        &self,
+        container: &str,
+        request: ExecCreateRequest,
+    ) -> Result<ExecCreateResponse> {
         let container = self.container(container)?;
         runs(&container)?;
         if request.cmd.first().is_none_or(String::is_empty) {
@@ -82,9 +89,18 @@ impl Engine {
         let command = command_text(&request);
         self.forget_ended(&container);
         container.inner().execs.push(id.clone());
-        let exec = Exec { id: id.clone(), container: Arc::clone(&container), request, state: Mutex::default() };
+        let exec = Exec {
+            id: id.clone(),
+            container: Arc::clone(&container),
+            request,
+            state: Mutex::default(),
+        };
         self.execs.insert(Arc::new(exec));
-        self.container_event(&container.record(), &format!("exec_create: {command}"), &[("execID", id.clone())]);
+        self.container_event(
+            &container.record(),
+            &format!("exec_create: {command}"),
+            &[("execID", id.clone())],
+        );
         Ok(ExecCreateResponse { id })
     }
 
@@ -96,34 +112,46 @@ impl Engine {
         let exec = self.execs.get(id)?;
         runs(&exec.container)?;
         if exec.change(|state| std::mem::replace(&mut state.started, true)) {
-            return Err(Error::conflict(format!("Exec command {id} is already running or has run")));
+            return Err(Error::conflict(format!(
+                "Exec command {id} is already running or has run"
+            )));
         }
         let started = self.start_exec(&exec, &request).await;
         let Err(error) = started else { return started };
         exec.container.inner().execs.retain(|other| *other != exec.id);
         exec.change(|state| state.exit_code = Some(error.exit_code().clamp(126, 127)));
-        let missing = matches!(error.kind(), ErrorKind::CommandNotFound | ErrorKind::CommandNotExecutable);
+        let missing = matches!(
+            error.kind(),
+            ErrorKind::CommandNotFound | ErrorKind::CommandNotExecutable
+        );
         if !missing || request.detach {
             return Err(error);
         }
         // As with Docker, an attached client reads it as output and then asks for the exit code.
         let stream = said(error.message(), exec.request.tty).await?;
-        Ok(Some(Attached { tty: exec.request.tty, logs: None, stream: Some(stream) }))
+        Ok(Some(Attached {
+            tty: exec.request.tty,
+            logs: None,
+            stream: Some(stream),
+        }))
     }
 
     async fn start_exec(&self, exec: &Exec, request: &ExecStartRequest) -> Result<Option<Attached>> {
         let asked = &exec.request;
         let record = exec.container.record();
         let pid = exec.container.state().pid;
-        let attach = (!request.detach).then(|| Attach {
+        let attach = (!request.detach).then_some(Attach {
             stdin: asked.attach_stdin,
             stdout: asked.attach_stdout,
             stderr: asked.attach_stderr,
         });
-        let size = request.console_size.or(asked.console_size).map(|[height, width]| ConsoleSize {
-            height: u16::try_from(height).unwrap_or(u16::MAX),
-            width: u16::try_from(width).unwrap_or(u16::MAX),
-        });
+        let size = request
+            .console_size
+            .or(asked.console_size)
+            .map(|[height, width]| ConsoleSize {
+                height: u16::try_from(height).unwrap_or(u16::MAX),
+                width: u16::try_from(width).unwrap_or(u16::MAX),
+            });
         let user = match asked.user.as_str() {
             "" => record.config.user.clone(),
             user => user.to_owned(),
@@ -131,8 +159,12 @@ impl Engine {
         let owned = Arc::clone(&record);
         let identity = blocking(move || identity(&owned, pid, &user)).await?;
         let (process, seccomp_program) = self.exec_process(exec, &record, &identity, size).await?;
-        let message =
-            Request::Exec(ExecRequest { id: exec.id.clone(), process, seccomp_program, attach: attach.clone() });
+        let message = Request::Exec(ExecRequest {
+            id: exec.id.clone(),
+            process,
+            seccomp_program,
+            attach: attach.clone(),
+        });
         // Before the reply: the process may end before it is read.
         exec.change(|state| state.running = true);
         let reply = shim::request(self.paths.shim(&record.id), &message).await;
@@ -141,9 +173,10 @@ impl Engine {
             Err(error) => {
                 exec.change(|state| state.running = false);
                 return Err(match error.kind() {
-                    ErrorKind::CommandNotFound | ErrorKind::CommandNotExecutable => {
-                        Error::new(error.kind(), format!("OCI runtime exec failed: {}", error.message()))
-                    }
+                    ErrorKind::CommandNotFound | ErrorKind::CommandNotExecutable => Error::new(
+                        error.kind(),
+                        format!("OCI runtime exec failed: {}", error.message()),
+                    ),
                     _ => error,
                 });
             }
@@ -153,7 +186,11 @@ impl Engine {
         }
         let text = format!("exec_start: {}", command_text(asked));
         self.container_event(&record, &text, &[("execID", exec.id.clone())]);
-        Ok(attach.map(|_| Attached { tty: asked.tty, logs: None, stream: Some(stream) }))
+        Ok(attach.map(|_| Attached {
+            tty: asked.tty,
+            logs: None,
+            stream: Some(stream),
+        }))
     }
 
     async fn exec_process(
@@ -166,7 +203,11 @@ impl Engine {
         let asked = &exec.request;
         let security = security::security(&record.host, self.capabilities)?;
         let privileged = asked.privileged || record.host.privileged;
-        let bounding = if asked.privileged { self.capabilities } else { security.capabilities };
+        let bounding = if asked.privileged {
+            self.capabilities
+        } else {
+            security.capabilities
+        };
         let program = if privileged {
             None
         } else {
@@ -187,7 +228,9 @@ impl Engine {
             (path, _) => path,
         };
         if !cwd.starts_with('/') {
-            return Err(Error::invalid(format!("the working directory '{cwd}' is invalid, it needs to be an absolute path")));
+            return Err(Error::invalid(format!(
+                "the working directory '{cwd}' is invalid, it needs to be an absolute path"
+            )));
         }
         let process = Process {
             terminal: asked.tty,
@@ -199,7 +242,9 @@ impl Engine {
             capabilities: Some(oci_spec::capabilities(bounding, identity.uid)),
             no_new_privileges: security.no_new_privileges,
             apparmor_profile: security.apparmor,
-            oom_score_adj: i32::try_from(record.host.oom_score_adj).ok().filter(|adj| *adj != 0),
+            oom_score_adj: i32::try_from(record.host.oom_score_adj)
+                .ok()
+                .filter(|adj| *adj != 0),
             ..Process::default()
         };
         Ok((process, program))
@@ -261,7 +306,10 @@ impl Engine {
         if !exec.change(|state| state.running) {
             return Err(Error::conflict(format!("Exec {id} is not running")));
         }
-        let request = Request::Resize { exec: Some(exec.id.clone()), size: ConsoleSize { height, width } };
+        let request = Request::Resize {
+            exec: Some(exec.id.clone()),
+            size: ConsoleSize { height, width },
+        };
         shim::request(self.paths.shim(&exec.container.id), &request).await?;
         Ok(())
     }
@@ -301,7 +349,12 @@ impl Engine {
     /// An exec of an earlier daemon that still runs.
     pub(crate) fn adopt_exec(&self, container: &Arc<Container>, id: &str, pid: i32) {
         container.inner().execs.push(id.to_owned());
-        let state = ExecState { started: true, running: true, pid, exit_code: None };
+        let state = ExecState {
+            started: true,
+            running: true,
+            pid,
+            exit_code: None,
+        };
         self.execs.insert(Arc::new(Exec {
             id: id.to_owned(),
             container: Arc::clone(container),
@@ -329,21 +382,27 @@ async fn said(line: &str, tty: bool) -> Result<tokio::net::UnixStream> {
     if !tty {
         // A message is far shorter than 4 GiB.
         let [a, b, c, d] = (text.len() as u32).to_be_bytes();
-        ours.write_all(&[1, 0, 0, 0, a, b, c, d]).await.context(|| "answer the client")?;
+        ours.write_all(&[1, 0, 0, 0, a, b, c, d])
+            .await
+            .context(|| "answer the client")?;
     }
-    ours.write_all(text.as_bytes()).await.context(|| "answer the client")?;
+    ours.write_all(text.as_bytes())
+        .await
+        .context(|| "answer the client")?;
     Ok(theirs)
 }
 
 fn runs(container: &Container) -> Result<()> {
     match container.status() {
         Status::Running => Ok(()),
-        Status::Paused => {
-            Err(Error::conflict(format!("Container {} is paused, unpause the container before exec", container.id)))
-        }
-        Status::Restarting => {
-            Err(Error::conflict(format!("Container {} is restarting, wait until the container is running", container.id)))
-        }
+        Status::Paused => Err(Error::conflict(format!(
+            "Container {} is paused, unpause the container before exec",
+            container.id
+        ))),
+        Status::Restarting => Err(Error::conflict(format!(
+            "Container {} is restarting, wait until the container is running",
+            container.id
+        ))),
         _ => Err(not_running(container)),
     }
 }
@@ -356,7 +415,11 @@ fn command_text(request: &ExecCreateRequest) -> String {
 /// Who an exec runs as, by the accounts in the container as it is now.
 fn identity(record: &Record, pid: i32, user: &str) -> Result<oci_spec::user::Identity> {
     let path = format!("/proc/{pid}/root");
-    let root = rustix::fs::open(&path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-        .context(|| "open the container's root")?;
+    let root = rustix::fs::open(
+        &path,
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .context(|| "open the container's root")?;
     Accounts::read(root.as_fd())?.identity(user, &record.host.group_add)
 }

@@ -18,7 +18,12 @@ const SHIM_DIED: &str = "the container's shim was killed or crashed; the contain
 
 impl Engine {
     /// Follows a container from now on. `child`: the shim's process ID when it is a child of this process.
-    pub(crate) fn follow(self: &Arc<Self>, container: &Arc<Container>, control: UnixStream, child: Option<i32>) {
+    pub(crate) fn follow(
+        self: &Arc<Self>,
+        container: &Arc<Container>,
+        control: UnixStream,
+        child: Option<i32>,
+    ) {
         let (engine, container) = (Arc::clone(self), Arc::clone(container));
         tokio::spawn(async move {
             let exit = engine.read_events(&container, control).await;
@@ -72,7 +77,11 @@ impl Engine {
         self.end_execs(container);
         self.change(container, |state| {
             if state.status != Status::Removing {
-                state.status = if again.is_some() { Status::Restarting } else { Status::Exited };
+                state.status = if again.is_some() {
+                    Status::Restarting
+                } else {
+                    Status::Exited
+                };
             }
             state.launched = false;
             state.pid = 0;
@@ -85,7 +94,10 @@ impl Engine {
         self.container_event(
             &record,
             "die",
-            &[("execDuration", ran.as_secs().to_string()), ("exitCode", exit.code.to_string())],
+            &[
+                ("execDuration", ran.as_secs().to_string()),
+                ("exitCode", exit.code.to_string()),
+            ],
         );
         if let Some((network, _)) = self.endpoint_settings(&record, None, true) {
             self.network_event(&record, &network, "disconnect");
@@ -114,7 +126,9 @@ impl Engine {
 
     /// Kills what is left in a container's cgroup and removes it.
     pub(super) fn clear_cgroup(&self, container: &Container) -> Result<()> {
-        let Ok(cgroup) = self.container_cgroup(container) else { return Ok(()) };
+        let Ok(cgroup) = self.container_cgroup(container) else {
+            return Ok(());
+        };
         cgroup.kill_all(Signal::KILL)?;
         Ok(cgroup.destroy()?)
     }
@@ -122,7 +136,10 @@ impl Engine {
     /// Removes a container that ended and is to be removed by that. The caller holds `op`.
     pub(crate) async fn remove_after_end(&self, container: &Arc<Container>) {
         if let Err(error) = self.discard(container, true).await {
-            tracing::warn!(container = container.id, "{error}; the next start of the daemon removes it");
+            tracing::warn!(
+                container = container.id,
+                "{error}; the next start of the daemon removes it"
+            );
         }
     }
 
@@ -133,7 +150,12 @@ impl Engine {
 }
 
 fn died() -> Exit {
-    Exit { code: 137, signal: Some(9), oom_killed: false, at: crate::time::now() }
+    Exit {
+        code: 137,
+        signal: Some(9),
+        oom_killed: false,
+        at: crate::time::now(),
+    }
 }
 
 /// The exit status a shim recorded; it writes it aside and renames it, so it is whole or not there.

@@ -1,7 +1,8 @@
 //! Everything about a container.
 
 use vessel_api::{
-    ContainerInspect, ContainerState, EndpointSettings, GraphDriver, Map, NetworkSettings, Port, PortBinding, PortMap,
+    ContainerInspect, ContainerState, EndpointSettings, GraphDriver, Map, NetworkSettings, Port, PortBinding,
+    PortMap,
 };
 use vessel_network::EndpointRecord;
 
@@ -27,7 +28,11 @@ impl Engine {
             false => (None, None),
         };
         let root = self.root_paths(&record)?;
-        let layers: Vec<String> = root.lower.iter().map(|path| path.to_string_lossy().into_owned()).collect();
+        let layers: Vec<String> = root
+            .lower
+            .iter()
+            .map(|path| path.to_string_lossy().into_owned())
+            .collect();
         let data = Map::from([
             ("LowerDir".to_owned(), layers.join(":")),
             ("UpperDir".to_owned(), root.upper.to_string_lossy().into_owned()),
@@ -58,7 +63,10 @@ impl Engine {
             platform: "linux".into(),
             exec_ids: execs,
             host_config: record.host.clone(),
-            graph_driver: GraphDriver { data, name: crate::system::STORAGE_DRIVER.to_owned() },
+            graph_driver: GraphDriver {
+                data,
+                name: crate::system::STORAGE_DRIVER.to_owned(),
+            },
             size_rw,
             size_root_fs,
             mounts: record.mount_points(),
@@ -72,7 +80,10 @@ impl Engine {
     pub(crate) async fn sizes(&self, record: &Record) -> Result<(i64, i64)> {
         let upper = self.root_paths(record)?.upper;
         let rw = blocking(move || Ok(tree_size(&upper))).await?;
-        let image = self.image_by_id(&record.image_id).await.map_or(0, |image| image.record.size);
+        let image = self
+            .image_by_id(&record.image_id)
+            .await
+            .map_or(0, |image| image.record.size);
         let number = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
         Ok((number(rw), number(rw.saturating_add(image))))
     }
@@ -80,12 +91,21 @@ impl Engine {
     fn network_settings(&self, record: &Record, state: &State) -> NetworkSettings {
         let running = state.status.has_process();
         let endpoint = state.endpoint.as_ref();
-        let networks: Map<EndpointSettings> = self.endpoint_settings(record, endpoint, running).into_iter().collect();
+        let networks: Map<EndpointSettings> = self
+            .endpoint_settings(record, endpoint, running)
+            .into_iter()
+            .collect();
         let mut settings = NetworkSettings {
-            ports: if running { port_map(record, endpoint) } else { PortMap::new() },
+            ports: if running {
+                port_map(record, endpoint)
+            } else {
+                PortMap::new()
+            },
             ..NetworkSettings::default()
         };
-        if running && NetworkMode::parse(&record.host.network_mode).is_ok_and(|mode| mode != NetworkMode::Host) {
+        if running
+            && NetworkMode::parse(&record.host.network_mode).is_ok_and(|mode| mode != NetworkMode::Host)
+        {
             settings.sandbox_id.clone_from(&record.id);
             settings.sandbox_key = format!("/proc/{}/ns/net", state.pid);
         }
@@ -103,9 +123,16 @@ impl Engine {
 
 /// Exposed ports with where they are published.
 fn port_map(record: &Record, endpoint: Option<&EndpointRecord>) -> PortMap {
-    let mut map: PortMap = record.config.exposed_ports.keys().map(|port| (port.clone(), None)).collect();
+    let mut map: PortMap = record
+        .config
+        .exposed_ports
+        .keys()
+        .map(|port| (port.clone(), None))
+        .collect();
     for port in endpoint.iter().flat_map(|endpoint| &endpoint.ports) {
-        let bindings = map.entry(format!("{}/{}", port.target_port, port.protocol)).or_default();
+        let bindings = map
+            .entry(format!("{}/{}", port.target_port, port.protocol))
+            .or_default();
         bindings.get_or_insert_default().push(PortBinding {
             host_ip: port.host_ip.to_string(),
             host_port: port.host_port.to_string(),
@@ -121,12 +148,23 @@ pub(super) fn ports(record: &Record, state: &State) -> Vec<Port> {
     }
     let mut list = Vec::new();
     for (port, bindings) in port_map(record, state.endpoint.as_ref()) {
-        let Some((number, kind)) = port.split_once('/') else { continue };
-        let Ok(private_port) = number.parse() else { continue };
-        let port = |ip: String, public_port| Port { ip, private_port, public_port, kind: kind.to_owned() };
+        let Some((number, kind)) = port.split_once('/') else {
+            continue;
+        };
+        let Ok(private_port) = number.parse() else {
+            continue;
+        };
+        let port = |ip: String, public_port| Port {
+            ip,
+            private_port,
+            public_port,
+            kind: kind.to_owned(),
+        };
         match bindings {
             Some(bindings) => list.extend(
-                bindings.into_iter().map(|binding| port(binding.host_ip, binding.host_port.parse().unwrap_or(0))),
+                bindings
+                    .into_iter()
+                    .map(|binding| port(binding.host_ip, binding.host_port.parse().unwrap_or(0))),
             ),
             None => list.push(port(String::new(), 0)),
         }

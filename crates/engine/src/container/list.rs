@@ -22,8 +22,21 @@ pub struct ListOptions {
 }
 
 const FILTERS: [&str; 15] = [
-    "ancestor", "before", "exited", "expose", "health", "id", "is-task", "isolation", "label", "name", "network",
-    "publish", "since", "status", "volume",
+    "ancestor",
+    "before",
+    "exited",
+    "expose",
+    "health",
+    "id",
+    "is-task",
+    "isolation",
+    "label",
+    "name",
+    "network",
+    "publish",
+    "since",
+    "status",
+    "volume",
 ];
 
 impl Engine {
@@ -48,16 +61,33 @@ impl Engine {
         let filters = &options.filters;
         filters.check(&FILTERS)?;
         for status in filters.get("status") {
-            if !["created", "restarting", "running", "removing", "paused", "exited", "dead"].contains(&status) {
+            if ![
+                "created",
+                "restarting",
+                "running",
+                "removing",
+                "paused",
+                "exited",
+                "dead",
+            ]
+            .contains(&status)
+            {
                 return Err(Error::invalid(format!("invalid filter 'status={status}'")));
             }
         }
         let mut exited = Vec::new();
         for code in filters.get("exited") {
-            exited.push(code.parse::<i32>().map_err(|_| Error::invalid(format!("invalid filter 'exited={code}'")))?);
+            exited.push(
+                code.parse::<i32>()
+                    .map_err(|_| Error::invalid(format!("invalid filter 'exited={code}'")))?,
+            );
         }
         let bound = |key: &str| -> Result<Option<i64>> {
-            filters.get(key).next().map(|name| Ok(self.container(name)?.record().created)).transpose()
+            filters
+                .get(key)
+                .next()
+                .map(|name| Ok(self.container(name)?.record().created))
+                .transpose()
         };
         let (before, since) = (bound("before")?, bound("since")?);
         let mut ancestors = Vec::new();
@@ -69,7 +99,9 @@ impl Engine {
         }
         let everything = options.all
             || options.limit.is_some()
-            || ["status", "exited", "before", "since"].iter().any(|key| filters.contains(key));
+            || ["status", "exited", "before", "since"]
+                .iter()
+                .any(|key| filters.contains(key));
         let fits = |container: &Arc<Container>| -> Option<(Arc<Record>, State)> {
             let (record, state) = (container.record(), container.state());
             let descends = || {
@@ -89,11 +121,16 @@ impl Engine {
                 && filters.labels(&record.config.labels)
                 && (!filters.contains("ancestor") || descends())
                 && filters.any("volume", |wanted| {
-                    record.mounts.iter().any(|mount| mount.name == wanted || mount.destination == wanted)
+                    record
+                        .mounts
+                        .iter()
+                        .any(|mount| mount.name == wanted || mount.destination == wanted)
                 })
                 && filters.any("network", |wanted| {
                     self.endpoint_settings(&record, None, true)
-                        .is_some_and(|(name, settings)| name == wanted || settings.network_id.starts_with(wanted))
+                        .is_some_and(|(name, settings)| {
+                            name == wanted || settings.network_id.starts_with(wanted)
+                        })
                 })
                 && filters.any("publish", |port| has_port(port, &record.host.port_bindings))
                 && filters.any("expose", |port| has_port(port, &record.config.exposed_ports))
@@ -145,7 +182,10 @@ impl Engine {
                 annotations: record.host.annotations.clone(),
             },
             network_settings: SummaryNetworkSettings {
-                networks: self.endpoint_settings(record, state.endpoint.as_ref(), running).into_iter().collect(),
+                networks: self
+                    .endpoint_settings(record, state.endpoint.as_ref(), running)
+                    .into_iter()
+                    .collect(),
             },
             mounts: record
                 .mounts
@@ -160,7 +200,10 @@ impl Engine {
 
 /// Docker takes a regular expression; what people write is a part of the name, with `^` and `$` for its ends.
 fn name_matches(pattern: &str, name: &str) -> bool {
-    let pattern = pattern.strip_prefix("^/").map(|rest| format!("^{rest}")).unwrap_or_else(|| pattern.to_owned());
+    let pattern = pattern
+        .strip_prefix("^/")
+        .map(|rest| format!("^{rest}"))
+        .unwrap_or_else(|| pattern.to_owned());
     let pattern = pattern.strip_prefix('/').unwrap_or(&pattern);
     match (pattern.strip_prefix('^'), pattern.strip_suffix('$')) {
         (Some(rest), _) if rest.ends_with('$') => rest.strip_suffix('$') == Some(name),
@@ -172,7 +215,9 @@ fn name_matches(pattern: &str, name: &str) -> bool {
 
 /// `80`, `80/tcp` or `80-90/tcp` among ports written `80/tcp`.
 fn has_port<V>(wanted: &str, ports: &vessel_api::Map<V>) -> bool {
-    let Ok((range, protocol)) = crate::oci_spec::ports::parse_port(wanted) else { return false };
+    let Ok((range, protocol)) = crate::oci_spec::ports::parse_port(wanted) else {
+        return false;
+    };
     ports.keys().any(|port| {
         crate::oci_spec::ports::parse_port(port)
             .is_ok_and(|(there, kind)| kind == protocol && range.contains(there.start()))
@@ -186,7 +231,11 @@ fn status_text(state: &State, now: i64) -> String {
         Status::Created => "Created".into(),
         Status::Running => format!("Up {}", since(state.started_at)),
         Status::Paused => format!("Up {} (Paused)", since(state.started_at)),
-        Status::Restarting => format!("Restarting ({}) {} ago", state.exit_code, since(state.finished_at)),
+        Status::Restarting => format!(
+            "Restarting ({}) {} ago",
+            state.exit_code,
+            since(state.finished_at)
+        ),
         Status::Removing => "Removal In Progress".into(),
         Status::Exited if state.finished_at == 0 => "Created".into(),
         Status::Exited => format!("Exited ({}) {} ago", state.exit_code, since(state.finished_at)),
@@ -252,9 +301,21 @@ mod tests {
 
     #[test]
     fn statuses_read_as_dockers() {
-        let state = |status| State { status, started_at: 1, finished_at: 1, exit_code: 3, ..State::default() };
-        assert_eq!(status_text(&state(Status::Paused), 5_000_000_001), "Up 5 seconds (Paused)");
-        assert_eq!(status_text(&state(Status::Exited), 5_000_000_001), "Exited (3) 5 seconds ago");
+        let state = |status| State {
+            status,
+            started_at: 1,
+            finished_at: 1,
+            exit_code: 3,
+            ..State::default()
+        };
+        assert_eq!(
+            status_text(&state(Status::Paused), 5_000_000_001),
+            "Up 5 seconds (Paused)"
+        );
+        assert_eq!(
+            status_text(&state(Status::Exited), 5_000_000_001),
+            "Exited (3) 5 seconds ago"
+        );
         assert_eq!(status_text(&State::default(), 1), "Created");
     }
 }

@@ -183,12 +183,19 @@ impl Engine {
         let own = self.paths.container(&record.id);
         let mut lower = vec![self.paths.init_layer()];
         lower.append(&mut self.layer_paths(&record.layers)?);
-        Ok(RootPaths { lower, upper: own.join("upper"), work: own.join("work") })
+        Ok(RootPaths {
+            lower,
+            upper: own.join("upper"),
+            work: own.join("work"),
+        })
     }
 
     /// The cgroup of a container that runs.
     pub(crate) fn container_cgroup(&self, container: &Container) -> Result<Cgroup> {
-        Ok(Cgroup::open(&self.hierarchies, &CgroupPath::parse(&container.cgroup)?)?)
+        Ok(Cgroup::open(
+            &self.hierarchies,
+            &CgroupPath::parse(&container.cgroup)?,
+        )?)
     }
 
     /// Changes a container's state, in memory and in the journal, and tells who waits.
@@ -198,7 +205,10 @@ impl Engine {
         let mut inner = container.inner();
         change(&mut inner.state);
         if let Err(error) = self.states.put_now(&container.id, &inner.state) {
-            tracing::warn!(container = container.id, "{error}; a restart of the daemon may find an older state");
+            tracing::warn!(
+                container = container.id,
+                "{error}; a restart of the daemon may find an older state"
+            );
         }
         let (running, process) = (inner.state.status.is_running(), inner.state.status.has_process());
         let exit_code = inner.state.exit_code;

@@ -37,15 +37,33 @@ pub(super) fn write(directory: &Path, record: &Record, around: &Surroundings<'_>
         // The host's own, since it is the host's network; then what was added.
         let mut text = read("/etc/hosts");
         if !host.extra_hosts.is_empty() {
-            let extra = Hosts { own: Vec::new(), extra: host.extra_hosts.clone(), host_gateway: Some(around.gateway) };
+            let extra = Hosts {
+                own: Vec::new(),
+                extra: host.extra_hosts.clone(),
+                host_gateway: Some(around.gateway),
+            };
             let rendered = extra.render().map_err(invalid)?;
-            text.extend(rendered.lines().rev().take(host.extra_hosts.len()).map(|line| format!("{line}\n")));
+            text.extend(
+                rendered
+                    .lines()
+                    .rev()
+                    .take(host.extra_hosts.len())
+                    .map(|line| format!("{line}\n")),
+            );
         }
         text
     } else {
-        let names: Vec<String> = if full == *name { vec![name.clone()] } else { vec![full, name.clone()] };
+        let names: Vec<String> = if full == *name {
+            vec![name.clone()]
+        } else {
+            vec![full, name.clone()]
+        };
         Hosts {
-            own: around.address.map(|address| (address, names)).into_iter().collect(),
+            own: around
+                .address
+                .map(|address| (address, names))
+                .into_iter()
+                .collect(),
             extra: host.extra_hosts.clone(),
             host_gateway: Some(around.gateway),
         }
@@ -58,9 +76,14 @@ pub(super) fn write(directory: &Path, record: &Record, around: &Surroundings<'_>
         let upstream = std::fs::read_to_string(UPSTREAM_RESOLV_CONF).ok();
         for_endpoint(&read("/etc/resolv.conf"), upstream.as_deref())
     };
-    let servers =
-        if host.dns.is_empty() { around.dns.iter().map(IpAddr::to_string).collect() } else { host.dns.clone() };
-    resolv.override_with(&servers, &host.dns_search, &host.dns_options).map_err(invalid)?;
+    let servers = if host.dns.is_empty() {
+        around.dns.iter().map(IpAddr::to_string).collect()
+    } else {
+        host.dns.clone()
+    };
+    resolv
+        .override_with(&servers, &host.dns_search, &host.dns_options)
+        .map_err(invalid)?;
 
     let write = |file: &str, text: &str| {
         let path = directory.join(file);

@@ -87,11 +87,18 @@ impl Engine {
             }
             NetworkMode::None | NetworkMode::Bridge => {
                 let attachment = if mode == NetworkMode::Bridge {
-                    self.networks.attach(&endpoint_request(record)?, &ports::published(&record.config, host)?)?
+                    self.networks.attach(
+                        &endpoint_request(record)?,
+                        &ports::published(&record.config, host)?,
+                    )?
                 } else {
                     self.networks.isolated()?
                 };
-                let Attachment { netns, endpoint: made, reservations } = attachment;
+                let Attachment {
+                    netns,
+                    endpoint: made,
+                    reservations,
+                } = attachment;
                 *endpoint = made;
                 (Some(netns), reservations)
             }
@@ -147,7 +154,11 @@ impl Engine {
         let config = ShimConfig {
             id: record.id.clone(),
             spec,
-            root: RootSource::Overlay(Overlay { lower: root.lower, upper: Some(root.upper), work: Some(root.work) }),
+            root: RootSource::Overlay(Overlay {
+                lower: root.lower,
+                upper: Some(root.upper),
+                work: Some(root.work),
+            }),
             hierarchies: self.hierarchies.clone(),
             seccomp_program,
             open_stdin: record.config.open_stdin,
@@ -157,8 +168,16 @@ impl Engine {
             durable: !host.auto_remove,
             fds: Default::default(),
         };
-        let fds = ShimFds { netns, keep: reservations, attach: Vec::new() };
-        Ok(Prepared { config, fds, endpoint: endpoint.clone() })
+        let fds = ShimFds {
+            netns,
+            keep: reservations,
+            attach: Vec::new(),
+        };
+        Ok(Prepared {
+            config,
+            fds,
+            endpoint: endpoint.clone(),
+        })
     }
 
     /// Who the container runs as.
@@ -174,7 +193,9 @@ impl Engine {
     }
 
     fn image_accounts(&self, record: &Record, root: &RootPaths) -> Result<Arc<Accounts>> {
-        let Some(top) = record.layers.last() else { return Ok(Arc::default()) };
+        let Some(top) = record.layers.last() else {
+            return Ok(Arc::default());
+        };
         let cache = || self.accounts.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(accounts) = cache().get(top) {
             return Ok(Arc::clone(accounts));
@@ -278,7 +299,10 @@ impl Engine {
                     MountKind::Volume => self.volume_source(mount)?,
                     MountKind::Bind => bind_source(mount)?,
                 };
-                Ok(UserMount { record: mount.clone(), source })
+                Ok(UserMount {
+                    record: mount.clone(),
+                    source,
+                })
             })
             .collect()
     }
@@ -289,11 +313,21 @@ impl Engine {
             return Ok(data);
         }
         // Resolved inside the volume: what containers put there may be hostile. The path handed on is where it really is.
-        let root = rustix::fs::open(&data, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-            .context(|| format!("open volume {}", mount.name))?;
+        let root = rustix::fs::open(
+            &data,
+            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )
+        .context(|| format!("open volume {}", mount.name))?;
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-        rustix::fs::openat2(root.as_fd(), mount.subpath.as_str(), OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)
-            .context(|| format!("cannot access path {} in volume {}", mount.subpath, mount.name))?;
+        rustix::fs::openat2(
+            root.as_fd(),
+            mount.subpath.as_str(),
+            OFlags::PATH | OFlags::CLOEXEC,
+            Mode::empty(),
+            resolve,
+        )
+        .context(|| format!("cannot access path {} in volume {}", mount.subpath, mount.name))?;
         Ok(data.join(&mount.subpath))
     }
 }
@@ -317,13 +351,16 @@ fn bind_source(mount: &MountRecord) -> Result<PathBuf> {
 
 fn open_namespace(pid: i32, kind: &str) -> Result<OwnedFd> {
     let path = format!("/proc/{pid}/ns/{kind}");
-    rustix::fs::open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).context(|| format!("open {path}"))
+    rustix::fs::open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .context(|| format!("open {path}"))
 }
 
 /// What the user asked of the container's end of the bridge.
 fn endpoint_request(record: &Record) -> Result<EndpointRequest> {
     let asked = record.networks.get("bridge");
-    let address = asked.and_then(|asked| asked.ipam_config.as_ref()).map_or("", |config| config.ipv4_address.as_str());
+    let address = asked
+        .and_then(|asked| asked.ipam_config.as_ref())
+        .map_or("", |config| config.ipv4_address.as_str());
     let mac = match record.config.mac_address.as_str() {
         "" => asked.map_or("", |asked| asked.mac_address.as_str()),
         mac => mac,

@@ -29,7 +29,9 @@ impl Engine {
     /// No such container; running and not forced; being removed already.
     pub async fn container_remove(&self, id: &str, options: RemoveOptions) -> Result<()> {
         if options.link {
-            return Err(Error::unsupported("links are not supported, so there is none to remove"));
+            return Err(Error::unsupported(
+                "links are not supported, so there is none to remove",
+            ));
         }
         let container = self.container(id)?;
         if options.force && container.status().is_running() {
@@ -42,10 +44,17 @@ impl Engine {
         let _op = container.op.lock().await;
         if self.containers.get(&container.id).is_none() {
             // It was to be removed when it ended, and was.
-            return if options.force { Ok(()) } else { Err(Error::not_found(format!("No such container: {id}"))) };
+            return if options.force {
+                Ok(())
+            } else {
+                Err(Error::not_found(format!("No such container: {id}")))
+            };
         }
         let refuse = |what: &str| {
-            Err(Error::conflict(format!("cannot remove container \"{}\": {what}", container.display_name())))
+            Err(Error::conflict(format!(
+                "cannot remove container \"{}\": {what}",
+                container.display_name()
+            )))
         };
         match container.status() {
             Status::Running | Status::Restarting => {
@@ -98,7 +107,11 @@ impl Engine {
             life.removed = true;
             (life.running, life.process) = (false, false);
         });
-        let durability = if record.host.auto_remove { Durability::Process } else { Durability::Disk };
+        let durability = if record.host.auto_remove {
+            Durability::Process
+        } else {
+            Durability::Disk
+        };
         self.records.sync(durability).await
     }
 
@@ -110,16 +123,23 @@ impl Engine {
         filters.check(&["until", "label", "label!"])?;
         let mut until = None;
         for text in filters.get("until") {
-            let time = time::parse(text)
-                .ok_or_else(|| Error::invalid(format!("invalid filter 'until={text}': a time or a duration expected")))?;
+            let time = time::parse(text).ok_or_else(|| {
+                Error::invalid(format!(
+                    "invalid filter 'until={text}': a time or a duration expected"
+                ))
+            })?;
             until = Some(until.map_or(time, |other: i64| other.min(time)));
         }
         let mut report = ContainersPruneReport::default();
         for container in self.containers() {
             let record = container.record();
             let state = container.state();
-            let idle = matches!(state.status, Status::Created | Status::Exited | Status::Dead) && !state.launched;
-            if !idle || until.is_some_and(|until| record.created > until) || !filters.labels(&record.config.labels) {
+            let idle =
+                matches!(state.status, Status::Created | Status::Exited | Status::Dead) && !state.launched;
+            if !idle
+                || until.is_some_and(|until| record.created > until)
+                || !filters.labels(&record.config.labels)
+            {
                 continue;
             }
             let upper = self.root_paths(&record)?.upper;

@@ -69,7 +69,10 @@ impl Engine {
                 _ = life.wait_for(|life| !life.running || life.removed) => return,
             }
             let _op = container.op.lock().await;
-            if container.status() != Status::Restarting || container.inner().generation != generation || engine.ending() {
+            if container.status() != Status::Restarting
+                || container.inner().generation != generation
+                || engine.ending()
+            {
                 return;
             }
             engine.change(&container, |state| state.restart_count += 1);
@@ -91,7 +94,10 @@ mod tests {
     use super::*;
 
     fn policy(name: &str, count: i64) -> RestartPolicy {
-        RestartPolicy { name: name.into(), maximum_retry_count: count }
+        RestartPolicy {
+            name: name.into(),
+            maximum_retry_count: count,
+        }
     }
 
     #[test]
@@ -115,14 +121,20 @@ mod tests {
             (policy("on-failure", 2), ended(1, 2, false), false, false),
         ] {
             assert_eq!(wanted(&policy, &state), again, "{policy:?} {state:?}");
-            assert_eq!(wanted_at_start(&policy, &state, true), at_start, "{policy:?} {state:?}");
+            assert_eq!(
+                wanted_at_start(&policy, &state, true),
+                at_start,
+                "{policy:?} {state:?}"
+            );
         }
     }
 
     #[test]
     fn pauses_double_and_recover() {
         let mut backoff = Backoff::default();
-        let pauses: Vec<u128> = (0..12).map(|_| backoff.next(Duration::ZERO).as_millis()).collect();
+        let pauses: Vec<u128> = (0..12)
+            .map(|_| backoff.next(Duration::ZERO).as_millis())
+            .collect();
         assert_eq!(pauses[..4], [100, 200, 400, 800]);
         assert_eq!(pauses[11], 60_000);
         assert_eq!(backoff.next(STABLE).as_millis(), 100);

@@ -33,13 +33,20 @@ pub(crate) async fn connect(directory: PathBuf) -> Result<Option<UnixStream>> {
 pub(crate) async fn request(directory: PathBuf, request: &Request) -> Result<(Reply, UnixStream)> {
     let frame = protocol::encode(request)?;
     let Some(mut stream) = connect(directory).await? else {
-        return Err(Error::conflict("the container is not running: its shim does not answer"));
+        return Err(Error::conflict(
+            "the container is not running: its shim does not answer",
+        ));
     };
-    stream.write_all(&frame).await.context(|| "send a request to the shim")?;
+    stream
+        .write_all(&frame)
+        .await
+        .context(|| "send a request to the shim")?;
     match receive(&mut stream).await? {
         Some(Reply::Failed(report)) => Err(report.into()),
         Some(reply) => Ok((reply, stream)),
-        None => Err(Error::conflict("the container ended before the request was answered")),
+        None => Err(Error::conflict(
+            "the container ended before the request was answered",
+        )),
     }
 }
 
@@ -51,7 +58,9 @@ pub(crate) async fn receive<T: serde::de::DeserializeOwned>(stream: &mut UnixStr
         Err(error)
             if matches!(
                 error.kind(),
-                std::io::ErrorKind::UnexpectedEof | std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::BrokenPipe
+                std::io::ErrorKind::UnexpectedEof
+                    | std::io::ErrorKind::ConnectionReset
+                    | std::io::ErrorKind::BrokenPipe
             ) =>
         {
             return Ok(None);
@@ -60,7 +69,9 @@ pub(crate) async fn receive<T: serde::de::DeserializeOwned>(stream: &mut UnixStr
     }
     let length = u32::from_le_bytes(length) as usize;
     if length > MAX_FRAME {
-        return Err(Error::system(format!("a message of {length} bytes from the shim is over the limit")));
+        return Err(Error::system(format!(
+            "a message of {length} bytes from the shim is over the limit"
+        )));
     }
     let mut body = vec![0; length];
     match stream.read_exact(&mut body).await {

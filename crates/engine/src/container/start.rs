@@ -45,7 +45,8 @@ impl Engine {
             });
             engine.start_locked(&container).await
         });
-        task.await.map_err(|error| Error::system(format!("the start ended abnormally: {error}")))?
+        task.await
+            .map_err(|error| Error::system(format!("the start ended abnormally: {error}")))?
     }
 
     /// Starts a container whose `op` the caller holds and which does not run.
@@ -55,7 +56,11 @@ impl Engine {
         let error = in_dockers_words(error);
         let record = container.record();
         self.change(container, |state| {
-            state.status = if state.started_at == 0 { Status::Created } else { Status::Exited };
+            state.status = if state.started_at == 0 {
+                Status::Created
+            } else {
+                Status::Exited
+            };
             state.launched = false;
             state.pid = 0;
             state.endpoint = None;
@@ -73,9 +78,13 @@ impl Engine {
     async fn launch(self: &Arc<Self>, container: &Arc<Container>) -> Result<()> {
         let (engine, owned) = (Arc::clone(self), Arc::clone(container));
         let (shim, endpoint) = blocking(move || engine.launch_blocking(&owned)).await?;
-        let LaunchedShim { pid: shim_pid, control } = shim;
+        let LaunchedShim {
+            pid: shim_pid,
+            control,
+        } = shim;
         let mut control = asynchronous(control)?;
         let record = container.record();
+        let mut orphaned = true;
         let failed = match receive::<Event>(&mut control).await {
             Ok(Some(Event::Started { pid, at, warnings })) => {
                 for warning in warnings {
@@ -96,14 +105,21 @@ impl Engine {
                 self.follow(container, control, Some(shim_pid));
                 return Ok(());
             }
-            Ok(Some(Event::Failed(report))) => Error::from(report),
+            Ok(Some(Event::Failed(report))) => {
+                // The shim says so when nothing of the container is left.
+                orphaned = false;
+                Error::from(report)
+            }
             Ok(_) => Error::system("the container's shim ended before the container was started"),
             Err(error) => error,
         };
-        let (engine, id) = (Arc::clone(self), record.id.clone());
+        let (engine, owned) = (Arc::clone(self), Arc::clone(container));
         super::follow::reap(shim_pid);
         blocking(move || {
-            engine.give_back(&id, endpoint.as_ref());
+            if orphaned && let Err(error) = engine.clear_cgroup(&owned) {
+                tracing::warn!(container = owned.id, "{error}");
+            }
+            engine.give_back(&owned.id, endpoint.as_ref());
             Ok(())
         })
         .await?;
@@ -121,7 +137,9 @@ impl Engine {
             prepared.fds.attach = std::mem::take(&mut container.inner().waiting);
             let _ = std::fs::remove_file(&prepared.config.exit_file);
             let directory = self.paths.shim(&container.id);
-            self.launcher.launch(&directory, &mut prepared.config, prepared.fds).map_err(Error::from)
+            self.launcher
+                .launch(&directory, &mut prepared.config, prepared.fds)
+                .map_err(Error::from)
         });
         match launched {
             Ok(shim) => Ok((shim, endpoint)),
@@ -140,7 +158,9 @@ impl Engine {
         state.launched = true;
         state.endpoint = endpoint.cloned();
         state.boot_id.clone_from(&self.boot_id);
-        self.states.put_now(&container.id, &state).context(|| "record the start")?;
+        self.states
+            .put_now(&container.id, &state)
+            .context(|| "record the start")?;
         inner.state = state;
         Ok(())
     }
@@ -150,9 +170,17 @@ impl Engine {
             "none" => "null",
             other => other,
         };
-        let attributes = [("container", record.id.as_str()), ("name", network), ("type", kind)];
-        let attributes = attributes.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-        self.events.publish("network", action, &self.network_id(network), attributes);
+        let attributes = [
+            ("container", record.id.as_str()),
+            ("name", network),
+            ("type", kind),
+        ];
+        let attributes = attributes
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+            .collect();
+        self.events
+            .publish("network", action, &self.network_id(network), attributes);
     }
 }
 
@@ -162,7 +190,10 @@ fn in_dockers_words(error: Error) -> Error {
     let has = |words: &[&str]| words.iter().any(|word| error.message().contains(word));
     match error.kind() {
         ErrorKind::CommandNotFound if !has(&["executable file not found", "no such file or directory"]) => {
-            Error::new(error.kind(), format!("{}: no such file or directory", error.message()))
+            Error::new(
+                error.kind(),
+                format!("{}: no such file or directory", error.message()),
+            )
         }
         ErrorKind::CommandNotExecutable if !has(&["permission denied", "is a directory"]) => {
             Error::new(error.kind(), format!("{}: permission denied", error.message()))

@@ -89,7 +89,11 @@ impl Engine {
     /// resumed for a signal that is to end it.
     async fn send(&self, container: &Container, number: i32) -> Result<()> {
         let record = container.record();
-        let request = Request::Kill { exec: None, signal: number, all: false };
+        let request = Request::Kill {
+            exec: None,
+            signal: number,
+            all: false,
+        };
         let sent = shim::request(self.paths.shim(&container.id), &request).await;
         if let Err(error) = sent {
             if !container.status().has_process() || error.kind() == ErrorKind::NotFound {
@@ -146,7 +150,8 @@ impl Engine {
             engine.container_event(&container.record(), "restart", &[]);
             Ok(())
         });
-        task.await.map_err(|error| Error::system(format!("the restart ended abnormally: {error}")))?
+        task.await
+            .map_err(|error| Error::system(format!("the restart ended abnormally: {error}")))?
     }
 
     /// Sends a signal, by name or number.
@@ -155,7 +160,11 @@ impl Engine {
     /// Not running; no such signal.
     pub async fn container_kill(&self, id: &str, signal: &str) -> Result<()> {
         let container = self.container(id)?;
-        let number = if signal.is_empty() { libc::SIGKILL } else { signal::parse(signal)? };
+        let number = if signal.is_empty() {
+            libc::SIGKILL
+        } else {
+            signal::parse(signal)?
+        };
         let record = container.record();
         let stop = match record.config.stop_signal.as_str() {
             "" => libc::SIGTERM,
@@ -190,7 +199,12 @@ impl Engine {
         let _op = container.op.lock().await;
         match container.status() {
             Status::Running => {}
-            Status::Paused => return Err(Error::conflict(format!("Container {} is already paused", container.id))),
+            Status::Paused => {
+                return Err(Error::conflict(format!(
+                    "Container {} is already paused",
+                    container.id
+                )));
+            }
             Status::Restarting => {
                 return Err(Error::conflict(format!(
                     "Container {} is restarting, wait until the container is running",
@@ -218,7 +232,10 @@ impl Engine {
         let container = self.container(id)?;
         let _op = container.op.lock().await;
         if container.status() != Status::Paused {
-            return Err(Error::conflict(format!("Container {} is not paused", container.id)));
+            return Err(Error::conflict(format!(
+                "Container {} is not paused",
+                container.id
+            )));
         }
         self.thaw(&container).await?;
         self.container_event(&container.record(), "unpause", &[]);

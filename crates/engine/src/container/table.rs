@@ -50,7 +50,10 @@ impl Containers {
             return Ok(Arc::clone(found));
         }
         if !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-            let mut found = maps.by_id.range(word.to_owned()..).take_while(|(id, _)| id.starts_with(word));
+            let mut found = maps
+                .by_id
+                .range(word.to_owned()..)
+                .take_while(|(id, _)| id.starts_with(word));
             match (found.next(), found.next()) {
                 (Some((_, found)), None) => return Ok(Arc::clone(found)),
                 (Some(_), Some(_)) => {
@@ -125,7 +128,11 @@ mod tests {
         let table = Containers::default();
         for (id, name) in ids {
             table.take_name(name, id).unwrap();
-            let record = Record { id: (*id).into(), name: (*name).into(), ..Record::default() };
+            let record = Record {
+                id: (*id).into(),
+                name: (*name).into(),
+                ..Record::default()
+            };
             table.insert(Container::new(record, State::default(), String::new()));
         }
         table
@@ -141,7 +148,11 @@ mod tests {
         assert_eq!(find("f").unwrap(), "f00d");
         assert!(find("ab").unwrap_err().message().contains("multiple IDs found"));
         for none in ["", "xyz", "b"] {
-            assert_eq!(find(none).unwrap_err().kind(), crate::ErrorKind::NotFound, "{none:?}");
+            assert_eq!(
+                find(none).unwrap_err().kind(),
+                crate::ErrorKind::NotFound,
+                "{none:?}"
+            );
         }
     }
 
@@ -149,7 +160,11 @@ mod tests {
     fn a_name_is_taken_once() {
         let table = table(&[("abc1", "one")]);
         let error = table.take_name("one", "abc2").unwrap_err();
-        assert!(error.message().starts_with("Conflict. The container name \"/one\" is already in use by container \"abc1\""));
+        assert!(
+            error
+                .message()
+                .starts_with("Conflict. The container name \"/one\" is already in use by container \"abc1\"")
+        );
         table.remove(&table.find("one").unwrap());
         table.take_name("one", "abc2").unwrap();
     }

@@ -19,14 +19,18 @@ impl Engine {
         let _op = container.op.lock().await;
         let old = container.record();
         if matches!(container.status(), Status::Removing | Status::Dead) {
-            return Err(Error::conflict(format!("Cannot update container {id}: it is being removed")));
+            return Err(Error::conflict(format!(
+                "Cannot update container {id}: it is being removed"
+            )));
         }
         let mut new = Record::clone(&old);
         change(&mut new.host.resources, &request.resources);
         if !request.restart_policy.name.is_empty() {
             validate::restart_policy(&request.restart_policy)?;
             if new.host.auto_remove && !request.restart_policy.is_none() {
-                return Err(Error::conflict("Restart policy cannot be updated because AutoRemove is enabled for the container"));
+                return Err(Error::conflict(
+                    "Restart policy cannot be updated because AutoRemove is enabled for the container",
+                ));
             }
             new.host.restart_policy = request.restart_policy;
         }
@@ -89,9 +93,24 @@ mod tests {
 
     #[test]
     fn what_is_not_named_stays() {
-        let mut now = Resources { memory: 1 << 30, cpu_quota: 5000, cpu_period: 10_000, ..Resources::default() };
-        change(&mut now, &Resources { nano_cpus: 1_000_000_000, pids_limit: Some(7), ..Resources::default() });
-        assert_eq!((now.memory, now.cpu_quota, now.cpu_period, now.nano_cpus), (1 << 30, 0, 0, 1_000_000_000));
+        let mut now = Resources {
+            memory: 1 << 30,
+            cpu_quota: 5000,
+            cpu_period: 10_000,
+            ..Resources::default()
+        };
+        change(
+            &mut now,
+            &Resources {
+                nano_cpus: 1_000_000_000,
+                pids_limit: Some(7),
+                ..Resources::default()
+            },
+        );
+        assert_eq!(
+            (now.memory, now.cpu_quota, now.cpu_period, now.nano_cpus),
+            (1 << 30, 0, 0, 1_000_000_000)
+        );
         assert_eq!(now.pids_limit, Some(7));
     }
 }

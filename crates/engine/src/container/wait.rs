@@ -42,8 +42,15 @@ impl Waiter {
                     WaitCondition::Removed => false,
                 }
         };
-        let life = self.life.wait_for(done).await.map_err(|_| Error::system("the container is gone"))?;
-        Ok(WaitResponse { error: None, status_code: i64::from(life.exit_code) })
+        let life = self
+            .life
+            .wait_for(done)
+            .await
+            .map_err(|_| Error::system("the container is gone"))?;
+        Ok(WaitResponse {
+            error: None,
+            status_code: i64::from(life.exit_code),
+        })
     }
 }
 
@@ -56,7 +63,11 @@ impl Engine {
         let container = self.container(id)?;
         let life = container.life.subscribe();
         let exits = life.borrow().exits;
-        Ok(Waiter { life, condition, exits })
+        Ok(Waiter {
+            life,
+            condition,
+            exits,
+        })
     }
 }
 

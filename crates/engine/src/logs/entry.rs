@@ -31,7 +31,10 @@ fn fast(line: &[u8]) -> Option<Entry<'_>> {
     let mut end = 0;
     let mut escapes = false;
     let text = loop {
-        let step = rest.get(end..)?.iter().position(|byte| matches!(byte, b'"' | b'\\'))?;
+        let step = rest
+            .get(end..)?
+            .iter()
+            .position(|byte| matches!(byte, b'"' | b'\\'))?;
         end += step;
         if rest[end] == b'"' {
             break &rest[..end];
@@ -49,12 +52,20 @@ fn fast(line: &[u8]) -> Option<Entry<'_>> {
         _ => return None,
     };
     let time = rest.strip_prefix(b"\",\"time\":\"")?.strip_suffix(b"\"}")?;
-    if time.len() > 40 || !time.iter().all(|byte| byte.is_ascii_digit() || b"-:.TZ+".contains(byte)) {
+    if time.len() > 40
+        || !time
+            .iter()
+            .all(|byte| byte.is_ascii_digit() || b"-:.TZ+".contains(byte))
+    {
         return None;
     }
     std::str::from_utf8(text).ok()?;
     Some(Entry {
-        text: if escapes { Cow::Owned(unescape(text)) } else { Cow::Borrowed(text) },
+        text: if escapes {
+            Cow::Owned(unescape(text))
+        } else {
+            Cow::Borrowed(text)
+        },
         stream,
         time: Cow::Borrowed(std::str::from_utf8(time).ok()?),
         attrs: BTreeMap::new(),
@@ -95,7 +106,12 @@ struct Json {
 fn slow(line: &[u8]) -> Option<Entry<'static>> {
     let json: Json = serde_json::from_slice(line).ok()?;
     let stream = if json.stream == "stderr" { 2 } else { 1 };
-    Some(Entry { text: Cow::Owned(json.log.into_bytes()), stream, time: Cow::Owned(json.time), attrs: json.attrs })
+    Some(Entry {
+        text: Cow::Owned(json.log.into_bytes()),
+        stream,
+        time: Cow::Owned(json.time),
+        attrs: json.attrs,
+    })
 }
 
 /// Nanoseconds since the epoch of `YYYY-MM-DDTHH:MM:SS[.fraction]Z`; other forms the long way.
@@ -127,16 +143,24 @@ fn utc(time: &[u8]) -> Option<i64> {
         _ => return None,
     };
     // Days since the epoch in the proleptic Gregorian calendar, years beginning in March.
-    let (y, m) = if month <= 2 { (year - 1, month + 9) } else { (year, month - 3) };
+    let (y, m) = if month <= 2 {
+        (year - 1, month + 9)
+    } else {
+        (year, month - 3)
+    };
     let (era, of_era) = (y.div_euclid(400), y.rem_euclid(400));
     let day_of_era = of_era * 365 + of_era / 4 - of_era / 100 + (153 * m + 2) / 5 + day - 1;
     let days = era * 146_097 + day_of_era - 719_468;
-    (days * 86_400 + hour * 3600 + minute * 60 + second).checked_mul(1_000_000_000)?.checked_add(fraction)
+    (days * 86_400 + hour * 3600 + minute * 60 + second)
+        .checked_mul(1_000_000_000)?
+        .checked_add(fraction)
 }
 
 /// The time with nine digits of fraction, as Docker prints it before lines.
 pub(super) fn fixed(time: &str) -> String {
-    let Some(body) = time.strip_suffix('Z') else { return time.to_owned() };
+    let Some(body) = time.strip_suffix('Z') else {
+        return time.to_owned();
+    };
     match body.split_once('.') {
         Some((whole, fraction)) => format!("{whole}.{fraction:0<9}Z"),
         None => format!("{body}.000000000Z"),

@@ -60,16 +60,24 @@ impl Engine {
         let container = self.container(id)?;
         let record = container.record();
         if !options.stdout && !options.stderr {
-            return Err(Error::invalid("Bad parameters: you must choose at least one stream"));
+            return Err(Error::invalid(
+                "Bad parameters: you must choose at least one stream",
+            ));
         }
         if record.host.log_config.kind == "none" {
-            return Err(Error::unsupported("configured logging driver does not support reading"));
+            return Err(Error::unsupported(
+                "configured logging driver does not support reading",
+            ));
         }
         let tty = record.config.tty;
         let path = self.paths.log(&record.id);
         let follow = options.follow && container.status().is_running();
         // Watched before it is read, or what is written in between would not be noticed.
-        let watch = if follow { Some(Watch::new(&self.paths.container(&record.id))?) } else { None };
+        let watch = if follow {
+            Some(Watch::new(&self.paths.container(&record.id))?)
+        } else {
+            None
+        };
         let until = options.until;
         let reader = blocking(move || Reader::open(&path, LogsOptions { follow, ..options }, tty)).await?;
         // Little is on its way: a slow client slows the reading, nothing else.
@@ -140,12 +148,20 @@ impl Watch {
         )?;
         inotify
             .watches()
-            .add(directory, WatchMask::MODIFY | WatchMask::CREATE | WatchMask::MOVED_TO)
+            .add(
+                directory,
+                WatchMask::MODIFY | WatchMask::CREATE | WatchMask::MOVED_TO,
+            )
             .context(|| format!("follow the log in {}", directory.display()))?;
         // SAFETY: `Inotify` owns its descriptor for as long as it lives, and closes it only when dropped, which is when
         // the `AsyncFd` that owns it is dropped.
-        let inotify = unsafe { AsyncFd::register(inotify) }.map_err(std::io::Error::from).context(|| "follow the log")?;
-        Ok(Self { inotify, buffer: vec![0; 4096] })
+        let inotify = unsafe { AsyncFd::register(inotify) }
+            .map_err(std::io::Error::from)
+            .context(|| "follow the log")?;
+        Ok(Self {
+            inotify,
+            buffer: vec![0; 4096],
+        })
     }
 
     /// Waits for a change since the last call.
@@ -153,14 +169,11 @@ impl Watch {
         loop {
             let mut ready = self.inotify.readable_mut().await.context(|| "follow the log")?;
             let buffer = &mut self.buffer;
-            let read = ready.try_io(|inotify| inotify.get_mut().read_events(buffer).map(|events| events.count()));
-            match read {
-                Ok(result) => {
-                    result.context(|| "follow the log")?;
-                    return Ok(());
-                }
-                // Nothing there after all.
-                Err(_) => {}
+            let read =
+                ready.try_io(|inotify| inotify.get_mut().read_events(buffer).map(|events| events.count()));
+            // Otherwise there is nothing after all.
+            if let Ok(result) = read {
+                return result.map(drop).context(|| "follow the log");
             }
         }
     }

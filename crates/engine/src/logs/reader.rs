@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use super::LogsOptions;
 use super::entry::{self, Entry};
-use crate::error::Context;
 use crate::Result;
+use crate::error::Context;
 
 /// How much is read at once.
 const BLOCK: usize = 128 << 10;
@@ -138,11 +138,15 @@ impl Reader {
                 None => return Ok(Step::End),
             }
         }
-        let Some(file) = &self.file else { return Ok(Step::End) };
+        let Some(file) = &self.file else {
+            return Ok(Step::End);
+        };
         let start = self.partial.len();
         let mut buffer = std::mem::take(&mut self.partial);
         buffer.resize(start + BLOCK, 0);
-        let count = file.read_at(&mut buffer[start..], self.offset).context(|| "read the log")?;
+        let count = file
+            .read_at(&mut buffer[start..], self.offset)
+            .context(|| "read the log")?;
         buffer.truncate(start + count);
         self.offset += count as u64;
         let mut consumed = 0;
@@ -161,7 +165,11 @@ impl Reader {
             buffer.clear();
         }
         self.partial = buffer;
-        if count > 0 { Ok(Step::More) } else { self.next_file() }
+        if count > 0 {
+            Ok(Step::More)
+        } else {
+            self.next_file()
+        }
     }
 
     /// At the end of a file: the one written after it, if there is one.
@@ -174,7 +182,11 @@ impl Reader {
             match inode(self.rotated(number)) {
                 Some(found) if found == self.inode => {
                     // Something may have been written between the last read and the rotation.
-                    let grown = self.file.as_ref().and_then(|file| file.metadata().ok()).map(|meta| meta.len());
+                    let grown = self
+                        .file
+                        .as_ref()
+                        .and_then(|file| file.metadata().ok())
+                        .map(|meta| meta.len());
                     if grown.is_some_and(|length| length > self.offset) {
                         return Ok(Step::More);
                     }
@@ -190,7 +202,11 @@ impl Reader {
         // Rotated away: what comes next is the oldest that is left.
         let before = self.inode;
         self.open_oldest()?;
-        Ok(if self.inode == before { Step::End } else { Step::More })
+        Ok(if self.inode == before {
+            Step::End
+        } else {
+            Step::More
+        })
     }
 
     /// Appends an entry as it is sent. False when it is later than what is wanted.
@@ -217,8 +233,11 @@ impl Reader {
             out.push(b' ');
         }
         if options.details {
-            let attrs: Vec<String> =
-                entry.attrs.iter().map(|(key, value)| format!("{}={}", escape(key), escape(value))).collect();
+            let attrs: Vec<String> = entry
+                .attrs
+                .iter()
+                .map(|(key, value)| format!("{}={}", escape(key), escape(value)))
+                .collect();
             out.extend_from_slice(attrs.join(",").as_bytes());
             out.push(b' ');
         }
@@ -287,7 +306,11 @@ mod tests {
     use super::*;
 
     fn write(path: &Path, numbers: std::ops::Range<usize>) {
-        let mut file = std::fs::OpenOptions::new().create(true).append(true).open(path).unwrap();
+        let mut file = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(path)
+            .unwrap();
         for number in numbers {
             let stream = if number % 2 == 0 { "stdout" } else { "stderr" };
             writeln!(
@@ -300,7 +323,11 @@ mod tests {
     }
 
     fn both() -> LogsOptions {
-        LogsOptions { stdout: true, stderr: true, ..LogsOptions::default() }
+        LogsOptions {
+            stdout: true,
+            stderr: true,
+            ..LogsOptions::default()
+        }
     }
 
     /// Reads to the end, as with a terminal.
@@ -308,7 +335,9 @@ mod tests {
         let mut out = Vec::new();
         while reader.step(&mut out).unwrap() == Step::More {}
         let text = String::from_utf8(out).unwrap();
-        text.lines().map(|line| line.strip_prefix("line ").unwrap().parse().unwrap()).collect()
+        text.lines()
+            .map(|line| line.strip_prefix("line ").unwrap().parse().unwrap())
+            .collect()
     }
 
     fn all(path: &Path, options: LogsOptions) -> Vec<usize> {
@@ -324,10 +353,20 @@ mod tests {
         write(&path, 20..25);
         assert_eq!(all(&path, both()), (0..25).collect::<Vec<_>>());
         for tail in [0_usize, 1, 5, 6, 15, 24, 25, 26, 99] {
-            let options = LogsOptions { tail: Some(tail as u64), ..both() };
-            assert_eq!(all(&path, options), (25_usize.saturating_sub(tail)..25).collect::<Vec<_>>(), "tail {tail}");
+            let options = LogsOptions {
+                tail: Some(tail as u64),
+                ..both()
+            };
+            assert_eq!(
+                all(&path, options),
+                (25_usize.saturating_sub(tail)..25).collect::<Vec<_>>(),
+                "tail {tail}"
+            );
         }
-        let options = LogsOptions { stdout: false, ..both() };
+        let options = LogsOptions {
+            stdout: false,
+            ..both()
+        };
         assert!(all(&path, options).iter().all(|number| number % 2 == 1));
     }
 
@@ -337,12 +376,26 @@ mod tests {
         let path = directory.path().join("log");
         let rotate = || {
             for number in (0..5).rev() {
-                let name = |n: usize| if n == 0 { path.clone() } else { directory.path().join(format!("log.{n}")) };
+                let name = |n: usize| {
+                    if n == 0 {
+                        path.clone()
+                    } else {
+                        directory.path().join(format!("log.{n}"))
+                    }
+                };
                 let _ = std::fs::rename(name(number), name(number + 1));
             }
         };
         write(&path, 0..3);
-        let mut reader = Reader::open(&path, LogsOptions { follow: true, ..both() }, true).unwrap();
+        let mut reader = Reader::open(
+            &path,
+            LogsOptions {
+                follow: true,
+                ..both()
+            },
+            true,
+        )
+        .unwrap();
         assert_eq!(read(&mut reader), [0, 1, 2]);
         write(&path, 3..5);
         rotate();
@@ -371,7 +424,11 @@ mod tests {
         let path = directory.path().join("log");
         write(&path, 0..20);
         let at = |second: i64| entry::nanos("2026-01-01T00:00:00Z").unwrap() + second * 1_000_000_000;
-        let options = LogsOptions { since: Some(at(5)), until: Some(at(8)), ..both() };
+        let options = LogsOptions {
+            since: Some(at(5)),
+            until: Some(at(8)),
+            ..both()
+        };
         assert_eq!(all(&path, options), [5, 6, 7, 8]);
     }
 
@@ -380,7 +437,11 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("log");
         write(&path, 1..2);
-        let options = LogsOptions { timestamps: true, details: true, ..both() };
+        let options = LogsOptions {
+            timestamps: true,
+            details: true,
+            ..both()
+        };
         let mut reader = Reader::open(&path, options, false).unwrap();
         let mut out = Vec::new();
         while reader.step(&mut out).unwrap() == Step::More {}

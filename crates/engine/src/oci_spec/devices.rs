@@ -33,7 +33,11 @@ pub fn devices(host: &HostConfig) -> Result<Devices> {
         // These the runtime makes itself, and a pseudoterminal of the host is of no use inside.
         nodes.retain(|device| !STANDARD.contains(&device.path.to_string_lossy().as_ref()));
         found.nodes = nodes;
-        found.rules.push(DeviceRule { allow: true, access: Some("rwm".into()), ..DeviceRule::default() });
+        found.rules.push(DeviceRule {
+            allow: true,
+            access: Some("rwm".into()),
+            ..DeviceRule::default()
+        });
         return Ok(found);
     }
     for mapping in &host.resources.devices {
@@ -46,7 +50,14 @@ pub fn devices(host: &HostConfig) -> Result<Devices> {
 }
 
 const STANDARD: [&str; 9] = [
-    "/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty", "/dev/console", "/dev/ptmx",
+    "/dev/null",
+    "/dev/zero",
+    "/dev/full",
+    "/dev/random",
+    "/dev/urandom",
+    "/dev/tty",
+    "/dev/console",
+    "/dev/ptmx",
     "/dev/core",
 ];
 
@@ -67,10 +78,16 @@ fn add(mapping: &DeviceMapping, found: &mut Devices) -> Result<()> {
         path => Path::new(path),
     };
     if !inside.is_absolute() {
-        return Err(Error::invalid(format!("{} is not an absolute path", inside.display())));
+        return Err(Error::invalid(format!(
+            "{} is not an absolute path",
+            inside.display()
+        )));
     }
     let gathering = |why: &dyn std::fmt::Display| {
-        Error::invalid(format!("error gathering device information while adding custom device \"{}\": {why}", host.display()))
+        Error::invalid(format!(
+            "error gathering device information while adding custom device \"{}\": {why}",
+            host.display()
+        ))
     };
     let meta = std::fs::metadata(host).map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => gathering(&"no such file or directory"),
@@ -117,14 +134,21 @@ fn node(meta: &std::fs::Metadata, inside: &Path) -> Option<Device> {
 
 /// Device nodes below a directory of the host, as they would be below `inside`. What cannot be read is left out.
 fn walk(host: &Path, inside: &Path, nodes: &mut Vec<Device>) {
-    let Ok(entries) = std::fs::read_dir(host) else { return };
+    let Ok(entries) = std::fs::read_dir(host) else {
+        return;
+    };
     for entry in entries.flatten() {
         let name = entry.file_name();
         // Not the host's: they belong to mounts of their own.
-        if ["pts", "shm", "fd", "mqueue", ".lxc", ".lxd-mounts", ".udev"].iter().any(|skip| name == *skip) {
+        if ["pts", "shm", "fd", "mqueue", ".lxc", ".lxd-mounts", ".udev"]
+            .iter()
+            .any(|skip| name == *skip)
+        {
             continue;
         }
-        let (Ok(meta), inside) = (std::fs::symlink_metadata(entry.path()), inside.join(&name)) else { continue };
+        let (Ok(meta), inside) = (std::fs::symlink_metadata(entry.path()), inside.join(&name)) else {
+            continue;
+        };
         if meta.is_dir() {
             walk(&entry.path(), &inside, nodes);
         } else if let Some(device) = node(&meta, &inside)
@@ -139,12 +163,17 @@ fn walk(host: &Path, inside: &Path, nodes: &mut Vec<Device>) {
 fn rule_line(text: &str) -> Result<DeviceRule> {
     let refuse = || Error::invalid(format!("invalid device cgroup rule format: '{text}'"));
     let mut words = text.split(' ');
-    let (Some(kind), Some(numbers), Some(access), None) = (words.next(), words.next(), words.next(), words.next()) else {
+    let (Some(kind), Some(numbers), Some(access), None) =
+        (words.next(), words.next(), words.next(), words.next())
+    else {
         return Err(refuse());
     };
     let number = |text: &str| match text {
         "*" => Ok(None),
-        text => text.parse::<u32>().map(|number| Some(i64::from(number))).map_err(|_| refuse()),
+        text => text
+            .parse::<u32>()
+            .map(|number| Some(i64::from(number)))
+            .map_err(|_| refuse()),
     };
     let (major, minor) = numbers.split_once(':').ok_or_else(refuse)?;
     let valid = ["a", "b", "c"].contains(&kind)
@@ -168,13 +197,22 @@ fn rule_line(text: &str) -> Result<DeviceRule> {
 /// When there is none at the path.
 pub fn block_device(path: &str) -> Result<(i64, i64)> {
     let meta = std::fs::metadata(path).map_err(|error| {
-        let why = if error.kind() == std::io::ErrorKind::NotFound { "no such file or directory".into() } else { error.to_string() };
+        let why = if error.kind() == std::io::ErrorKind::NotFound {
+            "no such file or directory".into()
+        } else {
+            error.to_string()
+        };
         Error::invalid(format!("cannot limit the device {path:?}: {why}"))
     })?;
     if !meta.file_type().is_block_device() {
-        return Err(Error::invalid(format!("cannot limit {path:?}: it is not a block device")));
+        return Err(Error::invalid(format!(
+            "cannot limit {path:?}: it is not a block device"
+        )));
     }
-    Ok((i64::from(rustix::fs::major(meta.rdev())), i64::from(rustix::fs::minor(meta.rdev()))))
+    Ok((
+        i64::from(rustix::fs::major(meta.rdev())),
+        i64::from(rustix::fs::minor(meta.rdev())),
+    ))
 }
 
 #[cfg(test)]
@@ -209,10 +247,16 @@ mod tests {
     #[test]
     fn nonsense_is_refused() {
         for (config, needle) in [
-            (host(&[("/dev/there-is-none", "", "")], &[]), "no such file or directory"),
+            (
+                host(&[("/dev/there-is-none", "", "")], &[]),
+                "no such file or directory",
+            ),
             (host(&[("/etc/passwd", "", "")], &[]), "not a device node"),
             (host(&[("/dev/null", "", "rx")], &[]), "invalid device mode"),
-            (host(&[("/dev/null", "relative", "")], &[]), "not an absolute path"),
+            (
+                host(&[("/dev/null", "relative", "")], &[]),
+                "not an absolute path",
+            ),
             (host(&[], &["c 1:3"]), "invalid device cgroup rule"),
             (host(&[], &["x 1:3 r"]), "invalid device cgroup rule"),
             (host(&[], &["c 1:x r"]), "invalid device cgroup rule"),

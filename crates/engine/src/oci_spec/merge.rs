@@ -15,10 +15,10 @@ pub fn merge(user: &mut ContainerConfig, image: &ContainerConfig) {
     inherit(&mut user.user, &image.user);
     inherit(&mut user.working_dir, &image.working_dir);
     inherit(&mut user.stop_signal, &image.stop_signal);
-    for (port, _) in &image.exposed_ports {
+    for port in image.exposed_ports.keys() {
         user.exposed_ports.entry(port.clone()).or_default();
     }
-    for (path, _) in &image.volumes {
+    for path in image.volumes.keys() {
         user.volumes.entry(path.clone()).or_default();
     }
     for (key, value) in &image.labels {
@@ -26,7 +26,13 @@ pub fn merge(user: &mut ContainerConfig, image: &ContainerConfig) {
     }
     let name = |pair: &str| pair.split('=').next().unwrap_or_default().to_owned();
     let known: std::collections::HashSet<String> = user.env.iter().map(|pair| name(pair)).collect();
-    user.env.extend(image.env.iter().filter(|pair| !known.contains(&name(pair))).cloned());
+    user.env.extend(
+        image
+            .env
+            .iter()
+            .filter(|pair| !known.contains(&name(pair)))
+            .cloned(),
+    );
     if user.entrypoint.as_ref().is_none_or(Vec::is_empty) {
         if user.cmd.is_empty() {
             user.cmd.clone_from(&image.cmd);
@@ -62,7 +68,11 @@ pub fn merge(user: &mut ContainerConfig, image: &ContainerConfig) {
         (Some(_), None) => {}
     }
     // `--entrypoint ""` takes the image's away.
-    if user.entrypoint.as_deref().is_some_and(|words| words.len() == 1 && words[0].is_empty()) {
+    if user
+        .entrypoint
+        .as_deref()
+        .is_some_and(|words| words.len() == 1 && words[0].is_empty())
+    {
         user.entrypoint = None;
     }
 }
@@ -75,7 +85,9 @@ pub fn command(config: &ContainerConfig) -> Result<(String, Vec<String>)> {
     let mut words = config.entrypoint.iter().flatten().chain(&config.cmd).cloned();
     match words.next() {
         Some(program) if !program.is_empty() => Ok((program, words.collect())),
-        _ => Err(Error::invalid("no command specified: the image has none, so name one after the image")),
+        _ => Err(Error::invalid(
+            "no command specified: the image has none, so name one after the image",
+        )),
     }
 }
 
@@ -101,8 +113,18 @@ mod tests {
     #[test]
     fn entry_points_and_commands_combine_as_dockers() {
         let run = |entrypoint: Option<&str>, cmd: &str| {
-            let entrypoint = entrypoint.map(|text| if text.is_empty() { vec![String::new()] } else { words(text) });
-            let mut config = ContainerConfig { entrypoint, cmd: words(cmd), ..ContainerConfig::default() };
+            let entrypoint = entrypoint.map(|text| {
+                if text.is_empty() {
+                    vec![String::new()]
+                } else {
+                    words(text)
+                }
+            });
+            let mut config = ContainerConfig {
+                entrypoint,
+                cmd: words(cmd),
+                ..ContainerConfig::default()
+            };
             merge(&mut config, &image());
             command(&config).map(|(program, args)| format!("{program} {}", args.join(" ")).trim().to_owned())
         };
@@ -116,7 +138,11 @@ mod tests {
 
     #[test]
     fn the_users_word_wins() {
-        let mut config = ContainerConfig { env: words("A=user B"), user: "1".into(), ..ContainerConfig::default() };
+        let mut config = ContainerConfig {
+            env: words("A=user B"),
+            user: "1".into(),
+            ..ContainerConfig::default()
+        };
         merge(&mut config, &image());
         assert_eq!(config.env, words("A=user B PATH=/bin"));
         assert_eq!((config.user.as_str(), config.working_dir.as_str()), ("1", "/srv"));

@@ -21,8 +21,8 @@ use std::path::PathBuf;
 use vessel_runtime::capabilities::{CapSet, Sets};
 use vessel_runtime::cgroup::resources::DeviceRule;
 use vessel_runtime::spec::{
-    CapabilityLists, ConsoleSize, IdMapping, Linux, Namespace, NamespaceKind, OCI_VERSION, Process, Rlimit, Root, Spec,
-    User,
+    CapabilityLists, ConsoleSize, IdMapping, Linux, Namespace, NamespaceKind, OCI_VERSION, Process, Rlimit,
+    Root, Spec, User,
 };
 
 use crate::container::record::{MountRecord, Record};
@@ -111,7 +111,11 @@ pub fn compose(inputs: Inputs<'_>) -> Result<Spec> {
     let host = &record.host;
     let mounts = mounts::mounts(&inputs);
     let uts = inputs.namespaces.uts;
-    let mut rules = vec![DeviceRule { allow: false, access: Some("rwm".into()), ..DeviceRule::default() }];
+    let mut rules = vec![DeviceRule {
+        allow: false,
+        access: Some("rwm".into()),
+        ..DeviceRule::default()
+    }];
     let mut resources = resources::resources(&host.resources, Vec::new())?;
     if !host.privileged {
         resources.allow_default_devices();
@@ -122,14 +126,29 @@ pub fn compose(inputs: Inputs<'_>) -> Result<Spec> {
     let mappings: Vec<IdMapping> = inputs
         .namespaces
         .user
-        .map(|range| IdMapping { container_id: 0, host_id: range.start, size: range.size })
+        .map(|range| IdMapping {
+            container_id: 0,
+            host_id: range.start,
+            size: range.size,
+        })
         .into_iter()
         .collect();
     Ok(Spec {
         oci_version: OCI_VERSION.to_owned(),
-        root: Some(Root { path: "/".into(), readonly: host.readonly_rootfs }),
-        hostname: if uts { record.config.hostname.clone() } else { String::new() },
-        domainname: if uts { record.config.domainname.clone() } else { String::new() },
+        root: Some(Root {
+            path: "/".into(),
+            readonly: host.readonly_rootfs,
+        }),
+        hostname: if uts {
+            record.config.hostname.clone()
+        } else {
+            String::new()
+        },
+        domainname: if uts {
+            record.config.domainname.clone()
+        } else {
+            String::new()
+        },
         process: Some(process(&inputs)),
         mounts,
         hooks: None,
@@ -164,7 +183,10 @@ fn process(inputs: &Inputs<'_>) -> Process {
     args.extend(record.args.iter().cloned());
     let [height, width] = record.host.console_size;
     let fits = |value: u32| u16::try_from(value).unwrap_or(u16::MAX);
-    let size = ConsoleSize { height: fits(height), width: fits(width) };
+    let size = ConsoleSize {
+        height: fits(height),
+        width: fits(width),
+    };
     Process {
         terminal: record.config.tty,
         console_size: (record.config.tty && size != ConsoleSize::default()).then_some(size),
@@ -180,14 +202,21 @@ fn process(inputs: &Inputs<'_>) -> Process {
         no_new_privileges: inputs.security.no_new_privileges,
         apparmor_profile: inputs.security.apparmor.clone(),
         // In range: it was checked when the container was created.
-        oom_score_adj: i32::try_from(record.host.oom_score_adj).ok().filter(|adj| *adj != 0),
+        oom_score_adj: i32::try_from(record.host.oom_score_adj)
+            .ok()
+            .filter(|adj| *adj != 0),
         ..Process::default()
     }
 }
 
 /// An identity as the specification has it.
 pub fn user(identity: &Identity) -> User {
-    User { uid: identity.uid, gid: identity.gid, umask: None, additional_gids: identity.groups.clone() }
+    User {
+        uid: identity.uid,
+        gid: identity.gid,
+        umask: None,
+        additional_gids: identity.groups.clone(),
+    }
 }
 
 /// The capability sets of a process of this user.
@@ -205,7 +234,10 @@ pub fn capabilities(bounding: CapSet, uid: u32) -> CapabilityLists {
 /// The environment: a search path, the host name, the terminal; then what was asked for. A name without a value takes
 /// the variable away.
 pub fn environment(record: &Record) -> Vec<String> {
-    let mut env = vec![format!("PATH={DEFAULT_PATH}"), format!("HOSTNAME={}", record.config.hostname)];
+    let mut env = vec![
+        format!("PATH={DEFAULT_PATH}"),
+        format!("HOSTNAME={}", record.config.hostname),
+    ];
     if record.config.tty {
         env.push("TERM=xterm".into());
     }
@@ -244,12 +276,20 @@ fn rlimits(record: &Record) -> Vec<Rlimit> {
 }
 
 fn namespaces(asked: &Namespaces) -> Vec<Namespace> {
-    let mut list = vec![Namespace { kind: NamespaceKind::Mount, path: None }];
-    for (kind, wanted) in
-        [(NamespaceKind::Network, &asked.network), (NamespaceKind::Pid, &asked.pid), (NamespaceKind::Ipc, &asked.ipc)]
-    {
+    let mut list = vec![Namespace {
+        kind: NamespaceKind::Mount,
+        path: None,
+    }];
+    for (kind, wanted) in [
+        (NamespaceKind::Network, &asked.network),
+        (NamespaceKind::Pid, &asked.pid),
+        (NamespaceKind::Ipc, &asked.ipc),
+    ] {
         if let Some(path) = wanted {
-            list.push(Namespace { kind, path: path.clone() });
+            list.push(Namespace {
+                kind,
+                path: path.clone(),
+            });
         }
     }
     for (kind, wanted) in [

@@ -26,7 +26,9 @@ impl NetworkMode {
             "host" => Ok(Self::Host),
             "none" => Ok(Self::None),
             other => match other.strip_prefix("container:") {
-                Some("") => Err(Error::invalid("invalid network mode: container: needs a container's name")),
+                Some("") => Err(Error::invalid(
+                    "invalid network mode: container: needs a container's name",
+                )),
                 Some(name) => Ok(Self::Container(name.to_owned())),
                 None => Err(Error::not_found(format!("network {other} not found"))),
             },

@@ -45,7 +45,10 @@ pub fn mount_points(
     let mut named = std::collections::BTreeSet::new();
     let mut add = |mount: MountRecord, found: &mut BTreeMap<String, MountRecord>| {
         if !named.insert(mount.destination.clone()) {
-            return Err(Error::invalid(format!("Duplicate mount point: {}", mount.destination)));
+            return Err(Error::invalid(format!(
+                "Duplicate mount point: {}",
+                mount.destination
+            )));
         }
         found.insert(mount.destination.clone(), mount);
         Ok(())
@@ -58,11 +61,20 @@ pub fn mount_points(
     }
     for (destination, options) in &host.tmpfs {
         let destination = destination_path(destination, destination)?;
-        let options: Vec<String> = options.split(',').filter(|o| !o.is_empty()).map(str::to_owned).collect();
+        let options: Vec<String> = options
+            .split(',')
+            .filter(|o| !o.is_empty())
+            .map(str::to_owned)
+            .collect();
         for option in &options {
             tmpfs_option(option)?;
         }
-        let mount = MountRecord { kind: MountKind::Tmpfs, destination, options, ..MountRecord::default() };
+        let mount = MountRecord {
+            kind: MountKind::Tmpfs,
+            destination,
+            options,
+            ..MountRecord::default()
+        };
         add(mount, &mut found)?;
     }
     for destination in config.volumes.keys() {
@@ -90,7 +102,11 @@ fn bind_text(text: &str) -> Result<MountRecord> {
         _ => return Err(refuse("source:destination[:options] expected")),
     };
     let destination = destination_path(destination, text)?;
-    let mut mount = MountRecord { destination, mode: options.to_owned(), ..MountRecord::default() };
+    let mut mount = MountRecord {
+        destination,
+        mode: options.to_owned(),
+        ..MountRecord::default()
+    };
     let mut access = None;
     for option in options.split(',').filter(|option| !option.is_empty()) {
         match option {
@@ -100,7 +116,9 @@ fn bind_text(text: &str) -> Result<MountRecord> {
             "ro" | "readonly" => mount.read_only = true,
             "rw" | "z" | "Z" | "consistent" | "cached" | "delegated" => {}
             "nocopy" => mount.no_copy = true,
-            propagation if PROPAGATIONS.contains(&propagation) => propagation.clone_into(&mut mount.propagation),
+            propagation if PROPAGATIONS.contains(&propagation) => {
+                propagation.clone_into(&mut mount.propagation)
+            }
             _ => return Err(refuse(&format!("invalid mode: {options}"))),
         }
     }
@@ -127,13 +145,24 @@ fn bind_text(text: &str) -> Result<MountRecord> {
 
 /// Whether a word is one of the options of `-v`.
 fn is_mode(word: &str) -> bool {
-    const OTHERS: [&str; 9] = ["ro", "rw", "readonly", "z", "Z", "nocopy", "consistent", "cached", "delegated"];
+    const OTHERS: [&str; 9] = [
+        "ro",
+        "rw",
+        "readonly",
+        "z",
+        "Z",
+        "nocopy",
+        "consistent",
+        "cached",
+        "delegated",
+    ];
     OTHERS.contains(&word) || PROPAGATIONS.contains(&word)
 }
 
 /// One of `HostConfig.Mounts`.
 fn mount_request(asked: &Mount) -> Result<MountRecord> {
-    let refuse = |why: String| Error::invalid(format!("invalid mount config for type \"{}\": {why}", asked.kind));
+    let refuse =
+        |why: String| Error::invalid(format!("invalid mount config for type \"{}\": {why}", asked.kind));
     if asked.target.is_empty() {
         return Err(refuse("field Target must not be empty".into()));
     }
@@ -154,7 +183,10 @@ fn mount_request(asked: &Mount) -> Result<MountRecord> {
                 return Err(refuse("field Source must not be empty".into()));
             }
             if !asked.source.starts_with('/') {
-                return Err(refuse(format!("invalid mount path: '{}' mount path must be absolute", asked.source)));
+                return Err(refuse(format!(
+                    "invalid mount path: '{}' mount path must be absolute",
+                    asked.source
+                )));
             }
             let options = asked.bind_options.clone().unwrap_or_default();
             mount.kind = MountKind::Bind;
@@ -172,14 +204,23 @@ fn mount_request(asked: &Mount) -> Result<MountRecord> {
             foreign("BindOptions", asked.bind_options.is_some())?;
             foreign("TmpfsOptions", asked.tmpfs_options.is_some())?;
             let options = asked.volume_options.clone().unwrap_or_default();
-            if let Some(driver) = options.driver_config.filter(|driver| !matches!(driver.name.as_str(), "" | "local")) {
-                return Err(refuse(format!("there is no volume driver {:?}: only local is built in", driver.name)));
+            if let Some(driver) = options
+                .driver_config
+                .filter(|driver| !matches!(driver.name.as_str(), "" | "local"))
+            {
+                return Err(refuse(format!(
+                    "there is no volume driver {:?}: only local is built in",
+                    driver.name
+                )));
             }
             if !asked.source.is_empty() {
                 volume_name(&asked.source)?;
             }
             if options.subpath.split('/').any(|part| part == "..") || options.subpath.starts_with('/') {
-                return Err(refuse(format!("the subpath {:?} must stay inside the volume", options.subpath)));
+                return Err(refuse(format!(
+                    "the subpath {:?} must stay inside the volume",
+                    options.subpath
+                )));
             }
             mount.kind = MountKind::Volume;
             mount.name.clone_from(&asked.source);
@@ -209,7 +250,11 @@ fn mount_request(asked: &Mount) -> Result<MountRecord> {
                 mount.options.push(option);
             }
         }
-        other => return Err(Error::invalid(format!("mount type {other:?} is not supported: bind, volume or tmpfs"))),
+        other => {
+            return Err(Error::invalid(format!(
+                "mount type {other:?} is not supported: bind, volume or tmpfs"
+            )));
+        }
     }
     Ok(mount)
 }
@@ -222,7 +267,9 @@ fn destination_path(path: &str, text: &str) -> Result<String> {
         )));
     }
     if path.contains('\0') {
-        return Err(Error::invalid(format!("invalid mount path: {path:?} contains a NUL character")));
+        return Err(Error::invalid(format!(
+            "invalid mount path: {path:?} contains a NUL character"
+        )));
     }
     let clean = clean(path);
     if clean == "/" {
@@ -253,7 +300,11 @@ pub fn clean(path: &str) -> String {
 pub fn volume_name(name: &str) -> Result<()> {
     let mut bytes = name.bytes();
     let first = bytes.next().is_some_and(|byte| byte.is_ascii_alphanumeric());
-    if first && name.len() > 1 && name.len() <= 255 && bytes.all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte)) {
+    if first
+        && name.len() > 1
+        && name.len() <= 255
+        && bytes.all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte))
+    {
         return Ok(());
     }
     Err(Error::invalid(format!(
@@ -263,16 +314,44 @@ pub fn volume_name(name: &str) -> Result<()> {
 
 fn tmpfs_option(option: &str) -> Result<()> {
     const FLAGS: [&str; 27] = [
-        "ro", "rw", "suid", "nosuid", "dev", "nodev", "exec", "noexec", "sync", "async", "dirsync", "remount", "mand",
-        "nomand", "atime", "noatime", "diratime", "nodiratime", "bind", "rbind", "relatime", "norelatime", "strictatime",
-        "nostrictatime", "defaults", "private", "rprivate",
+        "ro",
+        "rw",
+        "suid",
+        "nosuid",
+        "dev",
+        "nodev",
+        "exec",
+        "noexec",
+        "sync",
+        "async",
+        "dirsync",
+        "remount",
+        "mand",
+        "nomand",
+        "atime",
+        "noatime",
+        "diratime",
+        "nodiratime",
+        "bind",
+        "rbind",
+        "relatime",
+        "norelatime",
+        "strictatime",
+        "nostrictatime",
+        "defaults",
+        "private",
+        "rprivate",
     ];
     const PARAMETERS: [&str; 6] = ["size", "mode", "uid", "gid", "nr_inodes", "nr_blocks"];
     let known = match option.split_once('=') {
         Some((name, value)) => PARAMETERS.contains(&name) && !value.is_empty(),
         None => FLAGS.contains(&option),
     };
-    if known { Ok(()) } else { Err(Error::invalid(format!("Invalid tmpfs option \"{option}\""))) }
+    if known {
+        Ok(())
+    } else {
+        Err(Error::invalid(format!("Invalid tmpfs option \"{option}\"")))
+    }
 }
 
 #[cfg(test)]
@@ -282,17 +361,38 @@ mod tests {
     use super::*;
 
     fn binds(texts: &[&str]) -> Result<Vec<MountRecord>> {
-        let host = HostConfig { binds: texts.iter().map(|t| (*t).to_owned()).collect(), ..HostConfig::default() };
+        let host = HostConfig {
+            binds: texts.iter().map(|t| (*t).to_owned()).collect(),
+            ..HostConfig::default()
+        };
         mount_points(&ContainerConfig::default(), &host, |_| Ok(Vec::new()))
     }
 
     #[test]
     fn binds_and_volumes_are_told_apart() {
-        let found = binds(&["/src//x/../y:/a:ro", "data:/b", "/c", "more:/d:nocopy,ro", "/e:/e:rslave"]).unwrap();
-        let of = |destination: &str| found.iter().find(|mount| mount.destination == destination).unwrap();
-        assert_eq!((of("/a").kind, of("/a").source.as_str(), of("/a").read_only), (MountKind::Bind, "/src/y", true));
+        let found = binds(&[
+            "/src//x/../y:/a:ro",
+            "data:/b",
+            "/c",
+            "more:/d:nocopy,ro",
+            "/e:/e:rslave",
+        ])
+        .unwrap();
+        let of = |destination: &str| {
+            found
+                .iter()
+                .find(|mount| mount.destination == destination)
+                .unwrap()
+        };
+        assert_eq!(
+            (of("/a").kind, of("/a").source.as_str(), of("/a").read_only),
+            (MountKind::Bind, "/src/y", true)
+        );
         assert!(of("/a").create_source);
-        assert_eq!((of("/b").kind, of("/b").name.as_str()), (MountKind::Volume, "data"));
+        assert_eq!(
+            (of("/b").kind, of("/b").name.as_str()),
+            (MountKind::Volume, "data")
+        );
         assert!(of("/c").anonymous);
         assert!(of("/d").no_copy && of("/d").read_only);
         assert_eq!(of("/e").propagation, "rslave");
@@ -312,7 +412,12 @@ mod tests {
             let error = binds(&[text]).unwrap_err();
             assert!(error.message().contains(needle), "{text}: {error}");
         }
-        assert!(binds(&["/a:/x", "/b:/x/"]).unwrap_err().message().contains("Duplicate mount point"));
+        assert!(
+            binds(&["/a:/x", "/b:/x/"])
+                .unwrap_err()
+                .message()
+                .contains("Duplicate mount point")
+        );
     }
 
     #[test]
@@ -321,7 +426,10 @@ mod tests {
         for path in ["/data", "/other"] {
             config.volumes.entry(path.into()).or_default();
         }
-        let host = HostConfig { binds: vec!["/host:/data".into()], ..HostConfig::default() };
+        let host = HostConfig {
+            binds: vec!["/host:/data".into()],
+            ..HostConfig::default()
+        };
         let found = mount_points(&config, &host, |_| Ok(Vec::new())).unwrap();
         assert_eq!(found.len(), 2);
         assert_eq!(found[0].kind, MountKind::Bind);

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use vessel_runtime::spec::Mount;
 
-use super::modes::Ipc;
 use super::Inputs;
+use super::modes::Ipc;
 use crate::container::record::{MountKind, MountRecord};
 
 fn mount(destination: &str, kind: &str, options: &[&str]) -> Mount {
@@ -27,12 +27,31 @@ fn bind(source: &Path, destination: &str, options: &[&str]) -> Mount {
 /// All mounts, in the order they are made: a mount below another comes after it.
 pub(super) fn mounts(inputs: &Inputs<'_>) -> Vec<Mount> {
     let host = &inputs.record.host;
-    let access = if inputs.security.writable_cgroups || host.privileged { "rw" } else { "ro" };
+    let access = if inputs.security.writable_cgroups || host.privileged {
+        "rw"
+    } else {
+        "ro"
+    };
     let sys = if host.privileged { "rw" } else { "ro" };
     let mut mounts = vec![
         mount("/proc", "proc", &["nosuid", "noexec", "nodev"]),
-        mount("/dev", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
-        mount("/dev/pts", "devpts", &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]),
+        mount(
+            "/dev",
+            "tmpfs",
+            &["nosuid", "strictatime", "mode=755", "size=65536k"],
+        ),
+        mount(
+            "/dev/pts",
+            "devpts",
+            &[
+                "nosuid",
+                "noexec",
+                "newinstance",
+                "ptmxmode=0666",
+                "mode=0620",
+                "gid=5",
+            ],
+        ),
         mount("/sys", "sysfs", &["nosuid", "noexec", "nodev", sys]),
         mount("/sys/fs/cgroup", "cgroup", &[access, "nosuid", "noexec", "nodev"]),
         mount("/dev/mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
@@ -41,28 +60,52 @@ pub(super) fn mounts(inputs: &Inputs<'_>) -> Vec<Mount> {
         (Ipc::None, _) => {}
         (Ipc::Host, _) => {
             mounts.retain(|mount| mount.destination != Path::new("/dev/mqueue"));
-            mounts.push(bind(Path::new("/dev/mqueue"), "/dev/mqueue", &["rbind", "nosuid", "noexec", "nodev"]));
-            mounts.push(bind(Path::new("/dev/shm"), "/dev/shm", &["rbind", "nosuid", "noexec", "nodev"]));
+            mounts.push(bind(
+                Path::new("/dev/mqueue"),
+                "/dev/mqueue",
+                &["rbind", "nosuid", "noexec", "nodev"],
+            ));
+            mounts.push(bind(
+                Path::new("/dev/shm"),
+                "/dev/shm",
+                &["rbind", "nosuid", "noexec", "nodev"],
+            ));
         }
         (_, Some(shm)) => mounts.push(bind(shm, "/dev/shm", &["bind", "nosuid", "noexec", "nodev"])),
         (_, None) => {
             let size = format!("size={}", host.shm_size);
-            mounts.push(mount("/dev/shm", "tmpfs", &["nosuid", "noexec", "nodev", "mode=1777", &size]));
+            mounts.push(mount(
+                "/dev/shm",
+                "tmpfs",
+                &["nosuid", "noexec", "nodev", "mode=1777", &size],
+            ));
         }
     }
 
-    let user = |path: &Path| inputs.mounts.iter().any(|mount| Path::new(&mount.record.destination) == path);
+    let user = |path: &Path| {
+        inputs
+            .mounts
+            .iter()
+            .any(|mount| Path::new(&mount.record.destination) == path)
+    };
     let user_dev = user(Path::new("/dev"));
-    mounts.retain(|mount| !user(&mount.destination) && !(user_dev && mount.destination.starts_with("/dev")));
+    let replaced = |path: &Path| user(path) || user_dev && path.starts_with("/dev");
+    mounts.retain(|mount| !replaced(&mount.destination));
     if host.readonly_rootfs {
         const STAY: [&str; 5] = ["/proc", "/dev", "/dev/pts", "/dev/shm", "/dev/mqueue"];
         for mount in &mut mounts {
-            if !STAY.iter().any(|path| mount.destination == Path::new(path)) && !mount.options.iter().any(|o| o == "ro") {
+            let stays = STAY.iter().any(|path| mount.destination == Path::new(path));
+            if !stays && !mount.options.iter().any(|option| option == "ro") {
                 mount.options.push("ro".into());
             }
         }
     }
-    let files = if host.readonly_rootfs { ["bind", "rprivate", "ro"] } else { ["bind", "rprivate", "rw"] };
+    let files = if host.readonly_rootfs {
+        ["bind", "rprivate", "ro"]
+    } else {
+        ["bind", "rprivate", "rw"]
+    };
+    let mut own = Vec::new();
     for (source, destination) in [
         (&inputs.names.resolv_conf, "/etc/resolv.conf"),
         (&inputs.names.hostname, "/etc/hostname"),
@@ -71,20 +114,21 @@ pub(super) fn mounts(inputs: &Inputs<'_>) -> Vec<Mount> {
         if let Some(source) = source
             && !user(Path::new(destination))
         {
-            mounts.push(bind(source, destination, &files));
+            own.push(bind(source, destination, &files));
         }
     }
     if let Some(init) = &inputs.init {
-        mounts.push(bind(init, super::INIT_PATH, &["bind", "ro"]));
+        own.push(bind(init, super::INIT_PATH, &["bind", "ro"]));
     }
-    let mut own: Vec<Mount> = inputs.mounts.iter().map(|mount| user_mount(&mount.record, &mount.source)).collect();
-    if inputs.namespaces.user.is_some() {
-        // On the disk a volume's owners are those that containers see, as in the layers.
-        let volumes = inputs.mounts.iter().zip(&mut own).filter(|(asked, _)| asked.record.kind == MountKind::Volume);
-        for (_, mount) in volumes {
+    for asked in &inputs.mounts {
+        let mut mount = user_mount(&asked.record, &asked.source);
+        if inputs.namespaces.user.is_some() && asked.record.kind == MountKind::Volume {
+            // On the disk a volume's owners are those that containers see, as in the layers.
             mount.options.push("idmap".into());
         }
+        own.push(mount);
     }
+    // A volume over `/etc` comes before the files in it.
     own.sort_by_key(|mount| mount.destination.components().count());
     mounts.extend(own);
     mounts
@@ -99,18 +143,37 @@ fn user_mount(asked: &MountRecord, source: &Path) -> Mount {
         }
         return tmpfs;
     }
-    let mut made = bind(source, &asked.destination, &[if asked.non_recursive { "bind" } else { "rbind" }]);
-    made.options.push(if asked.propagation.is_empty() { "rprivate".into() } else { asked.propagation.clone() });
+    let mut made = bind(
+        source,
+        &asked.destination,
+        &[if asked.non_recursive { "bind" } else { "rbind" }],
+    );
+    made.options.push(if asked.propagation.is_empty() {
+        "rprivate".into()
+    } else {
+        asked.propagation.clone()
+    });
     if asked.read_only {
         // What is mounted below the source is not to be a way around.
-        made.options.push(if asked.non_recursive || asked.read_only_top { "ro" } else { "rro" }.into());
+        made.options.push(
+            if asked.non_recursive || asked.read_only_top {
+                "ro"
+            } else {
+                "rro"
+            }
+            .into(),
+        );
     }
     made
 }
 
 /// The propagation the root needs for what the mounts ask: none, `rslave` or `rshared`.
 pub(super) fn root_propagation(mounts: &[super::UserMount]) -> &'static str {
-    let has = |names: [&str; 2]| mounts.iter().any(|mount| names.contains(&mount.record.propagation.as_str()));
+    let has = |names: [&str; 2]| {
+        mounts
+            .iter()
+            .any(|mount| names.contains(&mount.record.propagation.as_str()))
+    };
     if has(["shared", "rshared"]) {
         "rshared"
     } else if has(["slave", "rslave"]) {

@@ -16,7 +16,9 @@ pub fn parse_port(text: &str) -> Result<(RangeInclusive<u16>, Protocol)> {
     let refuse = || Error::invalid(format!("invalid port specification: {text:?}"));
     let (ports, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
     let protocol = protocol.to_ascii_lowercase().parse().map_err(|_| refuse())?;
-    let range = range(ports).filter(|range| *range.start() > 0).ok_or_else(refuse)?;
+    let range = range(ports)
+        .filter(|range| *range.start() > 0)
+        .ok_or_else(refuse)?;
     Ok((range, protocol))
 }
 
@@ -45,9 +47,15 @@ pub fn published(config: &ContainerConfig, host: &HostConfig) -> Result<Vec<Port
             };
             let host_ports = match binding.host_port.as_str() {
                 "" => 0..=0,
-                text => range(text).ok_or_else(|| Error::invalid(format!("invalid port specification: {text:?}")))?,
+                text => range(text)
+                    .ok_or_else(|| Error::invalid(format!("invalid port specification: {text:?}")))?,
             };
-            specs.push(PortSpec { host_ip, host_ports, target_port: *target.start(), protocol });
+            specs.push(PortSpec {
+                host_ip,
+                host_ports,
+                target_port: *target.start(),
+                protocol,
+            });
             bound.push((*target.start(), protocol));
         }
     }
@@ -57,7 +65,12 @@ pub fn published(config: &ContainerConfig, host: &HostConfig) -> Result<Vec<Port
             for target_port in targets {
                 if !bound.contains(&(target_port, protocol)) {
                     let host_ip = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-                    specs.push(PortSpec { host_ip, host_ports: 0..=0, target_port, protocol });
+                    specs.push(PortSpec {
+                        host_ip,
+                        host_ports: 0..=0,
+                        target_port,
+                        protocol,
+                    });
                 }
             }
         }
@@ -73,16 +86,28 @@ mod tests {
 
     #[test]
     fn bindings_become_specifications() {
-        let binding = |ip: &str, port: &str| PortBinding { host_ip: ip.into(), host_port: port.into() };
-        let mut host = HostConfig { publish_all_ports: true, ..HostConfig::default() };
-        host.port_bindings.insert("80/tcp".into(), Some(vec![binding("127.0.0.1", "8080"), binding("", "")]));
+        let binding = |ip: &str, port: &str| PortBinding {
+            host_ip: ip.into(),
+            host_port: port.into(),
+        };
+        let mut host = HostConfig {
+            publish_all_ports: true,
+            ..HostConfig::default()
+        };
+        host.port_bindings.insert(
+            "80/tcp".into(),
+            Some(vec![binding("127.0.0.1", "8080"), binding("", "")]),
+        );
         let mut config = ContainerConfig::default();
         for port in ["80/tcp", "53/udp"] {
             config.exposed_ports.entry(port.into()).or_default();
         }
         let specs = published(&config, &host).unwrap();
         assert_eq!(specs.len(), 3);
-        assert_eq!((specs[0].host_ports.clone(), specs[0].target_port), (8080..=8080, 80));
+        assert_eq!(
+            (specs[0].host_ports.clone(), specs[0].target_port),
+            (8080..=8080, 80)
+        );
         assert_eq!(specs[1].host_ports, 0..=0);
         assert_eq!((specs[2].target_port, specs[2].protocol), (53, Protocol::Udp));
     }
@@ -94,7 +119,10 @@ mod tests {
         }
         let mut host = HostConfig::default();
         for (ip, port) in [("nowhere", ""), ("", "99999"), ("", "9-1")] {
-            let binding = PortBinding { host_ip: ip.into(), host_port: port.into() };
+            let binding = PortBinding {
+                host_ip: ip.into(),
+                host_port: port.into(),
+            };
             host.port_bindings.insert("80/tcp".into(), Some(vec![binding]));
             assert!(published(&ContainerConfig::default(), &host).is_err());
         }

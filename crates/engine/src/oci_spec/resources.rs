@@ -20,7 +20,9 @@ pub fn resources(asked: &Asked, device_rules: Vec<DeviceRule>) -> Result<Resourc
         devices: device_rules,
         memory: memory(asked),
         cpu: cpu(asked),
-        pids: asked.pids_limit.map(|limit| Pids { limit: Some(if limit <= 0 { -1 } else { limit }) }),
+        pids: asked.pids_limit.map(|limit| Pids {
+            limit: Some(if limit <= 0 { -1 } else { limit }),
+        }),
         block_io: block_io(asked)?,
         ..Resources::default()
     })
@@ -40,7 +42,9 @@ fn memory(asked: &Asked) -> Option<Memory> {
         limit: wanted(asked.memory),
         reservation: wanted(asked.memory_reservation),
         swap: wanted(asked.memory_swap),
-        swappiness: asked.memory_swappiness.and_then(|value| u64::try_from(value).ok()),
+        swappiness: asked
+            .memory_swappiness
+            .and_then(|value| u64::try_from(value).ok()),
         disable_oom_killer: asked.oom_kill_disable.filter(|disable| *disable),
         ..Memory::default()
     })
@@ -70,7 +74,13 @@ fn block_io(asked: &Asked) -> Result<Option<BlockIo>> {
     let rates = |asked: &[AskedRate]| -> Result<Vec<ThrottleDevice>> {
         asked
             .iter()
-            .map(|rate| block_device(&rate.path).map(|(major, minor)| ThrottleDevice { major, minor, rate: rate.rate }))
+            .map(|rate| {
+                block_device(&rate.path).map(|(major, minor)| ThrottleDevice {
+                    major,
+                    minor,
+                    rate: rate.rate,
+                })
+            })
             .collect()
     };
     let weights: Result<Vec<WeightDevice>> = asked
@@ -78,7 +88,12 @@ fn block_io(asked: &Asked) -> Result<Option<BlockIo>> {
         .iter()
         .map(|device| {
             let (major, minor) = block_device(&device.path)?;
-            Ok(WeightDevice { major, minor, weight: Some(device.weight), leaf_weight: None })
+            Ok(WeightDevice {
+                major,
+                minor,
+                weight: Some(device.weight),
+                leaf_weight: None,
+            })
         })
         .collect();
     Ok(section(BlockIo {
@@ -98,19 +113,34 @@ mod tests {
 
     #[test]
     fn nothing_asked_sets_nothing() {
-        assert_eq!(resources(&Asked::default(), Vec::new()).unwrap(), Resources::default());
+        assert_eq!(
+            resources(&Asked::default(), Vec::new()).unwrap(),
+            Resources::default()
+        );
     }
 
     #[test]
     fn cpus_are_a_quota() {
-        let asked = Asked { nano_cpus: 500_000_000, cpu_shares: 512, ..Asked::default() };
+        let asked = Asked {
+            nano_cpus: 500_000_000,
+            cpu_shares: 512,
+            ..Asked::default()
+        };
         let cpu = resources(&asked, Vec::new()).unwrap().cpu.unwrap();
-        assert_eq!((cpu.quota, cpu.period, cpu.shares), (Some(50_000), Some(100_000), Some(512)));
+        assert_eq!(
+            (cpu.quota, cpu.period, cpu.shares),
+            (Some(50_000), Some(100_000), Some(512))
+        );
     }
 
     #[test]
     fn unlimited_is_minus_one() {
-        let asked = Asked { memory: 1 << 26, memory_swap: -1, pids_limit: Some(0), ..Asked::default() };
+        let asked = Asked {
+            memory: 1 << 26,
+            memory_swap: -1,
+            pids_limit: Some(0),
+            ..Asked::default()
+        };
         let made = resources(&asked, Vec::new()).unwrap();
         assert_eq!(made.memory.unwrap().swap, Some(-1));
         assert_eq!(made.pids.unwrap().limit, Some(-1));

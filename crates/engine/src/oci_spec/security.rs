@@ -45,7 +45,11 @@ pub fn security(host: &HostConfig, available: CapSet) -> Result<Security> {
         .map_err(|error| crate::Error::from(error).as_invalid())?;
     let mut security = Security {
         capabilities: bounding,
-        filter: if host.privileged { Filter::Unconfined } else { Filter::Default },
+        filter: if host.privileged {
+            Filter::Unconfined
+        } else {
+            Filter::Default
+        },
         no_new_privileges: false,
         system_paths_unconfined: host.privileged,
         writable_cgroups: host.privileged,
@@ -55,13 +59,21 @@ pub fn security(host: &HostConfig, available: CapSet) -> Result<Security> {
         let truth = |value: &str| match value {
             "true" | "1" => Ok(true),
             "false" | "0" => Ok(false),
-            _ => Err(Error::invalid(format!("invalid --security-opt {option:?}: true or false expected"))),
+            _ => Err(Error::invalid(format!(
+                "invalid --security-opt {option:?}: true or false expected"
+            ))),
         };
         let (key, value) = match option.split_once(['=', ':']) {
             Some(pair) => pair,
-            None if matches!(option.as_str(), "no-new-privileges" | "writable-cgroups") => (option.as_str(), "true"),
+            None if matches!(option.as_str(), "no-new-privileges" | "writable-cgroups") => {
+                (option.as_str(), "true")
+            }
             None if option == "disable" => ("label", "disable"),
-            None => return Err(Error::invalid(format!("invalid --security-opt {option:?}: name=value expected"))),
+            None => {
+                return Err(Error::invalid(format!(
+                    "invalid --security-opt {option:?}: name=value expected"
+                )));
+            }
         };
         match key {
             "seccomp" => security.filter = filter(value, bounding)?,
@@ -102,7 +114,10 @@ mod tests {
     use super::*;
 
     fn of(options: &[&str]) -> Result<Security> {
-        let host = HostConfig { security_opt: options.iter().map(|o| (*o).to_owned()).collect(), ..HostConfig::default() };
+        let host = HostConfig {
+            security_opt: options.iter().map(|o| (*o).to_owned()).collect(),
+            ..HostConfig::default()
+        };
         security(&host, CapSet::KNOWN)
     }
 
@@ -112,17 +127,33 @@ mod tests {
         assert!(of(&["no-new-privileges:true"]).unwrap().no_new_privileges);
         assert!(!of(&["no-new-privileges=false"]).unwrap().no_new_privileges);
         assert_eq!(of(&["seccomp=unconfined"]).unwrap().filter, Filter::Unconfined);
-        assert_eq!(of(&["seccomp:unconfined", "apparmor=unconfined", "label=disable"]).unwrap().apparmor, "");
-        let custom = of(&[r#"seccomp={"defaultAction":"SCMP_ACT_ALLOW"}"#]).unwrap().filter;
+        assert_eq!(
+            of(&["seccomp:unconfined", "apparmor=unconfined", "label=disable"])
+                .unwrap()
+                .apparmor,
+            ""
+        );
+        let custom = of(&[r#"seccomp={"defaultAction":"SCMP_ACT_ALLOW"}"#])
+            .unwrap()
+            .filter;
         assert!(matches!(custom, Filter::Custom(_)));
-        for bad in ["nonsense", "x=y", "no-new-privileges=maybe", "seccomp=/a/file", "seccomp={\"defaultAction\":7}"] {
+        for bad in [
+            "nonsense",
+            "x=y",
+            "no-new-privileges=maybe",
+            "seccomp=/a/file",
+            "seccomp={\"defaultAction\":7}",
+        ] {
             assert_eq!(of(&[bad]).unwrap_err().kind(), crate::ErrorKind::Invalid, "{bad}");
         }
     }
 
     #[test]
     fn privileged_is_unconfined_unless_told_otherwise() {
-        let mut host = HostConfig { privileged: true, ..HostConfig::default() };
+        let mut host = HostConfig {
+            privileged: true,
+            ..HostConfig::default()
+        };
         assert_eq!(security(&host, CapSet::KNOWN).unwrap().filter, Filter::Unconfined);
         host.security_opt = vec!["seccomp=builtin".into()];
         assert_eq!(security(&host, CapSet::KNOWN).unwrap().filter, Filter::Default);

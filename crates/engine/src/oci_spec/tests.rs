@@ -6,7 +6,12 @@ use super::*;
 use crate::container::record::MountKind;
 
 fn record() -> Record {
-    let mut record = Record { id: "0123456789abcdef".into(), path: "sh".into(), args: vec!["-c".into()], ..Record::default() };
+    let mut record = Record {
+        id: "0123456789abcdef".into(),
+        path: "sh".into(),
+        args: vec!["-c".into()],
+        ..Record::default()
+    };
     record.config.hostname = "box".into();
     record.host.shm_size = 64 << 20;
     validate::fill_defaults(&mut record.host, &validate::HostFacts::default(), false);
@@ -29,7 +34,10 @@ fn made(record: &Record, change: impl FnOnce(&mut Inputs<'_>)) -> Spec {
         },
         ipc: Ipc::Private,
         shm: None,
-        names: NameFiles { hosts: Some("/run/x/hosts".into()), ..NameFiles::default() },
+        names: NameFiles {
+            hosts: Some("/run/x/hosts".into()),
+            ..NameFiles::default()
+        },
         mounts: Vec::new(),
         init: None,
         cgroup: "/vessel/0123456789abcdef".into(),
@@ -39,7 +47,10 @@ fn made(record: &Record, change: impl FnOnce(&mut Inputs<'_>)) -> Spec {
 }
 
 fn options<'a>(spec: &'a Spec, destination: &str) -> Option<&'a [String]> {
-    spec.mounts.iter().find(|mount| mount.destination == Path::new(destination)).map(|mount| mount.options.as_slice())
+    spec.mounts
+        .iter()
+        .find(|mount| mount.destination == Path::new(destination))
+        .map(|mount| mount.options.as_slice())
 }
 
 #[test]
@@ -54,9 +65,28 @@ fn the_default_container_is_dockers() {
     assert_eq!(process.capabilities.as_ref().unwrap().bounding.len(), 14);
     assert!(process.capabilities.as_ref().unwrap().inheritable.is_empty());
     let linux = spec.linux();
-    assert!(linux.masked_paths.iter().any(|path| path == Path::new("/proc/kcore")));
-    assert!(linux.readonly_paths.iter().any(|path| path == Path::new("/proc/sys")));
-    for path in ["/proc", "/dev", "/dev/pts", "/sys", "/sys/fs/cgroup", "/dev/mqueue", "/dev/shm", "/etc/hosts"] {
+    assert!(
+        linux
+            .masked_paths
+            .iter()
+            .any(|path| path == Path::new("/proc/kcore"))
+    );
+    assert!(
+        linux
+            .readonly_paths
+            .iter()
+            .any(|path| path == Path::new("/proc/sys"))
+    );
+    for path in [
+        "/proc",
+        "/dev",
+        "/dev/pts",
+        "/sys",
+        "/sys/fs/cgroup",
+        "/dev/mqueue",
+        "/dev/shm",
+        "/etc/hosts",
+    ] {
         assert!(options(&spec, path).is_some(), "{path}");
     }
     for path in ["/sys", "/sys/fs/cgroup"] {
@@ -87,7 +117,9 @@ fn a_user_other_than_root_holds_nothing() {
 fn privileged_opens_everything() {
     let mut record = record();
     record.host = HostConfigOf::privileged();
-    let spec = made(&record, |inputs| inputs.devices = devices::devices(&inputs.record.host).unwrap());
+    let spec = made(&record, |inputs| {
+        inputs.devices = devices::devices(&inputs.record.host).unwrap()
+    });
     assert!(spec.linux().masked_paths.is_empty() && spec.linux().readonly_paths.is_empty());
     assert!(options(&spec, "/sys").unwrap().contains(&"rw".to_owned()));
     let rules = &spec.linux().resources.as_ref().unwrap().devices;
@@ -98,7 +130,10 @@ struct HostConfigOf;
 
 impl HostConfigOf {
     fn privileged() -> vessel_api::HostConfig {
-        let mut host = vessel_api::HostConfig { privileged: true, ..Default::default() };
+        let mut host = vessel_api::HostConfig {
+            privileged: true,
+            ..Default::default()
+        };
         validate::fill_defaults(&mut host, &validate::HostFacts::default(), true);
         host
     }
@@ -111,7 +146,10 @@ fn a_read_only_root_leaves_the_users_mounts_alone() {
     let spec = made(&record, |inputs| {
         inputs.mounts = ["/data/below", "/data"]
             .map(|destination| UserMount {
-                record: MountRecord { destination: destination.into(), ..MountRecord::default() },
+                record: MountRecord {
+                    destination: destination.into(),
+                    ..MountRecord::default()
+                },
                 source: "/srv".into(),
             })
             .to_vec();
@@ -119,9 +157,23 @@ fn a_read_only_root_leaves_the_users_mounts_alone() {
     assert!(spec.root.as_ref().unwrap().readonly);
     assert!(options(&spec, "/etc/hosts").unwrap().contains(&"ro".to_owned()));
     assert!(!options(&spec, "/dev/shm").unwrap().contains(&"ro".to_owned()));
-    assert!(!options(&spec, "/data").unwrap().iter().any(|option| option == "ro" || option == "rro"));
-    let order: Vec<_> = spec.mounts.iter().rev().take(2).map(|mount| mount.destination.clone()).collect();
-    assert_eq!(order, [Path::new("/data/below"), Path::new("/data")], "the outer one comes first");
+    assert!(
+        !options(&spec, "/data")
+            .unwrap()
+            .iter()
+            .any(|option| option == "ro" || option == "rro")
+    );
+    let place = |path: &str| {
+        spec.mounts
+            .iter()
+            .position(|mount| mount.destination == Path::new(path))
+            .unwrap()
+    };
+    assert!(place("/data") < place("/data/below"), "the outer one comes first");
+    assert!(
+        place("/data") < place("/etc/hosts"),
+        "files come after what may be mounted over their directory"
+    );
 }
 
 #[test]
@@ -138,7 +190,11 @@ fn the_users_mounts_replace_the_standard_ones() {
             source: PathBuf::new(),
         }];
     });
-    let shm: Vec<_> = spec.mounts.iter().filter(|mount| mount.destination == Path::new("/dev/shm")).collect();
+    let shm: Vec<_> = spec
+        .mounts
+        .iter()
+        .filter(|mount| mount.destination == Path::new("/dev/shm"))
+        .collect();
     assert_eq!(shm.len(), 1);
     assert_eq!(shm[0].options, ["noexec", "nosuid", "nodev", "size=1m"]);
 }
@@ -146,15 +202,24 @@ fn the_users_mounts_replace_the_standard_ones() {
 #[test]
 fn limits_of_processes_keep_their_infinity() {
     let mut record = record();
-    record.host.resources.ulimits = vec![Ulimit { name: "nofile".into(), soft: 10, hard: -1 }];
+    record.host.resources.ulimits = vec![Ulimit {
+        name: "nofile".into(),
+        soft: 10,
+        hard: -1,
+    }];
     let limits = made(&record, |_| {}).process.unwrap().rlimits;
-    assert_eq!((limits[0].kind.as_str(), limits[0].soft, limits[0].hard), ("RLIMIT_NOFILE", 10, u64::MAX));
+    assert_eq!(
+        (limits[0].kind.as_str(), limits[0].soft, limits[0].hard),
+        ("RLIMIT_NOFILE", 10, u64::MAX)
+    );
 }
 
 #[test]
 fn init_comes_before_the_program() {
     let record = record();
-    let spec = made(&record, |inputs| inputs.init = Some("/var/lib/vessel/bin/init".into()));
+    let spec = made(&record, |inputs| {
+        inputs.init = Some("/var/lib/vessel/bin/init".into())
+    });
     assert_eq!(spec.process.as_ref().unwrap().args, [INIT_PATH, "--", "sh", "-c"]);
     assert!(options(&spec, INIT_PATH).unwrap().contains(&"ro".to_owned()));
 }

@@ -41,7 +41,10 @@ impl Accounts {
     /// # Errors
     /// When a file is there and cannot be read.
     pub fn read(root: BorrowedFd<'_>) -> Result<Self> {
-        Ok(Self { passwd: read(root, "etc/passwd")?, group: read(root, "etc/group")? })
+        Ok(Self {
+            passwd: read(root, "etc/passwd")?,
+            group: read(root, "etc/group")?,
+        })
     }
 
     /// What `user[:group]` and the added groups mean.
@@ -55,19 +58,33 @@ impl Accounts {
         };
         let user = if user.is_empty() { "0" } else { user };
         let number = id(user)?;
-        let entry = self.users().find(|entry| entry.name == user || Some(entry.uid) == number);
+        let entry = self
+            .users()
+            .find(|entry| entry.name == user || Some(entry.uid) == number);
         let mut identity = match (&entry, number) {
-            (Some(entry), _) => Identity { uid: entry.uid, gid: entry.gid, groups: Vec::new() },
-            (None, Some(uid)) => Identity { uid, ..Identity::default() },
+            (Some(entry), _) => Identity {
+                uid: entry.uid,
+                gid: entry.gid,
+                groups: Vec::new(),
+            },
+            (None, Some(uid)) => Identity {
+                uid,
+                ..Identity::default()
+            },
             (None, None) => {
-                return Err(Error::invalid(format!("unable to find user {user}: no matching entries in passwd file")));
+                return Err(Error::invalid(format!(
+                    "unable to find user {user}: no matching entries in passwd file"
+                )));
             }
         };
         match (group, &entry) {
             (Some(group), _) => identity.gid = self.group_id(group)?,
             (None, Some(entry)) => {
-                identity.groups =
-                    self.groups().filter(|group| group.has_member(entry.name)).map(|group| group.gid).collect();
+                identity.groups = self
+                    .groups()
+                    .filter(|group| group.has_member(entry.name))
+                    .map(|group| group.gid)
+                    .collect();
             }
             (None, None) => {}
         }
@@ -84,9 +101,9 @@ impl Accounts {
         match (self.groups().find(|entry| entry.name == group), number) {
             (Some(entry), _) => Ok(entry.gid),
             (None, Some(gid)) => Ok(gid),
-            (None, None) => {
-                Err(Error::invalid(format!("unable to find group {group}: no matching entries in group file")))
-            }
+            (None, None) => Err(Error::invalid(format!(
+                "unable to find group {group}: no matching entries in group file"
+            ))),
         }
     }
 
@@ -94,7 +111,11 @@ impl Accounts {
         self.passwd.lines().filter_map(|line| {
             let mut fields = line.split(':');
             let (name, _password) = (fields.next()?, fields.next()?);
-            Some(User { name, uid: fields.next()?.parse().ok()?, gid: fields.next()?.parse().ok()? })
+            Some(User {
+                name,
+                uid: fields.next()?.parse().ok()?,
+                gid: fields.next()?.parse().ok()?,
+            })
         })
     }
 
@@ -102,7 +123,11 @@ impl Accounts {
         self.group.lines().filter_map(|line| {
             let mut fields = line.split(':');
             let (name, _password) = (fields.next()?, fields.next()?);
-            Some(Group { name, gid: fields.next()?.parse().ok()?, members: fields.next().unwrap_or_default() })
+            Some(Group {
+                name,
+                gid: fields.next()?.parse().ok()?,
+                members: fields.next().unwrap_or_default(),
+            })
         })
     }
 }
@@ -132,7 +157,9 @@ fn id(text: &str) -> Result<Option<u32>> {
     }
     match text.parse::<u32>() {
         Ok(number) if number <= MAX_ID => Ok(Some(number)),
-        _ => Err(Error::invalid(format!("{text} is no user or group: uids and gids must be in range 0-{MAX_ID}"))),
+        _ => Err(Error::invalid(format!(
+            "{text} is no user or group: uids and gids must be in range 0-{MAX_ID}"
+        ))),
     }
 }
 
@@ -150,8 +177,11 @@ fn read(root: BorrowedFd<'_>, path: &str) -> Result<String> {
         return Ok(String::new());
     }
     let mut bytes = Vec::new();
-    std::io::Read::read_to_end(&mut std::io::Read::take(std::fs::File::from(file), MAX_FILE), &mut bytes)
-        .context(|| format!("read the container's /{path}"))?;
+    std::io::Read::read_to_end(
+        &mut std::io::Read::take(std::fs::File::from(file), MAX_FILE),
+        &mut bytes,
+    )
+    .context(|| format!("read the container's /{path}"))?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
@@ -171,9 +201,14 @@ pub fn stack(layers: Vec<std::path::PathBuf>) -> Result<std::os::fd::OwnedFd> {
     if let [only] = layers.as_slice() {
         // overlayfs wants two layers, or an upper one.
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        return rustix::fs::open(only, flags, Mode::empty()).context(|| format!("open the layer {}", only.display()));
+        return rustix::fs::open(only, flags, Mode::empty())
+            .context(|| format!("open the layer {}", only.display()));
     }
-    let overlay = vessel_runtime::shim::Overlay { lower: layers, upper: None, work: None };
+    let overlay = vessel_runtime::shim::Overlay {
+        lower: layers,
+        upper: None,
+        work: None,
+    };
     Ok(vessel_runtime::rootfs::overlay(&overlay, None)?)
 }
 
@@ -204,7 +239,11 @@ mod tests {
             // A user whose name is a number wins over the number.
             ("7", 70, 70, vec![]),
         ] {
-            assert_eq!(accounts.identity(text, &[]).unwrap(), Identity { uid, gid, groups }, "{text:?}");
+            assert_eq!(
+                accounts.identity(text, &[]).unwrap(),
+                Identity { uid, gid, groups },
+                "{text:?}"
+            );
         }
         let added = accounts.identity("app", &["staff".into(), "999".into()]).unwrap();
         assert_eq!(added.groups, [10, 50, 999]);

@@ -42,7 +42,13 @@ pub const MASKED_PATHS: [&str; 12] = [
 ];
 
 /// Paths that are read-only unless told otherwise.
-pub const READONLY_PATHS: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+pub const READONLY_PATHS: [&str; 5] = [
+    "/proc/bus",
+    "/proc/fs",
+    "/proc/irq",
+    "/proc/sys",
+    "/proc/sysrq-trigger",
+];
 
 /// Fills in the defaults that `inspect` shows.
 pub fn fill_defaults(host: &mut HostConfig, facts: &HostFacts, unconfined: bool) {
@@ -55,11 +61,17 @@ pub fn fill_defaults(host: &mut HostConfig, facts: &HostFacts, unconfined: bool)
         host.network_mode = "bridge".into();
     }
     default(&mut host.ipc_mode, "private");
-    default(&mut host.cgroupns_mode, if facts.cgroup_v2 { "private" } else { "host" });
+    default(
+        &mut host.cgroupns_mode,
+        if facts.cgroup_v2 { "private" } else { "host" },
+    );
     default(&mut host.restart_policy.name, "no");
     default(&mut host.log_config.kind, "json-file");
     default(&mut host.runtime, "vessel");
-    if host.shm_size == 0 && !matches!(host.ipc_mode.as_str(), "host" | "none") && !host.ipc_mode.starts_with("container:") {
+    if host.shm_size == 0
+        && !matches!(host.ipc_mode.as_str(), "host" | "none")
+        && !host.ipc_mode.starts_with("container:")
+    {
         host.shm_size = SHM_SIZE;
     }
     let resources = &mut host.resources;
@@ -93,7 +105,9 @@ pub fn check(config: &ContainerConfig, host: &HostConfig, facts: &HostFacts) -> 
     conflicts(config, host, &network)?;
     restart_policy(&host.restart_policy)?;
     if host.auto_remove && !host.restart_policy.is_none() {
-        return Err(Error::invalid("can't create 'AutoRemove' container with restart policy"));
+        return Err(Error::invalid(
+            "can't create 'AutoRemove' container with restart policy",
+        ));
     }
     if host.shm_size < 0 {
         return Err(Error::invalid("SHM size can not be less than 0"));
@@ -114,7 +128,10 @@ pub fn check(config: &ContainerConfig, host: &HostConfig, facts: &HostFacts) -> 
     Namespace::parse("UTS", &host.uts_mode)?;
     let ipc = Ipc::parse(&host.ipc_mode)?;
     if !matches!(host.cgroupns_mode.as_str(), "" | "host" | "private") {
-        return Err(Error::invalid(format!("invalid cgroup namespace mode: {}", host.cgroupns_mode)));
+        return Err(Error::invalid(format!(
+            "invalid cgroup namespace mode: {}",
+            host.cgroupns_mode
+        )));
     }
     if !matches!(host.isolation.as_str(), "" | "default" | "process") {
         return Err(Error::unsupported(format!(
@@ -123,19 +140,34 @@ pub fn check(config: &ContainerConfig, host: &HostConfig, facts: &HostFacts) -> 
         )));
     }
     if !host.links.is_empty() {
-        return Err(Error::unsupported("links are not supported: use a network's DNS or --add-host"));
+        return Err(Error::unsupported(
+            "links are not supported: use a network's DNS or --add-host",
+        ));
     }
     if !host.resources.device_requests.is_empty() {
-        return Err(Error::unsupported("device requests (--gpus, CDI) are not supported: name the nodes with --device"));
+        return Err(Error::unsupported(
+            "device requests (--gpus, CDI) are not supported: name the nodes with --device",
+        ));
     }
     if !matches!(host.volume_driver.as_str(), "" | "local") {
-        return Err(Error::unsupported(format!("there is no volume driver {:?}: only local is built in", host.volume_driver)));
+        return Err(Error::unsupported(format!(
+            "there is no volume driver {:?}: only local is built in",
+            host.volume_driver
+        )));
     }
     if host.storage_opt.keys().next().is_some() {
-        return Err(Error::unsupported("--storage-opt is not supported: the writable layer has no size limit of its own"));
+        return Err(Error::unsupported(
+            "--storage-opt is not supported: the writable layer has no size limit of its own",
+        ));
     }
-    if !matches!(host.runtime.as_str(), "" | "vessel" | "runc" | "io.containerd.runc.v2") {
-        return Err(Error::invalid(format!("unknown or invalid runtime name: {}", host.runtime)));
+    if !matches!(
+        host.runtime.as_str(),
+        "" | "vessel" | "runc" | "io.containerd.runc.v2"
+    ) {
+        return Err(Error::invalid(format!(
+            "unknown or invalid runtime name: {}",
+            host.runtime
+        )));
     }
     sysctls(host, &network, &ipc)?;
     log_options(host)?;
@@ -160,7 +192,11 @@ fn portable(config: &ContainerConfig) -> Result<()> {
         }
     }
     for (what, name) in [("hostname", &config.hostname), ("domainname", &config.domainname)] {
-        if name.len() > 64 || name.bytes().any(|byte| byte <= b' ' || byte == b'/' || byte == 0x7f) {
+        if name.len() > 64
+            || name
+                .bytes()
+                .any(|byte| byte <= b' ' || byte == b'/' || byte == 0x7f)
+        {
             return Err(Error::invalid(format!(
                 "invalid {what} {name:?}: at most 64 characters, no spaces, slashes or control characters"
             )));
@@ -170,8 +206,13 @@ fn portable(config: &ContainerConfig) -> Result<()> {
         crate::signal::parse(&config.stop_signal)?;
     }
     let words = config.entrypoint.iter().flatten().chain(&config.cmd);
-    if words.chain([&config.user, &config.working_dir]).any(|word| word.contains('\0')) {
-        return Err(Error::invalid("commands, users and paths must not contain NUL characters"));
+    if words
+        .chain([&config.user, &config.working_dir])
+        .any(|word| word.contains('\0'))
+    {
+        return Err(Error::invalid(
+            "commands, users and paths must not contain NUL characters",
+        ));
     }
     for port in config.exposed_ports.keys() {
         super::ports::parse_port(port)?;
@@ -219,9 +260,9 @@ pub fn restart_policy(policy: &RestartPolicy) -> Result<()> {
             policy.name
         ))),
         "always" | "unless-stopped" | "no" | "" => Ok(()),
-        "on-failure" if count < 0 => {
-            Err(Error::invalid("invalid restart policy: maximum retry count cannot be negative"))
-        }
+        "on-failure" if count < 0 => Err(Error::invalid(
+            "invalid restart policy: maximum retry count cannot be negative",
+        )),
         "on-failure" => Ok(()),
         other => Err(Error::invalid(format!(
             "invalid restart policy: unknown policy '{other}'; use one of 'no', 'always', 'on-failure', or 'unless-stopped'"
@@ -232,29 +273,50 @@ pub fn restart_policy(policy: &RestartPolicy) -> Result<()> {
 fn sysctls(host: &HostConfig, network: &NetworkMode, ipc: &Ipc) -> Result<()> {
     for (name, value) in &host.sysctls {
         let name = name.as_str();
-        if name.is_empty() || name.split('.').any(|part| part.is_empty() || part.contains('/') || part == "..") {
+        if name.is_empty()
+            || name
+                .split('.')
+                .any(|part| part.is_empty() || part.contains('/') || part == "..")
+        {
             return Err(Error::invalid(format!("sysctl {name:?} is not a name")));
         }
         if value.contains('\0') {
-            return Err(Error::invalid(format!("the value of sysctl {name:?} contains a NUL character")));
+            return Err(Error::invalid(format!(
+                "the value of sysctl {name:?} contains a NUL character"
+            )));
         }
-        let ipc_names =
-            ["kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem", "kernel.shmall", "kernel.shmmax",
-             "kernel.shmmni", "kernel.shm_rmid_forced"];
+        let ipc_names = [
+            "kernel.msgmax",
+            "kernel.msgmnb",
+            "kernel.msgmni",
+            "kernel.sem",
+            "kernel.shmall",
+            "kernel.shmmax",
+            "kernel.shmmni",
+            "kernel.shm_rmid_forced",
+        ];
         if name.starts_with("net.") {
             if *network == NetworkMode::Host {
-                return Err(Error::invalid(format!("sysctl \"{name}\" not allowed in host network namespace")));
+                return Err(Error::invalid(format!(
+                    "sysctl \"{name}\" not allowed in host network namespace"
+                )));
             }
         } else if name.starts_with("fs.mqueue.") || ipc_names.contains(&name) {
             if matches!(ipc, Ipc::Host) {
-                return Err(Error::invalid(format!("sysctl \"{name}\" not allowed in host ipc namespace")));
+                return Err(Error::invalid(format!(
+                    "sysctl \"{name}\" not allowed in host ipc namespace"
+                )));
             }
         } else if name == "kernel.domainname" {
             if host.uts_mode == "host" {
-                return Err(Error::invalid(format!("sysctl \"{name}\" not allowed in host UTS namespace")));
+                return Err(Error::invalid(format!(
+                    "sysctl \"{name}\" not allowed in host UTS namespace"
+                )));
             }
         } else if name == "kernel.hostname" {
-            return Err(Error::invalid("sysctl \"kernel.hostname\" conflicts with --hostname: use that"));
+            return Err(Error::invalid(
+                "sysctl \"kernel.hostname\" conflicts with --hostname: use that",
+            ));
         } else {
             return Err(Error::invalid(format!(
                 "sysctl \"{name}\" is not in a separate kernel namespace: it would change the host"
@@ -274,7 +336,9 @@ pub fn log_options(host: &HostConfig) -> Result<Option<(u64, u32)>> {
         "" | "json-file" => {}
         "none" => {
             return match options.keys().next() {
-                Some(option) => Err(Error::invalid(format!("unknown log opt '{option}' for none log driver"))),
+                Some(option) => Err(Error::invalid(format!(
+                    "unknown log opt '{option}' for none log driver"
+                ))),
                 None => Ok(None),
             };
         }
@@ -290,10 +354,21 @@ pub fn log_options(host: &HostConfig) -> Result<Option<(u64, u32)>> {
         match name.as_str() {
             "max-size" if value == "-1" => size = 0,
             "max-size" => size = bytes(value).filter(|size| *size > 0).ok_or_else(refuse)?,
-            "max-file" => files = value.parse().ok().filter(|files| (1..=1000).contains(files)).ok_or_else(refuse)?,
+            "max-file" => {
+                files = value
+                    .parse()
+                    .ok()
+                    .filter(|files| (1..=1000).contains(files))
+                    .ok_or_else(refuse)?
+            }
             // Accepted: compressed rotation, labels and environment in the log, tags and buffering change nothing here.
-            "compress" | "labels" | "labels-regex" | "env" | "env-regex" | "tag" | "mode" | "max-buffer-size" => {}
-            _ => return Err(Error::invalid(format!("unknown log opt '{name}' for json-file log driver"))),
+            "compress" | "labels" | "labels-regex" | "env" | "env-regex" | "tag" | "mode"
+            | "max-buffer-size" => {}
+            _ => {
+                return Err(Error::invalid(format!(
+                    "unknown log opt '{name}' for json-file log driver"
+                )));
+            }
         }
     }
     Ok(Some((size, files)))
@@ -302,7 +377,9 @@ pub fn log_options(host: &HostConfig) -> Result<Option<(u64, u32)>> {
 /// `10m`, `1g`, `512kb`, `1024`: units of 1024, as Docker's.
 pub fn bytes(text: &str) -> Option<u64> {
     let text = text.trim().to_ascii_lowercase();
-    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(text.len());
     let number: f64 = text[..digits].parse().ok()?;
     let unit = text[digits..].trim().trim_end_matches("ib").trim_end_matches('b');
     let power = match unit {
@@ -320,8 +397,21 @@ pub fn bytes(text: &str) -> Option<u64> {
 
 /// Names of limits, with `RLIMIT_` in front the kernel's.
 const ULIMITS: [&str; 15] = [
-    "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc", "rss", "rtprio", "rttime",
-    "sigpending", "stack",
+    "core",
+    "cpu",
+    "data",
+    "fsize",
+    "locks",
+    "memlock",
+    "msgqueue",
+    "nice",
+    "nofile",
+    "nproc",
+    "rss",
+    "rtprio",
+    "rttime",
+    "sigpending",
+    "stack",
 ];
 
 fn ulimit(limit: &vessel_api::Ulimit) -> Result<()> {
@@ -352,21 +442,30 @@ pub fn resources(asked: &Resources, facts: &HostFacts, update: bool) -> Result<V
         return refuse("Minimum memoryswap limit should be larger than memory limit, see usage".into());
     }
     if memory == 0 && asked.memory_swap > 0 && !update {
-        return refuse("You should always set the Memory limit when using Memoryswap limit, see usage".into());
+        return refuse(
+            "You should always set the Memory limit when using Memoryswap limit, see usage".into(),
+        );
     }
     if asked.memory_swap < -1 {
-        return refuse(format!("invalid memory swap {}: -1 is unlimited", asked.memory_swap));
+        return refuse(format!(
+            "invalid memory swap {}: -1 is unlimited",
+            asked.memory_swap
+        ));
     }
     if let Some(swappiness) = asked.memory_swappiness
         && !(-1..=100).contains(&swappiness)
     {
-        return refuse(format!("Invalid value: {swappiness}, valid memory swappiness range is 0-100"));
+        return refuse(format!(
+            "Invalid value: {swappiness}, valid memory swappiness range is 0-100"
+        ));
     }
     if asked.memory_reservation != 0 && asked.memory_reservation < MIN_MEMORY {
         return refuse("Minimum memory reservation allowed is 6MB".into());
     }
     if memory > 0 && asked.memory_reservation > memory {
-        return refuse("Minimum memory limit can not be less than memory reservation limit, see usage".into());
+        return refuse(
+            "Minimum memory limit can not be less than memory reservation limit, see usage".into(),
+        );
     }
     if asked.oom_kill_disable == Some(true) && memory == 0 {
         warnings.push(
@@ -382,7 +481,10 @@ pub fn resources(asked: &Resources, facts: &HostFacts, update: bool) -> Result<V
     }
     for device in &asked.blkio_weight_device {
         if device.weight != 0 && !(10..=1000).contains(&device.weight) {
-            return refuse(format!("Range of blkio weight is from 10 to 1000: {} of {}", device.weight, device.path));
+            return refuse(format!(
+                "Range of blkio weight is from 10 to 1000: {} of {}",
+                device.weight, device.path
+            ));
         }
     }
     Ok(warnings)
@@ -397,7 +499,9 @@ fn cpu(asked: &Resources, facts: &HostFacts) -> Result<()> {
     if asked.nano_cpus > 0 && asked.cpu_quota > 0 {
         return refuse("Conflicting options: Nano CPUs and CPU Quota cannot both be set.".into());
     }
-    let most = i64::try_from(count).unwrap_or(i64::MAX).saturating_mul(1_000_000_000);
+    let most = i64::try_from(count)
+        .unwrap_or(i64::MAX)
+        .saturating_mul(1_000_000_000);
     // The kernel takes no quota below a millisecond.
     if asked.nano_cpus < 0 || asked.nano_cpus > most || (1..10_000_000).contains(&asked.nano_cpus) {
         return refuse(format!(
@@ -405,16 +509,24 @@ fn cpu(asked: &Resources, facts: &HostFacts) -> Result<()> {
         ));
     }
     if asked.cpu_shares < 0 {
-        return refuse(format!("invalid CPU shares ({}): value must be a positive integer", asked.cpu_shares));
+        return refuse(format!(
+            "invalid CPU shares ({}): value must be a positive integer",
+            asked.cpu_shares
+        ));
     }
     if asked.cpu_period != 0 && !(1_000..=1_000_000).contains(&asked.cpu_period) {
-        return refuse("CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)".into());
+        return refuse(
+            "CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)".into(),
+        );
     }
     if asked.cpu_quota > 0 && asked.cpu_quota < 1_000 {
         return refuse("CPU cfs quota can not be less than 1ms (i.e. 1000)".into());
     }
     if asked.cpu_quota < -1 {
-        return refuse(format!("invalid CPU cfs quota {}: -1 is unlimited", asked.cpu_quota));
+        return refuse(format!(
+            "invalid CPU cfs quota {}: -1 is unlimited",
+            asked.cpu_quota
+        ));
     }
     let list = |set: &BTreeSet<u32>| {
         let numbers: Vec<String> = set.iter().map(u32::to_string).collect();
@@ -422,10 +534,15 @@ fn cpu(asked: &Resources, facts: &HostFacts) -> Result<()> {
     };
     for (what, name, asked, there) in [
         ("cpuset cpus", "CPUs", &asked.cpuset_cpus, &facts.cpus),
-        ("cpuset mems", "memory nodes", &asked.cpuset_mems, &facts.memory_nodes),
+        (
+            "cpuset mems",
+            "memory nodes",
+            &asked.cpuset_mems,
+            &facts.memory_nodes,
+        ),
     ] {
-        let set = number_list(asked)
-            .ok_or_else(|| Error::invalid(format!("Invalid value {asked} for {what}")))?;
+        let set =
+            number_list(asked).ok_or_else(|| Error::invalid(format!("Invalid value {asked} for {what}")))?;
         if !set.is_subset(there) {
             return refuse(format!(
                 "Requested {name} are not available - requested {asked}, available: {}",
@@ -441,7 +558,10 @@ pub fn number_list(text: &str) -> Option<BTreeSet<u32>> {
     let mut set = BTreeSet::new();
     for part in text.trim().split(',').filter(|part| !part.is_empty()) {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
-        let (first, last) = (first.trim().parse::<u32>().ok()?, last.trim().parse::<u32>().ok()?);
+        let (first, last) = (
+            first.trim().parse::<u32>().ok()?,
+            last.trim().parse::<u32>().ok()?,
+        );
         // No machine has more; a larger range would only fill memory.
         if first > last || last > 65_535 {
             return None;
@@ -459,34 +579,83 @@ mod tests {
     use super::*;
 
     fn facts() -> HostFacts {
-        HostFacts { cpus: [0, 1].into(), memory_nodes: [0].into(), ..HostFacts::default() }
+        HostFacts {
+            cpus: [0, 1].into(),
+            memory_nodes: [0].into(),
+            ..HostFacts::default()
+        }
     }
 
     fn refused(change: impl FnOnce(&mut ContainerConfig, &mut HostConfig)) -> String {
         let (mut config, mut host) = (ContainerConfig::default(), HostConfig::default());
         change(&mut config, &mut host);
-        check(&config, &host, &facts()).expect_err("it was accepted").message().to_owned()
+        check(&config, &host, &facts())
+            .expect_err("it was accepted")
+            .message()
+            .to_owned()
     }
 
     #[test]
     fn values_out_of_range_are_refused_in_dockers_words() {
-        let ulimit = |name: &str, soft, hard| vec![Ulimit { name: name.into(), soft, hard }];
+        let ulimit = |name: &str, soft, hard| {
+            vec![Ulimit {
+                name: name.into(),
+                soft,
+                hard,
+            }]
+        };
         for (message, needle) in [
-            (refused(|_, h| h.resources.memory = 1 << 20), "Minimum memory limit allowed is 6MB"),
-            (refused(|_, h| h.resources.memory_swap = 1 << 30), "You should always set the Memory limit"),
-            (refused(|_, h| h.resources.memory_swappiness = Some(101)), "valid memory swappiness range is 0-100"),
-            (refused(|_, h| h.resources.nano_cpus = 3_000_000_000), "Range of CPUs is from 0.01 to 2.00"),
-            (refused(|_, h| h.resources.nano_cpus = 1), "Range of CPUs is from 0.01"),
+            (
+                refused(|_, h| h.resources.memory = 1 << 20),
+                "Minimum memory limit allowed is 6MB",
+            ),
+            (
+                refused(|_, h| h.resources.memory_swap = 1 << 30),
+                "You should always set the Memory limit",
+            ),
+            (
+                refused(|_, h| h.resources.memory_swappiness = Some(101)),
+                "valid memory swappiness range is 0-100",
+            ),
+            (
+                refused(|_, h| h.resources.nano_cpus = 3_000_000_000),
+                "Range of CPUs is from 0.01 to 2.00",
+            ),
+            (
+                refused(|_, h| h.resources.nano_cpus = 1),
+                "Range of CPUs is from 0.01",
+            ),
             (refused(|_, h| h.resources.cpu_period = 1), "CPU cfs period"),
             (refused(|_, h| h.resources.cpu_quota = 1), "CPU cfs quota"),
-            (refused(|_, h| h.resources.cpuset_cpus = "5".into()), "Requested CPUs are not available"),
-            (refused(|_, h| h.resources.cpuset_cpus = "a".into()), "Invalid value a for cpuset cpus"),
-            (refused(|_, h| h.resources.blkio_weight = 5), "Range of blkio weight is from 10 to 1000"),
-            (refused(|_, h| h.oom_score_adj = 1001), "range for oom score adj is [-1000, 1000]"),
+            (
+                refused(|_, h| h.resources.cpuset_cpus = "5".into()),
+                "Requested CPUs are not available",
+            ),
+            (
+                refused(|_, h| h.resources.cpuset_cpus = "a".into()),
+                "Invalid value a for cpuset cpus",
+            ),
+            (
+                refused(|_, h| h.resources.blkio_weight = 5),
+                "Range of blkio weight is from 10 to 1000",
+            ),
+            (
+                refused(|_, h| h.oom_score_adj = 1001),
+                "range for oom score adj is [-1000, 1000]",
+            ),
             (refused(|_, h| h.shm_size = -1), "SHM size can not be less than 0"),
-            (refused(|_, h| h.resources.ulimits = ulimit("x", 1, 1)), "invalid ulimit type: x"),
-            (refused(|_, h| h.resources.ulimits = ulimit("nofile", 2, 1)), "soft limit must be less than"),
-            (refused(|_, h| h.restart_policy.name = "maybe".into()), "unknown policy 'maybe'"),
+            (
+                refused(|_, h| h.resources.ulimits = ulimit("x", 1, 1)),
+                "invalid ulimit type: x",
+            ),
+            (
+                refused(|_, h| h.resources.ulimits = ulimit("nofile", 2, 1)),
+                "soft limit must be less than",
+            ),
+            (
+                refused(|_, h| h.restart_policy.name = "maybe".into()),
+                "unknown policy 'maybe'",
+            ),
             (
                 refused(|_, h| {
                     h.restart_policy.name = "always".into();
@@ -494,8 +663,14 @@ mod tests {
                 }),
                 "can't create 'AutoRemove' container with restart policy",
             ),
-            (refused(|c, _| c.working_dir = "here".into()), "the working directory 'here' is invalid"),
-            (refused(|c, _| c.env = vec!["=x".into()]), "invalid environment variable"),
+            (
+                refused(|c, _| c.working_dir = "here".into()),
+                "the working directory 'here' is invalid",
+            ),
+            (
+                refused(|c, _| c.env = vec!["=x".into()]),
+                "invalid environment variable",
+            ),
             (refused(|c, _| c.hostname = "a b".into()), "invalid hostname"),
             (refused(|c, _| c.stop_signal = "SIGNONE".into()), "SIGNONE"),
             (
@@ -516,7 +691,10 @@ mod tests {
                 refused(|_, h| drop(h.sysctls.insert("vm.swappiness".into(), "1".into()))),
                 "is not in a separate kernel namespace",
             ),
-            (refused(|_, h| h.log_config.kind = "syslog".into()), "no log driver named 'syslog'"),
+            (
+                refused(|_, h| h.log_config.kind = "syslog".into()),
+                "no log driver named 'syslog'",
+            ),
             (
                 refused(|_, h| drop(h.log_config.config.insert("max-size".into(), "much".into()))),
                 "invalid value for max-size",

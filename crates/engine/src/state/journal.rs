@@ -58,10 +58,12 @@ impl Journal {
             .context(|| format!("open the state journal {}", path.display()))?;
         let mut file = File::from(file);
         let mut data = Vec::new();
-        file.read_to_end(&mut data).context(|| format!("read the state journal {}", path.display()))?;
+        file.read_to_end(&mut data)
+            .context(|| format!("read the state journal {}", path.display()))?;
 
         let write = |offset, bytes: &[u8]| {
-            file.write_all_at(bytes, offset).context(|| format!("write the state journal {}", path.display()))
+            file.write_all_at(bytes, offset)
+                .context(|| format!("write the state journal {}", path.display()))
         };
         if data.len() < SIGNATURE.len() && SIGNATURE.starts_with(&data) {
             write(0, SIGNATURE)?;
@@ -76,7 +78,10 @@ impl Journal {
 
         let mut journal = Self {
             directory: directory.to_owned(),
-            file: Arc::new(file.try_clone().context(|| "duplicate the state journal's descriptor")?),
+            file: Arc::new(
+                file.try_clone()
+                    .context(|| "duplicate the state journal's descriptor")?,
+            ),
             end: SIGNATURE.len() as u64,
             live: SIGNATURE.len() as u64,
             tables: Tables::new(),
@@ -91,7 +96,8 @@ impl Journal {
             recovery.set_aside = Some(aside);
             journal.compact()?;
         } else if recovery.torn > 0 {
-            file.set_len(journal.end).context(|| format!("truncate the state journal {}", path.display()))?;
+            file.set_len(journal.end)
+                .context(|| format!("truncate the state journal {}", path.display()))?;
         }
         Ok((journal, recovery))
     }
@@ -133,7 +139,9 @@ impl Journal {
                 if !self.tables.contains_key(table) {
                     self.tables.insert(table.into(), BTreeMap::new());
                 }
-                self.tables.get_mut(table).and_then(|values| values.insert(key.into(), value.into()))
+                self.tables
+                    .get_mut(table)
+                    .and_then(|values| values.insert(key.into(), value.into()))
             }
             None => self.tables.get_mut(table).and_then(|values| values.remove(key)),
         };
@@ -147,14 +155,16 @@ impl Journal {
     pub fn append(&mut self, operation: Operation<'_>) -> Result<()> {
         self.buffer.clear();
         record::encode(&mut self.buffer, operation).ok_or_else(|| {
-            Error::invalid(format!("{} {} is too large to be stored", operation.table, operation.key))
+            Error::invalid(format!(
+                "{} {} is too large to be stored",
+                operation.table, operation.key
+            ))
         })?;
         if let Err(error) = self.file.write_all_at(&self.buffer, self.end) {
             // What was written is cut off, so that the room is free again; if that fails too it is overwritten.
             let _ = self.file.set_len(self.end);
-            return Err(error).context(|| {
-                format!("write the state journal {}", self.directory.join(NAME).display())
-            });
+            return Err(error)
+                .context(|| format!("write the state journal {}", self.directory.join(NAME).display()));
         }
         self.end += self.buffer.len() as u64;
         if let Some(tail) = &mut self.tail {
@@ -192,7 +202,11 @@ impl Journal {
         self.tail = Some(Vec::new());
         Snapshot {
             path: self.directory.join(NEW_NAME),
-            tables: self.tables.iter().map(|(name, values)| (name.clone(), values.clone())).collect(),
+            tables: self
+                .tables
+                .iter()
+                .map(|(name, values)| (name.clone(), values.clone()))
+                .collect(),
         }
     }
 
@@ -213,7 +227,9 @@ impl Journal {
         std::fs::rename(self.directory.join(NEW_NAME), &target).context(fail)?;
         self.end = new.end + tail.len() as u64;
         self.file = Arc::new(new.file);
-        File::open(&self.directory).and_then(|directory| directory.sync_all()).context(fail)
+        File::open(&self.directory)
+            .and_then(|directory| directory.sync_all())
+            .context(fail)
     }
 }
 
@@ -239,7 +255,14 @@ pub(super) fn write_compacted(snapshot: &Snapshot) -> Result<Compacted> {
     for (table, values) in &snapshot.tables {
         for (key, value) in values {
             // It was encoded before, so it can be encoded again.
-            let _ = record::encode(&mut buffer, Operation { table, key, value: Some(value) });
+            let _ = record::encode(
+                &mut buffer,
+                Operation {
+                    table,
+                    key,
+                    value: Some(value),
+                },
+            );
             if buffer.len() > 256 << 10 {
                 file.write_all_at(&buffer, end).context(fail)?;
                 end += buffer.len() as u64;

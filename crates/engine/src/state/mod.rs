@@ -71,12 +71,25 @@ impl Store {
         let (journal, recovery) = Journal::open(directory)?;
         let journal = Arc::new(Mutex::new(journal));
         let syncer = sync::Syncer::start(Arc::clone(&journal))?;
-        Ok((Self { inner: Arc::new(Inner { journal, syncer, _lock: lock }) }, recovery))
+        Ok((
+            Self {
+                inner: Arc::new(Inner {
+                    journal,
+                    syncer,
+                    _lock: lock,
+                }),
+            },
+            recovery,
+        ))
     }
 
     /// A table by name.
     pub fn table<T: Serialize + DeserializeOwned>(&self, name: &'static str) -> Table<T> {
-        Table { inner: Arc::clone(&self.inner), name, value: PhantomData }
+        Table {
+            inner: Arc::clone(&self.inner),
+            name,
+            value: PhantomData,
+        }
     }
 
     /// Makes everything written so far survive a power failure.
@@ -94,7 +107,11 @@ impl<T: Serialize + DeserializeOwned> Table<T> {
     /// # Errors
     /// When the stored value is not a `T`.
     pub fn get(&self, key: &str) -> Result<Option<T>> {
-        let value = held(&self.inner.journal).tables().get(self.name).and_then(|values| values.get(key)).cloned();
+        let value = held(&self.inner.journal)
+            .tables()
+            .get(self.name)
+            .and_then(|values| values.get(key))
+            .cloned();
         value.map(|value| self.decode(key, &value)).transpose()
     }
 
@@ -103,8 +120,15 @@ impl<T: Serialize + DeserializeOwned> Table<T> {
     /// # Errors
     /// When a stored value is not a `T`.
     pub fn all(&self) -> Result<Vec<(String, T)>> {
-        let values = held(&self.inner.journal).tables().get(self.name).cloned().unwrap_or_default();
-        values.iter().map(|(key, value)| Ok((key.to_string(), self.decode(key, value)?))).collect()
+        let values = held(&self.inner.journal)
+            .tables()
+            .get(self.name)
+            .cloned()
+            .unwrap_or_default();
+        values
+            .iter()
+            .map(|(key, value)| Ok((key.to_string(), self.decode(key, value)?)))
+            .collect()
     }
 
     /// Sets the value of a key: it is visible and survives this process when this returns.
@@ -112,9 +136,17 @@ impl<T: Serialize + DeserializeOwned> Table<T> {
     /// # Errors
     /// When the journal cannot be written: the change is not made then.
     pub fn put_now(&self, key: &str, value: &T) -> Result<()> {
-        let value = serde_json::to_vec(value)
-            .map_err(|error| Error::system(format!("encode {} {key} for the state journal: {error}", self.name)))?;
-        self.append(Operation { table: self.name, key, value: Some(&value) })
+        let value = serde_json::to_vec(value).map_err(|error| {
+            Error::system(format!(
+                "encode {} {key} for the state journal: {error}",
+                self.name
+            ))
+        })?;
+        self.append(Operation {
+            table: self.name,
+            key,
+            value: Some(&value),
+        })
     }
 
     /// Removes a key, as [`Self::put_now`] sets it.
@@ -122,10 +154,18 @@ impl<T: Serialize + DeserializeOwned> Table<T> {
     /// # Errors
     /// As [`Self::put_now`].
     pub fn delete_now(&self, key: &str) -> Result<()> {
-        if !held(&self.inner.journal).tables().get(self.name).is_some_and(|values| values.contains_key(key)) {
+        if !held(&self.inner.journal)
+            .tables()
+            .get(self.name)
+            .is_some_and(|values| values.contains_key(key))
+        {
             return Ok(());
         }
-        self.append(Operation { table: self.name, key, value: None })
+        self.append(Operation {
+            table: self.name,
+            key,
+            value: None,
+        })
     }
 
     /// Sets the value of a key, with the durability that is asked for when the future is done.
@@ -169,8 +209,12 @@ impl<T: Serialize + DeserializeOwned> Table<T> {
     }
 
     fn decode(&self, key: &str, value: &[u8]) -> Result<T> {
-        serde_json::from_slice(value)
-            .map_err(|error| Error::system(format!("the state journal's {} {key} cannot be read: {error}", self.name)))
+        serde_json::from_slice(value).map_err(|error| {
+            Error::system(format!(
+                "the state journal's {} {key} cannot be read: {error}",
+                self.name
+            ))
+        })
     }
 }
 

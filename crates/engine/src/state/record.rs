@@ -114,7 +114,11 @@ const fn tables() -> [[u32; 256]; 8] {
         let mut crc = index as u32;
         let mut bit = 0;
         while bit < 8 {
-            crc = if crc & 1 == 1 { 0xedb8_8320 ^ (crc >> 1) } else { crc >> 1 };
+            crc = if crc & 1 == 1 {
+                0xedb8_8320 ^ (crc >> 1)
+            } else {
+                crc >> 1
+            };
             bit += 1;
         }
         tables[0][index] = crc;
@@ -140,13 +144,20 @@ mod tests {
     #[test]
     fn the_checksum_is_the_standard_one() {
         assert_eq!(crc32(0, b"123456789"), 0xcbf4_3926);
-        assert_eq!(crc32(crc32(0, b"1234"), b"56789abcdefghijk"), crc32(0, b"123456789abcdefghijk"));
+        assert_eq!(
+            crc32(crc32(0, b"1234"), b"56789abcdefghijk"),
+            crc32(0, b"123456789abcdefghijk")
+        );
     }
 
     #[test]
     fn every_flipped_bit_is_noticed() {
         let mut record = Vec::new();
-        let operation = Operation { table: "t", key: "key", value: Some(b"{\"a\":1}") };
+        let operation = Operation {
+            table: "t",
+            key: "key",
+            value: Some(b"{\"a\":1}"),
+        };
         encode(&mut record, operation).unwrap();
         assert_eq!(decode(&record), Some((operation, record.len())));
         for bit in 0..record.len() * 8 {

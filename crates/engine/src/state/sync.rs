@@ -41,7 +41,10 @@ impl Syncer {
                 move || run(&shared, &journal)
             })
             .context(|| "start the state journal's thread")?;
-        Ok(Self { shared, thread: Some(thread) })
+        Ok(Self {
+            shared,
+            thread: Some(thread),
+        })
     }
 
     fn change(&self, change: impl FnOnce(&mut Queue)) {
@@ -52,7 +55,8 @@ impl Syncer {
     pub async fn sync(&self) -> Result<()> {
         let (sender, done) = oneshot::channel();
         self.change(|queue| queue.waiting.push(sender));
-        done.await.unwrap_or_else(|_| Err(Error::system("the state journal's thread has ended")))
+        done.await
+            .unwrap_or_else(|_| Err(Error::system("the state journal's thread has ended")))
     }
 
     pub fn compact(&self) {

@@ -93,7 +93,12 @@ fn a_second_engine_is_refused_by_name() {
     let directory = tempfile::tempdir().unwrap();
     let held = Store::open(directory.path()).unwrap();
     let error = Store::open(directory.path()).unwrap_err();
-    assert!(error.message().contains(&format!("process {}", std::process::id())), "{error}");
+    assert!(
+        error
+            .message()
+            .contains(&format!("process {}", std::process::id())),
+        "{error}"
+    );
     drop(held);
     Store::open(directory.path()).unwrap();
 }
@@ -103,7 +108,12 @@ fn a_foreign_file_is_left_alone() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("state.journal");
     std::fs::write(&path, b"something else entirely").unwrap();
-    assert!(Store::open(directory.path()).unwrap_err().message().contains("not a state journal"));
+    assert!(
+        Store::open(directory.path())
+            .unwrap_err()
+            .message()
+            .contains("not a state journal")
+    );
     assert_eq!(std::fs::read(&path).unwrap(), b"something else entirely");
 }
 
@@ -122,13 +132,19 @@ async fn garbage_is_compacted_away_while_changes_go_on() {
     }
     store.sync().await.unwrap();
     drop((store, table));
-    assert!(std::fs::metadata(&path).unwrap().len() < written / 2, "it was not compacted");
+    assert!(
+        std::fs::metadata(&path).unwrap().len() < written / 2,
+        "it was not compacted"
+    );
     let (store, recovery) = Store::open(directory.path()).unwrap();
     assert_eq!(recovery, Recovery::default());
     let all = store.table::<String>("t").all().unwrap();
     assert_eq!(all.len(), 8);
     for (key, value) in all {
-        assert_eq!(value[..5].parse::<usize>().unwrap(), 1992 + key.parse::<usize>().unwrap());
+        assert_eq!(
+            value[..5].parse::<usize>().unwrap(),
+            1992 + key.parse::<usize>().unwrap()
+        );
     }
 }
 

@@ -1,0 +1,224 @@
+//! An engine on a private root, run directory and bridge: everything of a container's life but its processes, which
+//! need the `vessel` executable and are tested with it (`crates/cli/tests`).
+
+use std::path::Path;
+use std::sync::Arc;
+
+use vessel_api::{ContainerConfig, ContainerCreateRequest, HostConfig, VolumeCreateRequest};
+use vessel_engine::{Engine, EngineConfig, ErrorKind, EventsOptions, Filters, ListOptions, RemoveOptions};
+
+/// A network of its own for the whole test process, so that bridges and rules end with it.
+struct World {
+    directory: tempfile::TempDir,
+}
+
+impl World {
+    /// None, with the reason printed, where the test cannot run.
+    fn new() -> Option<Self> {
+        if !rustix::process::geteuid().is_root() {
+            report("skipped: needs root");
+            return None;
+        }
+        Some(Self {
+            directory: tempfile::tempdir().unwrap(),
+        })
+    }
+
+    /// Runs a future with an engine, in a network namespace that ends afterwards.
+    fn run<T: Send>(&self, work: impl AsyncFnOnce(Arc<Engine>) -> T + Send) -> T {
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                // SAFETY: only this thread, which ends below, changes its network namespace; the runtime's threads are
+                // made after that and inherit it.
+                unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }.unwrap();
+                let runtime = tokio::runtime::Builder::new_multi_thread()
+                    .worker_threads(2)
+                    .enable_all()
+                    .build()
+                    .unwrap();
+                runtime.block_on(async {
+                    let engine = Engine::open(config(self.directory.path())).await.unwrap();
+                    let result = work(Arc::clone(&engine)).await;
+                    engine.shutdown().await;
+                    result
+                })
+            });
+            thread.join().unwrap()
+        })
+    }
+}
+
+#[allow(clippy::print_stderr, reason = "a test that is skipped says why")]
+fn report(why: &str) {
+    eprintln!("{why}");
+}
+
+fn config(directory: &Path) -> EngineConfig {
+    EngineConfig {
+        root: directory.join("root"),
+        run: directory.join("run"),
+        bridge: "vesseltest0".into(),
+        bridge_address: None,
+        cgroup_parent: "/vessel-engine-test".into(),
+        userns_remap: None,
+        dns: Vec::new(),
+        init: false,
+    }
+}
+
+fn request(change: impl FnOnce(&mut ContainerConfig, &mut HostConfig)) -> ContainerCreateRequest {
+    let mut request = ContainerCreateRequest::default();
+    request.config.image = "hello".into();
+    change(&mut request.config, &mut request.host_config);
+    request
+}
+
+#[test]
+fn a_container_lives_across_engines() {
+    let Some(world) = World::new() else { return };
+    let id = world.run(async |engine| {
+        let mut events = engine.events().subscribe(EventsOptions::default());
+        let made = engine
+            .container_create(
+                Some("first"),
+                None,
+                request(|config, host| {
+                    config.env = vec!["A=1".into()];
+                    host.binds = vec!["data:/data".into()];
+                    host.resources.memory = 64 << 20;
+                }),
+            )
+            .await
+            .unwrap();
+        let taken = engine
+            .container_create(Some("first"), None, request(|_, _| {}))
+            .await
+            .unwrap_err();
+        assert_eq!(taken.kind(), ErrorKind::Conflict);
+        let missing = engine
+            .container_create(None, None, request(|config, _| config.image = "none".into()))
+            .await;
+        assert_eq!(missing.unwrap_err().message(), "No such image: none:latest");
+        engine.container_rename("first", "second").await.unwrap();
+        let used = engine.volume_remove("data", false).await.unwrap_err();
+        assert!(used.message().contains("volume is in use"), "{used}");
+        let mut actions = Vec::new();
+        while let Ok(event) = events.try_recv() {
+            actions.push(format!("{} {}", event.kind, event.action));
+        }
+        assert_eq!(actions, ["volume create", "container create", "container rename"]);
+        made.id
+    });
+    // Another engine on the same root finds it as it was.
+    world.run(async |engine| {
+        let inspect = engine.container_inspect(&id[..8], true).await.unwrap();
+        assert_eq!(
+            (inspect.id.as_str(), inspect.name.as_str()),
+            (id.as_str(), "/second")
+        );
+        assert_eq!(inspect.path, "/hello");
+        assert!(inspect.config.env.contains(&"A=1".to_owned()));
+        assert!(
+            inspect.config.env.iter().any(|pair| pair.starts_with("PATH=")),
+            "the image's environment is missing"
+        );
+        assert_eq!(inspect.host_config.resources.memory_swap, 128 << 20);
+        assert_eq!(inspect.state.status, "created");
+        let all = ListOptions {
+            all: true,
+            ..ListOptions::default()
+        };
+        assert_eq!(engine.container_list(all.clone()).await.unwrap().len(), 1);
+        assert!(
+            engine
+                .container_list(ListOptions::default())
+                .await
+                .unwrap()
+                .is_empty()
+        );
+        engine
+            .container_remove("second", RemoveOptions::default())
+            .await
+            .unwrap();
+        assert!(engine.container_list(all).await.unwrap().is_empty());
+        engine.volume_remove("data", false).await.unwrap();
+    });
+    let left: Vec<_> = std::fs::read_dir(world.directory.path().join("root/containers"))
+        .unwrap()
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn what_nobody_owns_is_removed_and_anonymous_volumes_go_with_their_container() {
+    let Some(world) = World::new() else { return };
+    let stray = world
+        .directory
+        .path()
+        .join("root/containers")
+        .join("0".repeat(64));
+    std::fs::create_dir_all(stray.join("upper/etc")).unwrap();
+    world.run(async |engine| {
+        assert!(!stray.exists(), "a directory without a container stays");
+        let volumes = async || {
+            engine
+                .volume_list(&Filters::default())
+                .await
+                .unwrap()
+                .volumes
+                .len()
+        };
+        engine
+            .volume_create(VolumeCreateRequest {
+                name: "kept".into(),
+                ..Default::default()
+            })
+            .await
+            .unwrap();
+        let made = engine
+            .container_create(
+                None,
+                None,
+                request(|config, _| {
+                    config.volumes.insert("/cache".into(), vessel_api::Empty {});
+                }),
+            )
+            .await
+            .unwrap();
+        assert_eq!(volumes().await, 2);
+        let options = RemoveOptions {
+            volumes: true,
+            ..RemoveOptions::default()
+        };
+        engine.container_remove(&made.id, options).await.unwrap();
+        assert_eq!(volumes().await, 1);
+        let refused = engine
+            .container_create(None, None, request(|_, host| host.resources.memory = 1))
+            .await
+            .unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Invalid);
+        let bad_mount = engine
+            .container_create(
+                None,
+                None,
+                request(|_, host| host.binds = vec!["relative/path:/x".into()]),
+            )
+            .await
+            .unwrap_err();
+        assert_eq!(bad_mount.kind(), ErrorKind::Invalid);
+        assert!(
+            engine.containers().is_empty(),
+            "a creation that was refused left a container"
+        );
+    });
+}
+
+#[test]
+fn a_second_engine_on_the_root_is_refused() {
+    let Some(world) = World::new() else { return };
+    world.run(async |_engine| {
+        let error = Engine::open(config(world.directory.path())).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Conflict);
+        assert!(error.message().contains("in use by another"), "{error}");
+    });
+}
