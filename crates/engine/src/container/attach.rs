@@ -38,6 +38,31 @@ pub struct Attached {
     pub stream: Option<UnixStream>,
 }
 
+/// What a client that attaches has to do.
+enum Waiting {
+    /// Nothing: it is registered for the start to come.
+    ForStart,
+    /// Wait for the start that is under way, then ask the shim.
+    Starting,
+    /// Ask the shim.
+    Runs,
+}
+
+impl super::Container {
+    /// Registers a client for the next start, unless there is one already.
+    fn wait_for_start(&self, stream: std::os::fd::OwnedFd, attach: &Attach) -> Waiting {
+        let mut inner = self.inner();
+        if inner.launching {
+            Waiting::Starting
+        } else if inner.state.status == Status::Running {
+            Waiting::Runs
+        } else {
+            inner.waiting.push((stream, attach.clone()));
+            Waiting::ForStart
+        }
+    }
+}
+
 impl Engine {
     /// Attaches to a container, which may not have been started yet.
     ///
@@ -82,16 +107,13 @@ impl Engine {
     }
 
     async fn attach_stream(&self, container: &super::Container, attach: Attach) -> Result<UnixStream> {
-        if container.status() != Status::Running {
-            let (ours, theirs) =
-                std::os::unix::net::UnixStream::pair().context(|| "make a stream for the client")?;
-            let mut inner = container.inner();
-            if inner.state.status != Status::Running {
-                inner.waiting.push((theirs.into(), attach));
-                drop(inner);
-                return shim::asynchronous(ours);
-            }
-            // It was started this moment.
+        let (ours, theirs) =
+            std::os::unix::net::UnixStream::pair().context(|| "make a stream for the client")?;
+        match container.wait_for_start(theirs.into(), &attach) {
+            Waiting::ForStart => return shim::asynchronous(ours),
+            // Those that waited were handed to the shim: this one asks it, when the start is over.
+            Waiting::Starting => drop(container.op.lock().await),
+            Waiting::Runs => {}
         }
         let directory = self.paths.shim(&container.id);
         let (_, stream) = shim::request(directory, &Request::Attach(attach)).await?;

@@ -52,6 +52,8 @@ struct Inner {
     state: State,
     /// Clients that attached before the start.
     waiting: Vec<(OwnedFd, Attach)>,
+    /// Whether those were handed to a shim that has not said yet that the program runs.
+    launching: bool,
     /// Execs that were created and have not ended.
     execs: Vec<String>,
     /// Whether its end is part of a restart by the user: neither removal nor restart policy apply.
@@ -104,6 +106,7 @@ impl Container {
                 record: Arc::new(record),
                 state,
                 waiting: Vec::new(),
+                launching: false,
                 execs: Vec::new(),
                 restarting_by_user: false,
                 backoff: restart::Backoff::default(),

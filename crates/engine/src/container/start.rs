@@ -52,6 +52,7 @@ impl Engine {
     /// Starts a container whose `op` the caller holds and which does not run.
     pub(super) async fn start_locked(self: &Arc<Self>, container: &Arc<Container>) -> Result<()> {
         let started = self.launch(container).await;
+        container.inner().launching = false;
         let Err(error) = started else { return Ok(()) };
         let error = in_dockers_words(error);
         let record = container.record();
@@ -134,7 +135,11 @@ impl Engine {
         let mut prepared = self.prepare(container)?;
         let endpoint = prepared.endpoint.take();
         let launched = self.intend(container, endpoint.as_ref()).and_then(|()| {
-            prepared.fds.attach = std::mem::take(&mut container.inner().waiting);
+            {
+                let mut inner = container.inner();
+                inner.launching = true;
+                prepared.fds.attach = std::mem::take(&mut inner.waiting);
+            }
             let _ = std::fs::remove_file(&prepared.config.exit_file);
             let directory = self.paths.shim(&container.id);
             self.launcher
