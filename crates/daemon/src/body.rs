@@ -21,7 +21,7 @@ const PIECE: usize = 64 * 1024;
 const DEPTH: usize = 4;
 
 /// The most that is read only to be forgotten.
-const MAX_DISCARDED: usize = 1024 * 1024;
+const MAX_DISCARDED: usize = 4 * 1024 * 1024;
 /// And for how long.
 const DISCARD_TIME: Duration = Duration::from_secs(1);
 

@@ -62,6 +62,14 @@ impl Request {
 
     /// Reads a JSON body; an empty one is `None`.
     pub async fn json_or_none<T: DeserializeOwned>(&mut self) -> Result<Option<T>, ApiError> {
+        let read = self.read_json().await;
+        if read.is_err() {
+            self.discard_body().await;
+        }
+        read
+    }
+
+    async fn read_json<T: DeserializeOwned>(&mut self) -> Result<Option<T>, ApiError> {
         let empty = self.inner.body().is_end_stream();
         self.check_content_type(empty)?;
         if empty {

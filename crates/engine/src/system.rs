@@ -217,7 +217,7 @@ impl Engine {
                         let purpose = match name.as_str() {
                             "blobs" => "configurations and manifests of images",
                             "bin" => "the init program of containers",
-                            "empty" => "the lowest layer of images without layers",
+                            "init-layer" => "the layer of mount points in every container's root",
                             name if name.starts_with("state") || name == "lock" => "the engine's state",
                             _ => "not made by this engine",
                         };

@@ -14,7 +14,6 @@ mod user;
 use std::fmt;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::Path;
 
 use rustix::fs::{FileType, OFlags, Stat};
 use rustix::io::Errno;
@@ -105,6 +104,10 @@ impl Engine {
         let container = self.container(id)?;
         let record = container.record();
         let root = Root::of(self, id, true).await?;
+        let shift = match (&root, self.config().userns_remap) {
+            (Root::Running(_), Some(range)) if record.host.userns_mode != "host" => Some(range.start),
+            _ => None,
+        };
         let (id, path) = (id.to_owned(), ContainerPath::parse(path));
         let user = options.copy_uid_gid.then(|| record.config.user.clone()).filter(|user| !user.is_empty());
         blocking(move || {
@@ -114,12 +117,15 @@ impl Engine {
                     Errno::NOTDIR => Error::invalid(format!("extraction point {full} is not a directory")),
                     other => not_there(other, full, &id),
                 })?;
-                let ownership = match user {
-                    Some(user) => {
+                let ownership = match (user, shift) {
+                    (Some(user), shift) => {
                         let (uid, gid) = user::resolve(root, &user)?;
-                        Ownership::Fixed { uid, gid }
+                        let shift = shift.unwrap_or_default();
+                        Ownership::Fixed { uid: uid.saturating_add(shift), gid: gid.saturating_add(shift) }
                     }
-                    None => Ownership::Archive,
+                    // The archive's IDs mean nothing on this side of the map: all of it is the container's root's.
+                    (None, Some(shift)) => Ownership::Fixed { uid: shift, gid: shift },
+                    (None, None) => Ownership::Archive,
                 };
                 let options = vessel_image::ExtractOptions {
                     limits: Limits::default(),
@@ -145,8 +151,7 @@ impl Engine {
         let container = self.container(id)?;
         let paths = self.container_root(&container).await?;
         blocking(move || {
-            let mut changes = vessel_image::changes(&paths.upper, &paths.lower)?;
-            hide_mount_points(&mut changes, &paths.upper);
+            let changes = vessel_image::changes(&paths.upper, &paths.lower)?;
             Ok(changes
                 .into_iter()
                 .map(|change| Change {
@@ -171,49 +176,6 @@ impl Engine {
         Ok(TarJob::new(move |output| {
             root.enter(|root| Ok(vessel_image::pack(root, b"/", &PackOptions::default(), output)?))
         }))
-    }
-}
-
-/// Files and directories that the runtime makes in every root where the image has none, to mount over them.
-const MOUNT_POINTS: [&str; 10] = [
-    "/.dockerenv",
-    "/dev",
-    "/dev/console",
-    "/dev/pts",
-    "/dev/shm",
-    "/etc/hostname",
-    "/etc/hosts",
-    "/etc/resolv.conf",
-    "/proc",
-    "/sys",
-];
-
-/// Takes out what the container did not do itself: mount points that were added and are still empty, and the
-/// directories that changed only because of them. Docker has them in a layer of their own, which its diff does not
-/// show either.
-fn hide_mount_points(changes: &mut Vec<vessel_image::Change>, upper: &Path) {
-    let made = |change: &vessel_image::Change| {
-        let Ok(path) = std::str::from_utf8(&change.path) else { return false };
-        let empty = || {
-            let path = upper.join(path.trim_start_matches('/'));
-            match std::fs::symlink_metadata(&path) {
-                Ok(found) if found.is_dir() => std::fs::read_dir(&path).is_ok_and(|mut entries| entries.next().is_none()),
-                Ok(found) => found.is_file() && found.len() == 0,
-                Err(_) => false,
-            }
-        };
-        change.kind == vessel_image::ChangeKind::Added && MOUNT_POINTS.contains(&path) && empty()
-    };
-    let parent = |path: &[u8]| path.iter().rposition(|&byte| byte == b'/').map(|at| path[..at].to_vec());
-    let parents: Vec<Vec<u8>> = changes.iter().filter(|change| made(change)).filter_map(|change| parent(&change.path)).collect();
-    changes.retain(|change| !made(change));
-    for directory in parents {
-        let inside = [&directory[..], b"/"].concat();
-        let more = changes.iter().any(|change| change.path.starts_with(&inside));
-        if !more && !directory.is_empty() {
-            // `/dev` of an image without one was itself made for what is in it.
-            changes.retain(|change| change.path != directory);
-        }
     }
 }
 
@@ -271,31 +233,6 @@ fn go_mode(status: &Stat) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn mount_points_are_no_changes() {
-        let upper = tempfile::tempdir().unwrap();
-        std::fs::create_dir_all(upper.path().join("etc")).unwrap();
-        std::fs::create_dir_all(upper.path().join("proc")).unwrap();
-        for (name, content) in [("etc/hosts", ""), ("etc/hostname", "mine"), ("etc/new", "")] {
-            std::fs::write(upper.path().join(name), content).unwrap();
-        }
-        use vessel_image::ChangeKind::{Added, Modified};
-        let shown = |paths: &[(&str, vessel_image::ChangeKind)]| {
-            let mut changes = paths
-                .iter()
-                .map(|&(path, kind)| vessel_image::Change { path: path.into(), kind })
-                .collect::<Vec<_>>();
-            hide_mount_points(&mut changes, upper.path());
-            changes.into_iter().map(|change| String::from_utf8(change.path).unwrap()).collect::<Vec<_>>()
-        };
-        let none: [&str; 0] = [];
-        assert_eq!(shown(&[("/etc", Modified), ("/etc/hosts", Added), ("/proc", Added)]), none);
-        // What the container wrote itself stays, and what is above it.
-        assert_eq!(shown(&[("/etc", Modified), ("/etc/hosts", Added), ("/etc/new", Added)]), ["/etc", "/etc/new"]);
-        assert_eq!(shown(&[("/etc", Modified), ("/etc/hostname", Added)]), ["/etc", "/etc/hostname"]);
-        assert_eq!(shown(&[("/etc", Modified), ("/etc/hosts", Modified)]), ["/etc", "/etc/hosts"]);
-    }
 
     #[test]
     fn modes_are_gos() {

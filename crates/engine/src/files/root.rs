@@ -46,7 +46,11 @@ impl Root {
     pub(super) async fn of(engine: &Engine, id: &str, write: bool) -> Result<Self> {
         let container = engine.container(id)?;
         let (state, record) = (container.state(), container.record());
-        if matches!(state.status, Status::Running | Status::Paused) && state.pid != 0 {
+        // Through the map of a container with IDs of its own, everything read would carry the host's: its layers say
+        // who owns what in the container's terms. Written it must be where the container finds it.
+        let remapped = engine.config().userns_remap.is_some() && record.host.userns_mode != "host";
+        let runs = matches!(state.status, Status::Running | Status::Paused) && state.pid != 0;
+        if runs && (write || !remapped) {
             match running(state.pid, &container.cgroup_path()) {
                 Ok(root) => return Ok(Self::Running(root)),
                 // It has ended since: then its layers are what there is.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use vessel_api::{ImageDeleteItem, ImagesPruneReport, Map};
 use vessel_image::{Collected, Digest, ImageConfig, LiveSet, Reference};
 
-use super::{bad_until, chain_id, created};
+use super::{CHANGES, bad_until, chain_id, created};
 use crate::container::record::Status;
 use crate::{Container, Engine, Error, Filters, Result, blocking, time};
 
@@ -19,6 +19,7 @@ impl Engine {
     /// # Errors
     /// No such image; a name or tag that is not valid.
     pub async fn image_tag(&self, source: &str, repository: &str, tag: &str) -> Result<()> {
+        let _change = CHANGES.lock().await;
         let found = self.find_image(source)?;
         let mut target = Reference::parse(repository)?;
         if target.digest().is_some() {
@@ -54,6 +55,7 @@ impl Engine {
         force: bool,
         _prune_parents: bool,
     ) -> Result<Vec<ImageDeleteItem>> {
+        let _change = CHANGES.lock().await;
         let found = self.find_image(words)?;
         let id = found.id;
         let users = self.users_of(&id);
@@ -204,6 +206,7 @@ impl Engine {
         for text in filters.get("until") {
             until = Some(time::parse(text).ok_or_else(|| bad_until(text))?);
         }
+        let _change = CHANGES.lock().await;
         let mut report = ImagesPruneReport::default();
         let mut doomed = Vec::new();
         for (id, record) in self.images().all() {

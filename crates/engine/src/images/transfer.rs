@@ -7,7 +7,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use vessel_api::{JsonMessage, ProgressDetail};
 use vessel_image::{Format, LayerInfo, LoadOptions, LoadedImage, Platform, Reference, SaveImage};
 
-use super::changes;
+use super::{CHANGES, changes};
 use super::remove::short;
 use crate::files::TarJob;
 use crate::image_index::ImageRecord;
@@ -104,6 +104,7 @@ impl Engine {
             Ok(vessel_image::load(&content, input, &LoadOptions::default(), &mut tell)?)
         })
         .await?;
+        let _change = CHANGES.lock().await;
         for image in &loaded {
             self.record_image(image).await?;
             let id = image.id.to_string();
@@ -173,6 +174,7 @@ impl Engine {
         }
         let content = self.images().content().clone();
         let image = blocking(move || Ok(vessel_image::import(&content, input, &import)?)).await?;
+        let _change = CHANGES.lock().await;
         self.record_image(&image).await?;
         let id = image.id.to_string();
         if let Some(name) = name {
