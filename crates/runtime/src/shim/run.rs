@@ -29,18 +29,21 @@ pub fn run() -> i32 {
     ignore_signals();
     // SAFETY: the launcher made these numbers the control stream and the directory; nothing else uses them.
     let (control, dir) = unsafe { (inherited(CONTROL_FD), inherited(DIR_FD)) };
-    match serve(&control, &dir) {
+    let mut control = Some(control);
+    match serve(&mut control, &dir) {
         Ok(()) => 0,
         Err(error) => {
-            if let Ok(frame) = protocol::encode(&Event::Failed(error.report())) {
-                let _ = rustix::io::write(&control, &frame);
+            // Once the container runs, its end is what is told.
+            if let (Some(control), Ok(frame)) = (&control, protocol::encode(&Event::Failed(error.report()))) {
+                let _ = rustix::io::write(control, &frame);
             }
             1
         }
     }
 }
 
-fn serve(control: &OwnedFd, dir: &OwnedFd) -> Result<()> {
+/// Takes `control` when the container runs: there must be one copy of it only, or its end would be reported without end.
+fn serve(control: &mut Option<OwnedFd>, dir: &OwnedFd) -> Result<()> {
     let config = read_config(dir)?;
     // SAFETY: the launcher passed these descriptors for the shim alone; each number occurs once.
     let (netns, keep, attach) = unsafe {
@@ -83,8 +86,9 @@ fn serve(control: &OwnedFd, dir: &OwnedFd) -> Result<()> {
     drop(netns);
     let warnings = init.warnings.clone();
     let mut server = Server::new(config, listener.into(), init, ends, log)?;
-    let control = control.try_clone().context(|| "keep the control stream")?;
-    server.adopt(control, attach, warnings)?;
+    if let Some(control) = control.take() {
+        server.adopt(control, attach, warnings)?;
+    }
     let result = server.run();
     drop(keep);
     result

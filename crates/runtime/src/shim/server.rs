@@ -628,6 +628,9 @@ impl Server {
             if connection.role == Role::Closing && connection.queued() == 0 {
                 connection.dead = true;
             }
+            if connection.dead {
+                self.poller.remove(&connection.fd);
+            }
             if connection.dead
                 && let Role::Attached { session, to } = &connection.role
             {
