@@ -5,7 +5,10 @@ pub fn encode(bytes: &[u8]) -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
     for group in bytes.chunks(3) {
-        let word = group.iter().enumerate().fold(0u32, |word, (at, &byte)| word | u32::from(byte) << (16 - 8 * at));
+        let word = group
+            .iter()
+            .enumerate()
+            .fold(0u32, |word, (at, &byte)| word | u32::from(byte) << (16 - 8 * at));
         for at in 0..4 {
             if at <= group.len() {
                 text.push(char::from(ALPHABET[(word >> (18 - 6 * at)) as usize & 63]));

@@ -74,8 +74,13 @@ impl HttpBody for Body {
         match self.get_mut() {
             Self::Empty => Poll::Ready(None),
             Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Self::Channel(receiver) => receiver.poll_recv(cx).map(|item| item.map(|item| item.map(Frame::data))),
-            Self::Stream(stream) => stream.as_mut().poll_next(cx).map(|item| item.map(|item| item.map(Frame::data))),
+            Self::Channel(receiver) => receiver
+                .poll_recv(cx)
+                .map(|item| item.map(|item| item.map(Frame::data))),
+            Self::Stream(stream) => stream
+                .as_mut()
+                .poll_next(cx)
+                .map(|item| item.map(|item| item.map(Frame::data))),
         }
     }
 
@@ -105,7 +110,10 @@ pub struct Feed {
 impl Feed {
     /// This end as a [`io::Write`] for a blocking thread.
     pub fn writer(self) -> FeedWriter {
-        FeedWriter { feed: self, buffer: BytesMut::new() }
+        FeedWriter {
+            feed: self,
+            buffer: BytesMut::new(),
+        }
     }
 
     fn send_blocking(&self, piece: Bytes) -> io::Result<()> {
@@ -202,7 +210,10 @@ impl BodyReader {
                 }
             }
         });
-        Self { receiver, piece: Bytes::new() }
+        Self {
+            receiver,
+            piece: Bytes::new(),
+        }
     }
 }
 

@@ -16,7 +16,11 @@ pub fn parse(text: &str) -> Result<Vec<u8>, ApiError> {
     if text.is_empty() {
         return Ok(DEFAULT_KEYS.to_vec());
     }
-    let keys = text.split(',').map(key).collect::<Option<Vec<_>>>().filter(|keys| keys.len() <= MAX_KEYS);
+    let keys = text
+        .split(',')
+        .map(key)
+        .collect::<Option<Vec<_>>>()
+        .filter(|keys| keys.len() <= MAX_KEYS);
     keys.ok_or_else(|| {
         ApiError::bad_request(format!(
             "invalid detach keys ({text}) provided: keys are separated by commas, each one character or ctrl- and a letter or one of @ [ \\ ] ^ _"
@@ -59,10 +63,12 @@ impl Watcher {
                 // the rest still begins one.
                 out.push(self.keys[0]);
                 let held = self.matched;
-                self.matched = (1..held).find(|&skip| self.keys[skip..held] == self.keys[..held - skip]).map_or(0, |skip| {
-                    out.extend_from_slice(&self.keys[1..skip]);
-                    held - skip
-                });
+                self.matched = (1..held)
+                    .find(|&skip| self.keys[skip..held] == self.keys[..held - skip])
+                    .map_or(0, |skip| {
+                        out.extend_from_slice(&self.keys[1..skip]);
+                        held - skip
+                    });
                 if self.matched == 0 {
                     out.extend_from_slice(&self.keys[1..held]);
                 }

@@ -13,7 +13,10 @@ pub struct ApiError {
 impl ApiError {
     /// An answer with `status`.
     pub fn new(status: StatusCode, message: impl Into<String>) -> Self {
-        Self { status, message: message.into() }
+        Self {
+            status,
+            message: message.into(),
+        }
     }
 
     /// 400: the caller's mistake.

@@ -53,7 +53,12 @@ pub fn content_type(version: ApiVersion, tty: bool) -> HeaderValue {
 
 /// Hands a stream over to a client: by upgrade when it asks for one, as the body of the response otherwise (its
 /// input cannot be heard then).
-pub fn respond(upgrade: Option<OnUpgrade>, version: ApiVersion, attached: Attached, rules: Rules) -> Response<Body> {
+pub fn respond(
+    upgrade: Option<OnUpgrade>,
+    version: ApiVersion,
+    attached: Attached,
+    rules: Rules,
+) -> Response<Body> {
     let content_type = content_type(version, attached.tty);
     let Some(upgrade) = upgrade else {
         return response::with_type(StatusCode::OK, content_type, output_body(attached));
@@ -70,8 +75,12 @@ pub fn respond(upgrade: Option<OnUpgrade>, version: ApiVersion, attached: Attach
         }
     });
     let mut response = response::with_type(StatusCode::SWITCHING_PROTOCOLS, content_type, Body::Empty);
-    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("Upgrade"));
-    response.headers_mut().insert(UPGRADE, HeaderValue::from_static("tcp"));
+    response
+        .headers_mut()
+        .insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    response
+        .headers_mut()
+        .insert(UPGRADE, HeaderValue::from_static("tcp"));
     response
 }
 
@@ -118,7 +127,9 @@ async fn read_some(stream: &UnixStream) -> io::Result<Bytes> {
     loop {
         stream.readable().await?;
         let read = BUFFERS.with_borrow_mut(|buffer| {
-            stream.try_read(buffer).map(|read| Bytes::copy_from_slice(&buffer[..read]))
+            stream
+                .try_read(buffer)
+                .map(|read| Bytes::copy_from_slice(&buffer[..read]))
         });
         match read {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -185,7 +196,12 @@ async fn copy_output(engine: &UnixStream, client: &Conn) -> io::Result<()> {
 
 /// Copies input until its end, which is passed on. Without standard input it is read and dropped, so that the
 /// client's end is noticed. Fails when the detach keys were seen.
-async fn copy_input(client: &Conn, first: Bytes, engine: Option<&UnixStream>, rules: Rules) -> io::Result<()> {
+async fn copy_input(
+    client: &Conn,
+    first: Bytes,
+    engine: Option<&UnixStream>,
+    rules: Rules,
+) -> io::Result<()> {
     let engine = engine.filter(|_| rules.stdin);
     let mut watcher = rules.detach_keys.map(Watcher::new);
     let mut filtered = Vec::new();
@@ -205,13 +221,17 @@ async fn copy_input(client: &Conn, first: Bytes, engine: Option<&UnixStream>, ru
                 write_engine(engine, out).await?;
             }
             if detached {
-                return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the client detached"));
+                return Err(io::Error::new(
+                    io::ErrorKind::ConnectionAborted,
+                    "the client detached",
+                ));
             }
         }
         // As above, for a client that never stops.
         tokio::task::consume_budget().await;
         client.readable().await?;
-        let read = BUFFERS.with_borrow_mut(|buffer| client.try_read(buffer).map(|read| buffer[..read].to_vec()));
+        let read =
+            BUFFERS.with_borrow_mut(|buffer| client.try_read(buffer).map(|read| buffer[..read].to_vec()));
         match read {
             Ok(read) if read.is_empty() => break,
             Ok(read) => piece = read,
@@ -266,7 +286,13 @@ async fn hung_up(client: &Conn) -> io::Result<()> {
     loop {
         let mut guard = watched.ready(Interest::PRIORITY).await?;
         let mut fds = [PollFd::new(&watched, PollFlags::empty())];
-        poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))?;
+        poll(
+            &mut fds,
+            Some(&Timespec {
+                tv_sec: 0,
+                tv_nsec: 0,
+            }),
+        )?;
         if fds[0].revents().intersects(PollFlags::HUP | PollFlags::ERR) {
             return Ok(());
         }
@@ -293,13 +319,23 @@ mod tests {
         peer.shutdown().await.unwrap();
         let client = Conn::Unix(client);
         let before = cpu_time();
-        assert!(timeout(Duration::from_millis(300), hung_up(&client)).await.is_err());
+        assert!(
+            timeout(Duration::from_millis(300), hung_up(&client))
+                .await
+                .is_err()
+        );
         let spent = cpu_time() - before;
-        assert!(spent < Duration::from_millis(50), "{spent:?} of waiting were work");
+        assert!(
+            spent < Duration::from_millis(50),
+            "{spent:?} of waiting were work"
+        );
         // What is written still arrives.
         assert_eq!(client.try_write(b"x").unwrap(), 1);
         drop(peer);
-        timeout(Duration::from_secs(5), hung_up(&client)).await.unwrap().unwrap();
+        timeout(Duration::from_secs(5), hung_up(&client))
+            .await
+            .unwrap()
+            .unwrap();
     }
 
     #[tokio::test]
@@ -313,13 +349,18 @@ mod tests {
             let (engine, mut program) = UnixStream::pair().unwrap();
             peer.write_all(&sent[1..]).await.unwrap();
             peer.shutdown().await.unwrap();
-            let rules = Rules { stdin: true, detach_keys: keys };
+            let rules = Rules {
+                stdin: true,
+                detach_keys: keys,
+            };
             let first = Bytes::copy_from_slice(&sent[..1]);
             let copied = copy_input(&Conn::Unix(client), first, Some(&engine), rules).await;
             assert_eq!(copied.is_err(), detached);
             drop(engine);
             let mut seen = Vec::new();
-            tokio::io::AsyncReadExt::read_to_end(&mut program, &mut seen).await.unwrap();
+            tokio::io::AsyncReadExt::read_to_end(&mut program, &mut seen)
+                .await
+                .unwrap();
             assert_eq!(seen, expected);
         }
     }
@@ -335,7 +376,9 @@ mod tests {
         let mut seen = Vec::new();
         let mut piece = vec![0; 7000];
         loop {
-            let read = tokio::io::AsyncReadExt::read(&mut peer, &mut piece).await.unwrap();
+            let read = tokio::io::AsyncReadExt::read(&mut peer, &mut piece)
+                .await
+                .unwrap();
             if read == 0 {
                 break;
             }

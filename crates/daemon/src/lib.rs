@@ -56,7 +56,10 @@ pub fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
 /// # Errors
 /// A socket that cannot be had or is in use, an engine that does not start.
 pub async fn serve(config: Config) -> Result<(), Error> {
-    let signals = |source| Error::System { what: "cannot listen for signals", source };
+    let signals = |source| Error::System {
+        what: "cannot listen for signals",
+        source,
+    };
     let mut terminate = signal(SignalKind::terminate()).map_err(signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(signals)?;
     let server = Server::open(config).await?;

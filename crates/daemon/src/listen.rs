@@ -45,7 +45,9 @@ pub struct SocketFile {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if fs::symlink_metadata(&self.path).is_ok_and(|now| now.dev() == self.device && now.ino() == self.inode) {
+        if fs::symlink_metadata(&self.path)
+            .is_ok_and(|now| now.dev() == self.device && now.ino() == self.inode)
+        {
             // If it cannot be removed the next daemon replaces it.
             let _ = fs::remove_file(&self.path);
         }
@@ -79,7 +81,11 @@ impl Listener {
 async fn unix(path: PathBuf, group: &str) -> Result<Listener, Error> {
     let failed = |advice: &'static str| {
         let address = path.display().to_string();
-        move |source: io::Error| Error::Listen { address, source, advice }
+        move |source: io::Error| Error::Listen {
+            address,
+            source,
+            advice,
+        }
     };
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent).map_err(failed("make its directory or choose another with --socket"))?;
@@ -88,13 +94,19 @@ async fn unix(path: PathBuf, group: &str) -> Result<Listener, Error> {
 
     let address = SocketAddrUnix::new(&path)
         .map_err(io::Error::from)
-        .map_err(failed("a socket's path may have at most 107 bytes: choose a shorter one"))?;
+        .map_err(failed(
+            "a socket's path may have at most 107 bytes: choose a shorter one",
+        ))?;
     let setup = || -> io::Result<(OwnedFd, SocketFile)> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
         bind(&socket, &address)?;
         let made = fs::symlink_metadata(&path)?;
-        let file = SocketFile { path: path.clone(), device: made.dev(), inode: made.ino() };
+        let file = SocketFile {
+            path: path.clone(),
+            device: made.dev(),
+            inode: made.ino(),
+        };
         if let Some(gid) = group_id(group) {
             std::os::unix::fs::lchown(&path, None, Some(gid))?;
         }
@@ -102,32 +114,50 @@ async fn unix(path: PathBuf, group: &str) -> Result<Listener, Error> {
         listen(&socket, BACKLOG)?;
         Ok((socket, file))
     };
-    let (socket, file) = setup().map_err(failed("run as root, or choose a path you may write with --socket"))?;
+    let (socket, file) = setup().map_err(failed(
+        "run as root, or choose a path you may write with --socket",
+    ))?;
     let socket = UnixListener::from_std(socket.into()).map_err(failed("try again"))?;
-    Ok(Listener::Unix { socket, _file: Some(file) })
+    Ok(Listener::Unix {
+        socket,
+        _file: Some(file),
+    })
 }
 
 /// Removes a socket file that nobody answers on.
 async fn clear_stale(path: &Path) -> Result<(), Error> {
-    let failed = |source, advice| Error::Listen { address: path.display().to_string(), source, advice };
+    let failed = |source, advice| Error::Listen {
+        address: path.display().to_string(),
+        source,
+        advice,
+    };
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(failed(error, "choose another path with --socket")),
         Ok(found) => {
             use std::os::unix::fs::FileTypeExt;
             if !found.file_type().is_socket() {
-                let error = io::Error::new(io::ErrorKind::AlreadyExists, "the path exists and is not a socket");
+                let error = io::Error::new(
+                    io::ErrorKind::AlreadyExists,
+                    "the path exists and is not a socket",
+                );
                 return Err(failed(error, "remove it or choose another path with --socket"));
             }
         }
     }
     match UnixStream::connect(path).await {
         Ok(_) => Err(Error::InUse(path.display().to_string())),
-        Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound) => {
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound
+            ) =>
+        {
             match fs::remove_file(path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    Err(failed(error, "remove the stale socket or choose another path with --socket"))
-                }
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(
+                    error,
+                    "remove the stale socket or choose another path with --socket",
+                )),
                 _ => Ok(()),
             }
         }
@@ -161,10 +191,17 @@ fn inherited(fd: OwnedFd) -> Result<Listener, Error> {
         source,
         advice: "pass a listening Unix or TCP stream socket",
     };
-    let address = rustix::net::getsockname(&fd).map_err(io::Error::from).map_err(failed)?;
-    rustix::io::ioctl_fionbio(&fd, true).map_err(io::Error::from).map_err(failed)?;
+    let address = rustix::net::getsockname(&fd)
+        .map_err(io::Error::from)
+        .map_err(failed)?;
+    rustix::io::ioctl_fionbio(&fd, true)
+        .map_err(io::Error::from)
+        .map_err(failed)?;
     match address.address_family() {
-        AddressFamily::UNIX => Ok(Listener::Unix { socket: UnixListener::from_std(fd.into()).map_err(failed)?, _file: None }),
+        AddressFamily::UNIX => Ok(Listener::Unix {
+            socket: UnixListener::from_std(fd.into()).map_err(failed)?,
+            _file: None,
+        }),
         AddressFamily::INET | AddressFamily::INET6 => {
             let listener = TcpListener::from_std(fd.into()).map_err(failed)?;
             check_loopback(listener.local_addr().map_err(failed)?)?;
@@ -179,6 +216,8 @@ fn group_id(name: &str) -> Option<u32> {
     let groups = fs::read_to_string("/etc/group").ok()?;
     groups.lines().find_map(|line| {
         let mut fields = line.split(':');
-        (fields.next() == Some(name)).then(|| fields.nth(1)?.parse().ok()).flatten()
+        (fields.next() == Some(name))
+            .then(|| fields.nth(1)?.parse().ok())
+            .flatten()
     })
 }

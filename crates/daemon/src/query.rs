@@ -19,21 +19,31 @@ pub struct Query {
 impl Query {
     /// Decodes the part of a URI after the `?`.
     pub fn parse(raw: Option<&str>) -> Result<Self, ApiError> {
-        let Some(raw) = raw.filter(|raw| !raw.is_empty()) else { return Ok(Self::default()) };
+        let Some(raw) = raw.filter(|raw| !raw.is_empty()) else {
+            return Ok(Self::default());
+        };
         let mut pairs = Vec::new();
         for pair in raw.split('&').filter(|pair| !pair.is_empty()) {
             if pairs.len() == MAX_PARAMETERS {
-                return Err(ApiError::bad_request(format!("more than {MAX_PARAMETERS} query parameters: send fewer")));
+                return Err(ApiError::bad_request(format!(
+                    "more than {MAX_PARAMETERS} query parameters: send fewer"
+                )));
             }
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            pairs.push((decode(name, true)?.into_owned(), decode(value, true)?.into_owned()));
+            pairs.push((
+                decode(name, true)?.into_owned(),
+                decode(value, true)?.into_owned(),
+            ));
         }
         Ok(Self { pairs })
     }
 
     /// The first value of a parameter, when it was given.
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.pairs.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+        self.pairs
+            .iter()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
     }
 
     /// The first value of a parameter, empty when it was not given.
@@ -43,7 +53,10 @@ impl Query {
 
     /// Every value of a parameter that may be repeated.
     pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> + 'a {
-        self.pairs.iter().filter(move |(key, _)| key == name).map(|(_, value)| value.as_str())
+        self.pairs
+            .iter()
+            .filter(move |(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
     }
 
     /// A boolean; absent is false.
@@ -58,15 +71,17 @@ impl Query {
 
     /// A whole number within bounds; absent or empty is `None`.
     pub fn number(&self, name: &str, low: i64, high: i64) -> Result<Option<i64>, ApiError> {
-        let Some(text) = self.get(name).filter(|text| !text.is_empty()) else { return Ok(None) };
+        let Some(text) = self.get(name).filter(|text| !text.is_empty()) else {
+            return Ok(None);
+        };
         match text.parse::<i64>() {
             Ok(number) if (low..=high).contains(&number) => Ok(Some(number)),
             Ok(_) => Err(ApiError::bad_request(format!(
                 "invalid value {text:?} for {name}: a number from {low} to {high} is expected"
             ))),
-            Err(_) => {
-                Err(ApiError::bad_request(format!("invalid value {text:?} for {name}: a whole number is expected")))
-            }
+            Err(_) => Err(ApiError::bad_request(format!(
+                "invalid value {text:?} for {name}: a whole number is expected"
+            ))),
         }
     }
 }
@@ -74,12 +89,18 @@ impl Query {
 /// What dockerd takes for true.
 fn truth(value: &str) -> bool {
     let value = value.trim();
-    !(value.is_empty() || ["0", "no", "false", "none"].iter().any(|no| value.eq_ignore_ascii_case(no)))
+    !(value.is_empty()
+        || ["0", "no", "false", "none"]
+            .iter()
+            .any(|no| value.eq_ignore_ascii_case(no)))
 }
 
 /// Decodes percent escapes and, in query strings, `+` for a space.
 pub fn decode(text: &str, plus_is_space: bool) -> Result<Cow<'_, str>, ApiError> {
-    if !text.bytes().any(|byte| byte == b'%' || (plus_is_space && byte == b'+')) {
+    if !text
+        .bytes()
+        .any(|byte| byte == b'%' || (plus_is_space && byte == b'+'))
+    {
         return Ok(Cow::Borrowed(text));
     }
     let bytes = text.as_bytes();
@@ -102,9 +123,11 @@ pub fn decode(text: &str, plus_is_space: bool) -> Result<Cow<'_, str>, ApiError>
             other => decoded.push(other),
         }
     }
-    String::from_utf8(decoded)
-        .map(Cow::Owned)
-        .map_err(|_| ApiError::bad_request(format!("invalid URL escape in {text:?}: it does not decode to UTF-8")))
+    String::from_utf8(decoded).map(Cow::Owned).map_err(|_| {
+        ApiError::bad_request(format!(
+            "invalid URL escape in {text:?}: it does not decode to UTF-8"
+        ))
+    })
 }
 
 #[cfg(test)]
@@ -118,7 +141,13 @@ mod tests {
 
     #[test]
     fn booleans_read_as_dockerd_reads_them() {
-        for (raw, expected) in [("", false), ("a", false), ("a=0", false), ("a=False", false), ("a=no", false)] {
+        for (raw, expected) in [
+            ("", false),
+            ("a", false),
+            ("a=0", false),
+            ("a=False", false),
+            ("a=no", false),
+        ] {
             assert_eq!(query(raw).flag("a"), expected, "{raw}");
         }
         for raw in ["a=1", "a=true", "a=yes", "a=2", "a=+1"] {
@@ -133,13 +162,20 @@ mod tests {
         assert_eq!(query("n=7").number("n", 0, 10).unwrap(), Some(7));
         assert_eq!(query("n=").number("n", 0, 10).unwrap(), None);
         for raw in ["n=11", "n=-1", "n=x", "n=99999999999999999999", "n=1.5"] {
-            assert_eq!(query(raw).number("n", 0, 10).unwrap_err().status().as_u16(), 400, "{raw}");
+            assert_eq!(
+                query(raw).number("n", 0, 10).unwrap_err().status().as_u16(),
+                400,
+                "{raw}"
+            );
         }
     }
 
     #[test]
     fn escapes() {
-        assert_eq!(query("a=b%2Fc+d&a=%25").all("a").collect::<Vec<_>>(), ["b/c d", "%"]);
+        assert_eq!(
+            query("a=b%2Fc+d&a=%25").all("a").collect::<Vec<_>>(),
+            ["b/c d", "%"]
+        );
         assert_eq!(decode("a+b", false).unwrap(), "a+b");
         for bad in ["%", "%1", "%zz", "%ff", "%+1"] {
             assert!(decode(bad, true).is_err(), "{bad}");

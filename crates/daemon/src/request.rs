@@ -30,7 +30,12 @@ impl Request {
     /// Takes a request whose path was split off already.
     pub fn new(inner: hyper::Request<Incoming>, version: ApiVersion) -> Result<Self, ApiError> {
         let query = Query::parse(inner.uri().query())?;
-        Ok(Self { method: inner.method().clone(), version, query, inner })
+        Ok(Self {
+            method: inner.method().clone(),
+            version,
+            query,
+            inner,
+        })
     }
 
     /// The `filters` parameter.
@@ -77,10 +82,13 @@ impl Request {
         }
         let bytes = self.bytes().await?;
         if bytes.is_empty() {
-            return Err(ApiError::bad_request("invalid JSON: got EOF while reading request body"));
+            return Err(ApiError::bad_request(
+                "invalid JSON: got EOF while reading request body",
+            ));
         }
         // Docker's decoder stops at a `null` as at any other value: it leaves the zero value.
-        serde_json::from_slice(&bytes).map_err(|error| ApiError::bad_request(format!("invalid JSON: {error}")))
+        serde_json::from_slice(&bytes)
+            .map_err(|error| ApiError::bad_request(format!("invalid JSON: {error}")))
     }
 
     /// Reads a JSON body; an empty one is the zero value.
@@ -94,9 +102,14 @@ impl Request {
             Ok(collected) => Ok(collected.to_bytes()),
             Err(error) if error.is::<http_body_util::LengthLimitError>() => Err(ApiError::new(
                 StatusCode::PAYLOAD_TOO_LARGE,
-                format!("the request body is larger than {} MiB, the most that is taken", MAX_JSON >> 20),
+                format!(
+                    "the request body is larger than {} MiB, the most that is taken",
+                    MAX_JSON >> 20
+                ),
             )),
-            Err(error) => Err(ApiError::bad_request(format!("the request body broke off: {error}"))),
+            Err(error) => Err(ApiError::bad_request(format!(
+                "the request body broke off: {error}"
+            ))),
         }
     }
 
@@ -115,8 +128,12 @@ impl Request {
             return Ok(());
         }
         if essence.is_empty() {
-            return Err(ApiError::bad_request("malformed Content-Type header (): mime: no media type"));
+            return Err(ApiError::bad_request(
+                "malformed Content-Type header (): mime: no media type",
+            ));
         }
-        Err(ApiError::bad_request(format!("unsupported Content-Type header ({given}): must be 'application/json'")))
+        Err(ApiError::bad_request(format!(
+            "unsupported Content-Type header ({given}): must be 'application/json'"
+        )))
     }
 }

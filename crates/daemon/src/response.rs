@@ -50,7 +50,11 @@ pub fn with_type(code: StatusCode, content_type: HeaderValue, body: Body) -> Res
 
 /// A streamed body with status 200.
 pub fn stream(content_type: &'static str, body: Body) -> Answer {
-    Ok(with_type(StatusCode::OK, HeaderValue::from_static(content_type), body))
+    Ok(with_type(
+        StatusCode::OK,
+        HeaderValue::from_static(content_type),
+        body,
+    ))
 }
 
 /// The answer to a refused request.
@@ -73,5 +77,8 @@ pub fn add_common_headers(headers: &mut HeaderMap) {
     headers.insert(API_VERSION, HeaderValue::from_static(ApiVersion::NEWEST_TEXT));
     headers.insert(EXPERIMENTAL, HeaderValue::from_static("false"));
     headers.insert(OS_TYPE, HeaderValue::from_static("linux"));
-    headers.insert(SERVER, HeaderValue::from_static(concat!("Vessel/", env!("CARGO_PKG_VERSION"), " (linux)")));
+    headers.insert(
+        SERVER,
+        HeaderValue::from_static(concat!("Vessel/", env!("CARGO_PKG_VERSION"), " (linux)")),
+    );
 }

@@ -102,12 +102,18 @@ async fn image(state: &Arc<State>, request: Request, path: &[&str]) -> Answer {
         (Method::POST, ["load"]) => images::load(state, request).await,
         (Method::POST, ["create"]) => images::create(state, request).await,
         (Method::POST, ["prune"]) => images::prune(state, &request).await,
-        (Method::GET, [name @ .., "json"]) if !name.is_empty() => images::inspect(state, &name.join("/")).await,
-        (Method::GET, [name @ .., "history"]) if !name.is_empty() => images::history(state, &name.join("/")).await,
+        (Method::GET, [name @ .., "json"]) if !name.is_empty() => {
+            images::inspect(state, &name.join("/")).await
+        }
+        (Method::GET, [name @ .., "history"]) if !name.is_empty() => {
+            images::history(state, &name.join("/")).await
+        }
         (Method::GET, [name @ .., "get"]) if !name.is_empty() => {
             images::save(state, &request, Some(name.join("/"))).await
         }
-        (Method::POST, [name @ .., "tag"]) if !name.is_empty() => images::tag(state, &request, &name.join("/")).await,
+        (Method::POST, [name @ .., "tag"]) if !name.is_empty() => {
+            images::tag(state, &request, &name.join("/")).await
+        }
         (Method::POST, [name @ .., "push"]) if !name.is_empty() => absent::push(),
         (Method::DELETE, name) if !name.is_empty() => images::remove(state, &request, &name.join("/")).await,
         _ => Err(ApiError::page_not_found()),

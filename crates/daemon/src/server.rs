@@ -9,10 +9,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use hyper::Response;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::Response;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
@@ -55,7 +55,9 @@ impl State {
         });
         match task.await {
             Ok(answer) => answer,
-            Err(error) => Err(ApiError::internal(format!("the operation ended abnormally: {error}"))),
+            Err(error) => Err(ApiError::internal(format!(
+                "the operation ended abnormally: {error}"
+            ))),
         }
     }
 }
@@ -94,15 +96,24 @@ impl Server {
     /// A socket that cannot be had or is in use, an engine that does not start.
     pub async fn open(config: Config) -> Result<Self, Error> {
         if config.listen.is_empty() {
-            return Err(Error::Config("no socket to listen on: give at least one".to_owned()));
+            return Err(Error::Config(
+                "no socket to listen on: give at least one".to_owned(),
+            ));
         }
         let mut listeners = Vec::with_capacity(config.listen.len());
         for listen in config.listen {
             listeners.push(Arc::new(Listener::open(listen, &config.group).await?));
         }
         let engine = Engine::open(config.engine).await?;
-        let state = State { engine, busy: AtomicUsize::new(0), idle: Notify::new() };
-        Ok(Self { state: Arc::new(state), listeners })
+        let state = State {
+            engine,
+            busy: AtomicUsize::new(0),
+            idle: Notify::new(),
+        };
+        Ok(Self {
+            state: Arc::new(state),
+            listeners,
+        })
     }
 
     /// Answers until `shutdown` resolves, then ends in an orderly way.
@@ -134,7 +145,10 @@ impl Server {
         };
         drop(ended);
         if tokio::time::timeout(DRAIN, drained).await.is_err() {
-            tracing::warn!("operations were still under way after {} s and are left to the next daemon", DRAIN.as_secs());
+            tracing::warn!(
+                "operations were still under way after {} s and are left to the next daemon",
+                DRAIN.as_secs()
+            );
         }
         state.engine.shutdown().await;
     }
@@ -146,7 +160,11 @@ async fn accept(listener: Arc<Listener>, state: Arc<State>, ended: watch::Receiv
             Ok(conn) => {
                 tokio::spawn(connection(conn, Arc::clone(&state), ended.clone()));
             }
-            Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted) => {}
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted
+                ) => {}
             Err(error) => {
                 // Out of descriptors or memory: connections are still there in a moment, and perhaps room, too.
                 tracing::warn!("cannot accept a connection: {error}; trying again in 100 ms");
@@ -188,7 +206,11 @@ async fn answer(state: Arc<State>, request: hyper::Request<Incoming>) -> Respons
     let mut answer = match router::route(&state, request).await {
         Ok(answer) => answer,
         Err(error) => {
-            tracing::debug!(status = error.status().as_u16(), message = error.message(), "refused");
+            tracing::debug!(
+                status = error.status().as_u16(),
+                message = error.message(),
+                "refused"
+            );
             response::error(&error)
         }
     };

@@ -30,7 +30,9 @@ impl ApiVersion {
 
     /// Takes the version prefix off a path. The second part is the rest of the path with its leading `/`.
     pub fn strip(path: &str) -> Result<(Self, &str), ApiError> {
-        let Some(rest) = path.strip_prefix("/v") else { return Ok((Self::NEWEST, path)) };
+        let Some(rest) = path.strip_prefix("/v") else {
+            return Ok((Self::NEWEST, path));
+        };
         let (text, rest) = match rest.find('/') {
             Some(slash) => rest.split_at(slash),
             None => (rest, ""),
@@ -39,7 +41,12 @@ impl ApiVersion {
             // Not a version: `/volumes` begins like one.
             return Ok((Self::NEWEST, path));
         }
-        let invalid = || ApiError::bad_request(format!("invalid API version {text:?}: 1.{} is one", Self::NEWEST.minor));
+        let invalid = || {
+            ApiError::bad_request(format!(
+                "invalid API version {text:?}: 1.{} is one",
+                Self::NEWEST.minor
+            ))
+        };
         let (major, minor) = text.split_once('.').unwrap_or((text, "0"));
         let version = Self {
             major: major.parse().map_err(|_| invalid())?,
@@ -74,11 +81,28 @@ mod tests {
     #[test]
     fn prefixes() {
         assert_eq!(ApiVersion::strip("/info").unwrap(), (ApiVersion::NEWEST, "/info"));
-        assert_eq!(ApiVersion::strip("/v1.41/info").unwrap(), (ApiVersion::new(41), "/info"));
-        assert_eq!(ApiVersion::strip("/volumes/x").unwrap(), (ApiVersion::NEWEST, "/volumes/x"));
+        assert_eq!(
+            ApiVersion::strip("/v1.41/info").unwrap(),
+            (ApiVersion::new(41), "/info")
+        );
+        assert_eq!(
+            ApiVersion::strip("/volumes/x").unwrap(),
+            (ApiVersion::NEWEST, "/volumes/x")
+        );
         assert_eq!(ApiVersion::strip("/v1.24").unwrap(), (ApiVersion::new(24), ""));
-        for bad in ["/v1.23/info", "/v1.52/info", "/v2/info", "/v0.99/info", "/v1.2.3/info", "/v1.99999999999/info"] {
-            assert_eq!(ApiVersion::strip(bad).unwrap_err().status().as_u16(), 400, "{bad}");
+        for bad in [
+            "/v1.23/info",
+            "/v1.52/info",
+            "/v2/info",
+            "/v0.99/info",
+            "/v1.2.3/info",
+            "/v1.99999999999/info",
+        ] {
+            assert_eq!(
+                ApiVersion::strip(bad).unwrap_err().status().as_u16(),
+                400,
+                "{bad}"
+            );
         }
     }
 
@@ -91,6 +115,9 @@ mod tests {
     #[test]
     fn newest_matches_the_text_docker_gives() {
         let error = ApiVersion::strip("/v1.99/info").unwrap_err();
-        assert_eq!(error.message(), "client version 1.99 is too new. Maximum supported API version is 1.51");
+        assert_eq!(
+            error.message(),
+            "client version 1.99 is too new. Maximum supported API version is 1.51"
+        );
     }
 }

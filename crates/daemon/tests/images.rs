@@ -11,7 +11,10 @@ fn import(daemon: &Daemon, name: &str, marker: &str, changes: &[&str]) -> String
         path.push_str(&format!("&repo={name}"));
     }
     for change in changes {
-        path.push_str(&format!("&changes={}", change.replace(' ', "+").replace('"', "%22")));
+        path.push_str(&format!(
+            "&changes={}",
+            change.replace(' ', "+").replace('"', "%22")
+        ));
     }
     let answer = daemon.request("POST", &path, "application/x-tar", &root_archive(marker));
     assert_eq!(answer.status, 200, "{}", answer.text());
@@ -27,15 +30,27 @@ fn list(daemon: &Daemon, query: &str) -> Vec<Value> {
 }
 
 fn filtered(daemon: &Daemon, filters: Value) -> Vec<String> {
-    let encoded: String = filters.to_string().bytes().map(|byte| format!("%{byte:02X}")).collect();
-    list(daemon, &format!("?filters={encoded}")).iter().map(|image| image["Id"].as_str().unwrap().to_owned()).collect()
+    let encoded: String = filters
+        .to_string()
+        .bytes()
+        .map(|byte| format!("%{byte:02X}"))
+        .collect();
+    list(daemon, &format!("?filters={encoded}"))
+        .iter()
+        .map(|image| image["Id"].as_str().unwrap().to_owned())
+        .collect()
 }
 
 fn deleted(answer: &Answer) -> (Vec<String>, Vec<String>) {
     assert_eq!(answer.status, 200, "{}", answer.text());
     let all = |key: &str| {
         let items = answer.json();
-        items.as_array().unwrap().iter().filter_map(|item| Some(item[key].as_str()?.to_owned())).collect()
+        items
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter_map(|item| Some(item[key].as_str()?.to_owned()))
+            .collect()
     };
     (all("Untagged"), all("Deleted"))
 }
@@ -47,7 +62,14 @@ fn an_import_is_an_image() {
         &daemon,
         "app:v1",
         "one",
-        &["CMD [\"/bin/sh\"]", "ENV A=1", "LABEL kind=test", "EXPOSE 80", "USER www", "WORKDIR /etc"],
+        &[
+            "CMD [\"/bin/sh\"]",
+            "ENV A=1",
+            "LABEL kind=test",
+            "EXPOSE 80",
+            "USER www",
+            "WORKDIR /etc",
+        ],
     );
     let images = list(&daemon, "");
     assert_eq!(images.len(), 1);
@@ -85,8 +107,16 @@ fn bad_imports_leave_nothing() {
     let daemon = Daemon::start();
     for (query, body, part) in [
         ("&repo=UPPER", root_archive("x"), "invalid reference format"),
-        ("&repo=app&changes=RUN+make", root_archive("x"), "not a valid change command"),
-        ("&repo=app&platform=windows", root_archive("x"), "invalid platform"),
+        (
+            "&repo=app&changes=RUN+make",
+            root_archive("x"),
+            "not a valid change command",
+        ),
+        (
+            "&repo=app&platform=windows",
+            root_archive("x"),
+            "invalid platform",
+        ),
         ("&repo=app", b"this is no archive".repeat(100), ""),
         ("&repo=app", common::tar_entry("../escape", b'0', b"x", ""), ""),
     ] {
@@ -96,7 +126,9 @@ fn bad_imports_leave_nothing() {
     }
     assert_eq!(daemon.post("/images/create?fromSrc=http://x/y").status, 501);
     assert!(list(&daemon, "").is_empty());
-    let layers = std::fs::read_dir(daemon.directory.path().join("root/layers")).unwrap().count();
+    let layers = std::fs::read_dir(daemon.directory.path().join("root/layers"))
+        .unwrap()
+        .count();
     assert_eq!(layers, 0);
 }
 
@@ -110,18 +142,30 @@ fn what_was_saved_loads_again() {
     assert_eq!(by_repository.header("Content-Type"), Some("application/x-tar"));
     let both = daemon.get("/images/get?names=app:v1&names=app:v2");
     assert_eq!(both.status, 200);
-    assert_eq!(by_repository.body, both.body, "a name without a tag stands for all of them");
+    assert_eq!(
+        by_repository.body, both.body,
+        "a name without a tag stands for all of them"
+    );
     assert_eq!(daemon.get("/images/get").status, 400);
-    assert_eq!(daemon.get("/images/get?names=nosuch").message(), "No such image: nosuch:latest");
+    assert_eq!(
+        daemon.get("/images/get?names=nosuch").message(),
+        "No such image: nosuch:latest"
+    );
 
     let other = Daemon::start();
     let loaded = other.request("POST", "/images/load", "application/x-tar", &both.body);
     assert_eq!(loaded.status, 200, "{}", loaded.text());
     let lines = loaded.lines();
     let text: String = lines.iter().filter_map(|line| line["stream"].as_str()).collect();
-    assert!(text.contains("Loaded image: app:v1\n") && text.contains("Loaded image: app:v2\n"), "{text}");
+    assert!(
+        text.contains("Loaded image: app:v1\n") && text.contains("Loaded image: app:v2\n"),
+        "{text}"
+    );
     assert!(lines.iter().any(|line| line["status"] == "Loading layer"));
-    let mut ids: Vec<String> = list(&other, "").iter().map(|image| image["Id"].as_str().unwrap().to_owned()).collect();
+    let mut ids: Vec<String> = list(&other, "")
+        .iter()
+        .map(|image| image["Id"].as_str().unwrap().to_owned())
+        .collect();
     ids.sort();
     let mut expected = vec![one, two];
     expected.sort();
@@ -137,12 +181,22 @@ fn what_was_saved_loads_again() {
 fn a_bad_archive_is_refused() {
     let daemon = Daemon::start();
     let mut archive = common::tar_entry("etc/", b'5', b"", "");
-    archive.extend(common::tar_entry("etc/passwd", b'0', b"root:x:0:0::/:/bin/sh\n", ""));
+    archive.extend(common::tar_entry(
+        "etc/passwd",
+        b'0',
+        b"root:x:0:0::/:/bin/sh\n",
+        "",
+    ));
     archive.extend([0; 1024]);
     let root = daemon.request("POST", "/images/load", "application/x-tar", &archive);
     assert_eq!(root.status, 400, "{}", root.text());
     assert!(root.message().contains("import"), "{}", root.message());
-    assert_eq!(daemon.request("POST", "/images/load", "application/x-tar", b"").status, 400);
+    assert_eq!(
+        daemon
+            .request("POST", "/images/load", "application/x-tar", b"")
+            .status,
+        400
+    );
     assert!(list(&daemon, "").is_empty());
 }
 
@@ -153,7 +207,10 @@ fn a_client_that_breaks_off_leaves_nothing() {
     let archive = daemon.get("/images/app:v1/get").body;
     let other = Daemon::start();
     let mut stream = other.connect();
-    let head = format!("POST /images/load HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", archive.len());
+    let head = format!(
+        "POST /images/load HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n",
+        archive.len()
+    );
     std::io::Write::write_all(&mut stream, head.as_bytes()).unwrap();
     std::io::Write::write_all(&mut stream, &archive[..archive.len() / 2]).unwrap();
     drop(stream);
@@ -161,29 +218,47 @@ fn a_client_that_breaks_off_leaves_nothing() {
     let directory = other.stop();
     let other = Daemon::start_in(directory);
     assert!(list(&other, "").is_empty());
-    assert_eq!(std::fs::read_dir(other.directory.path().join("root/layers")).unwrap().count(), 0);
+    assert_eq!(
+        std::fs::read_dir(other.directory.path().join("root/layers"))
+            .unwrap()
+            .count(),
+        0
+    );
 }
 
 #[test]
 fn names_come_and_go() {
     let daemon = Daemon::start();
     let id = import(&daemon, "app", "one", &[]);
-    assert_eq!(daemon.post("/images/app/tag?repo=localhost:5000/team/app&tag=v2").status, 201);
+    assert_eq!(
+        daemon
+            .post("/images/app/tag?repo=localhost:5000/team/app&tag=v2")
+            .status,
+        201
+    );
     assert_eq!(daemon.post("/images/app/tag?repo=other").status, 201);
     assert_eq!(daemon.post("/images/app/tag?repo=BAD").status, 400);
     assert_eq!(daemon.post("/images/nosuch/tag?repo=x").status, 404);
     let inspect = daemon.get("/images/other/json").json();
-    assert_eq!(inspect["RepoTags"], json!(["app:latest", "localhost:5000/team/app:v2", "other:latest"]));
+    assert_eq!(
+        inspect["RepoTags"],
+        json!(["app:latest", "localhost:5000/team/app:v2", "other:latest"])
+    );
 
     let several = daemon.delete(&format!("/images/{id}"));
     assert_eq!(several.status, 409);
     let short = &id["sha256:".len()..][..12];
     assert_eq!(
         several.message(),
-        format!("conflict: unable to delete {short} (must be forced) - image is referenced in multiple repositories")
+        format!(
+            "conflict: unable to delete {short} (must be forced) - image is referenced in multiple repositories"
+        )
     );
     let (untagged, gone) = deleted(&daemon.delete("/images/localhost:5000/team/app:v2"));
-    assert_eq!((untagged, gone.len()), (vec!["localhost:5000/team/app:v2".to_owned()], 0));
+    assert_eq!(
+        (untagged, gone.len()),
+        (vec!["localhost:5000/team/app:v2".to_owned()], 0)
+    );
     let (mut untagged, gone) = deleted(&daemon.delete(&format!("/images/{id}?force=1")));
     untagged.sort();
     assert_eq!(untagged, ["app:latest", "other:latest"]);
@@ -191,7 +266,13 @@ fn names_come_and_go() {
     assert_eq!(gone[0], id);
     assert!(list(&daemon, "").is_empty());
     for directory in ["root/layers", "root/blobs/sha256"] {
-        assert_eq!(std::fs::read_dir(daemon.directory.path().join(directory)).unwrap().count(), 0, "{directory}");
+        assert_eq!(
+            std::fs::read_dir(daemon.directory.path().join(directory))
+                .unwrap()
+                .count(),
+            0,
+            "{directory}"
+        );
     }
 }
 
@@ -201,7 +282,12 @@ fn layers_stay_while_another_image_has_them() {
     let one = import(&daemon, "one", "same", &[]);
     let two = import(&daemon, "two", "same", &["LABEL x=y"]);
     let shared = list(&daemon, "?shared-size=1");
-    assert!(shared.iter().all(|image| image["SharedSize"].as_i64().unwrap() > 0), "{shared:?}");
+    assert!(
+        shared
+            .iter()
+            .all(|image| image["SharedSize"].as_i64().unwrap() > 0),
+        "{shared:?}"
+    );
     let (_, gone) = deleted(&daemon.delete("/images/one"));
     assert_eq!(gone, [one]);
     assert_eq!(daemon.get("/images/two/get").status, 200);
@@ -216,7 +302,10 @@ fn a_name_moves_and_leaves_a_dangling_image() {
     let new = import(&daemon, "app", "two", &[]);
     assert_eq!(daemon.get("/images/app/json").json()["Id"], new.as_str());
     assert_eq!(filtered(&daemon, json!({"dangling": ["true"]})), [old.clone()]);
-    assert_eq!(filtered(&daemon, json!({"dangling": {"false": true}})), [new.clone()]);
+    assert_eq!(
+        filtered(&daemon, json!({"dangling": {"false": true}})),
+        [new.clone()]
+    );
     assert_eq!(filtered(&daemon, json!({"label": ["old=1"]})), [old.clone()]);
     assert_eq!(filtered(&daemon, json!({"label!": ["old"]})), [new.clone()]);
     assert_eq!(filtered(&daemon, json!({"reference": ["ap*"]})), [new.clone()]);
@@ -224,13 +313,17 @@ fn a_name_moves_and_leaves_a_dangling_image() {
     assert_eq!(filtered(&daemon, json!({"before": ["app"]})), [old.clone()]);
     assert!(filtered(&daemon, json!({"until": ["1h"]})).is_empty());
 
-    let pruned = daemon.post("/images/prune?filters=%7B%22until%22:%5B%221h%22%5D%7D").json();
+    let pruned = daemon
+        .post("/images/prune?filters=%7B%22until%22:%5B%221h%22%5D%7D")
+        .json();
     assert_eq!(pruned["ImagesDeleted"], Value::Null);
     let pruned = daemon.post("/images/prune").json();
     assert_eq!(pruned["ImagesDeleted"][0]["Deleted"], old.as_str());
     assert!(pruned["SpaceReclaimed"].as_u64().unwrap() > 0);
     assert_eq!(list(&daemon, "").len(), 1);
-    let pruned = daemon.post("/images/prune?filters=%7B%22dangling%22:%5B%22false%22%5D%7D").json();
+    let pruned = daemon
+        .post("/images/prune?filters=%7B%22dangling%22:%5B%22false%22%5D%7D")
+        .json();
     assert_eq!(pruned["ImagesDeleted"][0]["Untagged"], "app:latest");
     assert!(list(&daemon, "").is_empty());
 }
@@ -251,12 +344,19 @@ fn a_pull_finds_what_is_here() {
     import(&daemon, "app:v1", "one", &[]);
     let here = daemon.post("/images/create?fromImage=app&tag=v1");
     assert_eq!(here.status, 200, "{}", here.text());
-    assert_eq!(here.lines()[0]["status"], "Status: Image is up to date for app:v1");
+    assert_eq!(
+        here.lines()[0]["status"],
+        "Status: Image is up to date for app:v1"
+    );
     let hello = daemon.post("/images/create?fromImage=hello&tag=latest");
     assert_eq!(hello.status, 200, "{}", hello.text());
     let away = daemon.post("/images/create?fromImage=nosuch&tag=latest");
     assert_eq!(away.status, 404);
-    assert!(away.message().contains("registries arrive with the next release"), "{}", away.message());
+    assert!(
+        away.message().contains("registries arrive with the next release"),
+        "{}",
+        away.message()
+    );
 }
 
 #[test]
@@ -267,7 +367,11 @@ fn disk_usage_counts_images() {
     let usage = daemon.get("/system/df?type=image").json();
     assert_eq!(usage["Images"].as_array().unwrap().len(), 2);
     let size = usage["Images"][0]["Size"].as_i64().unwrap();
-    assert_eq!(usage["LayersSize"].as_i64().unwrap(), size, "a shared layer counts once");
+    assert_eq!(
+        usage["LayersSize"].as_i64().unwrap(),
+        size,
+        "a shared layer counts once"
+    );
     assert_eq!(usage["Volumes"], Value::Null);
 }
 
@@ -275,7 +379,11 @@ fn disk_usage_counts_images() {
 fn events_tell_of_images() {
     let daemon = Daemon::start();
     let mut stream = daemon.connect();
-    std::io::Write::write_all(&mut stream, b"GET /events?filters=%7B%22type%22:%5B%22image%22%5D%7D HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    std::io::Write::write_all(
+        &mut stream,
+        b"GET /events?filters=%7B%22type%22:%5B%22image%22%5D%7D HTTP/1.1\r\nHost: x\r\n\r\n",
+    )
+    .unwrap();
     let mut seen = Vec::new();
     let mut read_until = |wanted: &str, seen: &mut Vec<u8>| {
         let mut buffer = [0; 4096];

@@ -18,7 +18,10 @@ fn ping_has_the_headers_clients_negotiate_by() {
     assert_eq!(ping.header("Ostype"), Some("linux"));
     assert_eq!(ping.header("Docker-Experimental"), Some("false"));
     assert_eq!(ping.header("Swarm"), Some("inactive"));
-    assert_eq!(ping.header("Cache-Control"), Some("no-cache, no-store, must-revalidate"));
+    assert_eq!(
+        ping.header("Cache-Control"),
+        Some("no-cache, no-store, must-revalidate")
+    );
     assert!(ping.header("Server").unwrap().starts_with("Vessel/"));
     let head = daemon.request("HEAD", "/_ping", "", b"");
     assert_eq!((head.status, head.body.len()), (200, 0));
@@ -44,7 +47,10 @@ fn versions_are_negotiated_with_dockers_texts() {
         "client version 1.12 is too old. Minimum supported API version is 1.24, please upgrade your client to a newer version"
     );
     let new = daemon.get("/v1.99/version");
-    assert_eq!(new.message(), "client version 1.99 is too new. Maximum supported API version is 1.51");
+    assert_eq!(
+        new.message(),
+        "client version 1.99 is too new. Maximum supported API version is 1.51"
+    );
 }
 
 #[test]
@@ -61,7 +67,11 @@ fn what_leads_nowhere_is_page_not_found() {
         ("DELETE", "/_ping"),
     ] {
         let answer = daemon.request(method, path, "", b"");
-        assert_eq!((answer.status, answer.message().as_str()), (404, "page not found"), "{method} {path}");
+        assert_eq!(
+            (answer.status, answer.message().as_str()),
+            (404, "page not found"),
+            "{method} {path}"
+        );
         assert_eq!(answer.header("Content-Type"), Some("application/json"));
     }
 }
@@ -96,7 +106,11 @@ fn bodies_are_checked() {
         assert_eq!(answer.status, 400, "{}", answer.text());
         assert!(answer.message().contains(part), "{}", answer.message());
     };
-    refused("text/plain", b"{}", "unsupported Content-Type header (text/plain): must be 'application/json'");
+    refused(
+        "text/plain",
+        b"{}",
+        "unsupported Content-Type header (text/plain): must be 'application/json'",
+    );
     refused("", b"{}", "malformed Content-Type header");
     refused("application/json", b"{", "invalid JSON: ");
     refused("application/json", b"{} x", "invalid JSON: ");
@@ -125,7 +139,11 @@ fn parameters_are_checked() {
         "/v1.x/info",
     ] {
         let answer = daemon.get(path);
-        assert!(answer.status == 400 || (path == "/v1.x/info" && answer.status == 404), "{path}: {}", answer.text());
+        assert!(
+            answer.status == 400 || (path == "/v1.x/info" && answer.status == 404),
+            "{path}: {}",
+            answer.text()
+        );
         assert!(!answer.message().is_empty());
     }
 }
@@ -133,17 +151,49 @@ fn parameters_are_checked() {
 #[test]
 fn unknown_objects_are_named() {
     let daemon = Daemon::start();
-    for path in ["json", "top", "logs?stdout=1", "stats?stream=0", "changes", "export", "archive?path=/"] {
+    for path in [
+        "json",
+        "top",
+        "logs?stdout=1",
+        "stats?stream=0",
+        "changes",
+        "export",
+        "archive?path=/",
+    ] {
         let answer = daemon.get(&format!("/containers/nosuch/{path}"));
-        assert_eq!((answer.status, answer.message().as_str()), (404, "No such container: nosuch"), "{path}");
+        assert_eq!(
+            (answer.status, answer.message().as_str()),
+            (404, "No such container: nosuch"),
+            "{path}"
+        );
     }
-    for path in ["start", "stop", "kill", "restart", "pause", "unpause", "wait", "rename?name=x", "attach?stream=1"] {
+    for path in [
+        "start",
+        "stop",
+        "kill",
+        "restart",
+        "pause",
+        "unpause",
+        "wait",
+        "rename?name=x",
+        "attach?stream=1",
+    ] {
         let answer = daemon.post(&format!("/containers/nosuch/{path}"));
-        assert_eq!((answer.status, answer.message().as_str()), (404, "No such container: nosuch"), "{path}");
+        assert_eq!(
+            (answer.status, answer.message().as_str()),
+            (404, "No such container: nosuch"),
+            "{path}"
+        );
     }
     assert_eq!(daemon.delete("/containers/nosuch").status, 404);
-    assert_eq!(daemon.get("/images/nosuch/json").message(), "No such image: nosuch:latest");
-    assert_eq!(daemon.get("/images/host:5000/a/b:c/json").message(), "No such image: host:5000/a/b:c");
+    assert_eq!(
+        daemon.get("/images/nosuch/json").message(),
+        "No such image: nosuch:latest"
+    );
+    assert_eq!(
+        daemon.get("/images/host:5000/a/b:c/json").message(),
+        "No such image: host:5000/a/b:c"
+    );
     assert_eq!(daemon.get("/exec/nosuch/json").status, 404);
     assert_eq!(daemon.get("/volumes/nosuch").status, 404);
     assert_eq!(daemon.get("/networks/nosuch").status, 404);
@@ -178,7 +228,9 @@ fn connections_are_kept_alive() {
     let daemon = Daemon::start();
     let mut stream = daemon.connect();
     for _ in 0..3 {
-        stream.write_all(b"GET /_ping HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        stream
+            .write_all(b"GET /_ping HTTP/1.1\r\nHost: x\r\n\r\n")
+            .unwrap();
         let mut seen = Vec::new();
         let mut buffer = [0; 1024];
         while !seen.ends_with(b"\r\n\r\nOK") {
@@ -207,7 +259,10 @@ fn a_socket_in_use_is_left_alone_and_a_stale_one_replaced() {
     let mut config = common::config(&other);
     config.listen = vec![Listen::Unix(daemon.socket())];
     let error = runtime.block_on(Server::open(config)).unwrap_err();
-    assert!(error.to_string().contains("another daemon already answers"), "{error}");
+    assert!(
+        error.to_string().contains("another daemon already answers"),
+        "{error}"
+    );
     assert_eq!(daemon.get("/_ping").status, 200);
 
     // Nobody listens any more, and the file is left.
@@ -222,7 +277,10 @@ fn only_loopback_without_tls() {
     let directory = tempfile::tempdir().unwrap();
     let mut config = common::config(&directory);
     config.listen = vec![Listen::Tcp("0.0.0.0:0".parse().unwrap())];
-    let error = vessel_daemon::runtime().unwrap().block_on(Server::open(config)).unwrap_err();
+    let error = vessel_daemon::runtime()
+        .unwrap()
+        .block_on(Server::open(config))
+        .unwrap_err();
     assert!(error.to_string().contains("no TLS"), "{error}");
 }
 
@@ -231,9 +289,15 @@ fn something_else_at_the_sockets_place_is_kept() {
     let directory = tempfile::tempdir().unwrap();
     let config = common::config(&directory);
     std::fs::write(directory.path().join("vessel.sock"), "precious").unwrap();
-    let error = vessel_daemon::runtime().unwrap().block_on(Server::open(config)).unwrap_err();
+    let error = vessel_daemon::runtime()
+        .unwrap()
+        .block_on(Server::open(config))
+        .unwrap_err();
     assert!(error.to_string().contains("not a socket"), "{error}");
-    assert_eq!(std::fs::read_to_string(directory.path().join("vessel.sock")).unwrap(), "precious");
+    assert_eq!(
+        std::fs::read_to_string(directory.path().join("vessel.sock")).unwrap(),
+        "precious"
+    );
 }
 
 #[test]
@@ -241,7 +305,10 @@ fn info_is_truthful() {
     let daemon = Daemon::start();
     let info = daemon.get("/info").json();
     assert_eq!(info["Containers"], 0);
-    assert_eq!(info["DockerRootDir"], daemon.directory.path().join("root").to_str().unwrap());
+    assert_eq!(
+        info["DockerRootDir"],
+        daemon.directory.path().join("root").to_str().unwrap()
+    );
     assert_eq!(info["OSType"], "linux");
     assert!(info["NCPU"].as_i64().unwrap() > 0);
     assert!(info["MemTotal"].as_i64().unwrap() > 1 << 20);
@@ -256,7 +323,11 @@ fn info_is_truthful() {
 fn a_body_nobody_wants_does_not_cost_the_answer() {
     let daemon = Daemon::start();
     let mut stream = daemon.connect();
-    stream.write_all(b"POST /swarm/init HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 20000\r\n\r\n").unwrap();
+    stream
+        .write_all(
+            b"POST /swarm/init HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 20000\r\n\r\n",
+        )
+        .unwrap();
     // A client that writes its body after its head finds the connection open still.
     for _ in 0..20 {
         std::thread::sleep(std::time::Duration::from_millis(10));

@@ -11,7 +11,8 @@ use rustix::fs::{Mode, OFlags};
 use tokio::time::{Interval, MissedTickBehavior, interval};
 use vessel_api::inspect::ZERO_TIME;
 use vessel_api::{
-    BlkioEntry, BlkioStats, CpuStats, CpuUsage, InterfaceStats, Map, MemoryStats, PidsStats, Stats, ThrottlingData,
+    BlkioEntry, BlkioStats, CpuStats, CpuUsage, InterfaceStats, Map, MemoryStats, PidsStats, Stats,
+    ThrottlingData,
 };
 use vessel_runtime::cgroup;
 
@@ -45,7 +46,12 @@ impl Engine {
         let container = self.container(id)?;
         let mut ticks = interval(PERIOD);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Ok(StatsStream { engine: Arc::clone(self), container, ticks, previous: None })
+        Ok(StatsStream {
+            engine: Arc::clone(self),
+            container,
+            ticks,
+            previous: None,
+        })
     }
 }
 
@@ -124,7 +130,10 @@ async fn read(engine: &Engine, container: &Arc<Container>) -> Stats {
 }
 
 fn pids_stats(pids: &cgroup::stats::PidsStats) -> PidsStats {
-    PidsStats { current: pids.current, limit: pids.limit.unwrap_or_default() }
+    PidsStats {
+        current: pids.current,
+        limit: pids.limit.unwrap_or_default(),
+    }
 }
 
 fn entries(entries: Vec<cgroup::stats::BlkioEntry>) -> Vec<BlkioEntry> {
@@ -202,7 +211,12 @@ fn interfaces(pid: i32) -> Map<InterfaceStats> {
     let read = || {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let process = rustix::fs::open(format!("/proc/{pid}"), flags, Mode::empty())?;
-        let file = rustix::fs::openat(&process, "net/dev", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+        let file = rustix::fs::openat(
+            &process,
+            "net/dev",
+            OFlags::RDONLY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )?;
         std::io::read_to_string(fs::File::from(file))
     };
     parse_interfaces(&read().unwrap_or_default())
@@ -214,9 +228,25 @@ fn parse_interfaces(text: &str) -> Map<InterfaceStats> {
         .filter_map(|line| {
             let (name, counters) = line.split_once(':')?;
             let name = name.trim();
-            let counters: Vec<u64> = counters.split_ascii_whitespace().map_while(|field| field.parse().ok()).collect();
-            let [rx_bytes, rx_packets, rx_errors, rx_dropped, _, _, _, _, tx_bytes, tx_packets, tx_errors, tx_dropped, ..] =
-                counters[..]
+            let counters: Vec<u64> = counters
+                .split_ascii_whitespace()
+                .map_while(|field| field.parse().ok())
+                .collect();
+            let [
+                rx_bytes,
+                rx_packets,
+                rx_errors,
+                rx_dropped,
+                _,
+                _,
+                _,
+                _,
+                tx_bytes,
+                tx_packets,
+                tx_errors,
+                tx_dropped,
+                ..,
+            ] = counters[..]
             else {
                 return None;
             };
@@ -254,12 +284,25 @@ mod tests {
         let text = "Inter-|   Receive\n face |bytes\n    lo: 1 1 0 0 0 0 0 0 1 1 0 0 0 0 0 0\n  eth0: 10 2 3 4 0 0 0 0 50 6 7 8 0 0 0 0\n bad: 1 2\n";
         let found = parse_interfaces(text);
         assert_eq!(found.len(), 1);
-        assert_eq!((found["eth0"].rx_bytes, found["eth0"].tx_bytes, found["eth0"].tx_dropped), (10, 50, 8));
+        assert_eq!(
+            (
+                found["eth0"].rx_bytes,
+                found["eth0"].tx_bytes,
+                found["eth0"].tx_dropped
+            ),
+            (10, 50, 8)
+        );
     }
 
     #[test]
     fn a_limit_beyond_the_host_is_the_host() {
-        let memory = |limit| memory_stats(cgroup::stats::MemoryStats { limit, ..Default::default() }).limit;
+        let memory = |limit| {
+            memory_stats(cgroup::stats::MemoryStats {
+                limit,
+                ..Default::default()
+            })
+            .limit
+        };
         assert_eq!(memory(None), memory_total());
         assert_eq!(memory(Some(u64::MAX)), memory_total());
         assert_eq!(memory(Some(4096)), 4096);

@@ -7,8 +7,8 @@ use std::path::Path;
 
 use serde::Serialize;
 use vessel_api::{
-    ComponentVersion, DiskUsage, IndexInfo, Info, Map, PlatformName, PluginsInfo, RegistryConfig, RuntimeInfo,
-    SwarmInfo, Version, VolumeUsage,
+    ComponentVersion, DiskUsage, IndexInfo, Info, Map, PlatformName, PluginsInfo, RegistryConfig,
+    RuntimeInfo, SwarmInfo, Version, VolumeUsage,
 };
 use vessel_runtime::cgroup::{Controller, Hierarchies, Mode, Version as CgroupVersion};
 
@@ -37,7 +37,12 @@ pub struct DiskUsageOptions {
 impl DiskUsageOptions {
     /// All of it.
     pub fn everything() -> Self {
-        Self { containers: true, images: true, volumes: true, build_cache: true }
+        Self {
+            containers: true,
+            images: true,
+            volumes: true,
+            build_cache: true,
+        }
     }
 }
 
@@ -56,11 +61,20 @@ impl Engine {
         let component = |name: &str, details: &[(&str, &str)]| ComponentVersion {
             name: name.to_owned(),
             version: VERSION.to_owned(),
-            details: details.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())).collect(),
+            details: details
+                .iter()
+                .map(|&(key, value)| (key.to_owned(), value.to_owned()))
+                .collect(),
         };
         Version {
-            platform: PlatformName { name: "Vessel".to_owned() },
-            components: vec![component("Engine", &details), component("runtime", &[]), component("shim", &[])],
+            platform: PlatformName {
+                name: "Vessel".to_owned(),
+            },
+            components: vec![
+                component("Engine", &details),
+                component("runtime", &[]),
+                component("shim", &[]),
+            ],
             version: VERSION.to_owned(),
             api_version: api.to_owned(),
             min_api_version: oldest_api.to_owned(),
@@ -73,7 +87,11 @@ impl Engine {
 
     /// The engine, the host, and what the one can do on the other.
     pub fn info(&self) -> Info {
-        let states: Vec<Status> = self.containers().iter().map(|container| container.state().status).collect();
+        let states: Vec<Status> = self
+            .containers()
+            .iter()
+            .map(|container| container.state().status)
+            .collect();
         let count = |wanted: &[Status]| states.iter().filter(|status| wanted.contains(status)).count() as i64;
         let running = count(&[Status::Running, Status::Restarting]);
         let paused = count(&[Status::Paused]);
@@ -102,13 +120,22 @@ impl Engine {
             server_version: VERSION.to_owned(),
             runtimes: Map::from([(
                 "vessel".to_owned(),
-                RuntimeInfo { path: "vessel".to_owned(), ..RuntimeInfo::default() },
+                RuntimeInfo {
+                    path: "vessel".to_owned(),
+                    ..RuntimeInfo::default()
+                },
             )]),
             default_runtime: "vessel".to_owned(),
-            swarm: SwarmInfo { local_node_state: "inactive".to_owned(), ..SwarmInfo::default() },
+            swarm: SwarmInfo {
+                local_node_state: "inactive".to_owned(),
+                ..SwarmInfo::default()
+            },
             live_restore_enabled: true,
             init_binary: "vessel-init".to_owned(),
-            security_options: vec!["name=seccomp,profile=builtin".to_owned(), "name=cgroupns".to_owned()],
+            security_options: vec![
+                "name=seccomp,profile=builtin".to_owned(),
+                "name=cgroupns".to_owned(),
+            ],
             ..Info::default()
         };
         if self.config().userns_remap.is_some() {
@@ -126,7 +153,11 @@ impl Engine {
     pub async fn disk_usage(&self, wanted: DiskUsageOptions) -> Result<DiskUsage> {
         let mut usage = DiskUsage::default();
         if wanted.images {
-            let options = ImageListOptions { all: true, filters: Filters::default(), shared_size: true };
+            let options = ImageListOptions {
+                all: true,
+                filters: Filters::default(),
+                shared_size: true,
+            };
             usage.images = self.image_list(options).await?;
             let content = self.images().content().clone();
             usage.layers_size = blocking(move || {
@@ -136,7 +167,11 @@ impl Engine {
             .await?;
         }
         if wanted.containers {
-            let options = ListOptions { all: true, size: true, ..ListOptions::default() };
+            let options = ListOptions {
+                all: true,
+                size: true,
+                ..ListOptions::default()
+            };
             usage.containers = self.container_list(options).await?;
         }
         if wanted.volumes {
@@ -197,7 +232,10 @@ impl Engine {
         let root = self.config().root.clone();
         blocking(move || {
             let mut items = Vec::new();
-            for entry in fs::read_dir(&root).context(|| format!("read {}", root.display()))?.flatten() {
+            for entry in fs::read_dir(&root)
+                .context(|| format!("read {}", root.display()))?
+                .flatten()
+            {
                 let name = entry.file_name().to_string_lossy().into_owned();
                 let records = match name.as_str() {
                     "layers" => Some((&layers, "a layer that no image and no container uses")),
@@ -234,8 +272,18 @@ impl Engine {
 
 fn item(path: &Path, purpose: &str, known: bool) -> DiskItem {
     let own = fs::symlink_metadata(path).map_or(0, |found| found.blocks() * 512);
-    let size = own + if path.is_dir() && !path.is_symlink() { tree_size(path) } else { 0 };
-    DiskItem { path: path.display().to_string(), size, purpose: purpose.to_owned(), known }
+    let size = own
+        + if path.is_dir() && !path.is_symlink() {
+            tree_size(path)
+        } else {
+            0
+        };
+    DiskItem {
+        path: path.display().to_string(),
+        size,
+        purpose: purpose.to_owned(),
+        known,
+    }
 }
 
 /// Bytes on disk of a tree, hard links counted once. What cannot be read counts as nothing.
@@ -244,7 +292,9 @@ pub(crate) fn tree_size(root: &Path) -> u64 {
     let mut linked = HashSet::new();
     let mut directories = vec![root.to_owned()];
     while let Some(directory) = directories.pop() {
-        let Ok(entries) = fs::read_dir(&directory) else { continue };
+        let Ok(entries) = fs::read_dir(&directory) else {
+            continue;
+        };
         for entry in entries.flatten() {
             let Ok(found) = entry.metadata() else { continue };
             if found.is_dir() {
@@ -274,23 +324,33 @@ fn go_architecture() -> &'static str {
 }
 
 fn storage_status(root: &Path) -> Vec<[String; 2]> {
-    let file_system = rustix::fs::statfs(root).map_or("not known", |found| match found.f_type as u64 & 0xffff_ffff {
-        0xef53 => "extfs",
-        0x5846_5342 => "xfs",
-        0x9123_683e => "btrfs",
-        0x0102_1994 => "tmpfs",
-        0x794c_7630 => "overlayfs",
-        0x2fc1_2fc1 => "zfs",
-        0xf2f5_2010 => "f2fs",
-        _ => "other",
-    });
-    [("Backing Filesystem", file_system), ("Supports d_type", "true"), ("Native Overlay Diff", "true")]
-        .map(|(name, value)| [name.to_owned(), value.to_owned()])
-        .to_vec()
+    let file_system =
+        rustix::fs::statfs(root).map_or("not known", |found| match found.f_type as u64 & 0xffff_ffff {
+            0xef53 => "extfs",
+            0x5846_5342 => "xfs",
+            0x9123_683e => "btrfs",
+            0x0102_1994 => "tmpfs",
+            0x794c_7630 => "overlayfs",
+            0x2fc1_2fc1 => "zfs",
+            0xf2f5_2010 => "f2fs",
+            _ => "other",
+        });
+    [
+        ("Backing Filesystem", file_system),
+        ("Supports d_type", "true"),
+        ("Native Overlay Diff", "true"),
+    ]
+    .map(|(name, value)| [name.to_owned(), value.to_owned()])
+    .to_vec()
 }
 
 fn registry_config() -> RegistryConfig {
-    let docker = IndexInfo { name: "docker.io".to_owned(), mirrors: Vec::new(), secure: true, official: true };
+    let docker = IndexInfo {
+        name: "docker.io".to_owned(),
+        mirrors: Vec::new(),
+        secure: true,
+        official: true,
+    };
     RegistryConfig {
         insecure_registry_cidrs: vec!["127.0.0.0/8".to_owned()],
         index_configs: Map::from([("docker.io".to_owned(), docker)]),
@@ -304,24 +364,29 @@ fn describe_host(info: &mut Info) {
     info.architecture = uname.machine().to_string_lossy().into_owned();
     info.name = uname.nodename().to_string_lossy().into_owned();
     info.os_type = "linux".to_owned();
-    let release = fs::read_to_string("/etc/os-release").or_else(|_| fs::read_to_string("/usr/lib/os-release"));
+    let release =
+        fs::read_to_string("/etc/os-release").or_else(|_| fs::read_to_string("/usr/lib/os-release"));
     let release = release.unwrap_or_default();
     info.operating_system = os_release(&release, "PRETTY_NAME").unwrap_or_else(|| "Linux".to_owned());
     info.os_version = os_release(&release, "VERSION_ID").unwrap_or_default();
     info.ncpu = rustix::thread::sched_getaffinity(None).map_or(1, |set| i64::from(set.count()));
     info.mem_total = memory_total() as i64;
-    info.ipv4_forwarding = fs::read_to_string("/proc/sys/net/ipv4/ip_forward").is_ok_and(|text| text.trim() == "1");
+    info.ipv4_forwarding =
+        fs::read_to_string("/proc/sys/net/ipv4/ip_forward").is_ok_and(|text| text.trim() == "1");
     info.n_fd = fs::read_dir("/proc/self/fd").map_or(-1, |entries| entries.count() as i64);
     // There are no goroutines; the nearest thing that can be counted are threads.
     info.n_goroutines = fs::read_dir("/proc/self/task").map_or(-1, |entries| entries.count() as i64);
     if !info.ipv4_forwarding {
-        info.warnings.push("WARNING: IPv4 forwarding is disabled".to_owned());
+        info.warnings
+            .push("WARNING: IPv4 forwarding is disabled".to_owned());
     }
 }
 
 /// A value of os-release(5), without its quotes.
 fn os_release(text: &str, key: &str) -> Option<String> {
-    let value = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='))?;
+    let value = text
+        .lines()
+        .find_map(|line| line.strip_prefix(key)?.strip_prefix('='))?;
     Some(value.trim().trim_matches(['"', '\'']).to_owned())
 }
 
@@ -367,7 +432,10 @@ mod tests {
     #[test]
     fn os_release_values() {
         let text = "NAME=\"Debian GNU/Linux\"\nPRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\nVERSION_ID='12'\nID=debian\n";
-        assert_eq!(os_release(text, "PRETTY_NAME").unwrap(), "Debian GNU/Linux 12 (bookworm)");
+        assert_eq!(
+            os_release(text, "PRETTY_NAME").unwrap(),
+            "Debian GNU/Linux 12 (bookworm)"
+        );
         assert_eq!(os_release(text, "VERSION_ID").unwrap(), "12");
         assert_eq!(os_release(text, "ID").unwrap(), "debian");
         assert_eq!(os_release(text, "VERSION"), None);

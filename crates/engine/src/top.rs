@@ -26,7 +26,10 @@ impl Engine {
         let container = self.container(id)?;
         let state = container.state();
         if !matches!(state.status, Status::Running | Status::Paused) || state.pid == 0 {
-            return Err(Error::conflict(format!("container {} is not running", container.id())));
+            return Err(Error::conflict(format!(
+                "container {} is not running",
+                container.id()
+            )));
         }
         let columns = columns(arguments)?;
         let cgroup = self.container_cgroup(&container)?;
@@ -39,9 +42,17 @@ impl Engine {
                 .take(MAX_PROCESSES)
                 // A process that ends meanwhile is none any more.
                 .filter_map(|pid| Process::read(pid.as_raw_nonzero().get()))
-                .map(|process| columns.iter().map(|column| column.kind.show(&process, &host, &mut names)).collect())
+                .map(|process| {
+                    columns
+                        .iter()
+                        .map(|column| column.kind.show(&process, &host, &mut names))
+                        .collect()
+                })
                 .collect();
-            Ok(TopResponse { titles: columns.into_iter().map(|column| column.title).collect(), processes })
+            Ok(TopResponse {
+                titles: columns.into_iter().map(|column| column.title).collect(),
+                processes,
+            })
         })
         .await
     }
@@ -117,7 +128,13 @@ kinds! {
 }
 
 fn list(kinds: &[(Kind, &str)]) -> Vec<Column> {
-    kinds.iter().map(|&(kind, title)| Column { kind, title: title.to_owned() }).collect()
+    kinds
+        .iter()
+        .map(|&(kind, title)| Column {
+            kind,
+            title: title.to_owned(),
+        })
+        .collect()
 }
 
 /// `ps -ef`.
@@ -195,7 +212,13 @@ fn user() -> Vec<Column> {
 /// `ps ax` without more.
 fn plain() -> Vec<Column> {
     use Kind::{Args, BsdTime, Pid, Stat, Tty};
-    list(&[(Pid, "PID"), (Tty, "TTY"), (Stat, "STAT"), (BsdTime, "TIME"), (Args, "COMMAND")])
+    list(&[
+        (Pid, "PID"),
+        (Tty, "TTY"),
+        (Stat, "STAT"),
+        (BsdTime, "TIME"),
+        (Args, "COMMAND"),
+    ])
 }
 
 /// Understands the arguments of `ps`.
@@ -226,7 +249,11 @@ fn columns(arguments: &str) -> Result<Vec<Column>> {
                 ('u', _) => chosen = Some(user()),
                 ('o', _) => {
                     let rest = &letters[at + letter.len_utf8()..];
-                    let format = if rest.is_empty() { words.next().ok_or_else(|| unknown(word))? } else { rest };
+                    let format = if rest.is_empty() {
+                        words.next().ok_or_else(|| unknown(word))?
+                    } else {
+                        rest
+                    };
                     add(&mut own, format)?;
                     break;
                 }
@@ -237,9 +264,15 @@ fn columns(arguments: &str) -> Result<Vec<Column>> {
             chosen = Some(plain());
         }
     }
-    let columns = if own.is_empty() { chosen.unwrap_or_else(full) } else { own };
+    let columns = if own.is_empty() {
+        chosen.unwrap_or_else(full)
+    } else {
+        own
+    };
     if !columns.iter().any(|column| column.kind == Kind::Pid) {
-        return Err(Error::invalid("Couldn't find PID field in ps output: add pid to the columns"));
+        return Err(Error::invalid(
+            "Couldn't find PID field in ps output: add pid to the columns",
+        ));
     }
     Ok(columns)
 }
@@ -254,7 +287,10 @@ fn add(columns: &mut Vec<Column>, format: &str) -> Result<()> {
             None => (text, Ok(None)),
         };
         let kind = Kind::named(&name.to_ascii_lowercase()).ok_or_else(|| {
-            Error::invalid(format!("ps: unknown column {name:?}: the columns are {}", Kind::names().join(", ")))
+            Error::invalid(format!(
+                "ps: unknown column {name:?}: the columns are {}",
+                Kind::names().join(", ")
+            ))
         })?;
         let title = match after {
             Err(title) => title.to_owned(),
@@ -294,8 +330,15 @@ struct Host {
 
 impl Host {
     fn read() -> Self {
-        let first = |text: String| text.split_whitespace().next().and_then(|number| number.parse::<f64>().ok());
-        let uptime = fs::read_to_string("/proc/uptime").ok().and_then(first).unwrap_or_default();
+        let first = |text: String| {
+            text.split_whitespace()
+                .next()
+                .and_then(|number| number.parse::<f64>().ok())
+        };
+        let uptime = fs::read_to_string("/proc/uptime")
+            .ok()
+            .and_then(first)
+            .unwrap_or_default();
         Self {
             uptime,
             boot: crate::time::now() / 1_000_000_000 - uptime as i64,
@@ -390,8 +433,14 @@ impl Process {
             // Real, effective, saved, file system.
             line.split_whitespace().nth(1)?.parse().ok()
         };
-        let locked = status.lines().find_map(|line| line.strip_prefix("VmLck:")).is_some_and(|size| !size.trim().starts_with('0'));
-        let mut arguments = String::from_utf8_lossy(command).replace('\0', " ").trim_end().to_owned();
+        let locked = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmLck:"))
+            .is_some_and(|size| !size.trim().starts_with('0'));
+        let mut arguments = String::from_utf8_lossy(command)
+            .replace('\0', " ")
+            .trim_end()
+            .to_owned();
         if arguments.is_empty() {
             arguments = format!("[{name}]");
         }
@@ -424,7 +473,11 @@ impl Kind {
         let cpu_seconds = process.ticks() / host.ticks;
         let started = process.at(field::START) as f64 / host.ticks as f64;
         let lived = (host.uptime - started).max(0.0);
-        let share = if lived > 0.0 { process.ticks() as f64 / host.ticks as f64 / lived * 100.0 } else { 0.0 };
+        let share = if lived > 0.0 {
+            process.ticks() as f64 / host.ticks as f64 / lived * 100.0
+        } else {
+            0.0
+        };
         let resident = u64::try_from(process.at(field::RSS)).unwrap_or_default() * host.page / 1024;
         let number = |field| process.at(field).to_string();
         match self {
@@ -493,7 +546,10 @@ fn state(process: &Process) -> String {
 
 /// The name of a terminal by its device number (proc_pid_stat(5), `tty_nr`).
 fn terminal(number: i64) -> String {
-    let (major, minor) = ((number >> 8) & 0xfff, (number & 0xff) | ((number >> 12) & 0xfff00));
+    let (major, minor) = (
+        (number >> 8) & 0xfff,
+        (number & 0xff) | ((number >> 12) & 0xfff00),
+    );
     match major {
         0 => "?".to_owned(),
         4 if minor < 64 => format!("tty{minor}"),
@@ -507,17 +563,27 @@ fn terminal(number: i64) -> String {
 fn clock(seconds: u64) -> String {
     let (days, rest) = (seconds / 86_400, seconds % 86_400);
     let clock = format!("{:02}:{:02}:{:02}", rest / 3600, rest / 60 % 60, rest % 60);
-    if days == 0 { clock } else { format!("{days}-{clock}") }
+    if days == 0 {
+        clock
+    } else {
+        format!("{days}-{clock}")
+    }
 }
 
 /// `[[DD-]hh:]mm:ss`.
 fn elapsed(seconds: u64) -> String {
-    if seconds < 3600 { format!("{:02}:{:02}", seconds / 60, seconds % 60) } else { clock(seconds) }
+    if seconds < 3600 {
+        format!("{:02}:{:02}", seconds / 60, seconds % 60)
+    } else {
+        clock(seconds)
+    }
 }
 
 /// When a process started: the time today, the day this year, the year. In UTC, as the daemon has no time zone.
 fn short_start(second: i64) -> String {
-    let Ok(time) = jiff::Timestamp::from_second(second) else { return "?".to_owned() };
+    let Ok(time) = jiff::Timestamp::from_second(second) else {
+        return "?".to_owned();
+    };
     let now = jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC);
     let time = time.to_zoned(jiff::tz::TimeZone::UTC);
     let format = match () {
@@ -530,7 +596,10 @@ fn short_start(second: i64) -> String {
 
 fn long_start(second: i64) -> String {
     match jiff::Timestamp::from_second(second) {
-        Ok(time) => time.to_zoned(jiff::tz::TimeZone::UTC).strftime("%a %b %e %H:%M:%S %Y").to_string(),
+        Ok(time) => time
+            .to_zoned(jiff::tz::TimeZone::UTC)
+            .strftime("%a %b %e %H:%M:%S %Y")
+            .to_string(),
         Err(_) => "?".to_owned(),
     }
 }
@@ -541,12 +610,19 @@ mod tests {
     use proptest::prelude::*;
 
     fn titles(arguments: &str) -> Vec<String> {
-        columns(arguments).unwrap().into_iter().map(|column| column.title).collect()
+        columns(arguments)
+            .unwrap()
+            .into_iter()
+            .map(|column| column.title)
+            .collect()
     }
 
     #[test]
     fn formats() {
-        assert_eq!(titles(""), ["UID", "PID", "PPID", "C", "STIME", "TTY", "TIME", "CMD"]);
+        assert_eq!(
+            titles(""),
+            ["UID", "PID", "PPID", "C", "STIME", "TTY", "TIME", "CMD"]
+        );
         assert_eq!(titles("-ef"), titles(""));
         assert_eq!(titles("aux")[..4], ["USER", "PID", "%CPU", "%MEM"]);
         assert_eq!(titles("-aux"), titles("aux"));
@@ -564,16 +640,33 @@ mod tests {
     fn a_process_is_read() {
         let mine = Process::read(std::process::id() as i32).unwrap();
         let (host, mut names) = (Host::read(), Names::default());
-        assert_eq!(Kind::Pid.show(&mine, &host, &mut names), std::process::id().to_string());
-        assert_eq!(Kind::User.show(&mine, &host, &mut names), names.user(rustix::process::geteuid().as_raw()));
+        assert_eq!(
+            Kind::Pid.show(&mine, &host, &mut names),
+            std::process::id().to_string()
+        );
+        assert_eq!(
+            Kind::User.show(&mine, &host, &mut names),
+            names.user(rustix::process::geteuid().as_raw())
+        );
         assert!(Kind::Rss.show(&mine, &host, &mut names).parse::<u64>().unwrap() > 100);
-        assert!(Kind::Etimes.show(&mine, &host, &mut names).parse::<u64>().unwrap() < 3600);
+        assert!(
+            Kind::Etimes
+                .show(&mine, &host, &mut names)
+                .parse::<u64>()
+                .unwrap()
+                < 3600
+        );
     }
 
     #[test]
     fn names_with_parentheses() {
-        let process =
-            Process::parse(7, "7 (a) (b) S 1 7 7 34817 7 4194304 0", "Uid:\t5 6 5 5\nGid:\t7 8 7 7\n", b"").unwrap();
+        let process = Process::parse(
+            7,
+            "7 (a) (b) S 1 7 7 34817 7 4194304 0",
+            "Uid:\t5 6 5 5\nGid:\t7 8 7 7\n",
+            b"",
+        )
+        .unwrap();
         assert_eq!((process.name.as_str(), process.uid, process.gid), ("a) (b", 6, 8));
         assert_eq!(process.arguments, "[a) (b]");
         assert_eq!(terminal(process.at(field::TTY)), "pts/1");

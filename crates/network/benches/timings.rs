@@ -11,7 +11,12 @@ const ROUNDS: usize = 100;
 fn report(what: &str, mut times: Vec<Duration>) {
     times.sort();
     let at = |percent: usize| times[(times.len() - 1) * percent / 100].as_micros();
-    println!("{what:<34} median {:>6} µs   p90 {:>6} µs   max {:>6} µs", at(50), at(90), at(100));
+    println!(
+        "{what:<34} median {:>6} µs   p90 {:>6} µs   max {:>6} µs",
+        at(50),
+        at(90),
+        at(100)
+    );
 }
 
 fn timed<T>(times: &mut Vec<Duration>, work: impl FnOnce() -> T) -> T {
@@ -22,22 +27,40 @@ fn timed<T>(times: &mut Vec<Duration>, work: impl FnOnce() -> T) -> T {
 }
 
 fn main() {
-    Netns::new_isolated(&NetnsConfig::default()).unwrap().run(measure).unwrap();
+    Netns::new_isolated(&NetnsConfig::default())
+        .unwrap()
+        .run(measure)
+        .unwrap();
 }
 
 fn measure() {
-    let bridge = Bridge::ensure(&BridgeConfig { name: "vbench0".into(), table: "vbench".into(), ..BridgeConfig::default() }).unwrap();
+    let bridge = Bridge::ensure(&BridgeConfig {
+        name: "vbench0".into(),
+        table: "vbench".into(),
+        ..BridgeConfig::default()
+    })
+    .unwrap();
     let plain = EndpointRequest::default();
-    let spec = |port| PortSpec { host_ip: "0.0.0.0".parse().unwrap(), host_ports: port..=port, target_port: 80, protocol: Protocol::Tcp };
+    let spec = |port| PortSpec {
+        host_ip: "0.0.0.0".parse().unwrap(),
+        host_ports: port..=port,
+        target_port: 80,
+        protocol: Protocol::Tcp,
+    };
 
-    let (mut isolated, mut attach, mut publish, mut unpublish, mut release, mut close, mut stats) = Default::default();
+    let (mut isolated, mut attach, mut publish, mut unpublish, mut release, mut close, mut stats) =
+        Default::default();
     let mut kept = Vec::new();
     let mut endpoints = Vec::new();
     let mut reader = StatsReader::open().unwrap();
     for n in 0..ROUNDS {
-        drop(timed(&mut isolated, || Netns::new_isolated(&plain.netns).unwrap()));
+        drop(timed(&mut isolated, || {
+            Netns::new_isolated(&plain.netns).unwrap()
+        }));
         let mut e = timed(&mut attach, || bridge.attach(&plain).unwrap());
-        kept.push(timed(&mut publish, || bridge.publish(&mut e.record, &[spec(10_000 + n as u16)]).unwrap()));
+        kept.push(timed(&mut publish, || {
+            bridge.publish(&mut e.record, &[spec(10_000 + n as u16)]).unwrap()
+        }));
         timed(&mut stats, || reader.endpoint(&e.record.ifname).unwrap());
         endpoints.push(e);
     }
@@ -54,7 +77,11 @@ fn measure() {
 
     let mut take = Vec::new();
     let mut take_isolated = Vec::new();
-    let config = PoolConfig { endpoints: 8, isolated: 4, ..PoolConfig::default() };
+    let config = PoolConfig {
+        endpoints: 8,
+        isolated: 4,
+        ..PoolConfig::default()
+    };
     let pool = Pool::start(bridge.clone(), config).unwrap();
     for _ in 0..ROUNDS / 8 {
         while pool.stock() != (8, 4) {

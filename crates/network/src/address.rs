@@ -51,18 +51,28 @@ impl FromStr for MacAddr {
     /// Six bytes in hexadecimal, separated by `:` or `-`. An address that the kernel would refuse (multicast, all zero) is
     /// refused here.
     fn from_str(text: &str) -> Result<Self> {
-        let bad = || Error::invalid(format!("`{}` is not a MAC address; write it as 02:42:ac:11:00:02", text.escape_debug()));
+        let bad = || {
+            Error::invalid(format!(
+                "`{}` is not a MAC address; write it as 02:42:ac:11:00:02",
+                text.escape_debug()
+            ))
+        };
         let mut bytes = [0; 6];
         let mut parts = text.split([':', '-']);
         for byte in &mut bytes {
-            let part = parts.next().filter(|p| p.len() == 2 && p.bytes().all(|b| b.is_ascii_hexdigit())).ok_or_else(bad)?;
+            let part = parts
+                .next()
+                .filter(|p| p.len() == 2 && p.bytes().all(|b| b.is_ascii_hexdigit()))
+                .ok_or_else(bad)?;
             *byte = u8::from_str_radix(part, 16).map_err(|_| bad())?;
         }
         if parts.next().is_some() {
             return Err(bad());
         }
         if bytes == [0; 6] || bytes[0] & 1 != 0 {
-            return Err(Error::invalid(format!("the MAC address {text} is not one of a single interface (it is zero or multicast)")));
+            return Err(Error::invalid(format!(
+                "the MAC address {text} is not one of a single interface (it is zero or multicast)"
+            )));
         }
         Ok(Self(bytes))
     }
@@ -71,7 +81,9 @@ impl FromStr for MacAddr {
 /// Checks a name for an interface or a table: what the kernel takes, without what would be awkward in a path or a rule.
 pub(crate) fn check_name(what: &str, name: &str) -> Result<()> {
     let ok = (1..=15).contains(&name.len())
-        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
         && name.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
     if ok {
         return Ok(());
@@ -89,12 +101,23 @@ mod tests {
 
     #[test]
     fn mac_of_an_address_is_dockers() {
-        assert_eq!(MacAddr::for_ip(Ipv4Addr::new(172, 17, 0, 2)).to_string(), "02:42:ac:11:00:02");
+        assert_eq!(
+            MacAddr::for_ip(Ipv4Addr::new(172, 17, 0, 2)).to_string(),
+            "02:42:ac:11:00:02"
+        );
     }
 
     #[test]
     fn multicast_zero_and_nonsense_are_refused() {
-        for bad in ["", "02:42:ac:11:00", "02:42:ac:11:00:02:03", "01:00:5e:00:00:01", "00:00:00:00:00:00", "2:42:ac:11:0:2", "+2:42:ac:11:00:02"] {
+        for bad in [
+            "",
+            "02:42:ac:11:00",
+            "02:42:ac:11:00:02:03",
+            "01:00:5e:00:00:01",
+            "00:00:00:00:00:00",
+            "2:42:ac:11:0:2",
+            "+2:42:ac:11:00:02",
+        ] {
             assert!(bad.parse::<MacAddr>().is_err(), "{bad}");
         }
     }

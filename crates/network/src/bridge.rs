@@ -136,7 +136,10 @@ impl Bridge {
         check_name("a bridge", &config.name)?;
         check_name("an nftables table", &config.table)?;
         if config.mtu.is_some_and(|mtu| !(68..=65535).contains(&mtu)) {
-            return Err(Error::invalid(format!("the MTU {} is not between 68 and 65535", config.mtu.unwrap_or(0))));
+            return Err(Error::invalid(format!(
+                "the MTU {} is not between 68 and 65535",
+                config.mtu.unwrap_or(0)
+            )));
         }
         let mut route = Socket::open(Family::Route)?;
         let mut nft = Socket::open(Family::Netfilter)?;
@@ -151,7 +154,12 @@ impl Bridge {
             host_has_ipv6,
             isolate_ports: !config.icc && !has_bridge_netfilter(),
             route: Mutex::new(route),
-            state: Mutex::new(State { index, ipam: new_ipam(subnet, gateway)?, endpoints: HashMap::new(), ports: HashMap::new() }),
+            state: Mutex::new(State {
+                index,
+                ipam: new_ipam(subnet, gateway)?,
+                endpoints: HashMap::new(),
+                ports: HashMap::new(),
+            }),
             nft: Mutex::new({
                 install_rules(&mut nft, config, subnet)?;
                 nft
@@ -179,13 +187,16 @@ impl Bridge {
 
     /// Makes an endpoint with a new namespace.
     pub fn attach(&self, request: &EndpointRequest) -> Result<Endpoint> {
-        self.make(request, |plug| netns::create(&request.netns, plug).map(|(netns, ())| netns))
-            .map(|(netns, record)| Endpoint { netns, record })
+        self.make(request, |plug| {
+            netns::create(&request.netns, plug).map(|(netns, ())| netns)
+        })
+        .map(|(netns, record)| Endpoint { netns, record })
     }
 
     /// Makes an endpoint of an existing namespace, such as one that belongs to a user namespace.
     pub fn attach_to(&self, netns: BorrowedFd<'_>, request: &EndpointRequest) -> Result<EndpointRecord> {
-        self.make(request, |plug| netns::within(netns, plug)).map(|((), record)| record)
+        self.make(request, |plug| netns::within(netns, plug))
+            .map(|((), record)| record)
     }
 
     fn make<T>(
@@ -198,7 +209,8 @@ impl Bridge {
         let ifname = format!("{HOST_PREFIX}{id}");
         let address = self.take_address(request.address, &ifname)?;
         let mac = request.mac.unwrap_or_else(|| MacAddr::for_ip(address));
-        let mut plug = |netns: BorrowedFd<'_>, socket: &mut Socket| shared.plug(netns, socket, &ifname, address, mac);
+        let mut plug =
+            |netns: BorrowedFd<'_>, socket: &mut Socket| shared.plug(netns, socket, &ifname, address, mac);
         match create(&mut plug) {
             Ok(value) => {
                 let record = EndpointRecord {
@@ -227,7 +239,13 @@ impl Bridge {
                 Some(address) => state.ipam.take(address).map(|()| address)?,
                 None => state.ipam.next()?,
             };
-            state.endpoints.insert(ifname.to_owned(), Live { address, mappings: Vec::new() });
+            state.endpoints.insert(
+                ifname.to_owned(),
+                Live {
+                    address,
+                    mappings: Vec::new(),
+                },
+            );
             Ok(address)
         };
         match take() {
@@ -243,7 +261,13 @@ impl Bridge {
     /// Publishes ports: all of them or none. The record gets them; the reservations are to be kept as long as the endpoint.
     pub fn publish(&self, record: &mut EndpointRecord, specs: &[PortSpec]) -> Result<Vec<Reservation>> {
         let IpAddr::V4(target) = record.address else {
-            return Err(Error::new(ErrorKind::Unsupported, format!("cannot publish ports of {}: the bridge has IPv4 only", record.address)));
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                format!(
+                    "cannot publish ports of {}: the bridge has IPv4 only",
+                    record.address
+                ),
+            ));
         };
         let shared = &*self.shared;
         let mut socket = lock(&shared.nft);
@@ -253,8 +277,12 @@ impl Bridge {
             let reservation = {
                 let state = lock(&shared.state);
                 reserve(spec, |host, port| {
-                    let earlier = reservations.iter().map(|r| (ipv4(r.port.host_ip).ok(), r.port.host_port, r.port.protocol));
-                    if earlier.into_iter().any(|(h, p, proto)| p == port && proto == spec.protocol && h.is_some_and(|h| same_host(h, host))) {
+                    let earlier = reservations
+                        .iter()
+                        .map(|r| (ipv4(r.port.host_ip).ok(), r.port.host_port, r.port.protocol));
+                    if earlier.into_iter().any(|(h, p, proto)| {
+                        p == port && proto == spec.protocol && h.is_some_and(|h| same_host(h, host))
+                    }) {
                         return Some(record.ifname.clone());
                     }
                     state.owner_of(spec.protocol, host, port)
@@ -283,9 +311,15 @@ impl Bridge {
             let stale: Vec<Mapping> = elements::dump(&mut socket, table)
                 .map_err(|r| r.on(format_args!("table {table}")))?
                 .into_iter()
-                .filter(|old| mappings.iter().any(|new| (old.protocol, old.host, old.host_port) == (new.protocol, new.host, new.host_port)))
+                .filter(|old| {
+                    mappings.iter().any(|new| {
+                        (old.protocol, old.host, old.host_port) == (new.protocol, new.host, new.host_port)
+                    })
+                })
                 .collect();
-            socket.transaction(elements::change(table, &stale, &mappings)).map_err(|r| r.on(format_args!("table {table}")))?;
+            socket
+                .transaction(elements::change(table, &stale, &mappings))
+                .map_err(|r| r.on(format_args!("table {table}")))?;
         }
         for mapping in &mappings {
             lock(&shared.state).remember(&record.ifname, *mapping);
@@ -311,7 +345,11 @@ impl Bridge {
         let mappings = {
             let mut state = lock(&shared.state);
             state.adopt(record)?;
-            state.endpoints.get(&record.ifname).map(|live| live.mappings.clone()).unwrap_or_default()
+            state
+                .endpoints
+                .get(&record.ifname)
+                .map(|live| live.mappings.clone())
+                .unwrap_or_default()
         };
         if mappings.is_empty() {
             return Ok(mappings);
@@ -321,10 +359,13 @@ impl Bridge {
             Ok(()) => {}
             // Somebody has removed elements or the table: remove those that are there.
             Err(refusal) if refusal.errno == Errno::NOENT => {
-                let there = elements::dump(&mut socket, table).map_err(|r| r.on(format_args!("table {table}")))?;
+                let there =
+                    elements::dump(&mut socket, table).map_err(|r| r.on(format_args!("table {table}")))?;
                 let left: Vec<Mapping> = mappings.iter().filter(|m| there.contains(m)).copied().collect();
                 if !left.is_empty() {
-                    socket.transaction(elements::change(table, &left, &[])).map_err(|r| r.on(format_args!("table {table}")))?;
+                    socket
+                        .transaction(elements::change(table, &left, &[]))
+                        .map_err(|r| r.on(format_args!("table {table}")))?;
                 }
             }
             Err(refusal) => return Err(refusal.on(format_args!("table {table}"))),
@@ -340,7 +381,11 @@ impl Bridge {
     pub fn release(&self, record: &EndpointRecord) -> Result<()> {
         let withdrawn = self.withdraw(record);
         let udp = match &withdrawn {
-            Ok(mappings) => mappings.iter().filter(|m| m.protocol == Protocol::Udp).copied().collect(),
+            Ok(mappings) => mappings
+                .iter()
+                .filter(|m| m.protocol == Protocol::Udp)
+                .copied()
+                .collect(),
             Err(_) => Vec::new(),
         };
         self.reaper.bury(record.ifname.clone(), udp);
@@ -368,7 +413,14 @@ impl Bridge {
         }
         {
             let mut route = lock(&shared.route);
-            let (index, ..) = ensure_interface(&mut route, &BridgeConfig { subnet: Some(shared.subnet), gateway: Some(shared.gateway), ..config.clone() })?;
+            let (index, ..) = ensure_interface(
+                &mut route,
+                &BridgeConfig {
+                    subnet: Some(shared.subnet),
+                    gateway: Some(shared.gateway),
+                    ..config.clone()
+                },
+            )?;
             netns::ensure_sysctl(&format!("ipv4/conf/{}/route_localnet", config.name), "1")?;
             let ports = link::ports(&mut route, index).map_err(|r| r.on(&config.name))?;
             let explained: Vec<String> = {
@@ -376,7 +428,11 @@ impl Bridge {
                 state.index = index;
                 state.endpoints.keys().cloned().collect()
             };
-            let explained: BTreeSet<&str> = explained.iter().chain(records.iter().map(|r| &r.ifname)).map(String::as_str).collect();
+            let explained: BTreeSet<&str> = explained
+                .iter()
+                .chain(records.iter().map(|r| &r.ifname))
+                .map(String::as_str)
+                .collect();
             let present: BTreeSet<&str> = ports.iter().map(|p| p.name.as_str()).collect();
             for port in &ports {
                 if is_ours(&port.name, port.kind.as_deref()) && !explained.contains(port.name.as_str()) {
@@ -405,12 +461,20 @@ impl Bridge {
         let config = &self.shared.config;
         let on_table = |r: Refusal| r.on(format_args!("table {}", config.table));
         install_rules(nft, config, self.shared.subnet)?;
-        let wanted: BTreeSet<Mapping> = lock(&self.shared.state).endpoints.values().flat_map(|live| live.mappings.iter().copied()).collect();
-        let present: BTreeSet<Mapping> = elements::dump(nft, &config.table).map_err(on_table)?.into_iter().collect();
+        let wanted: BTreeSet<Mapping> = lock(&self.shared.state)
+            .endpoints
+            .values()
+            .flat_map(|live| live.mappings.iter().copied())
+            .collect();
+        let present: BTreeSet<Mapping> = elements::dump(nft, &config.table)
+            .map_err(on_table)?
+            .into_iter()
+            .collect();
         let remove: Vec<Mapping> = present.difference(&wanted).copied().collect();
         let add: Vec<Mapping> = wanted.difference(&present).copied().collect();
         if !remove.is_empty() || !add.is_empty() {
-            nft.transaction(elements::change(&config.table, &remove, &add)).map_err(on_table)?;
+            nft.transaction(elements::change(&config.table, &remove, &add))
+                .map_err(on_table)?;
         }
         Ok((remove.len(), add.len()))
     }
@@ -422,14 +486,24 @@ impl Bridge {
         let mut inventory = Inventory::default();
         if let Some(bridge) = link::find(&mut route, &config.name).map_err(|r| r.on(&config.name))? {
             let ports = link::ports(&mut route, bridge.index).map_err(|r| r.on(&config.name))?;
-            inventory.interfaces = ports.into_iter().filter(|p| is_ours(&p.name, p.kind.as_deref())).map(|p| p.name).collect();
+            inventory.interfaces = ports
+                .into_iter()
+                .filter(|p| is_ours(&p.name, p.kind.as_deref()))
+                .map(|p| p.name)
+                .collect();
             inventory.bridge = Some(bridge.name);
         }
-        let mappings = elements::dump(&mut nft, &config.table).map_err(|r| r.on(format_args!("table {}", config.table)))?;
+        let mappings = elements::dump(&mut nft, &config.table)
+            .map_err(|r| r.on(format_args!("table {}", config.table)))?;
         inventory.ports = mappings
             .into_iter()
             .map(|m| {
-                let port = PublishedPort { host_ip: IpAddr::V4(m.host), host_port: m.host_port, target_port: m.target_port, protocol: m.protocol };
+                let port = PublishedPort {
+                    host_ip: IpAddr::V4(m.host),
+                    host_port: m.host_port,
+                    target_port: m.target_port,
+                    protocol: m.protocol,
+                };
                 (port, m.target)
             })
             .collect();
@@ -459,7 +533,14 @@ impl Bridge {
 
 impl Shared {
     /// Runs on a thread inside the endpoint's namespace; `inside` is a socket of that namespace.
-    fn plug(&self, netns: BorrowedFd<'_>, inside: &mut Socket, ifname: &str, address: Ipv4Addr, mac: MacAddr) -> Result<()> {
+    fn plug(
+        &self,
+        netns: BorrowedFd<'_>,
+        inside: &mut Socket,
+        ifname: &str,
+        address: Ipv4Addr,
+        mac: MacAddr,
+    ) -> Result<()> {
         let spec = VethSpec {
             host_name: ifname,
             bridge_index: lock(&self.state).index,
@@ -484,7 +565,9 @@ impl Shared {
         link::set_up(&mut batch, index);
         link::add_default_route(&mut batch, index, self.gateway);
         link::settle(&mut batch, PEER_NAME);
-        inside.request(batch).map_err(|r| r.on(format_args!("{PEER_NAME} of the endpoint {ifname}")))?;
+        inside
+            .request(batch)
+            .map_err(|r| r.on(format_args!("{PEER_NAME} of the endpoint {ifname}")))?;
         let mut batch = Batch::new();
         link::settle(&mut batch, ifname);
         lock(&self.route).request(batch).map_err(|r| r.on(ifname))
@@ -502,7 +585,9 @@ impl Shared {
 impl State {
     fn owner_of(&self, protocol: Protocol, host: Ipv4Addr, port: u16) -> Option<String> {
         let list = self.ports.get(&(protocol, port))?;
-        list.iter().find(|(taken, _)| same_host(*taken, host)).map(|(_, owner)| owner.clone())
+        list.iter()
+            .find(|(taken, _)| same_host(*taken, host))
+            .map(|(_, owner)| owner.clone())
     }
 
     fn remember(&mut self, ifname: &str, mapping: Mapping) {
@@ -510,12 +595,19 @@ impl State {
             && !live.mappings.contains(&mapping)
         {
             live.mappings.push(mapping);
-            self.ports.entry((mapping.protocol, mapping.host_port)).or_default().push((mapping.host, ifname.to_owned()));
+            self.ports
+                .entry((mapping.protocol, mapping.host_port))
+                .or_default()
+                .push((mapping.host, ifname.to_owned()));
         }
     }
 
     fn forget_mappings(&mut self, ifname: &str) {
-        let mappings = self.endpoints.get_mut(ifname).map(|live| std::mem::take(&mut live.mappings)).unwrap_or_default();
+        let mappings = self
+            .endpoints
+            .get_mut(ifname)
+            .map(|live| std::mem::take(&mut live.mappings))
+            .unwrap_or_default();
         for mapping in mappings {
             let key = (mapping.protocol, mapping.host_port);
             if let Some(list) = self.ports.get_mut(&key) {
@@ -530,14 +622,26 @@ impl State {
     /// Takes an endpoint that somebody else has recorded into the books; one that is there already gains its ports.
     fn adopt(&mut self, record: &EndpointRecord) -> Result<()> {
         let IpAddr::V4(address) = record.address else {
-            return Err(Error::new(ErrorKind::Unsupported, format!("the endpoint {} has the address {}: the bridge has IPv4 only", record.ifname, record.address)));
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                format!(
+                    "the endpoint {} has the address {}: the bridge has IPv4 only",
+                    record.ifname, record.address
+                ),
+            ));
         };
         if !self.endpoints.contains_key(&record.ifname) {
             // One that is outside the subnet has no place in the allocator, but stays an endpoint.
             if self.ipam.offset(address).is_ok() {
                 self.ipam.take(address)?;
             }
-            self.endpoints.insert(record.ifname.clone(), Live { address, mappings: Vec::new() });
+            self.endpoints.insert(
+                record.ifname.clone(),
+                Live {
+                    address,
+                    mappings: Vec::new(),
+                },
+            );
         }
         for port in &record.ports {
             self.remember(&record.ifname, mapping(port, address)?);
@@ -547,7 +651,13 @@ impl State {
 }
 
 fn mapping(port: &PublishedPort, target: Ipv4Addr) -> Result<Mapping> {
-    Ok(Mapping { protocol: port.protocol, host: ipv4(port.host_ip)?, host_port: port.host_port, target, target_port: port.target_port })
+    Ok(Mapping {
+        protocol: port.protocol,
+        host: ipv4(port.host_ip)?,
+        host_port: port.host_port,
+        target,
+        target_port: port.target_port,
+    })
 }
 
 /// Whether two published addresses collide: the same one, or one of them is all.
@@ -556,7 +666,10 @@ fn same_host(a: Ipv4Addr, b: Ipv4Addr) -> bool {
 }
 
 fn is_ours(name: &str, kind: Option<&str>) -> bool {
-    kind == Some("veth") && name.strip_prefix(HOST_PREFIX).is_some_and(|id| id.len() == ID_LEN && id.bytes().all(|b| b.is_ascii_hexdigit()))
+    kind == Some("veth")
+        && name
+            .strip_prefix(HOST_PREFIX)
+            .is_some_and(|id| id.len() == ID_LEN && id.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 
 /// Removes an interface; one that is gone already is fine.
@@ -570,8 +683,15 @@ pub(crate) fn remove_interface(route: &mut Socket, name: &str) -> Result<()> {
 }
 
 fn install_rules(nft: &mut Socket, config: &BridgeConfig, subnet: Ipv4Net) -> Result<()> {
-    let rules = Ruleset { table: &config.table, bridge: &config.name, subnet, icc: config.icc, masquerade: config.masquerade };
-    nft.transaction(rules.ensure()).map_err(|refusal| refusal.on(format_args!("table {}", config.table)))
+    let rules = Ruleset {
+        table: &config.table,
+        bridge: &config.name,
+        subnet,
+        icc: config.icc,
+        masquerade: config.masquerade,
+    };
+    nft.transaction(rules.ensure())
+        .map_err(|refusal| refusal.on(format_args!("table {}", config.table)))
 }
 
 fn new_ipam(subnet: Ipv4Net, gateway: Ipv4Addr) -> Result<Ipam> {
@@ -592,7 +712,8 @@ const ID_LEN: usize = 10;
 
 fn random_id() -> Result<String> {
     let mut bytes = [0u8; ID_LEN / 2];
-    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()).map_err(|e| Error::io("draw a random interface name", e))?;
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
+        .map_err(|e| Error::io("draw a random interface name", e))?;
     Ok(bytes.iter().map(|b| format!("{b:02x}")).collect())
 }
 
@@ -604,7 +725,9 @@ fn ensure_interface(route: &mut Socket, config: &BridgeConfig) -> Result<(u32, I
         Some(link) if link.kind.as_deref() == Some("bridge") => link.index,
         Some(link) => {
             let kind = link.kind.as_deref().unwrap_or("physical");
-            return Err(Error::conflict(format!("the interface {name} exists and is no bridge but {kind}; choose another name for the bridge")));
+            return Err(Error::conflict(format!(
+                "the interface {name} exists and is no bridge but {kind}; choose another name for the bridge"
+            )));
         }
         None => 0,
     };
@@ -614,7 +737,9 @@ fn ensure_interface(route: &mut Socket, config: &BridgeConfig) -> Result<(u32, I
     };
     let subnet = match (config.subnet, has.first()) {
         (Some(subnet), _) => subnet.trunc(),
-        (None, Some((address, prefix))) => Ipv4Net::new(*address, *prefix).map_err(|_| Error::invalid(format!("the address of {name} has a bad prefix")))?.trunc(),
+        (None, Some((address, prefix))) => Ipv4Net::new(*address, *prefix)
+            .map_err(|_| Error::invalid(format!("the address of {name} has a bad prefix")))?
+            .trunc(),
         (None, None) => subnet::choose(&subnet::in_use(route)?)?,
     };
     let ours = has.iter().map(|(a, _)| *a).find(|a| subnet.contains(a));
@@ -624,9 +749,13 @@ fn ensure_interface(route: &mut Socket, config: &BridgeConfig) -> Result<(u32, I
     };
     new_ipam(subnet, gateway)?;
     if index == 0
-        && let Some(other) = subnet::in_use(route)?.iter().find(|n| config.subnet.is_some() && subnet::overlap(n, &subnet))
+        && let Some(other) = subnet::in_use(route)?
+            .iter()
+            .find(|n| config.subnet.is_some() && subnet::overlap(n, &subnet))
     {
-        return Err(Error::conflict(format!("the subnet {subnet} of the bridge {name} overlaps {other}, which this host uses; choose another subnet")));
+        return Err(Error::conflict(format!(
+            "the subnet {subnet} of the bridge {name} overlaps {other}, which this host uses; choose another subnet"
+        )));
     }
     let mut batch = Batch::new();
     let index = if index == 0 {
@@ -634,7 +763,13 @@ fn ensure_interface(route: &mut Socket, config: &BridgeConfig) -> Result<(u32, I
         route.request(batch).map_err(|r| r.on(name))?;
         batch = Batch::new();
         let link = link::find(route, name).map_err(|r| r.on(name))?;
-        link.ok_or_else(|| Error::new(ErrorKind::NotFound, format!("the bridge {name} vanished while it was set up")))?.index
+        link.ok_or_else(|| {
+            Error::new(
+                ErrorKind::NotFound,
+                format!("the bridge {name} vanished while it was set up"),
+            )
+        })?
+        .index
     } else {
         index
     };

@@ -33,7 +33,12 @@ pub(crate) fn forget(mappings: &[Mapping]) -> Result<()> {
     if mappings.is_empty() {
         return Ok(());
     }
-    delete(|flow| mappings.iter().any(|m| (m.protocol.number(), m.target, m.target_port) == (flow.protocol, flow.answers_from.0, flow.answers_from.1)))
+    delete(|flow| {
+        mappings.iter().any(|m| {
+            (m.protocol.number(), m.target, m.target_port)
+                == (flow.protocol, flow.answers_from.0, flow.answers_from.1)
+        })
+    })
 }
 
 /// Deletes every flow to one of the mappings' ports of the host that goes to the host itself, because it began before the port
@@ -45,7 +50,8 @@ pub(crate) fn forget_unpublished(mappings: &[Mapping]) -> Result<()> {
     delete(|flow| {
         flow.to == flow.answers_from
             && mappings.iter().any(|m| {
-                (m.protocol.number(), m.host_port) == (flow.protocol, flow.to.1) && (m.host.is_unspecified() || m.host == flow.to.0)
+                (m.protocol.number(), m.host_port) == (flow.protocol, flow.to.1)
+                    && (m.host.is_unspecified() || m.host == flow.to.0)
             })
     })
 }
@@ -64,7 +70,9 @@ impl Flow {
         let original = attrs.find(CTA_TUPLE_ORIG)?;
         let reply = attrs.find(CTA_TUPLE_REPLY)?;
         Some(Self {
-            protocol: *AttrIter(AttrIter(original).find(CTA_TUPLE_PROTO)?).find(CTA_PROTO_NUM)?.first()?,
+            protocol: *AttrIter(AttrIter(original).find(CTA_TUPLE_PROTO)?)
+                .find(CTA_PROTO_NUM)?
+                .first()?,
             to: end(original, CTA_IP_V4_DST, CTA_PROTO_DST_PORT)?,
             answers_from: end(reply, CTA_IP_V4_SRC, CTA_PROTO_SRC_PORT)?,
         })
@@ -74,23 +82,42 @@ impl Flow {
 fn end(tuple: &[u8], address: u16, port: u16) -> Option<(Ipv4Addr, u16)> {
     let address = AttrIter(AttrIter(tuple).find(CTA_TUPLE_IP)?).find(address)?;
     let port = AttrIter(AttrIter(tuple).find(CTA_TUPLE_PROTO)?).find(port)?;
-    Some((Ipv4Addr::from(*address.first_chunk::<4>()?), u16::from_be_bytes(*port.first_chunk()?)))
+    Some((
+        Ipv4Addr::from(*address.first_chunk::<4>()?),
+        u16::from_be_bytes(*port.first_chunk()?),
+    ))
 }
 
 fn delete(doomed: impl Fn(&Flow) -> bool) -> Result<()> {
     let on = "of published ports";
     let mut socket = Socket::open(Family::Netfilter)?;
-    let flows = socket.dump(|batch| batch.push("list tracked connections", SUBSYSTEM << 8 | MSG_GET, 0, &HEAD, |_| ())).map_err(|r| r.on(on))?;
+    let flows = socket
+        .dump(|batch| {
+            batch.push(
+                "list tracked connections",
+                SUBSYSTEM << 8 | MSG_GET,
+                0,
+                &HEAD,
+                |_| (),
+            )
+        })
+        .map_err(|r| r.on(on))?;
     let mut batch = Batch::new();
     for attrs in flows.iter().filter_map(|f| Some(AttrIter(f.get(HEAD.len()..)?))) {
         if Flow::parse(attrs).is_some_and(|flow| doomed(&flow)) {
-            batch.push("forget a tracked connection", SUBSYSTEM << 8 | MSG_DELETE, 0, &HEAD, |a| {
-                for kind in [CTA_TUPLE_ORIG, CTA_ID] {
-                    if let Some(value) = attrs.find(kind) {
-                        a.put(kind, value);
+            batch.push(
+                "forget a tracked connection",
+                SUBSYSTEM << 8 | MSG_DELETE,
+                0,
+                &HEAD,
+                |a| {
+                    for kind in [CTA_TUPLE_ORIG, CTA_ID] {
+                        if let Some(value) = attrs.find(kind) {
+                            a.put(kind, value);
+                        }
                     }
-                }
-            });
+                },
+            );
         }
     }
     match socket.request(batch) {

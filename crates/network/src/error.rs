@@ -36,7 +36,11 @@ pub struct Error {
 
 impl Error {
     pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), source: None }
+        Self {
+            kind,
+            message: message.into(),
+            source: None,
+        }
     }
 
     pub(crate) fn invalid(message: impl Into<String>) -> Self {
@@ -52,19 +56,27 @@ impl Error {
         let source = source.into();
         let code = source.raw_os_error().unwrap_or(0);
         let (kind, hint) = match code {
-            libc::EPERM | libc::EACCES => {
-                (ErrorKind::Permission, "; the daemon needs CAP_NET_ADMIN and CAP_SYS_ADMIN in its network namespace")
-            }
+            libc::EPERM | libc::EACCES => (
+                ErrorKind::Permission,
+                "; the daemon needs CAP_NET_ADMIN and CAP_SYS_ADMIN in its network namespace",
+            ),
             libc::ENODEV | libc::ENOENT => (ErrorKind::NotFound, ""),
             libc::EEXIST | libc::EADDRINUSE | libc::EBUSY => (ErrorKind::Conflict, ""),
-            libc::EXFULL => (ErrorKind::Exhausted, "; a bridge has room for 1023 interfaces: use a second network"),
+            libc::EXFULL => (
+                ErrorKind::Exhausted,
+                "; a bridge has room for 1023 interfaces: use a second network",
+            ),
             libc::EMFILE | libc::ENFILE => (ErrorKind::Exhausted, "; raise the limit of open files"),
             libc::EOPNOTSUPP | libc::EAFNOSUPPORT | libc::EPROTONOSUPPORT | libc::ESOCKTNOSUPPORT => {
                 (ErrorKind::Unsupported, "; this kernel was built without it")
             }
             _ => (ErrorKind::System, ""),
         };
-        Self { kind, message: format!("cannot {what}: {}{hint}", describe(&source)), source: Some(source) }
+        Self {
+            kind,
+            message: format!("cannot {what}: {}{hint}", describe(&source)),
+            source: Some(source),
+        }
     }
 
     /// What sort of error this is.
@@ -105,9 +117,17 @@ mod tests {
 
     #[test]
     fn an_errno_becomes_a_sentence() {
-        let error = Error::io("create the bridge `x0`", io::Error::from_raw_os_error(libc::EPERM));
+        let error = Error::io(
+            "create the bridge `x0`",
+            io::Error::from_raw_os_error(libc::EPERM),
+        );
         assert_eq!(error.kind(), ErrorKind::Permission);
-        assert!(error.to_string().starts_with("cannot create the bridge `x0`: operation not permitted; "), "{error}");
+        assert!(
+            error
+                .to_string()
+                .starts_with("cannot create the bridge `x0`: operation not permitted; "),
+            "{error}"
+        );
         assert_eq!(error.raw_os_error(), Some(libc::EPERM));
     }
 }

@@ -32,14 +32,20 @@ pub(crate) fn only_closed_connections(host: Ipv4Addr, port: u16) -> bool {
 
 /// A process that has the port, in words.
 pub(crate) fn of(host: Ipv4Addr, port: u16, protocol: Protocol) -> Option<String> {
-    let inodes: Vec<u32> = occupants(host, port, protocol).iter().map(|e| e.inode).filter(|&i| i != 0).collect();
+    let inodes: Vec<u32> = occupants(host, port, protocol)
+        .iter()
+        .map(|e| e.inode)
+        .filter(|&i| i != 0)
+        .collect();
     let (pid, name) = process_with(&inodes)?;
     Some(format!("process {pid} ({name})"))
 }
 
 fn occupants(host: Ipv4Addr, port: u16, protocol: Protocol) -> Vec<Entry> {
     let mut found = Vec::new();
-    let Ok(mut socket) = Socket::open(Family::SockDiag) else { return found };
+    let Ok(mut socket) = Socket::open(Family::SockDiag) else {
+        return found;
+    };
     for family in [libc::AF_INET, libc::AF_INET6] {
         // `struct inet_diag_req_v2` with an empty socket id.
         let mut request = [0u8; 56];
@@ -47,9 +53,13 @@ fn occupants(host: Ipv4Addr, port: u16, protocol: Protocol) -> Vec<Entry> {
         request[1] = protocol.number();
         request[4..8].copy_from_slice(&ALL_STATES.to_ne_bytes());
         // A kernel that cannot tell leaves the holder unnamed.
-        let entries = socket.dump(|batch: &mut Batch| batch.push("list sockets", SOCK_DIAG_BY_FAMILY, 0, &request, |_| ())).unwrap_or_default();
+        let entries = socket
+            .dump(|batch: &mut Batch| batch.push("list sockets", SOCK_DIAG_BY_FAMILY, 0, &request, |_| ()))
+            .unwrap_or_default();
         found.extend(entries.iter().filter_map(|e| parse(e)).filter(|e| {
-            e.port == port && e.address.is_some_and(|a| a == host || a.is_unspecified() || host.is_unspecified())
+            e.port == port
+                && e.address
+                    .is_some_and(|a| a == host || a.is_unspecified() || host.is_unspecified())
         }));
     }
     found
@@ -77,8 +87,12 @@ fn process_with(inodes: &[u32]) -> Option<(u32, String)> {
     }
     let targets: Vec<String> = inodes.iter().map(|i| format!("socket:[{i}]")).collect();
     for process in fs::read_dir("/proc").ok()?.flatten() {
-        let Some(pid) = process.file_name().to_str().and_then(|n| n.parse::<u32>().ok()) else { continue };
-        let Ok(descriptors) = fs::read_dir(process.path().join("fd")) else { continue };
+        let Some(pid) = process.file_name().to_str().and_then(|n| n.parse::<u32>().ok()) else {
+            continue;
+        };
+        let Ok(descriptors) = fs::read_dir(process.path().join("fd")) else {
+            continue;
+        };
         for descriptor in descriptors.flatten() {
             if let Ok(target) = fs::read_link(descriptor.path())
                 && targets.iter().any(|t| target.as_os_str() == t.as_str())
@@ -102,12 +116,24 @@ mod tests {
         let me = std::process::id().to_string();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        assert!(of(Ipv4Addr::LOCALHOST, port, Protocol::Tcp).unwrap().contains(&me));
+        assert!(
+            of(Ipv4Addr::LOCALHOST, port, Protocol::Tcp)
+                .unwrap()
+                .contains(&me)
+        );
         assert!(of(Ipv4Addr::UNSPECIFIED, port, Protocol::Tcp).is_some());
         assert!(of(Ipv4Addr::new(127, 0, 0, 9), port, Protocol::Tcp).is_none());
         assert!(!only_closed_connections(Ipv4Addr::LOCALHOST, port));
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-        assert!(of(Ipv4Addr::LOCALHOST, socket.local_addr().unwrap().port(), Protocol::Udp).unwrap().contains(&me));
+        assert!(
+            of(
+                Ipv4Addr::LOCALHOST,
+                socket.local_addr().unwrap().port(),
+                Protocol::Udp
+            )
+            .unwrap()
+            .contains(&me)
+        );
     }
 
     proptest! {

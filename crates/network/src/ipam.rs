@@ -28,11 +28,18 @@ pub(crate) struct Ipam {
 impl Ipam {
     pub(crate) fn new(subnet: Ipv4Net) -> Result<Self> {
         if !(WIDEST..=NARROWEST).contains(&subnet.prefix_len()) {
-            return Err(Error::invalid(format!("the subnet {subnet} cannot be used: its prefix must be from /{WIDEST} to /{NARROWEST}")));
+            return Err(Error::invalid(format!(
+                "the subnet {subnet} cannot be used: its prefix must be from /{WIDEST} to /{NARROWEST}"
+            )));
         }
         let subnet = subnet.trunc();
         let size = 1u32 << (32 - subnet.prefix_len());
-        let mut ipam = Self { subnet, taken: vec![0; size.div_ceil(64) as usize], last: 0, free: size - 2 };
+        let mut ipam = Self {
+            subnet,
+            taken: vec![0; size.div_ceil(64) as usize],
+            last: 0,
+            free: size - 2,
+        };
         ipam.set(0, true);
         ipam.set(size - 1, true);
         // A subnet smaller than a word: the bits past its end are not addresses.
@@ -47,12 +54,20 @@ impl Ipam {
         if self.free == 0 {
             return Err(Error::new(
                 ErrorKind::Exhausted,
-                format!("no free address is left in the subnet {}; remove endpoints or make a network with a larger subnet", self.subnet),
+                format!(
+                    "no free address is left in the subnet {}; remove endpoints or make a network with a larger subnet",
+                    self.subnet
+                ),
             ));
         }
-        let offset = self.find_free(self.last.saturating_add(1)).or_else(|| self.find_free(0));
+        let offset = self
+            .find_free(self.last.saturating_add(1))
+            .or_else(|| self.find_free(0));
         let Some(offset) = offset else {
-            return Err(Error::new(ErrorKind::Exhausted, format!("no free address is left in the subnet {}", self.subnet)));
+            return Err(Error::new(
+                ErrorKind::Exhausted,
+                format!("no free address is left in the subnet {}", self.subnet),
+            ));
         };
         self.set(offset, true);
         self.free -= 1;
@@ -64,7 +79,10 @@ impl Ipam {
     pub(crate) fn take(&mut self, address: Ipv4Addr) -> Result<()> {
         let offset = self.offset(address)?;
         if self.get(offset) {
-            return Err(Error::conflict(format!("the address {address} is already in use on the subnet {}; choose another one", self.subnet)));
+            return Err(Error::conflict(format!(
+                "the address {address} is already in use on the subnet {}; choose another one",
+                self.subnet
+            )));
         }
         self.set(offset, true);
         self.free -= 1;
@@ -84,10 +102,16 @@ impl Ipam {
     /// Whether the address could be given to an endpoint.
     pub(crate) fn offset(&self, address: Ipv4Addr) -> Result<u32> {
         if !self.subnet.contains(&address) {
-            return Err(Error::invalid(format!("the address {address} is not in the subnet {}", self.subnet)));
+            return Err(Error::invalid(format!(
+                "the address {address} is not in the subnet {}",
+                self.subnet
+            )));
         }
         if address == self.subnet.network() || address == self.subnet.broadcast() {
-            return Err(Error::invalid(format!("the address {address} is the network or broadcast address of the subnet {}", self.subnet)));
+            return Err(Error::invalid(format!(
+                "the address {address} is the network or broadcast address of the subnet {}",
+                self.subnet
+            )));
         }
         Ok(u32::from(address) - u32::from(self.subnet.network()))
     }
@@ -111,7 +135,9 @@ impl Ipam {
     }
 
     fn get(&self, offset: u32) -> bool {
-        self.taken.get((offset / 64) as usize).is_none_or(|w| w & (1 << (offset % 64)) != 0)
+        self.taken
+            .get((offset / 64) as usize)
+            .is_none_or(|w| w & (1 << (offset % 64)) != 0)
     }
 
     fn set(&mut self, offset: u32, taken: bool) {
@@ -149,10 +175,17 @@ mod tests {
     fn edges_and_strangers_are_refused() {
         let mut ipam = Ipam::new(net("172.17.0.0/16")).unwrap();
         for bad in ["172.17.0.0", "172.17.255.255", "172.18.0.1"] {
-            assert_eq!(ipam.take(bad.parse().unwrap()).unwrap_err().kind(), ErrorKind::Invalid, "{bad}");
+            assert_eq!(
+                ipam.take(bad.parse().unwrap()).unwrap_err().kind(),
+                ErrorKind::Invalid,
+                "{bad}"
+            );
         }
         ipam.take("172.17.0.9".parse().unwrap()).unwrap();
-        assert_eq!(ipam.take("172.17.0.9".parse().unwrap()).unwrap_err().kind(), ErrorKind::Conflict);
+        assert_eq!(
+            ipam.take("172.17.0.9".parse().unwrap()).unwrap_err().kind(),
+            ErrorKind::Conflict
+        );
         assert!(Ipam::new(net("10.0.0.0/31")).is_err());
         assert!(Ipam::new(net("0.0.0.0/0")).is_err());
     }

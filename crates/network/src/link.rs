@@ -45,79 +45,111 @@ pub(crate) struct VethSpec<'a> {
 ///
 /// One queue on each side: the default is one per processor, and each of them is a sysfs object.
 pub(crate) fn add_veth(batch: &mut Batch, spec: &VethSpec<'_>) {
-    batch.push("create the interface pair", libc::RTM_NEWLINK, CREATE, &ifinfo(0, UP, UP), |a| {
-        a.str(libc::IFLA_IFNAME, spec.host_name);
-        a.u32(libc::IFLA_MASTER, spec.bridge_index);
-        a.u32(libc::IFLA_NUM_TX_QUEUES, 1);
-        a.u32(libc::IFLA_NUM_RX_QUEUES, 1);
-        if let Some(mtu) = spec.mtu {
-            a.u32(libc::IFLA_MTU, mtu);
-        }
-        a.nest(libc::IFLA_LINKINFO, |a| {
-            a.str(libc::IFLA_INFO_KIND, "veth");
-            a.nest(libc::IFLA_INFO_DATA, |a| {
-                a.nest(VETH_INFO_PEER, |a| {
-                    a.raw(&ifinfo(0, 0, 0));
-                    a.str(libc::IFLA_IFNAME, spec.peer_name);
-                    a.put(libc::IFLA_ADDRESS, &spec.peer_mac.0);
-                    a.u32(libc::IFLA_NET_NS_FD, spec.peer_netns as u32);
-                    a.u32(libc::IFLA_NUM_TX_QUEUES, 1);
-                    a.u32(libc::IFLA_NUM_RX_QUEUES, 1);
-                    if let Some(mtu) = spec.mtu {
-                        a.u32(libc::IFLA_MTU, mtu);
+    batch.push(
+        "create the interface pair",
+        libc::RTM_NEWLINK,
+        CREATE,
+        &ifinfo(0, UP, UP),
+        |a| {
+            a.str(libc::IFLA_IFNAME, spec.host_name);
+            a.u32(libc::IFLA_MASTER, spec.bridge_index);
+            a.u32(libc::IFLA_NUM_TX_QUEUES, 1);
+            a.u32(libc::IFLA_NUM_RX_QUEUES, 1);
+            if let Some(mtu) = spec.mtu {
+                a.u32(libc::IFLA_MTU, mtu);
+            }
+            a.nest(libc::IFLA_LINKINFO, |a| {
+                a.str(libc::IFLA_INFO_KIND, "veth");
+                a.nest(libc::IFLA_INFO_DATA, |a| {
+                    a.nest(VETH_INFO_PEER, |a| {
+                        a.raw(&ifinfo(0, 0, 0));
+                        a.str(libc::IFLA_IFNAME, spec.peer_name);
+                        a.put(libc::IFLA_ADDRESS, &spec.peer_mac.0);
+                        a.u32(libc::IFLA_NET_NS_FD, spec.peer_netns as u32);
+                        a.u32(libc::IFLA_NUM_TX_QUEUES, 1);
+                        a.u32(libc::IFLA_NUM_RX_QUEUES, 1);
+                        if let Some(mtu) = spec.mtu {
+                            a.u32(libc::IFLA_MTU, mtu);
+                        }
+                    });
+                });
+            });
+        },
+    );
+    // These attributes are only looked at on an interface that exists.
+    batch.push(
+        "configure the bridge port",
+        libc::RTM_NEWLINK,
+        0,
+        &ifinfo(0, 0, 0),
+        |a| {
+            a.str(libc::IFLA_IFNAME, spec.host_name);
+            a.nest(libc::IFLA_LINKINFO, |a| {
+                a.str(libc::IFLA_INFO_SLAVE_KIND, "bridge");
+                a.nest(libc::IFLA_INFO_SLAVE_DATA, |a| {
+                    // Hairpin: where bridge netfilter is on, a packet to a port published by its own sender is translated
+                    // while it is bridged, and has to leave by the port it came from.
+                    a.u8(IFLA_BRPORT_MODE, 1);
+                    if spec.isolated {
+                        a.u8(IFLA_BRPORT_ISOLATED, 1);
                     }
                 });
             });
-        });
-    });
-    // These attributes are only looked at on an interface that exists.
-    batch.push("configure the bridge port", libc::RTM_NEWLINK, 0, &ifinfo(0, 0, 0), |a| {
-        a.str(libc::IFLA_IFNAME, spec.host_name);
-        a.nest(libc::IFLA_LINKINFO, |a| {
-            a.str(libc::IFLA_INFO_SLAVE_KIND, "bridge");
-            a.nest(libc::IFLA_INFO_SLAVE_DATA, |a| {
-                // Hairpin: where bridge netfilter is on, a packet to a port published by its own sender is translated
-                // while it is bridged, and has to leave by the port it came from.
-                a.u8(IFLA_BRPORT_MODE, 1);
-                if spec.isolated {
-                    a.u8(IFLA_BRPORT_ISOLATED, 1);
-                }
-            });
-        });
-        // A bridge port needs no link-local address, nor the multicast chatter that comes with one.
-        if spec.host_has_ipv6 {
-            a.nest(libc::IFLA_AF_SPEC, |a| {
-                a.nest(libc::AF_INET6 as u16, |a| a.u8(IFLA_INET6_ADDR_GEN_MODE, IN6_ADDR_GEN_MODE_NONE));
-            });
-        }
-    });
+            // A bridge port needs no link-local address, nor the multicast chatter that comes with one.
+            if spec.host_has_ipv6 {
+                a.nest(libc::IFLA_AF_SPEC, |a| {
+                    a.nest(libc::AF_INET6 as u16, |a| {
+                        a.u8(IFLA_INET6_ADDR_GEN_MODE, IN6_ADDR_GEN_MODE_NONE)
+                    });
+                });
+            }
+        },
+    );
 }
 
 pub(crate) fn add_bridge(batch: &mut Batch, name: &str, mac: MacAddr, mtu: Option<u32>) {
-    batch.push("create the bridge", libc::RTM_NEWLINK, CREATE, &ifinfo(0, 0, 0), |a| {
-        a.str(libc::IFLA_IFNAME, name);
-        // A fixed address: otherwise the bridge takes the lowest of its ports' and changes whenever one comes or goes.
-        a.put(libc::IFLA_ADDRESS, &mac.0);
-        if let Some(mtu) = mtu {
-            a.u32(libc::IFLA_MTU, mtu);
-        }
-        a.nest(libc::IFLA_LINKINFO, |a| a.str(libc::IFLA_INFO_KIND, "bridge"));
-    });
+    batch.push(
+        "create the bridge",
+        libc::RTM_NEWLINK,
+        CREATE,
+        &ifinfo(0, 0, 0),
+        |a| {
+            a.str(libc::IFLA_IFNAME, name);
+            // A fixed address: otherwise the bridge takes the lowest of its ports' and changes whenever one comes or goes.
+            a.put(libc::IFLA_ADDRESS, &mac.0);
+            if let Some(mtu) = mtu {
+                a.u32(libc::IFLA_MTU, mtu);
+            }
+            a.nest(libc::IFLA_LINKINFO, |a| a.str(libc::IFLA_INFO_KIND, "bridge"));
+        },
+    );
 }
 
 /// Has the bridge's own traffic, from port to port, pass the rules for forwarded packets.
 pub(crate) fn filter_bridged(batch: &mut Batch, name: &str) {
-    batch.push("filter between the ports of the bridge", libc::RTM_NEWLINK, 0, &ifinfo(0, 0, 0), |a| {
-        a.str(libc::IFLA_IFNAME, name);
-        a.nest(libc::IFLA_LINKINFO, |a| {
-            a.str(libc::IFLA_INFO_KIND, "bridge");
-            a.nest(libc::IFLA_INFO_DATA, |a| a.u8(IFLA_BR_NF_CALL_IPTABLES, 1));
-        });
-    });
+    batch.push(
+        "filter between the ports of the bridge",
+        libc::RTM_NEWLINK,
+        0,
+        &ifinfo(0, 0, 0),
+        |a| {
+            a.str(libc::IFLA_IFNAME, name);
+            a.nest(libc::IFLA_LINKINFO, |a| {
+                a.str(libc::IFLA_INFO_KIND, "bridge");
+                a.nest(libc::IFLA_INFO_DATA, |a| a.u8(IFLA_BR_NF_CALL_IPTABLES, 1));
+            });
+        },
+    );
 }
 
 pub(crate) fn set_up(batch: &mut Batch, index: u32) {
-    batch.push("bring up the interface", libc::RTM_NEWLINK, 0, &ifinfo(index, UP, UP), |_| ());
+    batch.push(
+        "bring up the interface",
+        libc::RTM_NEWLINK,
+        0,
+        &ifinfo(index, UP, UP),
+        |_| (),
+    );
 }
 
 pub(crate) fn set_loopback_up(batch: &mut Batch) {
@@ -125,15 +157,36 @@ pub(crate) fn set_loopback_up(batch: &mut Batch) {
 }
 
 pub(crate) fn set_master(batch: &mut Batch, index: u32, bridge_index: u32) {
-    batch.push("put back on its bridge the interface", libc::RTM_NEWLINK, 0, &ifinfo(index, UP, UP), |a| a.u32(libc::IFLA_MASTER, bridge_index));
+    batch.push(
+        "put back on its bridge the interface",
+        libc::RTM_NEWLINK,
+        0,
+        &ifinfo(index, UP, UP),
+        |a| a.u32(libc::IFLA_MASTER, bridge_index),
+    );
 }
 
 pub(crate) fn delete(batch: &mut Batch, name: &str) {
-    batch.push("remove the interface", libc::RTM_DELLINK, 0, &ifinfo(0, 0, 0), |a| a.str(libc::IFLA_IFNAME, name));
+    batch.push(
+        "remove the interface",
+        libc::RTM_DELLINK,
+        0,
+        &ifinfo(0, 0, 0),
+        |a| a.str(libc::IFLA_IFNAME, name),
+    );
 }
 
 pub(crate) fn add_address(batch: &mut Batch, index: u32, address: Ipv4Addr, subnet: Ipv4Net) {
-    let mut head = [libc::AF_INET as u8, subnet.prefix_len(), 0, libc::RT_SCOPE_UNIVERSE, 0, 0, 0, 0];
+    let mut head = [
+        libc::AF_INET as u8,
+        subnet.prefix_len(),
+        0,
+        libc::RT_SCOPE_UNIVERSE,
+        0,
+        0,
+        0,
+        0,
+    ];
     head[4..8].copy_from_slice(&index.to_ne_bytes());
     batch.push("set the address of", libc::RTM_NEWADDR, CREATE, &head, |a| {
         a.put(libc::IFA_LOCAL, &address.octets());
@@ -149,10 +202,16 @@ pub(crate) fn add_default_route(batch: &mut Batch, index: u32, gateway: Ipv4Addr
     head[5] = libc::RTPROT_BOOT;
     head[6] = libc::RT_SCOPE_UNIVERSE;
     head[7] = libc::RTN_UNICAST;
-    batch.push("set the default route of", libc::RTM_NEWROUTE, CREATE, &head, |a| {
-        a.put(libc::RTA_GATEWAY, &gateway.octets());
-        a.u32(libc::RTA_OIF, index);
-    });
+    batch.push(
+        "set the default route of",
+        libc::RTM_NEWROUTE,
+        CREATE,
+        &head,
+        |a| {
+            a.put(libc::RTA_GATEWAY, &gateway.octets());
+            a.u32(libc::RTA_OIF, index);
+        },
+    );
 }
 
 /// What the kernel tells of an interface.
@@ -186,7 +245,13 @@ fn parse_link(payload: &[u8]) -> Option<Link> {
             libc::IFLA_MTU => link.mtu = u32_of(value).unwrap_or(0),
             libc::IFLA_MASTER => link.master = u32_of(value),
             libc::IFLA_LINKINFO => link.kind = AttrIter(value).find(libc::IFLA_INFO_KIND).map(text),
-            libc::IFLA_STATS64 => link.stats = value.chunks_exact(8).filter_map(|c| c.first_chunk()).map(|c| u64::from_ne_bytes(*c)).collect(),
+            libc::IFLA_STATS64 => {
+                link.stats = value
+                    .chunks_exact(8)
+                    .filter_map(|c| c.first_chunk())
+                    .map(|c| u64::from_ne_bytes(*c))
+                    .collect()
+            }
             _ => {}
         }
     }
@@ -210,28 +275,47 @@ pub(crate) fn find(socket: &mut Socket, name: &str) -> Result<Option<Link>, Refu
 /// Otherwise its link watch does so some time later, and until then the bridge forwards nothing to the port and the
 /// interface sends nothing.
 pub(crate) fn settle(batch: &mut Batch, name: &str) {
-    batch.push("look up the interface", libc::RTM_GETLINK, 0, &ifinfo(0, 0, 0), |a| a.str(libc::IFLA_IFNAME, name));
+    batch.push(
+        "look up the interface",
+        libc::RTM_GETLINK,
+        0,
+        &ifinfo(0, 0, 0),
+        |a| a.str(libc::IFLA_IFNAME, name),
+    );
 }
 
 /// All ports of a bridge.
 pub(crate) fn ports(socket: &mut Socket, bridge_index: u32) -> Result<Vec<Link>, Refusal> {
     let entries = socket.dump(|batch| {
-        batch.push("list the ports of the bridge", libc::RTM_GETLINK, 0, &ifinfo(0, 0, 0), |a| a.u32(libc::IFLA_MASTER, bridge_index));
+        batch.push(
+            "list the ports of the bridge",
+            libc::RTM_GETLINK,
+            0,
+            &ifinfo(0, 0, 0),
+            |a| a.u32(libc::IFLA_MASTER, bridge_index),
+        );
     })?;
-    Ok(entries.iter().filter_map(|e| parse_link(e)).filter(|l| l.master == Some(bridge_index)).collect())
+    Ok(entries
+        .iter()
+        .filter_map(|e| parse_link(e))
+        .filter(|l| l.master == Some(bridge_index))
+        .collect())
 }
 
 /// The IPv4 addresses of one interface, or of all.
 pub(crate) fn addresses(socket: &mut Socket, index: Option<u32>) -> Result<Vec<(Ipv4Addr, u8)>, Refusal> {
     let head = [libc::AF_INET as u8, 0, 0, 0, 0, 0, 0, 0];
-    let entries = socket.dump(|batch| batch.push("list the addresses", libc::RTM_GETADDR, 0, &head, |_| ()))?;
+    let entries =
+        socket.dump(|batch| batch.push("list the addresses", libc::RTM_GETADDR, 0, &head, |_| ()))?;
     let parse = |payload: &[u8]| {
         let head = payload.first_chunk::<8>()?;
         if index.is_some_and(|i| i.to_ne_bytes() != head[4..8]) {
             return None;
         }
         let attrs = AttrIter(payload.get(8..)?);
-        let bytes = attrs.find(libc::IFA_LOCAL).or_else(|| attrs.find(libc::IFA_ADDRESS))?;
+        let bytes = attrs
+            .find(libc::IFA_LOCAL)
+            .or_else(|| attrs.find(libc::IFA_ADDRESS))?;
         Some((Ipv4Addr::from(*bytes.first_chunk::<4>()?), head[1]))
     };
     Ok(entries.iter().filter_map(|e| parse(e)).collect())
@@ -245,7 +329,9 @@ pub(crate) fn route_destinations(socket: &mut Socket) -> Result<Vec<Ipv4Net>, Re
     let parse = |payload: &[u8]| {
         let prefix = *payload.get(1)?;
         let destination = AttrIter(payload.get(12..)?).find(libc::RTA_DST)?;
-        Ipv4Net::new(Ipv4Addr::from(*destination.first_chunk::<4>()?), prefix).ok().filter(|n| n.prefix_len() > 0)
+        Ipv4Net::new(Ipv4Addr::from(*destination.first_chunk::<4>()?), prefix)
+            .ok()
+            .filter(|n| n.prefix_len() > 0)
     };
     Ok(entries.iter().filter_map(|e| parse(e)).collect())
 }

@@ -52,14 +52,18 @@ impl Netns {
         create(config, |_, socket| {
             let mut batch = Batch::new();
             link::set_loopback_up(&mut batch);
-            socket.request(batch).map_err(|r| r.on("lo in a new network namespace"))
+            socket
+                .request(batch)
+                .map_err(|r| r.on("lo in a new network namespace"))
         })
         .map(|(netns, ())| netns)
     }
 
     /// The namespace of the calling thread.
     pub fn current() -> Result<Self> {
-        open_current().map(Self).map_err(|e| Error::io("open the network namespace of this thread", e))
+        open_current()
+            .map(Self)
+            .map_err(|e| Error::io("open the network namespace of this thread", e))
     }
 
     /// Runs `work` inside the namespace, on a thread that ends afterwards.
@@ -72,11 +76,15 @@ impl Netns {
 }
 
 /// Makes a namespace and runs `setup` inside it, with a netlink socket of that namespace.
-pub(crate) fn create<T: Send>(config: &NetnsConfig, setup: impl FnOnce(BorrowedFd<'_>, &mut Socket) -> Result<T> + Send) -> Result<(Netns, T)> {
+pub(crate) fn create<T: Send>(
+    config: &NetnsConfig,
+    setup: impl FnOnce(BorrowedFd<'_>, &mut Socket) -> Result<T> + Send,
+) -> Result<(Netns, T)> {
     on_own_thread(|| {
         // SAFETY: only this thread leaves its network namespace, and it ends right after; CLONE_NEWNET affects neither
         // memory nor descriptors, which is what makes unsharing dangerous to other code.
-        unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }.map_err(|e| Error::io("create a network namespace", e))?;
+        unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }
+            .map_err(|e| Error::io("create a network namespace", e))?;
         let fd = open_current().map_err(|e| Error::io("open the new network namespace", e))?;
         let mut socket = Socket::open(Family::Route)?;
         for (path, value) in &config.sysctls {
@@ -88,7 +96,10 @@ pub(crate) fn create<T: Send>(config: &NetnsConfig, setup: impl FnOnce(BorrowedF
 }
 
 /// Runs `setup` inside an existing namespace, with a netlink socket of that namespace.
-pub(crate) fn within<T: Send>(netns: BorrowedFd<'_>, setup: impl FnOnce(BorrowedFd<'_>, &mut Socket) -> Result<T> + Send) -> Result<T> {
+pub(crate) fn within<T: Send>(
+    netns: BorrowedFd<'_>,
+    setup: impl FnOnce(BorrowedFd<'_>, &mut Socket) -> Result<T> + Send,
+) -> Result<T> {
     on_own_thread(|| {
         enter(netns)?;
         let mut socket = Socket::open(Family::Route)?;
@@ -97,7 +108,8 @@ pub(crate) fn within<T: Send>(netns: BorrowedFd<'_>, setup: impl FnOnce(Borrowed
 }
 
 fn enter(netns: BorrowedFd<'_>) -> Result<()> {
-    rustix::thread::move_into_link_name_space(netns, Some(LinkNameSpaceType::Network)).map_err(|e| Error::io("enter the network namespace", e))
+    rustix::thread::move_into_link_name_space(netns, Some(LinkNameSpaceType::Network))
+        .map_err(|e| Error::io("enter the network namespace", e))
 }
 
 fn on_own_thread<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
@@ -115,15 +127,23 @@ fn on_own_thread<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> 
 }
 
 fn open_current() -> rustix::io::Result<OwnedFd> {
-    rustix::fs::open("/proc/thread-self/ns/net", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+    rustix::fs::open(
+        "/proc/thread-self/ns/net",
+        OFlags::RDONLY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
 }
 
 /// Writes a value below `/proc/sys/net` of the calling thread's namespace. `..` and empty components are refused.
 pub(crate) fn write_sysctl(path: &str, value: &str) -> Result<()> {
     if path.split('/').any(|part| matches!(part, "" | "." | "..")) {
-        return Err(Error::invalid(format!("`{}` is not a path below /proc/sys/net", path.escape_debug())));
+        return Err(Error::invalid(format!(
+            "`{}` is not a path below /proc/sys/net",
+            path.escape_debug()
+        )));
     }
-    fs::write(format!("/proc/sys/net/{path}"), value).map_err(|e| Error::io(format_args!("set net/{path} to {value}"), e))
+    fs::write(format!("/proc/sys/net/{path}"), value)
+        .map_err(|e| Error::io(format_args!("set net/{path} to {value}"), e))
 }
 
 /// Writes a value unless it is there already, as it may be where `/proc/sys` is read-only.
@@ -149,5 +169,6 @@ pub(crate) fn read_sysctl(path: &str) -> io::Result<String> {
 
 /// The index of an interface in the calling thread's namespace.
 pub(crate) fn interface_index(socket: &Socket, name: &str) -> Result<u32> {
-    rustix::net::netdevice::name_to_index(socket, name).map_err(|e| Error::io(format_args!("find the interface {name}"), e))
+    rustix::net::netdevice::name_to_index(socket, name)
+        .map_err(|e| Error::io(format_args!("find the interface {name}"), e))
 }

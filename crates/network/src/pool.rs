@@ -32,7 +32,11 @@ pub struct PoolConfig {
 
 impl Default for PoolConfig {
     fn default() -> Self {
-        Self { endpoints: 6, isolated: 4, netns: NetnsConfig::default() }
+        Self {
+            endpoints: 6,
+            isolated: 4,
+            netns: NetnsConfig::default(),
+        }
     }
 }
 
@@ -61,7 +65,11 @@ impl Pool {
     /// Starts to fill. Reconcile the bridge before, or the stock is taken for what it is: endpoints of a bridge that does not
     /// yet know which addresses are in use.
     pub fn start(bridge: Bridge, config: PoolConfig) -> Result<Self> {
-        let shared = Arc::new(Shared { config, stock: Mutex::default(), changed: Condvar::new() });
+        let shared = Arc::new(Shared {
+            config,
+            stock: Mutex::default(),
+            changed: Condvar::new(),
+        });
         let filler = {
             let (bridge, shared) = (bridge.clone(), Arc::clone(&shared));
             thread::Builder::new()
@@ -70,7 +78,11 @@ impl Pool {
                 .spawn(move || fill(&bridge, &shared))
                 .map_err(|e| Error::io("start the thread that prepares endpoints", e))?
         };
-        Ok(Self { bridge, shared, filler: Mutex::new(Some(filler)) })
+        Ok(Self {
+            bridge,
+            shared,
+            filler: Mutex::new(Some(filler)),
+        })
     }
 
     /// The bridge the endpoints are on.
@@ -94,7 +106,9 @@ impl Pool {
         });
         self.shared.changed.notify_one();
         match in_stock.flatten() {
-            Some(endpoint) if request.mac.is_none_or(|mac: MacAddr| mac == endpoint.record.mac) => Ok(endpoint),
+            Some(endpoint) if request.mac.is_none_or(|mac: MacAddr| mac == endpoint.record.mac) => {
+                Ok(endpoint)
+            }
             Some(unfit) => {
                 drop(unfit.netns);
                 self.bridge.release(&unfit.record)?;
@@ -106,7 +120,11 @@ impl Pool {
 
     /// A namespace with nothing but loopback, up.
     pub fn take_isolated(&self, config: &NetnsConfig) -> Result<Netns> {
-        let in_stock = if *config == self.shared.config.netns { lock(&self.shared.stock).isolated.pop_front() } else { None };
+        let in_stock = if *config == self.shared.config.netns {
+            lock(&self.shared.stock).isolated.pop_front()
+        } else {
+            None
+        };
         self.shared.changed.notify_one();
         match in_stock {
             Some(netns) => Ok(netns),
@@ -153,7 +171,10 @@ enum Next {
 
 fn fill(bridge: &Bridge, shared: &Shared) {
     let config = &shared.config;
-    let request = EndpointRequest { netns: config.netns.clone(), ..EndpointRequest::default() };
+    let request = EndpointRequest {
+        netns: config.netns.clone(),
+        ..EndpointRequest::default()
+    };
     loop {
         let next = {
             let mut stock = lock(&shared.stock);
@@ -171,8 +192,12 @@ fn fill(bridge: &Bridge, shared: &Shared) {
             }
         };
         let made = match next {
-            Next::Endpoint => bridge.attach(&request).map(|endpoint| lock(&shared.stock).endpoints.push_back(endpoint)),
-            Next::Isolated => Netns::new_isolated(&config.netns).map(|netns| lock(&shared.stock).isolated.push_back(netns)),
+            Next::Endpoint => bridge
+                .attach(&request)
+                .map(|endpoint| lock(&shared.stock).endpoints.push_back(endpoint)),
+            Next::Isolated => {
+                Netns::new_isolated(&config.netns).map(|netns| lock(&shared.stock).isolated.push_back(netns))
+            }
         };
         if let Err(error) = made {
             // Whoever takes now gets the error itself; here it only means to try again later.

@@ -35,7 +35,9 @@ impl Protocol {
     }
 
     pub(crate) fn from_number(number: u8) -> Option<Self> {
-        [Protocol::Tcp, Protocol::Udp, Protocol::Sctp].into_iter().find(|p| p.number() == number)
+        [Protocol::Tcp, Protocol::Udp, Protocol::Sctp]
+            .into_iter()
+            .find(|p| p.number() == number)
     }
 }
 
@@ -57,7 +59,10 @@ impl FromStr for Protocol {
             "tcp" => Ok(Protocol::Tcp),
             "udp" => Ok(Protocol::Udp),
             "sctp" => Ok(Protocol::Sctp),
-            _ => Err(Error::invalid(format!("`{}` is not a protocol; use tcp, udp or sctp", text.escape_debug()))),
+            _ => Err(Error::invalid(format!(
+                "`{}` is not a protocol; use tcp, udp or sctp",
+                text.escape_debug()
+            ))),
         }
     }
 }
@@ -90,7 +95,11 @@ pub struct PublishedPort {
 
 impl fmt::Display for PublishedPort {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}->{}/{}", self.host_ip, self.host_port, self.target_port, self.protocol)
+        write!(
+            f,
+            "{}:{}->{}/{}",
+            self.host_ip, self.host_port, self.target_port, self.protocol
+        )
     }
 }
 
@@ -111,16 +120,24 @@ pub(crate) fn ipv4(host_ip: IpAddr) -> Result<Ipv4Addr> {
         IpAddr::V4(ip) => Ok(ip),
         IpAddr::V6(ip) => Err(Error::new(
             ErrorKind::Unsupported,
-            format!("cannot publish a port on the IPv6 address {ip}: the bridge has IPv4 only; publish on an IPv4 address"),
+            format!(
+                "cannot publish a port on the IPv6 address {ip}: the bridge has IPv4 only; publish on an IPv4 address"
+            ),
         )),
     }
 }
 
 /// Reserves the first port of the wish that is free for both the host and `is_ours`, which names the endpoint of this
 /// bridge that has a port already.
-pub(crate) fn reserve(spec: &PortSpec, is_ours: impl Fn(Ipv4Addr, u16) -> Option<String>) -> Result<Reservation> {
+pub(crate) fn reserve(
+    spec: &PortSpec,
+    is_ours: impl Fn(Ipv4Addr, u16) -> Option<String>,
+) -> Result<Reservation> {
     let host = ipv4(spec.host_ip)?;
-    if spec.target_port == 0 || spec.host_ports.is_empty() || (*spec.host_ports.start() == 0 && *spec.host_ports.end() != 0) {
+    if spec.target_port == 0
+        || spec.host_ports.is_empty()
+        || (*spec.host_ports.start() == 0 && *spec.host_ports.end() != 0)
+    {
         return Err(Error::invalid(format!(
             "cannot publish port {}/{} on host ports {}-{}: ports go from 1 to 65535",
             spec.target_port,
@@ -138,7 +155,10 @@ pub(crate) fn reserve(spec: &PortSpec, is_ours: impl Fn(Ipv4Addr, u16) -> Option
     };
     let mut conflict = None;
     for candidate in candidates {
-        let taken_by_us = |port| is_ours(host, port).map(|owner| taken(host, port, spec.protocol, Some(&format!("the endpoint {owner}"))));
+        let taken_by_us = |port| {
+            is_ours(host, port)
+                .map(|owner| taken(host, port, spec.protocol, Some(&format!("the endpoint {owner}"))))
+        };
         if candidate != 0
             && let Some(error) = taken_by_us(candidate)
         {
@@ -151,7 +171,12 @@ pub(crate) fn reserve(spec: &PortSpec, is_ours: impl Fn(Ipv4Addr, u16) -> Option
                     conflict = Some(error);
                     continue;
                 }
-                let port = PublishedPort { host_ip: spec.host_ip, host_port: port, target_port: spec.target_port, protocol: spec.protocol };
+                let port = PublishedPort {
+                    host_ip: spec.host_ip,
+                    host_port: port,
+                    target_port: spec.target_port,
+                    protocol: spec.protocol,
+                };
                 return Ok(Reservation { port, socket });
             }
             Err(error) if error.kind() == ErrorKind::Conflict => conflict = Some(error),
@@ -163,14 +188,19 @@ pub(crate) fn reserve(spec: &PortSpec, is_ours: impl Fn(Ipv4Addr, u16) -> Option
         Some(error) if start == end && *start != 0 => Err(error),
         _ => Err(Error::new(
             ErrorKind::Exhausted,
-            format!("no port is free on {host} for {} in the range {start}-{end}; name another range", spec.protocol),
+            format!(
+                "no port is free on {host} for {} in the range {start}-{end}; name another range",
+                spec.protocol
+            ),
         )),
     }
 }
 
 fn taken(host: Ipv4Addr, port: u16, protocol: Protocol, holder: Option<&str>) -> Error {
     let holder = holder.map(|h| format!(" by {h}")).unwrap_or_default();
-    Error::conflict(format!("port is already allocated: {host}:{port}/{protocol} is in use{holder}; choose another port or stop what uses it"))
+    Error::conflict(format!(
+        "port is already allocated: {host}:{port}/{protocol} is in use{holder}; choose another port or stop what uses it"
+    ))
 }
 
 fn bind(host: Ipv4Addr, port: u16, protocol: Protocol) -> Result<(u16, Option<OwnedFd>)> {
@@ -180,13 +210,19 @@ fn bind(host: Ipv4Addr, port: u16, protocol: Protocol) -> Result<(u16, Option<Ow
         Protocol::Udp => (SocketType::DGRAM, ipproto::UDP),
         Protocol::Sctp => (SocketType::STREAM, ipproto::SCTP),
     };
-    let socket = match rustix::net::socket_with(AddressFamily::INET, kind, SocketFlags::CLOEXEC, Some(number)) {
-        Err(Errno::PROTONOSUPPORT | Errno::SOCKTNOSUPPORT) if protocol == Protocol::Sctp && port != 0 => return Ok((port, None)),
+    let socket = match rustix::net::socket_with(AddressFamily::INET, kind, SocketFlags::CLOEXEC, Some(number))
+    {
+        Err(Errno::PROTONOSUPPORT | Errno::SOCKTNOSUPPORT) if protocol == Protocol::Sctp && port != 0 => {
+            return Ok((port, None));
+        }
         other => other.map_err(|e| Error::io(what(), e))?,
     };
     let address = SocketAddrV4::new(host, port);
     let mut bound = rustix::net::bind(&socket, &address);
-    if bound == Err(Errno::ADDRINUSE) && protocol == Protocol::Tcp && holder::only_closed_connections(host, port) {
+    if bound == Err(Errno::ADDRINUSE)
+        && protocol == Protocol::Tcp
+        && holder::only_closed_connections(host, port)
+    {
         // Connections that a former server closed linger for a minute. They do not count, and only for this one call:
         // afterwards the socket keeps everybody off again.
         bound = sockopt::set_socket_reuseaddr(&socket, true)
@@ -195,7 +231,14 @@ fn bind(host: Ipv4Addr, port: u16, protocol: Protocol) -> Result<(u16, Option<Ow
     }
     match bound {
         Ok(()) => {}
-        Err(Errno::ADDRINUSE) => return Err(taken(host, port, protocol, holder::of(host, port, protocol).as_deref())),
+        Err(Errno::ADDRINUSE) => {
+            return Err(taken(
+                host,
+                port,
+                protocol,
+                holder::of(host, port, protocol).as_deref(),
+            ));
+        }
         Err(Errno::ADDRNOTAVAIL) => {
             return Err(Error::new(
                 ErrorKind::Invalid,
@@ -220,8 +263,16 @@ fn bind(host: Ipv4Addr, port: u16, protocol: Protocol) -> Result<(u16, Option<Ow
 /// Nobody ever reads a reserved UDP socket: drop what reaches it (a flow older than the publication) instead of queueing it.
 fn refuse_datagrams(socket: &OwnedFd) -> std::io::Result<()> {
     // BPF_RET | BPF_K with 0: keep no byte of the packet.
-    let mut program = [libc::sock_filter { code: (libc::BPF_RET | libc::BPF_K) as u16, jt: 0, jf: 0, k: 0 }];
-    let filter = libc::sock_fprog { len: 1, filter: program.as_mut_ptr() };
+    let mut program = [libc::sock_filter {
+        code: (libc::BPF_RET | libc::BPF_K) as u16,
+        jt: 0,
+        jf: 0,
+        k: 0,
+    }];
+    let filter = libc::sock_fprog {
+        len: 1,
+        filter: program.as_mut_ptr(),
+    };
     // SAFETY: the kernel copies the program, which is alive for the call, and `len` is its number of instructions.
     let result = unsafe {
         libc::setsockopt(
@@ -232,5 +283,9 @@ fn refuse_datagrams(socket: &OwnedFd) -> std::io::Result<()> {
             size_of::<libc::sock_fprog>() as libc::socklen_t,
         )
     };
-    if result == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(std::io::Error::last_os_error())
+    }
 }

@@ -40,7 +40,10 @@ impl Reaper {
             .stack_size(256 * 1024)
             .spawn(move || run(&shared, &inbox))
             .map_err(|e| Error::io("start the thread that removes endpoints", e))?;
-        Ok(Self { orders: Some(orders), thread: Some(thread) })
+        Ok(Self {
+            orders: Some(orders),
+            thread: Some(thread),
+        })
     }
 
     /// Removes the interface soon, then frees its address.
@@ -108,6 +111,8 @@ fn bury(shared: &Shared, grave: &Grave) {
     match removed {
         Ok(()) => shared.buried(&grave.ifname),
         // The address stays taken: it is still in use.
-        Err(error) => tracing::warn!(interface = grave.ifname, %error, "an endpoint's interface could not be removed"),
+        Err(error) => {
+            tracing::warn!(interface = grave.ifname, %error, "an endpoint's interface could not be removed")
+        }
     }
 }

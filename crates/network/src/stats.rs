@@ -32,7 +32,12 @@ impl StatsReader {
     /// Read on the host's side, where what the endpoint sends arrives: so received and sent change places.
     pub fn endpoint(&mut self, ifname: &str) -> Result<InterfaceStats> {
         let link = link::find(&mut self.0, ifname).map_err(|r| r.on(ifname))?;
-        let link = link.ok_or_else(|| Error::new(ErrorKind::NotFound, format!("the interface {ifname} does not exist: its endpoint is gone")))?;
+        let link = link.ok_or_else(|| {
+            Error::new(
+                ErrorKind::NotFound,
+                format!("the interface {ifname} does not exist: its endpoint is gone"),
+            )
+        })?;
         // The order of `struct rtnl_link_stats64`.
         let counter = |n: usize| link.stats.get(n).copied().unwrap_or(0);
         Ok(InterfaceStats {

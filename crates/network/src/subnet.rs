@@ -12,7 +12,9 @@ use crate::netlink::Socket;
 pub fn default_pools() -> impl Iterator<Item = Ipv4Net> {
     let large = (17..=31).map(|n| (Ipv4Addr::new(172, n, 0, 0), 16));
     let small = (0..=240).step_by(16).map(|n| (Ipv4Addr::new(192, 168, n, 0), 20));
-    large.chain(small).filter_map(|(address, prefix)| Ipv4Net::new(address, prefix).ok())
+    large
+        .chain(small)
+        .filter_map(|(address, prefix)| Ipv4Net::new(address, prefix).ok())
 }
 
 /// The first pool that overlaps none of the networks in use.
@@ -27,7 +29,11 @@ pub(crate) fn in_use(socket: &mut Socket) -> Result<Vec<Ipv4Net>> {
     let host = "of this host";
     let mut nets = link::route_destinations(socket).map_err(|r| r.on(host))?;
     let addresses = link::addresses(socket, None).map_err(|r| r.on(host))?;
-    nets.extend(addresses.into_iter().filter_map(|(address, prefix)| Ipv4Net::new(address, prefix).ok()));
+    nets.extend(
+        addresses
+            .into_iter()
+            .filter_map(|(address, prefix)| Ipv4Net::new(address, prefix).ok()),
+    );
     Ok(nets)
 }
 
@@ -46,9 +52,27 @@ mod tests {
     #[test]
     fn the_first_that_is_free() {
         assert_eq!(choose(&[]).unwrap().to_string(), "172.17.0.0/16");
-        assert_eq!(choose(&nets(&["172.17.0.0/16", "172.18.5.0/24", "10.0.0.0/8"])).unwrap().to_string(), "172.19.0.0/16");
-        assert_eq!(choose(&nets(&["172.16.0.0/12"])).unwrap().to_string(), "192.168.0.0/20");
-        assert_eq!(choose(&nets(&["172.16.0.0/12", "192.168.1.0/24"])).unwrap().to_string(), "192.168.16.0/20");
-        assert_eq!(choose(&nets(&["172.16.0.0/12", "192.168.0.0/16"])).unwrap_err().kind(), ErrorKind::Exhausted);
+        assert_eq!(
+            choose(&nets(&["172.17.0.0/16", "172.18.5.0/24", "10.0.0.0/8"]))
+                .unwrap()
+                .to_string(),
+            "172.19.0.0/16"
+        );
+        assert_eq!(
+            choose(&nets(&["172.16.0.0/12"])).unwrap().to_string(),
+            "192.168.0.0/20"
+        );
+        assert_eq!(
+            choose(&nets(&["172.16.0.0/12", "192.168.1.0/24"]))
+                .unwrap()
+                .to_string(),
+            "192.168.16.0/20"
+        );
+        assert_eq!(
+            choose(&nets(&["172.16.0.0/12", "192.168.0.0/16"]))
+                .unwrap_err()
+                .kind(),
+            ErrorKind::Exhausted
+        );
     }
 }

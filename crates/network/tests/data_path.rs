@@ -24,11 +24,20 @@ fn endpoints_talk_to_each_other_to_the_host_and_to_the_outside() {
         // Outside they are the host.
         assert_eq!(tcp(&a.netns, OUTSIDE, 80).unwrap(), HOST.to_string());
         assert_eq!(udp(&a.netns, OUTSIDE, 53).unwrap(), HOST.to_string());
-        let inside = a.netns.run(|| sh("ip addr; ip route; cat /proc/sys/net/ipv6/conf/eth0/disable_ipv6")).unwrap();
-        assert!(inside.contains("inet 172.17.0.2/16 brd 172.17.255.255 scope global eth0"), "{inside}");
+        let inside = a
+            .netns
+            .run(|| sh("ip addr; ip route; cat /proc/sys/net/ipv6/conf/eth0/disable_ipv6"))
+            .unwrap();
+        assert!(
+            inside.contains("inet 172.17.0.2/16 brd 172.17.255.255 scope global eth0"),
+            "{inside}"
+        );
         assert!(inside.contains("link/ether 02:42:ac:11:00:02"), "{inside}");
         assert!(inside.contains("default via 172.17.0.1 dev eth0"), "{inside}");
-        assert!(inside.contains("inet 127.0.0.1/8") && inside.ends_with("1\n"), "{inside}");
+        assert!(
+            inside.contains("inet 127.0.0.1/8") && inside.ends_with("1\n"),
+            "{inside}"
+        );
         bridge.remove().unwrap();
     });
 }
@@ -42,17 +51,35 @@ fn a_published_port_is_reached_from_everywhere() {
         let b = bridge.attach(&plain()).unwrap();
         tcp_server(&a.netns, 80);
         udp_server(&a.netns, 53);
-        let specs = [wish("0.0.0.0", 8080, 80, Protocol::Tcp), wish("0.0.0.0", 5300, 53, Protocol::Udp)];
+        let specs = [
+            wish("0.0.0.0", 8080, 80, Protocol::Tcp),
+            wish("0.0.0.0", 5300, 53, Protocol::Udp),
+        ];
         let kept = bridge.publish(&mut a.record, &specs).unwrap();
         assert!(kept.iter().all(|r| r.socket.is_some()));
         type Ask = fn(&Netns, std::net::IpAddr, u16) -> std::io::Result<String>;
-        for (ask, port) in [(tcp::<std::net::IpAddr> as Ask, 8080), (udp::<std::net::IpAddr> as Ask, 5300)] {
+        for (ask, port) in [
+            (tcp::<std::net::IpAddr> as Ask, 8080),
+            (udp::<std::net::IpAddr> as Ask, 5300),
+        ] {
             // From outside, with the client's own address.
-            assert_eq!(ask(outside, HOST.into(), port).unwrap(), OUTSIDE.to_string(), "{port}");
+            assert_eq!(
+                ask(outside, HOST.into(), port).unwrap(),
+                OUTSIDE.to_string(),
+                "{port}"
+            );
             // From the host, by its own address and by loopback.
             assert!(ask(&host, HOST.into(), port).is_ok(), "{port}");
-            assert_eq!(ask(&host, "127.0.0.1".parse().unwrap(), port).unwrap(), "172.17.0.1", "{port}");
-            assert_eq!(ask(&host, "127.9.9.9".parse().unwrap(), port).unwrap(), "172.17.0.1", "{port}");
+            assert_eq!(
+                ask(&host, "127.0.0.1".parse().unwrap(), port).unwrap(),
+                "172.17.0.1",
+                "{port}"
+            );
+            assert_eq!(
+                ask(&host, "127.9.9.9".parse().unwrap(), port).unwrap(),
+                "172.17.0.1",
+                "{port}"
+            );
             // From another endpoint and from itself, by the host's address and by the gateway's.
             for from in [&b.netns, &a.netns] {
                 for to in [HOST, bridge.gateway()] {
@@ -62,8 +89,14 @@ fn a_published_port_is_reached_from_everywhere() {
         }
         // Withdrawn: the host has no such port.
         bridge.unpublish(&mut a.record).unwrap();
-        assert_eq!(tcp(&host, HOST, 8080).unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused);
-        assert_eq!(tcp(outside, HOST, 8080).unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused);
+        assert_eq!(
+            tcp(&host, HOST, 8080).unwrap_err().kind(),
+            std::io::ErrorKind::ConnectionRefused
+        );
+        assert_eq!(
+            tcp(outside, HOST, 8080).unwrap_err().kind(),
+            std::io::ErrorKind::ConnectionRefused
+        );
         assert!(udp(outside, HOST, 5300).is_err());
         bridge.remove().unwrap();
     });
@@ -79,7 +112,11 @@ fn a_port_on_one_address_is_not_on_the_others() {
         let mut b = bridge.attach(&plain()).unwrap();
         for (endpoint, address, port) in [(&mut a, "127.0.0.1", 8001), (&mut b, "203.0.113.3", 8002)] {
             tcp_server(&endpoint.netns, 80);
-            std::mem::forget(bridge.publish(&mut endpoint.record, &[wish(address, port, 80, Protocol::Tcp)]).unwrap());
+            std::mem::forget(
+                bridge
+                    .publish(&mut endpoint.record, &[wish(address, port, 80, Protocol::Tcp)])
+                    .unwrap(),
+            );
         }
         assert!(tcp(&host, [127, 0, 0, 1], 8001).is_ok());
         assert!(tcp(&host, HOST, 8001).is_err());
@@ -101,13 +138,23 @@ fn loopback_is_not_reached_from_a_wire() {
         let b = bridge.attach(&plain()).unwrap();
         tcp_server(&host, 9000);
         tcp_server(&a.netns, 80);
-        let kept = bridge.publish(&mut a.record, &[wish("127.0.0.1", 8001, 80, Protocol::Tcp)]).unwrap();
+        let kept = bridge
+            .publish(&mut a.record, &[wish("127.0.0.1", 8001, 80, Protocol::Tcp)])
+            .unwrap();
         assert!(tcp(&host, [127, 0, 0, 1], 9000).is_ok());
         // Hostile neighbours that route 127.0.0.0/8 to us.
         let hostile = "sysctl -q net.ipv4.conf.all.route_localnet=1; ip rule add pref 1 from all lookup 7; ip rule del pref 0; ip rule add pref 2 from all lookup local;
             ip route add table 7 127.0.0.1/32 via VIA dev eth0 src SELF";
-        b.netns.run(|| sh(&hostile.replace("VIA", "172.17.0.1").replace("SELF", "172.17.0.3"))).unwrap();
-        outside.run(|| sh(&hostile.replace("VIA", "203.0.113.2").replace("SELF", "203.0.113.1"))).unwrap();
+        b.netns
+            .run(|| sh(&hostile.replace("VIA", "172.17.0.1").replace("SELF", "172.17.0.3")))
+            .unwrap();
+        outside
+            .run(|| {
+                sh(&hostile
+                    .replace("VIA", "203.0.113.2")
+                    .replace("SELF", "203.0.113.1"))
+            })
+            .unwrap();
         for from in [&b.netns, outside] {
             for port in [9000, 8001] {
                 assert!(tcp(from, [127, 0, 0, 1], port).is_err(), "{port}");
@@ -116,8 +163,14 @@ fn loopback_is_not_reached_from_a_wire() {
         // The guard is what stops them: without it they get through.
         assert!(guard_drops() >= 4);
         sh("nft flush chain ip vt guard");
-        assert!(tcp(&b.netns, [127, 0, 0, 1], 9000).is_ok(), "the test itself no longer attacks");
-        assert!(tcp(outside, [127, 0, 0, 1], 8001).is_ok(), "the test itself no longer attacks");
+        assert!(
+            tcp(&b.netns, [127, 0, 0, 1], 9000).is_ok(),
+            "the test itself no longer attacks"
+        );
+        assert!(
+            tcp(outside, [127, 0, 0, 1], 8001).is_ok(),
+            "the test itself no longer attacks"
+        );
         drop(kept);
         bridge.remove().unwrap();
     });
@@ -125,7 +178,11 @@ fn loopback_is_not_reached_from_a_wire() {
 
 fn guard_drops() -> u64 {
     let text = sh("nft list chain ip vt guard");
-    text.split("packets ").nth(1).and_then(|t| t.split(' ').next()).and_then(|n| n.parse().ok()).unwrap()
+    text.split("packets ")
+        .nth(1)
+        .and_then(|t| t.split(' ').next())
+        .and_then(|n| n.parse().ok())
+        .unwrap()
 }
 
 #[test]
@@ -135,13 +192,19 @@ fn only_published_ports_are_reached_from_outside() {
         let mut a = bridge.attach(&plain()).unwrap();
         tcp_server(&a.netns, 80);
         tcp_server(&a.netns, 81);
-        let _kept = bridge.publish(&mut a.record, &[wish("0.0.0.0", 8080, 80, Protocol::Tcp)]).unwrap();
-        outside.run(|| sh("ip route add 172.17.0.0/16 via 203.0.113.2")).unwrap();
+        let _kept = bridge
+            .publish(&mut a.record, &[wish("0.0.0.0", 8080, 80, Protocol::Tcp)])
+            .unwrap();
+        outside
+            .run(|| sh("ip route add 172.17.0.0/16 via 203.0.113.2"))
+            .unwrap();
         assert!(tcp(outside, a.record.address, 80).is_err());
         assert!(tcp(outside, a.record.address, 81).is_err());
         assert!(tcp(outside, HOST, 8080).is_ok());
         // The administrator's chain comes first, and stays as it is.
-        sh("nft add rule ip vt user ip daddr 172.17.0.2 tcp dport 81 accept; nft add rule ip vt user tcp dport 80 drop");
+        sh(
+            "nft add rule ip vt user ip daddr 172.17.0.2 tcp dport 81 accept; nft add rule ip vt user tcp dport 80 drop",
+        );
         assert!(tcp(outside, HOST, 8080).is_err());
         let again = Bridge::ensure(&config()).unwrap();
         again.reconcile(std::slice::from_ref(&a.record)).unwrap();
@@ -156,17 +219,25 @@ fn only_published_ports_are_reached_from_outside() {
 #[test]
 fn without_icc_endpoints_meet_only_through_published_ports() {
     with_and_without_bridge_netfilter(|outside| {
-        let bridge = Bridge::ensure(&BridgeConfig { icc: false, ..config() }).unwrap();
+        let bridge = Bridge::ensure(&BridgeConfig {
+            icc: false,
+            ..config()
+        })
+        .unwrap();
         let mut a = bridge.attach(&plain()).unwrap();
         let b = bridge.attach(&plain()).unwrap();
         tcp_server(&a.netns, 80);
         tcp_server(outside, 80);
-        let _kept = bridge.publish(&mut a.record, &[wish("0.0.0.0", 8080, 80, Protocol::Tcp)]).unwrap();
+        let _kept = bridge
+            .publish(&mut a.record, &[wish("0.0.0.0", 8080, 80, Protocol::Tcp)])
+            .unwrap();
         assert!(tcp(&b.netns, a.record.address, 80).is_err());
         assert!(tcp(&b.netns, HOST, 8080).is_ok());
         assert!(tcp(&b.netns, OUTSIDE, 80).is_ok());
         // Nor by asking the gateway to forward.
-        b.netns.run(|| sh("ip route add 172.17.0.2/32 via 172.17.0.1")).unwrap();
+        b.netns
+            .run(|| sh("ip route add 172.17.0.2/32 via 172.17.0.1"))
+            .unwrap();
         assert!(tcp(&b.netns, a.record.address, 80).is_err());
         bridge.remove().unwrap();
     });
@@ -183,19 +254,34 @@ fn statistics_are_the_endpoints_own() {
         let mut reader = StatsReader::open().unwrap();
         let inside = || {
             let text = a.netns.run(|| sh("grep eth0 /proc/thread-self/net/dev")).unwrap();
-            let fields: Vec<u64> = text.split_whitespace().skip(1).map(|f| f.parse().unwrap()).collect();
+            let fields: Vec<u64> = text
+                .split_whitespace()
+                .skip(1)
+                .map(|f| f.parse().unwrap())
+                .collect();
             (fields[0], fields[1], fields[8], fields[9])
         };
         // A multicast report of the bridge may come between the two readings.
         let agreed = (0..50).any(|_| {
             let s = reader.endpoint(&a.record.ifname).unwrap();
-            s.rx_packets >= 1 && s.tx_packets >= 1 && inside() == (s.rx_bytes, s.rx_packets, s.tx_bytes, s.tx_packets)
+            s.rx_packets >= 1
+                && s.tx_packets >= 1
+                && inside() == (s.rx_bytes, s.rx_packets, s.tx_bytes, s.tx_packets)
         });
         assert!(agreed, "{:?} {:?}", reader.endpoint(&a.record.ifname), inside());
         let received = reader.endpoint(&a.record.ifname).unwrap().rx_bytes;
-        host.run(|| std::net::UdpSocket::bind("0.0.0.0:0").unwrap().send_to(&[0; 5000], (a.record.address, 9)).unwrap()).unwrap();
+        host.run(|| {
+            std::net::UdpSocket::bind("0.0.0.0:0")
+                .unwrap()
+                .send_to(&[0; 5000], (a.record.address, 9))
+                .unwrap()
+        })
+        .unwrap();
         assert!(reader.endpoint(&a.record.ifname).unwrap().rx_bytes >= received + 5000);
-        assert_eq!(reader.endpoint("ve0000000000").unwrap_err().kind(), ErrorKind::NotFound);
+        assert_eq!(
+            reader.endpoint("ve0000000000").unwrap_err().kind(),
+            ErrorKind::NotFound
+        );
         bridge.remove().unwrap();
     });
 }

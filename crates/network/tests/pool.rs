@@ -17,7 +17,9 @@ fn small() -> PoolConfig {
     PoolConfig {
         endpoints: 3,
         isolated: 2,
-        netns: NetnsConfig { sysctls: vec![("ipv4/ip_unprivileged_port_start".into(), "0".into())] },
+        netns: NetnsConfig {
+            sysctls: vec![("ipv4/ip_unprivileged_port_start".into(), "0".into())],
+        },
     }
 }
 
@@ -30,7 +32,10 @@ fn the_stock_is_used_in_order_and_refilled() {
         wait_for_stock(&pool, (3, 2));
         // The stock explains itself to a reconciliation.
         assert_eq!(bridge.reconcile(&[]).unwrap(), Reconciled::default());
-        let request = EndpointRequest { netns: small().netns, ..plain() };
+        let request = EndpointRequest {
+            netns: small().netns,
+            ..plain()
+        };
         let taken: Vec<Endpoint> = (0..8).map(|_| pool.take(&request).unwrap()).collect();
         let mut addresses: Vec<_> = taken.iter().map(|e| e.record.address).collect();
         assert_eq!(addresses[0].to_string(), "172.17.0.2");
@@ -38,12 +43,18 @@ fn the_stock_is_used_in_order_and_refilled() {
         addresses.dedup();
         assert_eq!(addresses.len(), 8);
         wait_for_stock(&pool, (3, 2));
-        let start = taken[0].netns.run(|| std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap()).unwrap();
+        let start = taken[0]
+            .netns
+            .run(|| std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap())
+            .unwrap();
         assert_eq!(start, "0\n");
         tcp_server(&taken[7].netns, 80);
         assert!(tcp(&taken[0].netns, taken[7].record.address, 80).is_ok());
         let lonely = pool.take_isolated(&small().netns).unwrap();
-        assert_eq!(lonely.run(|| sh("ip -o link show up | wc -l")).unwrap().trim(), "1");
+        assert_eq!(
+            lonely.run(|| sh("ip -o link show up | wc -l")).unwrap().trim(),
+            "1"
+        );
         for e in taken {
             bridge.release(&e.record).unwrap();
         }
@@ -69,10 +80,19 @@ fn an_address_in_stock_is_given_to_who_asks_for_it() {
             mac: mac.map(|m| m.parse().unwrap()),
             netns: small().netns,
         };
-        assert_eq!(pool.take(&request(3, None)).unwrap().record.address.to_string(), "172.17.0.3");
+        assert_eq!(
+            pool.take(&request(3, None)).unwrap().record.address.to_string(),
+            "172.17.0.3"
+        );
         let other = pool.take(&request(4, Some("02:00:00:00:00:04"))).unwrap();
         assert_eq!(other.record.address.to_string(), "172.17.0.4");
-        assert!(other.netns.run(|| sh("ip link show eth0")).unwrap().contains("02:00:00:00:00:04"));
+        assert!(
+            other
+                .netns
+                .run(|| sh("ip link show eth0"))
+                .unwrap()
+                .contains("02:00:00:00:00:04")
+        );
         drop(pool);
         bridge.remove().unwrap();
     });

@@ -180,7 +180,9 @@ impl CapSet {
 
     /// Those in it, one by one, in the order of their numbers.
     pub fn iter(self) -> impl Iterator<Item = Self> {
-        (0..64).map(|number| Self(1 << number)).filter(move |&one| self.contains(one))
+        (0..64)
+            .map(|number| Self(1 << number))
+            .filter(move |&one| self.contains(one))
     }
 
     /// Their full names; numbers without a name (`CAP_41`) for those newer than this program.
@@ -190,7 +192,9 @@ impl CapSet {
 
     fn name(self) -> String {
         let number = self.0.trailing_zeros() as usize;
-        NAMES.get(number).map_or_else(|| format!("CAP_{number}"), |name| format!("CAP_{name}"))
+        NAMES
+            .get(number)
+            .map_or_else(|| format!("CAP_{number}"), |name| format!("CAP_{name}"))
     }
 
     /// All that the running kernel knows.
@@ -198,7 +202,8 @@ impl CapSet {
         static OF_KERNEL: OnceLock<CapSet> = OnceLock::new();
         *OF_KERNEL.get_or_init(|| {
             let exists = |number: u32| {
-                rustix::thread::capability_is_in_bounding_set(CapabilitySet::from_bits_retain(1 << number)).is_ok()
+                rustix::thread::capability_is_in_bounding_set(CapabilitySet::from_bits_retain(1 << number))
+                    .is_ok()
             };
             // Numbers are dense: the kernel knows those below the first it refuses to speak of.
             let (mut known, mut unknown) = (0, 64);
@@ -210,7 +215,11 @@ impl CapSet {
                     unknown = middle;
                 }
             }
-            if known == 64 { Self(u64::MAX) } else { Self((1 << known) - 1) }
+            if known == 64 {
+                Self(u64::MAX)
+            } else {
+                Self((1 << known) - 1)
+            }
         })
     }
 
@@ -304,7 +313,9 @@ fn meant(names: &[impl AsRef<str>], available: CapSet) -> Result<(bool, CapSet)>
             continue;
         }
         let one = CapSet::meant(name).ok_or_else(|| {
-            Error::invalid(format!("unknown capability: {name:?}: see capabilities(7) for the names"))
+            Error::invalid(format!(
+                "unknown capability: {name:?}: see capabilities(7) for the names"
+            ))
         })?;
         if !available.contains(one) {
             return Err(Error::invalid(format!(
@@ -337,7 +348,12 @@ impl Sets {
     /// (CVE-2022-24769).
     pub fn for_user(bounding: CapSet, uid: u32) -> Self {
         let held = if uid == 0 { bounding } else { CapSet::EMPTY };
-        Self { bounding, effective: held, permitted: held, ..Self::default() }
+        Self {
+            bounding,
+            effective: held,
+            permitted: held,
+            ..Self::default()
+        }
     }
 
     /// Reads the OCI lists. Names that are misspelt, or that this kernel does not know, are left out and returned.
@@ -405,7 +421,11 @@ impl Sets {
         let raw = |set: CapSet| CapabilitySet::from_bits_retain(set.0);
         rustix::thread::set_capabilities(
             None,
-            CapabilitySets { effective: raw(effective), permitted: raw(permitted), inheritable: raw(inheritable) },
+            CapabilitySets {
+                effective: raw(effective),
+                permitted: raw(permitted),
+                inheritable: raw(inheritable),
+            },
         )
         .context(what)?;
         match rustix::thread::clear_ambient_capability_set() {
@@ -444,7 +464,10 @@ mod tests {
 
     #[test]
     fn names_and_numbers() {
-        assert_eq!(CapSet::named("CAP_CHECKPOINT_RESTORE"), Some(cap::CHECKPOINT_RESTORE));
+        assert_eq!(
+            CapSet::named("CAP_CHECKPOINT_RESTORE"),
+            Some(cap::CHECKPOINT_RESTORE)
+        );
         assert_eq!(cap::CHECKPOINT_RESTORE.bits(), 1 << 40);
         assert_eq!(CapSet::named("sys_admin"), None);
         assert_eq!(CapSet::meant("sys_admin"), Some(cap::SYS_ADMIN));
@@ -459,7 +482,11 @@ mod tests {
 
     #[test]
     fn the_kernel_s_agree_with_proc() {
-        let last: u32 = std::fs::read_to_string("/proc/sys/kernel/cap_last_cap").unwrap().trim().parse().unwrap();
+        let last: u32 = std::fs::read_to_string("/proc/sys/kernel/cap_last_cap")
+            .unwrap()
+            .trim()
+            .parse()
+            .unwrap();
         assert_eq!(CapSet::of_kernel().bits(), u64::MAX >> (63 - last));
     }
 
@@ -469,14 +496,27 @@ mod tests {
         let of = |add: &[&str], drop: &[&str]| resolve(add, drop, false, all);
         assert_eq!(of(&[], &[]).unwrap(), CapSet::DEFAULT);
         assert_eq!(CapSet::DEFAULT.iter().count(), 14);
-        assert_eq!(of(&["net_admin"], &["CAP_MKNOD"]).unwrap(), (CapSet::DEFAULT | cap::NET_ADMIN) - cap::MKNOD);
+        assert_eq!(
+            of(&["net_admin"], &["CAP_MKNOD"]).unwrap(),
+            (CapSet::DEFAULT | cap::NET_ADMIN) - cap::MKNOD
+        );
         assert_eq!(of(&["ALL"], &["sys_admin"]).unwrap(), all - cap::SYS_ADMIN);
         assert_eq!(of(&["kill"], &["all"]).unwrap(), cap::KILL);
         assert_eq!(of(&["ALL"], &["ALL"]).unwrap(), all);
         assert_eq!(of(&["kill"], &["kill"]).unwrap(), CapSet::DEFAULT);
         assert_eq!(resolve(&NONE, &NONE, true, all).unwrap(), all);
-        assert!(of(&["nonsense"], &[]).unwrap_err().to_string().contains("\"nonsense\""));
-        assert!(of(&["sys_resource"], &[]).unwrap_err().to_string().contains("CAP_SYS_RESOURCE"));
+        assert!(
+            of(&["nonsense"], &[])
+                .unwrap_err()
+                .to_string()
+                .contains("\"nonsense\"")
+        );
+        assert!(
+            of(&["sys_resource"], &[])
+                .unwrap_err()
+                .to_string()
+                .contains("CAP_SYS_RESOURCE")
+        );
         assert!(of(&[], &["nonsense"]).is_err());
     }
 
@@ -527,7 +567,10 @@ mod tests {
             assert!(current().permitted.is_empty());
         });
         let root = Sets::for_user(CapSet::DEFAULT, 0);
-        assert_eq!((root.effective, root.inheritable), (CapSet::DEFAULT, CapSet::EMPTY));
+        assert_eq!(
+            (root.effective, root.inheritable),
+            (CapSet::DEFAULT, CapSet::EMPTY)
+        );
     }
 
     #[test]
@@ -535,7 +578,11 @@ mod tests {
         in_a_thread(|| {
             let own = CapSet::own().unwrap();
             let first = Sets::for_user(own, 0);
-            let less = Sets { permitted: own - cap::SYS_ADMIN, effective: own - cap::SYS_ADMIN, ..first };
+            let less = Sets {
+                permitted: own - cap::SYS_ADMIN,
+                effective: own - cap::SYS_ADMIN,
+                ..first
+            };
             less.before_user().unwrap();
             less.after_user().unwrap();
             let wanted = cap::SYS_ADMIN | cap::KILL;
@@ -556,14 +603,24 @@ mod tests {
     fn a_bounding_set_that_cannot_be_cut_is_an_error() {
         in_a_thread(|| {
             let own = CapSet::own().unwrap();
-            let first = Sets { bounding: own, permitted: cap::KILL, effective: cap::KILL, ..Sets::default() };
+            let first = Sets {
+                bounding: own,
+                permitted: cap::KILL,
+                effective: cap::KILL,
+                ..Sets::default()
+            };
             first.before_user().unwrap();
             first.after_user().unwrap();
             first.before_user().unwrap();
             let error = Sets::default().before_user().unwrap_err();
             // What is not in it need not be cut: this host may lack some, and the rest is kept.
             let missing = CapSet::of_kernel() - own;
-            Sets { bounding: CapSet::of_kernel() - missing, ..Sets::default() }.before_user().unwrap();
+            Sets {
+                bounding: CapSet::of_kernel() - missing,
+                ..Sets::default()
+            }
+            .before_user()
+            .unwrap();
             assert_eq!(error.kind(), crate::ErrorKind::Permission);
             assert!(error.to_string().contains("CAP_"), "{error}");
         });

@@ -44,7 +44,11 @@ pub struct Error {
 impl Error {
     /// An error of `kind` without a deeper cause.
     pub fn new(kind: ErrorKind, context: impl Into<String>) -> Self {
-        Self { kind, context: context.into(), source: None }
+        Self {
+            kind,
+            context: context.into(),
+            source: None,
+        }
     }
 
     /// An error whose cause is `source`.
@@ -53,7 +57,11 @@ impl Error {
         context: impl Into<String>,
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> Self {
-        Self { kind, context: context.into(), source: Some(source.into()) }
+        Self {
+            kind,
+            context: context.into(),
+            source: Some(source.into()),
+        }
     }
 
     /// A configuration error.
@@ -75,12 +83,19 @@ impl Error {
             message.push_str(&cause.to_string());
             next = cause.source();
         }
-        Report { kind: self.kind, message }
+        Report {
+            kind: self.kind,
+            message,
+        }
     }
 
     /// Puts `context` in front of an error.
     pub fn wrap(self, context: impl std::fmt::Display) -> Self {
-        Self { kind: self.kind, context: format!("{context}: {}", self.context), source: self.source }
+        Self {
+            kind: self.kind,
+            context: format!("{context}: {}", self.context),
+            source: self.source,
+        }
     }
 }
 
@@ -142,10 +157,16 @@ mod tests {
     #[test]
     fn report_is_one_sentence_with_each_cause_once() {
         let failed: std::result::Result<(), _> = Err(rustix::io::Errno::NOENT);
-        let error = failed.context(|| "open /x").unwrap_err().wrap("mount volume data");
+        let error = failed
+            .context(|| "open /x")
+            .unwrap_err()
+            .wrap("mount volume data");
         let report = error.report();
         assert_eq!(report.kind, ErrorKind::NotFound);
-        assert_eq!(report.message, "mount volume data: open /x: No such file or directory (os error 2)");
+        assert_eq!(
+            report.message,
+            "mount volume data: open /x: No such file or directory (os error 2)"
+        );
         assert_eq!(Error::from(report.clone()).report(), report);
     }
 }

@@ -54,7 +54,9 @@ impl Limit {
     pub fn new(name: &str, soft: u64, hard: u64) -> Result<Self> {
         let resource = RESOURCES.iter().find(|(known, _)| *known == name);
         let &(_, resource) = resource.ok_or_else(|| {
-            Error::invalid(format!("unknown resource limit {name:?}: see getrlimit(2) for the names"))
+            Error::invalid(format!(
+                "unknown resource limit {name:?}: see getrlimit(2) for the names"
+            ))
         })?;
         if soft > hard {
             return Err(Error::invalid(format!(
@@ -79,10 +81,12 @@ impl Limit {
         let number = |value: &str| match value {
             "-1" => Ok(UNLIMITED),
             // A sign, a space or more digits than fit: `parse` for signed numbers would take the first.
-            _ if value.bytes().all(|byte| byte.is_ascii_digit()) => {
-                value.parse().map_err(|_| invalid(format!("{value:?} is not a number")))
-            }
-            _ => Err(invalid(format!("{value:?} is not a number; -1 stands for no limit"))),
+            _ if value.bytes().all(|byte| byte.is_ascii_digit()) => value
+                .parse()
+                .map_err(|_| invalid(format!("{value:?} is not a number"))),
+            _ => Err(invalid(format!(
+                "{value:?} is not a number; -1 stands for no limit"
+            ))),
         };
         let (soft, hard) = match values.split_once(':') {
             Some((soft, hard)) => (number(soft)?, number(hard)?),
@@ -92,7 +96,9 @@ impl Limit {
             .iter()
             // Docker does not offer RLIMIT_AS.
             .filter(|(_, resource)| *resource != Resource::As)
-            .find(|(oci, _)| oci["RLIMIT_".len()..].eq_ignore_ascii_case(name) && name == name.to_ascii_lowercase());
+            .find(|(oci, _)| {
+                oci["RLIMIT_".len()..].eq_ignore_ascii_case(name) && name == name.to_ascii_lowercase()
+            });
         let &(_, resource) = resource.ok_or_else(|| {
             let names: Vec<String> = RESOURCES
                 .iter()
@@ -102,14 +108,21 @@ impl Limit {
             invalid(format!("there is no {name:?}: use one of {}", names.join(", ")))
         })?;
         if soft > hard {
-            return Err(invalid(format!("the soft limit {} is above the hard limit {}", Number(soft), Number(hard))));
+            return Err(invalid(format!(
+                "the soft limit {} is above the hard limit {}",
+                Number(soft),
+                Number(hard)
+            )));
         }
         Ok(Self { resource, soft, hard })
     }
 
     /// The OCI name, `RLIMIT_…`.
     pub fn name(&self) -> &'static str {
-        RESOURCES.iter().find(|(_, known)| *known == self.resource).map_or("", |(name, _)| name)
+        RESOURCES
+            .iter()
+            .find(|(_, known)| *known == self.resource)
+            .map_or("", |(name, _)| name)
     }
 
     /// Docker's name, without the prefix and in small letters.
@@ -121,7 +134,13 @@ impl Limit {
 /// As Docker writes it: `nofile=1024:2048`.
 impl fmt::Display for Limit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}={}:{}", self.docker_name(), Number(self.soft), Number(self.hard))
+        write!(
+            f,
+            "{}={}:{}",
+            self.docker_name(),
+            Number(self.soft),
+            Number(self.hard)
+        )
     }
 }
 
@@ -129,7 +148,11 @@ struct Number(u64);
 
 impl fmt::Display for Number {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0 == UNLIMITED { f.write_str("-1") } else { write!(f, "{}", self.0) }
+        if self.0 == UNLIMITED {
+            f.write_str("-1")
+        } else {
+            write!(f, "{}", self.0)
+        }
     }
 }
 
@@ -144,7 +167,11 @@ pub struct Lowered {
 
 impl fmt::Display for Lowered {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ulimit {} was lowered to {}: raising it takes CAP_SYS_RESOURCE", self.wanted, self.set)
+        write!(
+            f,
+            "ulimit {} was lowered to {}: raising it takes CAP_SYS_RESOURCE",
+            self.wanted, self.set
+        )
     }
 }
 
@@ -162,7 +189,11 @@ pub fn apply(process: Option<Pid>, limits: &[Limit]) -> Result<Vec<Lowered>> {
         }
         let current = current(process, wanted.resource).context(|| format!("read {}", wanted.name()))?;
         let hard = wanted.hard.min(current.hard);
-        let got = Limit { soft: wanted.soft.min(hard), hard, ..wanted };
+        let got = Limit {
+            soft: wanted.soft.min(hard),
+            hard,
+            ..wanted
+        };
         match set(process, got) {
             Ok(()) => lowered.push(Lowered { wanted, set: got }),
             // The system's own ceiling (fs.nr_open) is below even the limit in force: leave that.
@@ -177,7 +208,10 @@ pub fn apply(process: Option<Pid>, limits: &[Limit]) -> Result<Vec<Lowered>> {
 
 fn set(process: Option<Pid>, limit: Limit) -> rustix::io::Result<()> {
     let value = |value| (value != UNLIMITED).then_some(value);
-    let new = rustix::process::Rlimit { current: value(limit.soft), maximum: value(limit.hard) };
+    let new = rustix::process::Rlimit {
+        current: value(limit.soft),
+        maximum: value(limit.hard),
+    };
     prlimit(process, limit.resource, new).map(drop)
 }
 
@@ -185,17 +219,33 @@ fn current(process: Option<Pid>, resource: Resource) -> rustix::io::Result<Limit
     let value = |value: Option<u64>| value.unwrap_or(UNLIMITED);
     let Some(pid) = process else {
         let now = getrlimit(resource);
-        return Ok(Limit { resource, soft: value(now.current), hard: value(now.maximum) });
+        return Ok(Limit {
+            resource,
+            soft: value(now.current),
+            hard: value(now.maximum),
+        });
     };
-    let mut now = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
+    let mut now = libc::rlimit64 {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
     // SAFETY: without a new limit the call only fills `now`, a live rlimit64.
     let ret = unsafe {
-        libc::prlimit64(pid.as_raw_nonzero().get(), resource as libc::__rlimit_resource_t, std::ptr::null(), &mut now)
+        libc::prlimit64(
+            pid.as_raw_nonzero().get(),
+            resource as libc::__rlimit_resource_t,
+            std::ptr::null(),
+            &mut now,
+        )
     };
     if ret != 0 {
         return Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::SRCH));
     }
-    Ok(Limit { resource, soft: now.rlim_cur, hard: now.rlim_max })
+    Ok(Limit {
+        resource,
+        soft: now.rlim_cur,
+        hard: now.rlim_max,
+    })
 }
 
 #[cfg(test)]
@@ -227,7 +277,10 @@ mod tests {
     #[test]
     fn docker_notation() {
         let limit = Limit::parse("nofile=1024:2048").unwrap();
-        assert_eq!((limit.name(), limit.soft, limit.hard), ("RLIMIT_NOFILE", 1024, 2048));
+        assert_eq!(
+            (limit.name(), limit.soft, limit.hard),
+            ("RLIMIT_NOFILE", 1024, 2048)
+        );
         assert_eq!(limit.to_string(), "nofile=1024:2048");
         assert_eq!(Limit::parse("core=-1").unwrap().to_string(), "core=-1:-1");
         assert_eq!(Limit::parse("stack=5").unwrap().hard, 5);
@@ -257,7 +310,12 @@ mod tests {
         for (name, _) in RESOURCES {
             assert_eq!(Limit::new(name, 1, 2).unwrap().name(), name);
         }
-        assert!(Limit::new("RLIMIT_FUN", 1, 2).unwrap_err().to_string().contains("RLIMIT_FUN"));
+        assert!(
+            Limit::new("RLIMIT_FUN", 1, 2)
+                .unwrap_err()
+                .to_string()
+                .contains("RLIMIT_FUN")
+        );
         assert!(Limit::new("nofile", 1, 2).is_err());
         assert!(Limit::new("RLIMIT_CPU", 3, 2).is_err());
     }
@@ -281,7 +339,10 @@ mod tests {
             let mut less = all;
             less.effective.remove(rustix::thread::CapabilitySet::SYS_RESOURCE);
             rustix::thread::set_capabilities(None, less).unwrap();
-            let wanted = [Limit::parse("nofile=300:400").unwrap(), Limit::parse("core=0").unwrap()];
+            let wanted = [
+                Limit::parse("nofile=300:400").unwrap(),
+                Limit::parse("core=0").unwrap(),
+            ];
             apply(pid, &wanted).unwrap()
         })
         .join()
@@ -289,7 +350,11 @@ mod tests {
         assert_eq!(lowered.len(), 1);
         assert_eq!(lowered[0].set, Limit::parse("nofile=200:200").unwrap());
         assert_eq!(current(pid, lowered[0].set.resource).unwrap(), lowered[0].set);
-        assert!(lowered[0].to_string().contains("nofile=300:400 was lowered to nofile=200:200"));
+        assert!(
+            lowered[0]
+                .to_string()
+                .contains("nofile=300:400 was lowered to nofile=200:200")
+        );
         assert_eq!(current(pid, Resource::Core).unwrap().hard, 0);
     }
 

@@ -135,7 +135,9 @@ fn init_reaps() {
         ])
         .ok();
     daemon.until("no zombie", |daemon| {
-        let said = daemon.vessel(&["exec", "initial", "ps", "-o", "pid,stat,args"]).out;
+        let said = daemon
+            .vessel(&["exec", "initial", "ps", "-o", "pid,stat,args"])
+            .out;
         said.contains("sleep 1000") && !said.lines().any(|line| line.contains(" Z"))
     });
     let first = daemon.vessel(&["exec", "initial", "cat", "/proc/1/cmdline"]).ok();

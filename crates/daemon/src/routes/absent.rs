@@ -10,10 +10,13 @@ use crate::response::{Answer, json};
 /// The answer to a path that no other route took.
 pub fn route(method: &Method, segments: &[&str]) -> Answer {
     match segments {
-        ["swarm", "init" | "join" | "unlock"] if *method == Method::POST => {
-            Err(ApiError::not_implemented("this engine has no swarm mode: run containers directly"))
-        }
-        ["swarm" | "services" | "tasks" | "nodes" | "secrets" | "configs", ..] => swarm(),
+        ["swarm", "init" | "join" | "unlock"] if *method == Method::POST => Err(ApiError::not_implemented(
+            "this engine has no swarm mode: run containers directly",
+        )),
+        [
+            "swarm" | "services" | "tasks" | "nodes" | "secrets" | "configs",
+            ..,
+        ] => swarm(),
         ["plugins"] if *method == Method::GET => json(&json!([])),
         ["plugins", ..] => Err(ApiError::not_implemented("this engine has no plugins")),
         ["build", "prune"] => json(&json!({"CachesDeleted": null, "SpaceReclaimed": 0})),

@@ -31,14 +31,26 @@ pub async fn list(state: &Arc<State>, request: &Request) -> Answer {
 /// `POST /containers/create`.
 pub async fn create(state: &Arc<State>, mut request: Request) -> Answer {
     let Some(body) = request.json_or_none::<ContainerCreateRequest>().await? else {
-        return Err(ApiError::bad_request("config cannot be empty in order to create a container"));
+        return Err(ApiError::bad_request(
+            "config cannot be empty in order to create a container",
+        ));
     };
-    let name = request.query.get("name").filter(|name| !name.is_empty()).map(str::to_owned);
-    let platform = request.query.get("platform").filter(|platform| !platform.is_empty()).map(str::to_owned);
+    let name = request
+        .query
+        .get("name")
+        .filter(|name| !name.is_empty())
+        .map(str::to_owned);
+    let platform = request
+        .query
+        .get("platform")
+        .filter(|platform| !platform.is_empty())
+        .map(str::to_owned);
     let engine = Arc::clone(&state.engine);
     state
         .finish(async move {
-            let created = engine.container_create(name.as_deref(), platform.as_deref(), body).await?;
+            let created = engine
+                .container_create(name.as_deref(), platform.as_deref(), body)
+                .await?;
             json_with(StatusCode::CREATED, &created)
         })
         .await
@@ -46,12 +58,22 @@ pub async fn create(state: &Arc<State>, mut request: Request) -> Answer {
 
 /// `GET /containers/{id}/json`.
 pub async fn inspect(state: &Arc<State>, request: &Request, id: &str) -> Answer {
-    json(&state.engine.container_inspect(id, request.query.flag("size")).await?)
+    json(
+        &state
+            .engine
+            .container_inspect(id, request.query.flag("size"))
+            .await?,
+    )
 }
 
 /// `GET /containers/{id}/top`.
 pub async fn top(state: &Arc<State>, request: &Request, id: &str) -> Answer {
-    json(&state.engine.container_top(id, request.query.text("ps_args")).await?)
+    json(
+        &state
+            .engine
+            .container_top(id, request.query.text("ps_args"))
+            .await?,
+    )
 }
 
 /// `POST /containers/{id}/start`.
@@ -69,8 +91,12 @@ pub async fn start(state: &Arc<State>, _request: &Request, id: &str) -> Answer {
 fn stop_options(request: &Request) -> Result<StopOptions, ApiError> {
     let signal = request.query.get("signal").filter(|signal| !signal.is_empty());
     Ok(StopOptions {
-        signal: signal.filter(|_| request.version >= ApiVersion::new(42)).map(str::to_owned),
-        timeout: request.query.number("t", i64::from(i32::MIN), i64::from(i32::MAX))?,
+        signal: signal
+            .filter(|_| request.version >= ApiVersion::new(42))
+            .map(str::to_owned),
+        timeout: request
+            .query
+            .number("t", i64::from(i32::MIN), i64::from(i32::MAX))?,
     })
 }
 
@@ -98,7 +124,12 @@ pub async fn restart(state: &Arc<State>, request: &Request, id: &str) -> Answer 
 
 /// `POST /containers/{id}/kill`.
 pub async fn kill(state: &Arc<State>, request: &Request, id: &str) -> Answer {
-    let signal = request.query.get("signal").filter(|signal| !signal.is_empty()).unwrap_or("SIGKILL").to_owned();
+    let signal = request
+        .query
+        .get("signal")
+        .filter(|signal| !signal.is_empty())
+        .unwrap_or("SIGKILL")
+        .to_owned();
     let (engine, id) = (Arc::clone(&state.engine), id.to_owned());
     state
         .finish(async move {
@@ -132,7 +163,11 @@ pub async fn unpause(state: &Arc<State>, id: &str) -> Answer {
 
 /// `POST /containers/{id}/rename`.
 pub async fn rename(state: &Arc<State>, request: &Request, id: &str) -> Answer {
-    let (engine, id, name) = (Arc::clone(&state.engine), id.to_owned(), request.query.text("name").to_owned());
+    let (engine, id, name) = (
+        Arc::clone(&state.engine),
+        id.to_owned(),
+        request.query.text("name").to_owned(),
+    );
     state
         .finish(async move {
             engine.container_rename(&id, &name).await?;
@@ -145,7 +180,11 @@ pub async fn rename(state: &Arc<State>, request: &Request, id: &str) -> Answer {
 pub fn terminal_size(request: &Request) -> Result<(u16, u16), ApiError> {
     let side = |name: &str| {
         let number = request.query.number(name, 0, i64::from(u16::MAX))?;
-        Ok::<_, ApiError>(number.and_then(|number| u16::try_from(number).ok()).unwrap_or_default())
+        Ok::<_, ApiError>(
+            number
+                .and_then(|number| u16::try_from(number).ok())
+                .unwrap_or_default(),
+        )
     };
     Ok((side("h")?, side("w")?))
 }
@@ -161,7 +200,9 @@ pub async fn resize(state: &Arc<State>, request: &Request, id: &str) -> Answer {
 pub async fn update(state: &Arc<State>, mut request: Request, id: &str) -> Answer {
     let body = request.json::<UpdateRequest>().await?;
     let (engine, id) = (Arc::clone(&state.engine), id.to_owned());
-    state.finish(async move { json(&engine.container_update(&id, body).await?) }).await
+    state
+        .finish(async move { json(&engine.container_update(&id, body).await?) })
+        .await
 }
 
 /// `DELETE /containers/{id}`.
@@ -183,5 +224,7 @@ pub async fn remove(state: &Arc<State>, request: &Request, id: &str) -> Answer {
 /// `POST /containers/prune`.
 pub async fn prune(state: &Arc<State>, request: &Request) -> Answer {
     let (engine, filters) = (Arc::clone(&state.engine), request.filters()?);
-    state.finish(async move { json(&engine.container_prune(&filters).await?) }).await
+    state
+        .finish(async move { json(&engine.container_prune(&filters).await?) })
+        .await
 }

@@ -21,7 +21,11 @@ const PATH_STAT: HeaderName = HeaderName::from_static("x-docker-container-path-s
 pub async fn changes(state: &Arc<State>, id: &str) -> Answer {
     let changes = state.engine.container_changes(id).await?;
     // Docker says `null` for nothing.
-    if changes.is_empty() { json(&serde_json::Value::Null) } else { json(&changes) }
+    if changes.is_empty() {
+        json(&serde_json::Value::Null)
+    } else {
+        json(&changes)
+    }
 }
 
 /// `GET /containers/{id}/export`.
@@ -33,13 +37,16 @@ pub async fn export(state: &Arc<State>, id: &str) -> Answer {
 fn path(request: &Request) -> Result<&str, ApiError> {
     match request.query.text("path") {
         "" => Err(ApiError::bad_request("bad parameter: 'path' cannot be empty")),
-        path if path.contains('\0') => Err(ApiError::bad_request("bad parameter: 'path' cannot contain a zero byte")),
+        path if path.contains('\0') => Err(ApiError::bad_request(
+            "bad parameter: 'path' cannot contain a zero byte",
+        )),
         path => Ok(path),
     }
 }
 
 fn stat_header(stat: &PathStat) -> Result<HeaderValue, ApiError> {
-    let unwritable = |error: &dyn std::fmt::Display| ApiError::internal(format!("cannot describe the path: {error}"));
+    let unwritable =
+        |error: &dyn std::fmt::Display| ApiError::internal(format!("cannot describe the path: {error}"));
     let text = serde_json::to_vec(stat).map_err(|error| unwritable(&error))?;
     HeaderValue::from_str(&base64::encode(&text)).map_err(|error| unwritable(&error))
 }
@@ -66,7 +73,11 @@ pub async fn put(state: &Arc<State>, request: Request, id: &str) -> Answer {
         no_overwrite_dir_non_dir: request.query.flag("noOverwriteDirNonDir"),
         copy_uid_gid: request.query.flag("copyUIDGID"),
     };
-    let (engine, id, path) = (Arc::clone(&state.engine), id.to_owned(), path(&request)?.to_owned());
+    let (engine, id, path) = (
+        Arc::clone(&state.engine),
+        id.to_owned(),
+        path(&request)?.to_owned(),
+    );
     let reader = request.reader();
     state
         .finish(async move {

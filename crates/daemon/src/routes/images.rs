@@ -25,8 +25,11 @@ pub async fn list(state: &Arc<State>, request: &Request) -> Answer {
         // What clients before 1.41 sent.
         filters.add("reference", name);
     }
-    let options =
-        ImageListOptions { all: request.query.flag("all"), filters, shared_size: request.query.flag("shared-size") };
+    let options = ImageListOptions {
+        all: request.query.flag("all"),
+        filters,
+        shared_size: request.query.flag("shared-size"),
+    };
     json(&state.engine.image_list(options).await?)
 }
 
@@ -43,7 +46,10 @@ pub async fn history(state: &Arc<State>, name: &str) -> Answer {
 /// `POST /images/{name}/tag`.
 pub async fn tag(state: &Arc<State>, request: &Request, name: &str) -> Answer {
     let (engine, name) = (Arc::clone(&state.engine), name.to_owned());
-    let (repository, tag) = (request.query.text("repo").to_owned(), request.query.text("tag").to_owned());
+    let (repository, tag) = (
+        request.query.text("repo").to_owned(),
+        request.query.text("tag").to_owned(),
+    );
     state
         .finish(async move {
             engine.image_tag(&name, &repository, &tag).await?;
@@ -56,13 +62,17 @@ pub async fn tag(state: &Arc<State>, request: &Request, name: &str) -> Answer {
 pub async fn remove(state: &Arc<State>, request: &Request, name: &str) -> Answer {
     let (engine, name) = (Arc::clone(&state.engine), name.to_owned());
     let (force, keep_parents) = (request.query.flag("force"), request.query.flag("noprune"));
-    state.finish(async move { json(&engine.image_remove(&name, force, !keep_parents).await?) }).await
+    state
+        .finish(async move { json(&engine.image_remove(&name, force, !keep_parents).await?) })
+        .await
 }
 
 /// `POST /images/prune`.
 pub async fn prune(state: &Arc<State>, request: &Request) -> Answer {
     let (engine, filters) = (Arc::clone(&state.engine), request.filters()?);
-    state.finish(async move { json(&engine.image_prune(&filters).await?) }).await
+    state
+        .finish(async move { json(&engine.image_prune(&filters).await?) })
+        .await
 }
 
 /// `GET /images/{name}/get` and `GET /images/get?names=…`.
@@ -82,7 +92,10 @@ pub async fn save(state: &Arc<State>, request: &Request, name: Option<String>) -
 pub async fn load(state: &Arc<State>, request: Request) -> Answer {
     let quiet = request.query.flag("quiet");
     let (engine, reader) = (Arc::clone(&state.engine), request.reader());
-    progress(state, move |progress| async move { engine.image_load(reader, quiet, progress).await }).await
+    progress(state, move |progress| async move {
+        engine.image_load(reader, quiet, progress).await
+    })
+    .await
 }
 
 /// `POST /images/create`: import of an archive of a root, or what a pull is until there are registries.
@@ -92,7 +105,10 @@ pub async fn create(state: &Arc<State>, request: Request) -> Answer {
     let image = query.text("fromImage").to_owned();
     if !image.is_empty() {
         let tag = query.text("tag").to_owned();
-        return progress(state, move |progress| async move { engine.image_pull(&image, &tag, progress).await }).await;
+        return progress(state, move |progress| async move {
+            engine.image_pull(&image, &tag, progress).await
+        })
+        .await;
     }
     let source = query.text("fromSrc");
     if source != "-" {
@@ -108,7 +124,10 @@ pub async fn create(state: &Arc<State>, request: Request) -> Answer {
         platform: query.text("platform").to_owned(),
     };
     let reader = request.reader();
-    progress(state, move |progress| async move { engine.image_import(reader, options, progress).await }).await
+    progress(state, move |progress| async move {
+        engine.image_import(reader, options, progress).await
+    })
+    .await
 }
 
 /// Runs an operation that tells how it gets on. It goes on when the client goes away; what fails before anything
@@ -134,7 +153,11 @@ where
     response::stream("application/json", body)
 }
 
-type Running = (Option<JsonMessage>, UnboundedReceiver<JsonMessage>, Option<JoinHandle<vessel_engine::Result<()>>>);
+type Running = (
+    Option<JsonMessage>,
+    UnboundedReceiver<JsonMessage>,
+    Option<JoinHandle<vessel_engine::Result<()>>>,
+);
 
 async fn next_message((first, mut messages, task): Running) -> Option<(std::io::Result<Bytes>, Running)> {
     let message = match first {
@@ -153,7 +176,9 @@ async fn next_message((first, mut messages, task): Running) -> Option<(std::io::
 async fn finish(task: JoinHandle<vessel_engine::Result<()>>) -> Result<(), ApiError> {
     match task.await {
         Ok(result) => Ok(result?),
-        Err(error) => Err(ApiError::internal(format!("the operation ended abnormally: {error}"))),
+        Err(error) => Err(ApiError::internal(format!(
+            "the operation ended abnormally: {error}"
+        ))),
     }
 }
 

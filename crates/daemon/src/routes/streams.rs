@@ -30,7 +30,10 @@ pub async fn attach(state: &Arc<State>, mut request: Request, id: &str) -> Answe
     let stdin = options.stdin && options.stream;
     let upgrade = request.wants_upgrade().then(|| request.on_upgrade());
     let attached = state.engine.container_attach(id, options).await?;
-    let rules = Rules { stdin, detach_keys: (stdin && attached.tty).then_some(keys) };
+    let rules = Rules {
+        stdin,
+        detach_keys: (stdin && attached.tty).then_some(keys),
+    };
     Ok(hijack::respond(upgrade, request.version, attached, rules))
 }
 
@@ -50,7 +53,9 @@ pub async fn logs(state: &Arc<State>, request: &Request, id: &str) -> Answer {
         tail: query.text("tail").parse().ok(),
     };
     if !options.stdout && !options.stderr {
-        return Err(ApiError::bad_request("Bad parameters: you must choose at least one stream"));
+        return Err(ApiError::bad_request(
+            "Bad parameters: you must choose at least one stream",
+        ));
     }
     let log = state.engine.container_logs(id, options).await?;
     let content_type = hijack::content_type(request.version, log.tty);
@@ -81,7 +86,11 @@ fn parse_timestamp(text: &str) -> Option<i64> {
     }
     let nanos = format!("{fraction:0<9}").parse::<i64>().ok()?;
     let whole = seconds.parse::<i64>().ok()?.checked_mul(1_000_000_000)?;
-    if seconds.starts_with('-') { whole.checked_sub(nanos) } else { whole.checked_add(nanos) }
+    if seconds.starts_with('-') {
+        whole.checked_sub(nanos)
+    } else {
+        whole.checked_add(nanos)
+    }
 }
 
 /// `POST /containers/{id}/wait`. The head of the answer tells the client that nothing can be missed any more, so it
@@ -100,7 +109,9 @@ pub fn wait(state: &Arc<State>, request: &Request, id: &str) -> Answer {
     let waiter = state.engine.container_wait(id, condition)?;
     let body = Body::stream(stream::once(async move {
         let answer = waiter.wait().await.unwrap_or_else(|error| WaitResponse {
-            error: Some(WaitError { message: error.to_string() }),
+            error: Some(WaitError {
+                message: error.to_string(),
+            }),
             status_code: -1,
         });
         let mut text = serde_json::to_vec(&answer)?;
@@ -115,7 +126,12 @@ pub async fn stats(state: &Arc<State>, request: &Request, id: &str) -> Answer {
     let streaming = request.query.flag_or("stream", true);
     if !streaming {
         // With one-shot there is no second reading to compare with, and nothing to wait for.
-        return json(&state.engine.container_stats_once(id, request.query.flag("one-shot")).await?);
+        return json(
+            &state
+                .engine
+                .container_stats_once(id, request.query.flag("one-shot"))
+                .await?,
+        );
     }
     if request.query.flag("one-shot") {
         return Err(ApiError::bad_request("cannot have stream=true and one-shot=true"));

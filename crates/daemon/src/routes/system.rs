@@ -21,18 +21,36 @@ use crate::version::ApiVersion;
 
 /// `GET` and `HEAD /_ping`.
 pub fn ping(request: &Request) -> Answer {
-    let body = if request.method == Method::HEAD { Body::Empty } else { Body::whole("OK") };
-    let mut response = response::with_type(StatusCode::OK, HeaderValue::from_static("text/plain; charset=utf-8"), body);
+    let body = if request.method == Method::HEAD {
+        Body::Empty
+    } else {
+        Body::whole("OK")
+    };
+    let mut response = response::with_type(
+        StatusCode::OK,
+        HeaderValue::from_static("text/plain; charset=utf-8"),
+        body,
+    );
     let headers = response.headers_mut();
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, no-store, must-revalidate"));
+    headers.insert(
+        CACHE_CONTROL,
+        HeaderValue::from_static("no-cache, no-store, must-revalidate"),
+    );
     headers.insert(PRAGMA, HeaderValue::from_static("no-cache"));
-    headers.insert(HeaderName::from_static("swarm"), HeaderValue::from_static("inactive"));
+    headers.insert(
+        HeaderName::from_static("swarm"),
+        HeaderValue::from_static("inactive"),
+    );
     Ok(response)
 }
 
 /// `GET /version`.
 pub fn version(state: &Arc<State>) -> Answer {
-    json(&state.engine.version(ApiVersion::NEWEST_TEXT, ApiVersion::OLDEST_TEXT))
+    json(
+        &state
+            .engine
+            .version(ApiVersion::NEWEST_TEXT, ApiVersion::OLDEST_TEXT),
+    )
 }
 
 /// `GET /info`.
@@ -112,5 +130,7 @@ struct WithItems {
 
 /// `POST /auth`: there is no registry to log in to.
 pub fn auth() -> Answer {
-    Err(ApiError::not_implemented("registries arrive with the next release: there is nothing to log in to yet"))
+    Err(ApiError::not_implemented(
+        "registries arrive with the next release: there is nothing to log in to yet",
+    ))
 }

@@ -19,7 +19,9 @@ pub async fn list(state: &Arc<State>, request: &Request) -> Answer {
 pub async fn create(state: &Arc<State>, mut request: Request) -> Answer {
     let body = request.json::<VolumeCreateRequest>().await?;
     let engine = Arc::clone(&state.engine);
-    state.finish(async move { json_with(StatusCode::CREATED, &engine.volume_create(body).await?) }).await
+    state
+        .finish(async move { json_with(StatusCode::CREATED, &engine.volume_create(body).await?) })
+        .await
 }
 
 /// `GET /volumes/{name}`.
@@ -29,7 +31,11 @@ pub async fn inspect(state: &Arc<State>, name: &str) -> Answer {
 
 /// `DELETE /volumes/{name}`.
 pub async fn remove(state: &Arc<State>, request: &Request, name: &str) -> Answer {
-    let (engine, name, force) = (Arc::clone(&state.engine), name.to_owned(), request.query.flag("force"));
+    let (engine, name, force) = (
+        Arc::clone(&state.engine),
+        name.to_owned(),
+        request.query.flag("force"),
+    );
     state
         .finish(async move {
             engine.volume_remove(&name, force).await?;
@@ -44,5 +50,7 @@ pub async fn prune(state: &Arc<State>, request: &Request) -> Answer {
     if request.version < ApiVersion::new(42) && !filters.contains("all") {
         filters.add("all", "true");
     }
-    state.finish(async move { json(&engine.volume_prune(&filters).await?) }).await
+    state
+        .finish(async move { json(&engine.volume_prune(&filters).await?) })
+        .await
 }

@@ -53,13 +53,22 @@ impl Answer {
 
     /// The lines of a stream of JSON.
     pub fn lines(&self) -> Vec<Value> {
-        serde_json::Deserializer::from_slice(&self.body).into_iter().map(Result::unwrap).collect()
+        serde_json::Deserializer::from_slice(&self.body)
+            .into_iter()
+            .map(Result::unwrap)
+            .collect()
     }
 }
 
 /// How an engine under a directory is set up: no name it shares with another.
 pub fn config(directory: &TempDir) -> Config {
-    let unique = directory.path().file_name().unwrap().to_string_lossy().trim_start_matches('.').to_owned();
+    let unique = directory
+        .path()
+        .file_name()
+        .unwrap()
+        .to_string_lossy()
+        .trim_start_matches('.')
+        .to_owned();
     Config {
         engine: EngineConfig {
             root: directory.path().join("root"),
@@ -101,7 +110,11 @@ impl Daemon {
             });
         });
         is_ready.recv().unwrap().unwrap();
-        Self { directory, shutdown: Some(shutdown), thread: Some(thread) }
+        Self {
+            directory,
+            shutdown: Some(shutdown),
+            thread: Some(thread),
+        }
     }
 
     pub fn socket(&self) -> PathBuf {
@@ -174,9 +187,16 @@ impl Drop for Daemon {
         self.end();
         // A bridge outlives its daemon, as containers do; this one has none.
         let bridge = bridge(&self.directory);
-        for command in [["ip", "link", "del", &bridge].as_slice(), &["nft", "delete", "table", "ip", &bridge]] {
+        for command in [
+            ["ip", "link", "del", &bridge].as_slice(),
+            &["nft", "delete", "table", "ip", &bridge],
+        ] {
             let quiet = std::process::Stdio::null;
-            let _ = Command::new(command[0]).args(&command[1..]).stdout(quiet()).stderr(quiet()).status();
+            let _ = Command::new(command[0])
+                .args(&command[1..])
+                .stdout(quiet())
+                .stderr(quiet())
+                .status();
         }
     }
 }
@@ -192,7 +212,10 @@ pub fn read_answer(stream: &mut UnixStream) -> Answer {
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes).unwrap();
     let _ = stream.shutdown(Shutdown::Both);
-    let end = bytes.windows(4).position(|window| window == b"\r\n\r\n").expect("a complete head");
+    let end = bytes
+        .windows(4)
+        .position(|window| window == b"\r\n\r\n")
+        .expect("a complete head");
     let head = String::from_utf8(bytes[..end].to_vec()).unwrap();
     let mut body = bytes[end + 4..].to_vec();
     if head.to_ascii_lowercase().contains("transfer-encoding: chunked") {
@@ -205,7 +228,10 @@ pub fn read_answer(stream: &mut UnixStream) -> Answer {
 fn unchunk(mut rest: &[u8]) -> Vec<u8> {
     let mut body = Vec::new();
     loop {
-        let line = rest.windows(2).position(|window| window == b"\r\n").expect("a chunk");
+        let line = rest
+            .windows(2)
+            .position(|window| window == b"\r\n")
+            .expect("a chunk");
         let size = usize::from_str_radix(std::str::from_utf8(&rest[..line]).unwrap(), 16).unwrap();
         rest = &rest[line + 2..];
         if size == 0 {
@@ -240,7 +266,12 @@ pub fn tar_entry(name: &str, kind: u8, content: &[u8], link: &str) -> Vec<u8> {
 /// A root of a few files, as `import` takes it.
 pub fn root_archive(marker: &str) -> Vec<u8> {
     let mut archive = tar_entry("etc/", b'5', b"", "");
-    archive.extend(tar_entry("etc/passwd", b'0', b"root:x:0:0::/:/bin/sh\nwww:x:33:33::/:\n", ""));
+    archive.extend(tar_entry(
+        "etc/passwd",
+        b'0',
+        b"root:x:0:0::/:/bin/sh\nwww:x:33:33::/:\n",
+        "",
+    ));
     archive.extend(tar_entry("etc/marker", b'0', marker.as_bytes(), ""));
     archive.extend(tar_entry("etc/link", b'2', b"", "/etc/marker"));
     archive.extend(tar_entry("empty/", b'5', b"", ""));

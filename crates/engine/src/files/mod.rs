@@ -31,7 +31,9 @@ pub struct TarJob {
 
 impl TarJob {
     pub(crate) fn new(write: impl FnOnce(&mut (dyn Write + Send)) -> Result<()> + Send + 'static) -> Self {
-        Self { write: Box::new(write) }
+        Self {
+            write: Box::new(write),
+        }
     }
 
     /// Writes the archive.
@@ -81,9 +83,17 @@ impl Engine {
             root.enter(|root| {
                 // `/.` and not nothing for the root itself: clients put the target's name in front.
                 let name = if path.name() == "/" { "/." } else { path.name() };
-                let options =
-                    PackOptions { name: name.as_bytes().to_vec(), follow: path.follows(), ..PackOptions::default() };
-                Ok(vessel_image::pack(root, path.full().as_bytes(), &options, output)?)
+                let options = PackOptions {
+                    name: name.as_bytes().to_vec(),
+                    follow: path.follows(),
+                    ..PackOptions::default()
+                };
+                Ok(vessel_image::pack(
+                    root,
+                    path.full().as_bytes(),
+                    &options,
+                    output,
+                )?)
             })
         });
         Ok((stat, job))
@@ -104,27 +114,40 @@ impl Engine {
         let container = self.container(id)?;
         let record = container.record();
         let root = Root::of(self, id, true).await?;
-        let shift = match (&root, self.config().userns_remap) {
-            (Root::Running(_), Some(range)) if record.host.userns_mode != "host" => Some(range.start),
-            _ => None,
+        let shift = match root {
+            Root::Running { shift, .. } => shift,
+            Root::Stopped { .. } => None,
         };
         let (id, path) = (id.to_owned(), ContainerPath::parse(path));
-        let user = options.copy_uid_gid.then(|| record.config.user.clone()).filter(|user| !user.is_empty());
+        let user = options
+            .copy_uid_gid
+            .then(|| record.config.user.clone())
+            .filter(|user| !user.is_empty());
         blocking(move || {
             root.enter(|root| {
                 let full = path.full();
-                let directory = path::open(root, full, OFlags::RDONLY | OFlags::DIRECTORY).map_err(|errno| match errno {
-                    Errno::NOTDIR => Error::invalid(format!("extraction point {full} is not a directory")),
-                    other => not_there(other, full, &id),
-                })?;
+                let directory = path::open(root, full, OFlags::RDONLY | OFlags::DIRECTORY).map_err(
+                    |errno| match errno {
+                        Errno::NOTDIR => {
+                            Error::invalid(format!("extraction point {full} is not a directory"))
+                        }
+                        other => not_there(other, full, &id),
+                    },
+                )?;
                 let ownership = match (user, shift) {
                     (Some(user), shift) => {
                         let (uid, gid) = user::resolve(root, &user)?;
                         let shift = shift.unwrap_or_default();
-                        Ownership::Fixed { uid: uid.saturating_add(shift), gid: gid.saturating_add(shift) }
+                        Ownership::Fixed {
+                            uid: uid.saturating_add(shift),
+                            gid: gid.saturating_add(shift),
+                        }
                     }
                     // The archive's IDs mean nothing on this side of the map: all of it is the container's root's.
-                    (None, Some(shift)) => Ownership::Fixed { uid: shift, gid: shift },
+                    (None, Some(shift)) => Ownership::Fixed {
+                        uid: shift,
+                        gid: shift,
+                    },
                     (None, None) => Ownership::Archive,
                 };
                 let options = vessel_image::ExtractOptions {
@@ -132,12 +155,15 @@ impl Engine {
                     ownership,
                     keep_types: options.no_overwrite_dir_non_dir,
                 };
-                vessel_image::unpack_into(directory.as_fd(), input, &options).map_err(Error::from).map_err(|error| {
-                    match error.message().contains("Read-only file system") {
-                        true => Error::new(ErrorKind::Forbidden, format!("{full} of the container is read-only: {error}")),
+                vessel_image::unpack_into(directory.as_fd(), input, &options)
+                    .map_err(Error::from)
+                    .map_err(|error| match error.message().contains("Read-only file system") {
+                        true => Error::new(
+                            ErrorKind::Forbidden,
+                            format!("{full} of the container is read-only: {error}"),
+                        ),
                         false => error,
-                    }
-                })
+                    })
             })
         })
         .await
@@ -181,7 +207,9 @@ impl Engine {
 
 fn not_there(errno: Errno, path: &str, id: &str) -> Error {
     match errno {
-        Errno::NOENT | Errno::NOTDIR => Error::not_found(format!("Could not find the file {path} in container {id}")),
+        Errno::NOENT | Errno::NOTDIR => {
+            Error::not_found(format!("Could not find the file {path} in container {id}"))
+        }
         other => {
             let cause = std::io::Error::from(other);
             Error::system(format!("cannot open {path} in container {id}: {cause}"))
@@ -195,9 +223,12 @@ fn stat(root: BorrowedFd<'_>, path: &ContainerPath, id: &str) -> Result<PathStat
         flags |= OFlags::NOFOLLOW;
     }
     let found = path::open(root, path.full(), flags).map_err(|errno| not_there(errno, path.full(), id))?;
-    let status = rustix::fs::fstat(&found).context(|| format!("look at {} in container {id}", path.full()))?;
+    let status =
+        rustix::fs::fstat(&found).context(|| format!("look at {} in container {id}", path.full()))?;
     let link = match FileType::from_raw_mode(status.st_mode) {
-        FileType::Symlink => path::target(root, path.full()).context(|| format!("follow {} in container {id}", path.full()))?,
+        FileType::Symlink => {
+            path::target(root, path.full()).context(|| format!("follow {} in container {id}", path.full()))?
+        }
         _ => String::new(),
     };
     Ok(PathStat {
@@ -242,9 +273,17 @@ mod tests {
             go_mode(&rustix::fs::lstat(&path).unwrap())
         };
         std::fs::create_dir(directory.path().join("d")).unwrap();
-        rustix::fs::chmod(directory.path().join("d"), rustix::fs::Mode::from_raw_mode(0o1755)).unwrap();
+        rustix::fs::chmod(
+            directory.path().join("d"),
+            rustix::fs::Mode::from_raw_mode(0o1755),
+        )
+        .unwrap();
         std::fs::write(directory.path().join("f"), "").unwrap();
-        rustix::fs::chmod(directory.path().join("f"), rustix::fs::Mode::from_raw_mode(0o4640)).unwrap();
+        rustix::fs::chmod(
+            directory.path().join("f"),
+            rustix::fs::Mode::from_raw_mode(0o4640),
+        )
+        .unwrap();
         std::os::unix::fs::symlink("f", directory.path().join("l")).unwrap();
         assert_eq!(look("d"), 1 << 31 | 1 << 20 | 0o755);
         assert_eq!(look("f"), 1 << 23 | 0o640);

@@ -80,8 +80,13 @@ pub(super) fn target(root: BorrowedFd<'_>, path: &str) -> Result<String, Errno> 
             }
             _ => {}
         }
-        let parent = open(root, &format!("/{}", done.join("/")), OFlags::PATH | OFlags::DIRECTORY);
-        let link = parent.and_then(|parent| rustix::fs::readlinkat(parent.as_fd(), part.as_str(), Vec::new()));
+        let parent = open(
+            root,
+            &format!("/{}", done.join("/")),
+            OFlags::PATH | OFlags::DIRECTORY,
+        );
+        let link =
+            parent.and_then(|parent| rustix::fs::readlinkat(parent.as_fd(), part.as_str(), Vec::new()));
         match link {
             Ok(link) => {
                 links += 1;
@@ -106,7 +111,11 @@ pub(super) fn target(root: BorrowedFd<'_>, path: &str) -> Result<String, Errno> 
 
 /// A directory of the host that the engine itself made.
 pub(super) fn open_directory(path: &Path) -> Result<OwnedFd, Errno> {
-    rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+    rustix::fs::open(
+        path,
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
 }
 
 #[cfg(test)]
@@ -131,7 +140,11 @@ mod tests {
             ("/a/b/..", "/a", "a", false),
         ] {
             let path = ContainerPath::parse(text);
-            assert_eq!((path.full(), path.name(), path.follows()), (full, name, follows), "{text}");
+            assert_eq!(
+                (path.full(), path.name(), path.follows()),
+                (full, name, follows),
+                "{text}"
+            );
         }
     }
 

@@ -13,7 +13,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::{
-    MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, mount_change, mount_remount, move_mount, open_tree,
+    MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, mount_change, mount_remount,
+    move_mount, open_tree,
 };
 use rustix::thread::UnshareFlags;
 use vessel_runtime::rootfs::overlay;
@@ -29,7 +30,12 @@ use crate::{Context, Engine, Error, ErrorKind, Result};
 #[derive(Debug)]
 pub(super) enum Root {
     /// The root of a process.
-    Running(OwnedFd),
+    Running {
+        /// By descriptor.
+        root: OwnedFd,
+        /// The host's ID of its root user, when it is another than root.
+        shift: Option<u32>,
+    },
     /// Layers, a writable one among them, and volumes.
     Stopped {
         /// The layers.
@@ -52,7 +58,10 @@ impl Root {
         let runs = matches!(state.status, Status::Running | Status::Paused) && state.pid != 0;
         if runs && (write || !remapped) {
             match running(state.pid, &container.cgroup_path()) {
-                Ok(root) => return Ok(Self::Running(root)),
+                Ok(root) => {
+                    let range = engine.config().userns_remap.filter(|_| remapped);
+                    return Ok(Self::Running { root, shift: range.map(|range| range.start) });
+                }
                 // It has ended since: then its layers are what there is.
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
                 Err(error) => return Err(error),
@@ -60,21 +69,33 @@ impl Root {
         }
         let paths = engine.container_root(&container).await?;
         let writable = write && !record.host.readonly_rootfs;
-        Ok(Self::Stopped { paths, mounts: record.mounts.clone(), writable })
+        Ok(Self::Stopped {
+            paths,
+            mounts: record.mounts.clone(),
+            writable,
+        })
     }
 
     /// The layers only, to read, whether the container runs or not.
     pub(super) async fn layers(engine: &Engine, id: &str) -> Result<Self> {
         let container = engine.container(id)?;
         let paths = engine.container_root(&container).await?;
-        Ok(Self::Stopped { paths, mounts: Vec::new(), writable: false })
+        Ok(Self::Stopped {
+            paths,
+            mounts: Vec::new(),
+            writable: false,
+        })
     }
 
     /// Works in the root. May block.
     pub(super) fn enter<T: Send>(&self, work: impl FnOnce(BorrowedFd<'_>) -> Result<T> + Send) -> Result<T> {
         match self {
             Self::Running(root) => work(root.as_fd()),
-            Self::Stopped { paths, mounts, writable } => std::thread::scope(|scope| {
+            Self::Stopped {
+                paths,
+                mounts,
+                writable,
+            } => std::thread::scope(|scope| {
                 let thread = std::thread::Builder::new().name("vessel-root".to_owned());
                 let thread = thread
                     .spawn_scoped(scope, || {
@@ -82,10 +103,41 @@ impl Root {
                         work(root.as_fd())
                     })
                     .context(|| "cannot start a thread to look into the container")?;
-                thread.join().unwrap_or_else(|_| Err(Error::system("looking into the container ended abnormally")))
+                thread
+                    .join()
+                    .unwrap_or_else(|_| Err(Error::system("looking into the container ended abnormally")))
             }),
         }
     }
+}
+
+/// Runs what changes a thread for good on one that ends with it.
+fn on_a_thread<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("vessel-root".to_owned());
+        let thread = thread.spawn_scoped(scope, work).context(|| "cannot start a thread to look into the container")?;
+        thread.join().unwrap_or_else(|_| Err(Error::system("looking into the container ended abnormally")))
+    })
+}
+
+/// Makes files as a user that the container's map of IDs knows; the host's root is not among them, and the kernel
+/// refuses to make anything for it there. What this thread may do stays.
+fn act_as(id: u32) -> Result<()> {
+    let context = || "cannot act as the container's root";
+    // SAFETY: both are plain system calls that change the calling thread only.
+    unsafe {
+        libc::setfsgid(id);
+        libc::setfsuid(id);
+    }
+    // They report nothing; asked with an ID that none has, they tell the current one.
+    // SAFETY: as above.
+    if unsafe { libc::setfsuid(u32::MAX) }.cast_unsigned() != id {
+        return Err(Error::system(format!("{}: the kernel refused the user ID {id}", context())));
+    }
+    // Leaving root's ID took the file capabilities out of effect.
+    let mut sets = rustix::thread::capabilities(None).context(context)?;
+    sets.effective = sets.permitted;
+    rustix::thread::set_capabilities(None, sets).context(context)
 }
 
 /// The root of a process that belongs to a cgroup.
@@ -93,17 +145,29 @@ fn running(pid: i32, cgroup: &str) -> Result<OwnedFd> {
     let gone = || Error::not_found(format!("the container's process {pid} is gone"));
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let process = rustix::fs::open(format!("/proc/{pid}"), flags, Mode::empty()).map_err(|_| gone())?;
-    let file = rustix::fs::openat(&process, "cgroup", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(|_| gone())?;
+    let file = rustix::fs::openat(
+        &process,
+        "cgroup",
+        OFlags::RDONLY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .map_err(|_| gone())?;
     let groups = std::io::read_to_string(std::fs::File::from(file)).map_err(|_| gone())?;
     let cgroup = Path::new("/").join(cgroup.trim_start_matches('/'));
-    let member = groups.lines().filter_map(|line| line.splitn(3, ':').nth(2)).any(|path| Path::new(path).starts_with(&cgroup));
+    let member = groups
+        .lines()
+        .filter_map(|line| line.splitn(3, ':').nth(2))
+        .any(|path| Path::new(path).starts_with(&cgroup));
     if !member {
         return Err(gone());
     }
     // The directory stays this process's: when it ends first, this fails.
     rustix::fs::openat(&process, "root", flags, Mode::empty()).map_err(|errno| match errno {
         rustix::io::Errno::NOENT | rustix::io::Errno::SRCH => gone(),
-        other => Error::system(format!("cannot open the root of process {pid}: {}", std::io::Error::from(other))),
+        other => Error::system(format!(
+            "cannot open the root of process {pid}: {}",
+            std::io::Error::from(other)
+        )),
     })
 }
 
@@ -116,20 +180,47 @@ fn assemble(paths: &RootPaths, mounts: &[MountRecord], writable: bool) -> Result
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).context(context)?;
     let root = if writable {
         let (upper, work) = (Some(paths.upper.clone()), Some(paths.work.clone()));
-        overlay(&Overlay { lower: paths.lower.clone(), upper, work }, None)?
+        overlay(
+            &Overlay {
+                lower: paths.lower.clone(),
+                upper,
+                work,
+            },
+            None,
+        )?
     } else {
-        let lower: Vec<PathBuf> = std::iter::once(paths.upper.clone()).chain(paths.lower.iter().cloned()).collect();
-        overlay(&Overlay { lower, upper: None, work: None }, None)?
+        let lower: Vec<PathBuf> = std::iter::once(paths.upper.clone())
+            .chain(paths.lower.iter().cloned())
+            .collect();
+        overlay(
+            &Overlay {
+                lower,
+                upper: None,
+                work: None,
+            },
+            None,
+        )?
     };
-    let mut mounts: Vec<&MountRecord> = mounts.iter().filter(|mount| mount.kind != MountKind::Tmpfs).collect();
+    let mut mounts: Vec<&MountRecord> = mounts
+        .iter()
+        .filter(|mount| mount.kind != MountKind::Tmpfs)
+        .collect();
     // Those that lie in others come after them.
     mounts.sort_by_key(|mount| Path::new(&mount.destination).components().count());
     // All sources are opened before anything is attached, which may cover where they are.
-    let sources = mounts.iter().map(|mount| source(mount)).collect::<Result<Vec<_>>>()?;
+    let sources = mounts
+        .iter()
+        .map(|mount| source(mount))
+        .collect::<Result<Vec<_>>>()?;
     let place = open_directory(paths.upper.parent().unwrap_or(&paths.upper)).context(context)?;
     attach(root.as_fd(), place.as_fd()).context(context)?;
     for (mount, source) in mounts.into_iter().zip(sources) {
-        let what = || format!("cannot mount {} at {} to look into the container", mount.source, mount.destination);
+        let what = || {
+            format!(
+                "cannot mount {} at {} to look into the container",
+                mount.source, mount.destination
+            )
+        };
         let kind = match is_directory(&source).context(what)? {
             true => TargetKind::Directory,
             false => TargetKind::File,
@@ -142,7 +233,10 @@ fn assemble(paths: &RootPaths, mounts: &[MountRecord], writable: bool) -> Result
         };
         attach(source.as_fd(), target.as_fd()).context(what)?;
         if mount.read_only {
-            let path = format!("/proc/thread-self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&source));
+            let path = format!(
+                "/proc/thread-self/fd/{}",
+                std::os::fd::AsRawFd::as_raw_fd(&source)
+            );
             mount_remount(path, MountFlags::BIND | MountFlags::RDONLY, "").context(what)?;
         }
     }
@@ -187,7 +281,15 @@ mod tests {
     /// Two layers, a writable one and a volume below a directory.
     fn stopped(directory: &Path, writable: bool, read_only: bool) -> Root {
         let at = |name: &str| directory.join(name);
-        for name in ["low/etc", "low/data", "high/etc", "upper", "work", "volume/deep/other", "other"] {
+        for name in [
+            "low/etc",
+            "low/data",
+            "high/etc",
+            "upper",
+            "work",
+            "volume/deep/other",
+            "other",
+        ] {
             fs::create_dir_all(at(name)).unwrap();
         }
         fs::write(at("low/etc/one"), "low").unwrap();
@@ -202,7 +304,11 @@ mod tests {
             ..MountRecord::default()
         };
         Root::Stopped {
-            paths: RootPaths { lower: vec![at("high"), at("low")], upper: at("upper"), work: at("work") },
+            paths: RootPaths {
+                lower: vec![at("high"), at("low")],
+                upper: at("upper"),
+                work: at("work"),
+            },
             // The second lies in the first, and both where the root is put together.
             mounts: vec![mount("other", "/data/deep/other"), mount("volume", "/data")],
             writable,
@@ -227,8 +333,13 @@ mod tests {
 
     fn unpack(root: &Root, path: &str, name: &str, content: &[u8]) -> Result<()> {
         root.enter(|root| {
-            let target = super::super::path::open(root, path, OFlags::RDONLY | OFlags::DIRECTORY).context(|| path.to_owned())?;
-            Ok(vessel_image::unpack_into(target.as_fd(), archive(name, content).as_slice(), &ExtractOptions::default())?)
+            let target = super::super::path::open(root, path, OFlags::RDONLY | OFlags::DIRECTORY)
+                .context(|| path.to_owned())?;
+            Ok(vessel_image::unpack_into(
+                target.as_fd(),
+                archive(name, content).as_slice(),
+                &ExtractOptions::default(),
+            )?)
         })
     }
 
@@ -245,7 +356,15 @@ mod tests {
         })
         .unwrap();
         let mut packed = Vec::new();
-        root.enter(|root| Ok(vessel_image::pack(root, b"/", &PackOptions::default(), &mut packed)?)).unwrap();
+        root.enter(|root| {
+            Ok(vessel_image::pack(
+                root,
+                b"/",
+                &PackOptions::default(),
+                &mut packed,
+            )?)
+        })
+        .unwrap();
         let mut names: Vec<String> = tar::Archive::new(packed.as_slice())
             .entries()
             .unwrap()
@@ -254,7 +373,15 @@ mod tests {
         names.sort();
         assert_eq!(
             names,
-            ["data/", "data/deep/", "data/deep/file", "data/deep/other/", "data/deep/other/file", "etc/", "etc/one"]
+            [
+                "data/",
+                "data/deep/",
+                "data/deep/file",
+                "data/deep/other/",
+                "data/deep/other/file",
+                "etc/",
+                "etc/one"
+            ]
         );
     }
 
@@ -264,8 +391,14 @@ mod tests {
         let root = stopped(directory.path(), true, false);
         unpack(&root, "/etc", "two", b"new").unwrap();
         unpack(&root, "/data/deep", "three", b"new").unwrap();
-        assert_eq!(fs::read_to_string(directory.path().join("upper/etc/two")).unwrap(), "new");
-        assert_eq!(fs::read_to_string(directory.path().join("volume/deep/three")).unwrap(), "new");
+        assert_eq!(
+            fs::read_to_string(directory.path().join("upper/etc/two")).unwrap(),
+            "new"
+        );
+        assert_eq!(
+            fs::read_to_string(directory.path().join("volume/deep/three")).unwrap(),
+            "new"
+        );
         assert!(!directory.path().join("low/etc/two").exists());
     }
 
@@ -294,7 +427,11 @@ mod tests {
         symlink("../../../../../../../..", upper.join("up")).unwrap();
         symlink("/proc/self/root", upper.join("magic")).unwrap();
         let outside = outside.display().to_string();
-        for path in ["/absolute/secret".to_owned(), format!("/up{outside}/secret"), format!("/magic{outside}/secret")] {
+        for path in [
+            "/absolute/secret".to_owned(),
+            format!("/up{outside}/secret"),
+            format!("/magic{outside}/secret"),
+        ] {
             assert!(read(&root, &path).is_err(), "{path}");
         }
         assert!(unpack(&root, "/absolute", "planted", b"x").is_err());

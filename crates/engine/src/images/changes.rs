@@ -13,7 +13,9 @@ const MAX_LENGTH: usize = 64 * 1024;
 pub(super) fn apply(config: &mut ContainerConfig, instruction: &str) -> Result<()> {
     let text = instruction.trim();
     if text.len() > MAX_LENGTH {
-        return Err(Error::invalid(format!("a change is longer than {MAX_LENGTH} bytes")));
+        return Err(Error::invalid(format!(
+            "a change is longer than {MAX_LENGTH} bytes"
+        )));
     }
     let (name, rest) = text.split_once(char::is_whitespace).unwrap_or((text, ""));
     let rest = rest.trim();
@@ -25,7 +27,8 @@ pub(super) fn apply(config: &mut ContainerConfig, instruction: &str) -> Result<(
         "CMD" => config.cmd = Some(command(rest)),
         "ENTRYPOINT" => config.entrypoint = Some(command(rest)),
         "SHELL" => {
-            let shell = json_list(rest).ok_or_else(|| Error::invalid("SHELL requires the arguments to be in JSON form"))?;
+            let shell = json_list(rest)
+                .ok_or_else(|| Error::invalid("SHELL requires the arguments to be in JSON form"))?;
             config.shell = Some(shell);
         }
         "ENV" => {
@@ -35,14 +38,22 @@ pub(super) fn apply(config: &mut ContainerConfig, instruction: &str) -> Result<(
                 env.push(format!("{key}={value}"));
             }
         }
-        "LABEL" => config.labels.get_or_insert_default().extend(pairs("LABEL", rest)?),
+        "LABEL" => config
+            .labels
+            .get_or_insert_default()
+            .extend(pairs("LABEL", rest)?),
         "EXPOSE" => {
             for port in rest.split_whitespace() {
-                config.exposed_ports.get_or_insert_default().insert(exposed(port)?, Empty {});
+                config
+                    .exposed_ports
+                    .get_or_insert_default()
+                    .insert(exposed(port)?, Empty {});
             }
         }
         "VOLUME" => {
-            for path in json_list(rest).unwrap_or_else(|| rest.split_whitespace().map(str::to_owned).collect()) {
+            for path in
+                json_list(rest).unwrap_or_else(|| rest.split_whitespace().map(str::to_owned).collect())
+            {
                 config.volumes.get_or_insert_default().insert(path, Empty {});
             }
         }
@@ -67,7 +78,9 @@ pub(super) fn apply(config: &mut ContainerConfig, instruction: &str) -> Result<(
 }
 
 fn json_list(text: &str) -> Option<Vec<String>> {
-    text.starts_with('[').then(|| serde_json::from_str(text).ok()).flatten()
+    text.starts_with('[')
+        .then(|| serde_json::from_str(text).ok())
+        .flatten()
 }
 
 /// A JSON list, or a line for the shell.
@@ -82,7 +95,9 @@ fn exposed(port: &str) -> Result<String> {
         Ok(number) if number > 0 && ["tcp", "udp", "sctp"].contains(&protocol.as_str()) => {
             Ok(format!("{number}/{protocol}"))
         }
-        _ => Err(Error::invalid(format!("invalid containerPort: {port}: 80, 80/tcp, 53/udp are some"))),
+        _ => Err(Error::invalid(format!(
+            "invalid containerPort: {port}: 80, 80/tcp, 53/udp are some"
+        ))),
     }
 }
 
@@ -92,14 +107,18 @@ fn pairs(name: &str, text: &str) -> Result<Vec<(String, String)>> {
     if !first.contains('=') {
         return match text.split_once(char::is_whitespace) {
             Some((key, value)) => Ok(vec![(key.to_owned(), value.trim().to_owned())]),
-            None => Err(Error::invalid(format!("{name} must have two arguments: {text:?} has one"))),
+            None => Err(Error::invalid(format!(
+                "{name} must have two arguments: {text:?} has one"
+            ))),
         };
     }
     words(text)?
         .into_iter()
         .map(|word| match word.split_once('=') {
             Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
-            _ => Err(Error::invalid(format!("Syntax error - can't find = in {word:?}. Must be of the form: name=value"))),
+            _ => Err(Error::invalid(format!(
+                "Syntax error - can't find = in {word:?}. Must be of the form: name=value"
+            ))),
         })
         .collect()
 }
@@ -149,20 +168,35 @@ fn healthcheck(text: &str) -> Result<Healthcheck> {
         let (option, after) = option.split_once(char::is_whitespace).unwrap_or((option, ""));
         rest = after.trim_start();
         let (key, value) = option.split_once('=').unwrap_or((option, ""));
-        let bad = || Error::invalid(format!("HEALTHCHECK: --{option} is not valid: --interval=30s, --timeout=5s, --start-period=1m, --start-interval=5s and --retries=3 are"));
+        let bad = || {
+            Error::invalid(format!(
+                "HEALTHCHECK: --{option} is not valid: --interval=30s, --timeout=5s, --start-period=1m, --start-interval=5s and --retries=3 are"
+            ))
+        };
         let slot = match key {
             "interval" => &mut check.interval,
             "timeout" => &mut check.timeout,
             "start-period" => &mut check.start_period,
             "start-interval" => &mut check.start_interval,
             "retries" => {
-                check.retries = Some(value.parse::<i64>().ok().filter(|&retries| retries >= 0).ok_or_else(bad)?);
+                check.retries = Some(
+                    value
+                        .parse::<i64>()
+                        .ok()
+                        .filter(|&retries| retries >= 0)
+                        .ok_or_else(bad)?,
+                );
                 continue;
             }
             _ => return Err(bad()),
         };
         let length = value.parse::<jiff::SignedDuration>().map_err(|_| bad())?;
-        *slot = Some(i64::try_from(length.as_nanos()).ok().filter(|&nanos| nanos >= 0).ok_or_else(bad)?);
+        *slot = Some(
+            i64::try_from(length.as_nanos())
+                .ok()
+                .filter(|&nanos| nanos >= 0)
+                .ok_or_else(bad)?,
+        );
     }
     let (kind, command_text) = rest.split_once(char::is_whitespace).unwrap_or((rest, ""));
     check.test = Some(match (kind.to_ascii_uppercase().as_str(), command_text.trim()) {
@@ -171,7 +205,11 @@ fn healthcheck(text: &str) -> Result<Healthcheck> {
             Some(list) => std::iter::once("CMD".to_owned()).chain(list).collect(),
             None => vec!["CMD-SHELL".to_owned(), command.to_owned()],
         },
-        _ => return Err(Error::invalid("HEALTHCHECK: NONE or CMD and a command are expected")),
+        _ => {
+            return Err(Error::invalid(
+                "HEALTHCHECK: NONE or CMD and a command are expected",
+            ));
+        }
     });
     Ok(check)
 }
@@ -211,12 +249,21 @@ mod tests {
         assert_eq!(config.cmd.unwrap(), ["/bin/sh", "-c", "echo hi"]);
         assert_eq!(config.entrypoint.unwrap(), ["/bin/x", "-y"]);
         assert_eq!(config.env.unwrap(), ["B=two words", "C=a b", "A=2 and more"]);
-        assert_eq!(config.labels.unwrap().into_iter().collect::<Vec<_>>(), [
-            ("k".to_owned(), "v".to_owned()),
-            ("q u".to_owned(), "x y".to_owned())
-        ]);
-        assert_eq!(config.exposed_ports.unwrap().into_keys().collect::<Vec<_>>(), ["53/udp", "80/tcp"]);
-        assert_eq!(config.volumes.unwrap().into_keys().collect::<Vec<_>>(), ["/a", "/b", "/c d"]);
+        assert_eq!(
+            config.labels.unwrap().into_iter().collect::<Vec<_>>(),
+            [
+                ("k".to_owned(), "v".to_owned()),
+                ("q u".to_owned(), "x y".to_owned())
+            ]
+        );
+        assert_eq!(
+            config.exposed_ports.unwrap().into_keys().collect::<Vec<_>>(),
+            ["53/udp", "80/tcp"]
+        );
+        assert_eq!(
+            config.volumes.unwrap().into_keys().collect::<Vec<_>>(),
+            ["/a", "/b", "/c d"]
+        );
         assert_eq!(config.working_dir.unwrap(), "/srv/app");
         let check = config.healthcheck.unwrap();
         assert_eq!((check.interval, check.retries), (Some(30_000_000_000), Some(3)));

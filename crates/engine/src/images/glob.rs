@@ -108,9 +108,13 @@ mod tests {
         ] {
             assert!(matches_reference(pattern, name), "{pattern} {name}");
         }
-        for (pattern, name) in
-            [("busy", "busybox:latest"), ("*", "user/app:v1"), ("b[", "busybox"), ("", "busybox"), ("?", "ab")]
-        {
+        for (pattern, name) in [
+            ("busy", "busybox:latest"),
+            ("*", "user/app:v1"),
+            ("b[", "busybox"),
+            ("", "busybox"),
+            ("?", "ab"),
+        ] {
             assert!(!matches_reference(pattern, name), "{pattern} {name}");
         }
     }

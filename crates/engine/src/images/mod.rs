@@ -42,7 +42,9 @@ impl From<vessel_image::Error> for Error {
     fn from(error: vessel_image::Error) -> Self {
         use vessel_image::ErrorKind as Kind;
         let kind = match error.kind() {
-            Kind::Invalid | Kind::Unsupported | Kind::Digest | Kind::Limit | Kind::Input => ErrorKind::Invalid,
+            Kind::Invalid | Kind::Unsupported | Kind::Digest | Kind::Limit | Kind::Input => {
+                ErrorKind::Invalid
+            }
             Kind::NotFound => ErrorKind::NotFound,
             Kind::Conflict => ErrorKind::Conflict,
             Kind::Permission => ErrorKind::Forbidden,
@@ -77,24 +79,37 @@ impl Engine {
         let reference = Reference::parse(words).ok().map(Reference::with_default_tag);
         if let Some(reference) = &reference {
             if let Some(id) = self.find_reference(reference) {
-                return Ok(Found { id, name: Some(reference.familiar()) });
+                return Ok(Found {
+                    id,
+                    name: Some(reference.familiar()),
+                });
             }
         }
         if let Some(prefix) = image_id_prefix(words) {
             let images = self.images().all();
-            let mut matching = images.iter().filter(|(id, _)| id.strip_prefix("sha256:").unwrap_or(id).starts_with(prefix));
+            let mut matching = images
+                .iter()
+                .filter(|(id, _)| id.strip_prefix("sha256:").unwrap_or(id).starts_with(prefix));
             if let Some((id, _)) = matching.next() {
                 if matching.next().is_some() {
                     return Err(Error::not_found(format!(
                         "multiple images found with the same prefix: {words}: give more of the ID"
                     )));
                 }
-                return Ok(Found { id: id.clone(), name: None });
+                return Ok(Found {
+                    id: id.clone(),
+                    name: None,
+                });
             }
         }
         match reference {
-            Some(reference) => Err(Error::not_found(format!("No such image: {}", reference.familiar()))),
-            None if image_id_prefix(words).is_some() => Err(Error::not_found(format!("No such image: {words}"))),
+            Some(reference) => Err(Error::not_found(format!(
+                "No such image: {}",
+                reference.familiar()
+            ))),
+            None if image_id_prefix(words).is_some() => {
+                Err(Error::not_found(format!("No such image: {words}")))
+            }
             None => match Reference::parse(words) {
                 Ok(_) => Err(Error::not_found(format!("No such image: {words}"))),
                 Err(error) => Err(Error::from(error)),
@@ -105,11 +120,20 @@ impl Engine {
     fn find_reference(&self, reference: &Reference) -> Option<String> {
         let Some(digest) = reference.digest() else {
             let name = reference.familiar();
-            return self.images().tags().into_iter().find(|(tag, _)| *tag == name).map(|(_, id)| id);
+            return self
+                .images()
+                .tags()
+                .into_iter()
+                .find(|(tag, _)| *tag == name)
+                .map(|(_, id)| id);
         };
         // With both, the digest decides.
         let name = reference.with_digest(digest.clone()).familiar();
-        let known = self.images().all().into_iter().find(|(_, record)| record.repo_digests.contains(&name));
+        let known = self
+            .images()
+            .all()
+            .into_iter()
+            .find(|(_, record)| record.repo_digests.contains(&name));
         known.map(|(id, _)| id)
     }
 
@@ -135,28 +159,52 @@ impl Engine {
     /// A filter that is not known or names an image that is not there; content that cannot be read.
     pub async fn image_list(&self, options: ImageListOptions) -> Result<Vec<ImageSummary>> {
         let filters = &options.filters;
-        filters.check(&["dangling", "label", "label!", "before", "since", "until", "reference"])?;
+        filters.check(&[
+            "dangling",
+            "label",
+            "label!",
+            "before",
+            "since",
+            "until",
+            "reference",
+        ])?;
         let dangling = filters.flag("dangling")?;
         let mut images: Vec<(String, ImageRecord, ImageConfig)> = Vec::new();
         for (id, record) in self.images().all() {
             let config = ImageConfig::parse(&self.image_document(&id).await?)?;
             images.push((id, record, config));
         }
-        let created: HashMap<String, i64> =
-            images.iter().map(|(id, _, config)| (id.clone(), created(config))).collect();
+        let created: HashMap<String, i64> = images
+            .iter()
+            .map(|(id, _, config)| (id.clone(), created(config)))
+            .collect();
         // Older than every `before`, newer than every `since`.
         let mut bounds = (i64::MIN, i64::MAX);
         for name in filters.get("before") {
-            bounds.1 = bounds.1.min(created.get(&self.find_image(name)?.id).copied().unwrap_or_default());
+            bounds.1 = bounds.1.min(
+                created
+                    .get(&self.find_image(name)?.id)
+                    .copied()
+                    .unwrap_or_default(),
+            );
         }
         for name in filters.get("since") {
-            bounds.0 = bounds.0.max(created.get(&self.find_image(name)?.id).copied().unwrap_or_default());
+            bounds.0 = bounds.0.max(
+                created
+                    .get(&self.find_image(name)?.id)
+                    .copied()
+                    .unwrap_or_default(),
+            );
         }
         for until in filters.get("until") {
             let until_nanos = time::parse(until).ok_or_else(|| bad_until(until))?;
             bounds.1 = bounds.1.min(until_nanos);
         }
-        let shared = if options.shared_size { Some(self.shared_layers(&images).await?) } else { None };
+        let shared = if options.shared_size {
+            Some(self.shared_layers(&images).await?)
+        } else {
+            None
+        };
         let (users, mut tags) = (self.image_users(), self.tags_by_image());
         let mut summaries = Vec::with_capacity(images.len());
         for (id, record, config) in images {
@@ -173,7 +221,9 @@ impl Engine {
                 continue;
             }
             if filters.contains("reference") {
-                let wanted = |name: &String| filters.any("reference", |pattern| glob::matches_reference(pattern, name));
+                let wanted = |name: &String| {
+                    filters.any("reference", |pattern| glob::matches_reference(pattern, name))
+                };
                 repo_tags.retain(wanted);
                 repo_digests.retain(wanted);
                 if unnamed || (repo_tags.is_empty() && repo_digests.is_empty()) {
@@ -190,18 +240,30 @@ impl Engine {
                 repo_digests,
                 repo_tags,
                 shared_size: shared.as_ref().map_or(-1, |shared| {
-                    record.chain_ids.iter().filter_map(|chain| shared.get(chain)).sum::<u64>() as i64
+                    record
+                        .chain_ids
+                        .iter()
+                        .filter_map(|chain| shared.get(chain))
+                        .sum::<u64>() as i64
                 }),
                 size,
                 virtual_size: size,
             });
         }
-        summaries.sort_by(|one, other| other.created.cmp(&one.created).then_with(|| one.id.cmp(&other.id)));
+        summaries.sort_by(|one, other| {
+            other
+                .created
+                .cmp(&one.created)
+                .then_with(|| one.id.cmp(&other.id))
+        });
         Ok(summaries)
     }
 
     /// Layers that more than one image has, with their sizes.
-    async fn shared_layers(&self, images: &[(String, ImageRecord, ImageConfig)]) -> Result<HashMap<String, u64>> {
+    async fn shared_layers(
+        &self,
+        images: &[(String, ImageRecord, ImageConfig)],
+    ) -> Result<HashMap<String, u64>> {
         let mut counts: HashMap<String, usize> = HashMap::new();
         for chain in images.iter().flat_map(|(_, record, _)| &record.chain_ids) {
             *counts.entry(chain.clone()).or_default() += 1;
@@ -235,8 +297,12 @@ impl Engine {
         let found = self.find_image(name)?;
         let raw = self.image_document(&found.id).await?;
         let config = ImageConfig::parse(&raw)?;
-        let document: Document = serde_json::from_slice(&raw)
-            .map_err(|error| Error::system(format!("the configuration of image {} cannot be read: {error}", found.id)))?;
+        let document: Document = serde_json::from_slice(&raw).map_err(|error| {
+            Error::system(format!(
+                "the configuration of image {} cannot be read: {error}",
+                found.id
+            ))
+        })?;
         let record = self.image_record(&found.id)?;
         let content = self.images().content();
         let mut layers: Vec<String> = Vec::with_capacity(record.chain_ids.len());
@@ -257,7 +323,9 @@ impl Engine {
             repo_tags,
             repo_digests: record.repo_digests,
             comment: config.comment.unwrap_or_default(),
-            created: config.created.unwrap_or_else(|| vessel_api::inspect::ZERO_TIME.to_owned()),
+            created: config
+                .created
+                .unwrap_or_else(|| vessel_api::inspect::ZERO_TIME.to_owned()),
             container: document.container.unwrap_or_default(),
             container_config: document.container_config,
             docker_version: config.docker_version.unwrap_or_default(),
@@ -269,19 +337,26 @@ impl Engine {
             os_version: config.os_version.unwrap_or_default(),
             size: record.size as i64,
             virtual_size: record.size as i64,
-            graph_driver: GraphDriver { data, name: STORAGE_DRIVER.to_owned() },
+            graph_driver: GraphDriver {
+                data,
+                name: STORAGE_DRIVER.to_owned(),
+            },
             root_fs: RootFs {
                 kind: config.rootfs.kind,
                 layers: config.rootfs.diff_ids.iter().map(ToString::to_string).collect(),
             },
-            metadata: ImageMetadata { last_tag_time: time::rfc3339(record.tagged_at) },
+            metadata: ImageMetadata {
+                last_tag_time: time::rfc3339(record.tagged_at),
+            },
             ..ImageInspect::default()
         })
     }
 
     pub(crate) fn image_record(&self, id: &str) -> Result<ImageRecord> {
         let record = self.images().all().into_iter().find(|(known, _)| known == id);
-        record.map(|(_, record)| record).ok_or_else(|| Error::not_found(format!("No such image: {id}")))
+        record
+            .map(|(_, record)| record)
+            .ok_or_else(|| Error::not_found(format!("No such image: {id}")))
     }
 
     /// How an image came about, newest step first.
@@ -294,7 +369,10 @@ impl Engine {
         let chain = config.chain();
         let content = self.images().content().clone();
         let sizes = blocking(move || {
-            chain.iter().map(|chain| Ok(content.layer_size(chain)?)).collect::<Result<Vec<u64>>>()
+            chain
+                .iter()
+                .map(|chain| Ok(content.layer_size(chain)?))
+                .collect::<Result<Vec<u64>>>()
         })
         .await?;
         let mut sizes = sizes.into_iter();
@@ -303,7 +381,10 @@ impl Engine {
             .iter()
             .map(|step| HistoryItem {
                 comment: step.comment.clone().unwrap_or_default(),
-                created: step.created.as_deref().map_or(0, |text| parse_created(text).div_euclid(1_000_000_000)),
+                created: step
+                    .created
+                    .as_deref()
+                    .map_or(0, |text| parse_created(text).div_euclid(1_000_000_000)),
                 created_by: step.created_by.clone().unwrap_or_default(),
                 id: "<missing>".to_owned(),
                 size: match step.empty_layer.unwrap_or_default() {
@@ -331,7 +412,11 @@ impl Engine {
 
 /// A chain ID from a record.
 pub(crate) fn chain_id(text: &str) -> Result<ChainId> {
-    let digest: Digest = if text.contains(':') { text.parse()? } else { Digest::from_sha256_hex(text)? };
+    let digest: Digest = if text.contains(':') {
+        text.parse()?
+    } else {
+        Digest::from_sha256_hex(text)?
+    };
     Ok(ChainId(digest))
 }
 
@@ -341,9 +426,14 @@ fn created(config: &ImageConfig) -> i64 {
 
 /// Nanoseconds since the epoch of a time in a configuration; one that cannot be read is no time.
 fn parse_created(text: &str) -> i64 {
-    text.parse::<jiff::Timestamp>().ok().and_then(|time| i64::try_from(time.as_nanosecond()).ok()).unwrap_or_default()
+    text.parse::<jiff::Timestamp>()
+        .ok()
+        .and_then(|time| i64::try_from(time.as_nanosecond()).ok())
+        .unwrap_or_default()
 }
 
 pub(crate) fn bad_until(text: &str) -> Error {
-    Error::invalid(format!("invalid filter 'until={text}': a time (RFC 3339, seconds since 1970) or a duration (24h) is expected"))
+    Error::invalid(format!(
+        "invalid filter 'until={text}': a time (RFC 3339, seconds since 1970) or a duration (24h) is expected"
+    ))
 }

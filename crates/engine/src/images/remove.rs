@@ -77,7 +77,8 @@ impl Engine {
                 self.take_name(&id, &name, &mut items).await?;
                 names.retain(|other| *other != name);
             } else {
-                self.take_digests(&id, |digest| digest == name, &mut items).await?;
+                self.take_digests(&id, |digest| digest == name, &mut items)
+                    .await?;
             }
             if !names.is_empty() {
                 return Ok(items);
@@ -87,7 +88,11 @@ impl Engine {
                 return Ok(items);
             }
         } else if names.len() > 1 && !force {
-            return Err(conflict(&id, "must be forced", "image is referenced in multiple repositories"));
+            return Err(conflict(
+                &id,
+                "must be forced",
+                "image is referenced in multiple repositories",
+            ));
         }
         check_users(&id, &users, force)?;
         for name in names {
@@ -101,7 +106,10 @@ impl Engine {
     async fn take_name(&self, id: &str, name: &str, items: &mut Vec<ImageDeleteItem>) -> Result<()> {
         self.images().untag(name).await?;
         self.image_event("untag", id, id);
-        items.push(ImageDeleteItem { untagged: name.to_owned(), ..ImageDeleteItem::default() });
+        items.push(ImageDeleteItem {
+            untagged: name.to_owned(),
+            ..ImageDeleteItem::default()
+        });
         Ok(())
     }
 
@@ -119,7 +127,10 @@ impl Engine {
         }
         record.repo_digests = kept;
         self.images().insert(id, record).await?;
-        items.extend(taken.into_iter().map(|untagged| ImageDeleteItem { untagged, ..ImageDeleteItem::default() }));
+        items.extend(taken.into_iter().map(|untagged| ImageDeleteItem {
+            untagged,
+            ..ImageDeleteItem::default()
+        }));
         Ok(())
     }
 
@@ -130,19 +141,24 @@ impl Engine {
     }
 
     /// Forgets images that have no names any more, and collects what nothing needs then.
-    async fn delete_images(self: &Arc<Self>, ids: &[String], items: &mut Vec<ImageDeleteItem>) -> Result<u64> {
+    async fn delete_images(
+        self: &Arc<Self>,
+        ids: &[String],
+        items: &mut Vec<ImageDeleteItem>,
+    ) -> Result<u64> {
         for id in ids {
             self.images().remove(id).await?;
             self.image_event("delete", id, id);
-            items.push(ImageDeleteItem { deleted: id.clone(), ..ImageDeleteItem::default() });
+            items.push(ImageDeleteItem {
+                deleted: id.clone(),
+                ..ImageDeleteItem::default()
+            });
         }
         let collected = self.collect_images().await?;
-        items.extend(
-            collected
-                .layers
-                .iter()
-                .map(|layer| ImageDeleteItem { deleted: layer.to_string(), ..ImageDeleteItem::default() }),
-        );
+        items.extend(collected.layers.iter().map(|layer| ImageDeleteItem {
+            deleted: layer.to_string(),
+            ..ImageDeleteItem::default()
+        }));
         Ok(collected.freed)
     }
 
@@ -158,8 +174,10 @@ impl Engine {
                 if let Err(error) = marked {
                     // What is not known to be unused is used.
                     unreadable = Some(error);
-                    live.layers.extend(content.layers().into_iter().flatten().map(|layer| layer.chain_id));
-                    live.blobs.extend(content.blobs().into_iter().flatten().map(|blob| blob.digest));
+                    live.layers
+                        .extend(content.layers().into_iter().flatten().map(|layer| layer.chain_id));
+                    live.blobs
+                        .extend(content.blobs().into_iter().flatten().map(|blob| blob.digest));
                 }
                 live
             })?;
@@ -236,7 +254,10 @@ impl Engine {
 /// Refuses to remove an image that containers use: always when one runs, without force when one does not.
 fn check_users(id: &str, users: &[Arc<Container>], force: bool) -> Result<()> {
     let runs = |container: &Arc<Container>| {
-        matches!(container.state().status, Status::Running | Status::Paused | Status::Restarting)
+        matches!(
+            container.state().status,
+            Status::Running | Status::Paused | Status::Restarting
+        )
     };
     if let Some(user) = users.iter().find(|container| runs(container)) {
         let why = format!("image is being used by running container {}", short(user.id()));
@@ -252,7 +273,10 @@ fn check_users(id: &str, users: &[Arc<Container>], force: bool) -> Result<()> {
 }
 
 fn conflict(id: &str, force: &str, why: &str) -> Error {
-    Error::conflict(format!("conflict: unable to delete {} ({force}) - {why}", short(id)))
+    Error::conflict(format!(
+        "conflict: unable to delete {} ({force}) - {why}",
+        short(id)
+    ))
 }
 
 /// The first twelve digits of an ID.

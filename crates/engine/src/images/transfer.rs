@@ -7,8 +7,8 @@ use tokio::sync::mpsc::UnboundedSender;
 use vessel_api::{JsonMessage, ProgressDetail};
 use vessel_image::{Format, LayerInfo, LoadOptions, LoadedImage, Platform, Reference, SaveImage};
 
-use super::{CHANGES, changes};
 use super::remove::short;
+use super::{CHANGES, changes};
 use crate::files::TarJob;
 use crate::image_index::ImageRecord;
 use crate::{Engine, Error, Result, blocking, time};
@@ -22,7 +22,9 @@ pub struct Progress {
 impl Progress {
     /// Tells a listener.
     pub fn new(messages: UnboundedSender<JsonMessage>) -> Self {
-        Self { messages: Some(messages) }
+        Self {
+            messages: Some(messages),
+        }
     }
 
     /// Tells nobody.
@@ -42,8 +44,15 @@ impl Progress {
         self.tell(JsonMessage {
             status: "Loading layer".to_owned(),
             id: short(&layer.diff_id.to_string()).to_owned(),
-            progress_detail: Some(ProgressDetail { current: size, total: size, ..ProgressDetail::default() }),
-            progress: format!("[==================================================>]  {}", human(layer.size)),
+            progress_detail: Some(ProgressDetail {
+                current: size,
+                total: size,
+                ..ProgressDetail::default()
+            }),
+            progress: format!(
+                "[==================================================>]  {}",
+                human(layer.size)
+            ),
             ..JsonMessage::default()
         });
     }
@@ -61,9 +70,19 @@ fn human(bytes: u64) -> String {
         value /= 1000.0;
         unit = next;
     }
-    let digits = if value >= 100.0 || unit == "B" { 0 } else if value >= 10.0 { 1 } else { 2 };
+    let digits = if value >= 100.0 || unit == "B" {
+        0
+    } else if value >= 10.0 {
+        1
+    } else {
+        2
+    };
     let text = format!("{value:.digits$}");
-    let text = if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { &text };
+    let text = if text.contains('.') {
+        text.trim_end_matches('0').trim_end_matches('.')
+    } else {
+        &text
+    };
     format!("{text}{unit}")
 }
 
@@ -94,14 +113,23 @@ impl Engine {
         progress: Progress,
     ) -> Result<()> {
         let content = self.images().content().clone();
-        let layers = if quiet { Progress::silent() } else { progress.clone() };
+        let layers = if quiet {
+            Progress::silent()
+        } else {
+            progress.clone()
+        };
         let loaded = blocking(move || {
             let mut tell = |news: vessel_image::Progress| {
                 if let vessel_image::Progress::Layer(layer) = news {
                     layers.layer(&layer);
                 }
             };
-            Ok(vessel_image::load(&content, input, &LoadOptions::default(), &mut tell)?)
+            Ok(vessel_image::load(
+                &content,
+                input,
+                &LoadOptions::default(),
+                &mut tell,
+            )?)
         })
         .await?;
         let _change = CHANGES.lock().await;
@@ -115,7 +143,10 @@ impl Engine {
                         reference.familiar()
                     )));
                 }
-                progress.tell(JsonMessage::stream(format!("Loaded image: {}\n", reference.familiar())));
+                progress.tell(JsonMessage::stream(format!(
+                    "Loaded image: {}\n",
+                    reference.familiar()
+                )));
             }
             if image.references.is_empty() {
                 progress.tell(JsonMessage::stream(format!("Loaded image ID: {id}\n")));
@@ -128,10 +159,19 @@ impl Engine {
     /// Records an image whose content is in the store. Its lease may be dropped afterwards.
     async fn record_image(&self, image: &LoadedImage) -> Result<()> {
         let id = image.id.to_string();
-        let before = self.images().all().into_iter().find(|(known, _)| *known == id).map(|(_, record)| record);
+        let before = self
+            .images()
+            .all()
+            .into_iter()
+            .find(|(known, _)| *known == id)
+            .map(|(_, record)| record);
         let record = ImageRecord {
             size: image.size(),
-            chain_ids: image.layers.iter().map(|layer| layer.chain_id.to_string()).collect(),
+            chain_ids: image
+                .layers
+                .iter()
+                .map(|layer| layer.chain_id.to_string())
+                .collect(),
             tagged_at: time::now(),
             repo_digests: before.map(|record| record.repo_digests).unwrap_or_default(),
         };
@@ -155,7 +195,11 @@ impl Engine {
                 if reference.digest().is_some() {
                     return Err(Error::invalid("cannot import digest reference"));
                 }
-                let reference = if options.tag.is_empty() { reference } else { reference.with_tag(&options.tag)? };
+                let reference = if options.tag.is_empty() {
+                    reference
+                } else {
+                    reference.with_tag(&options.tag)?
+                };
                 Some(reference.with_default_tag())
             }
         };
@@ -200,7 +244,9 @@ impl Engine {
         let name = reference.with_default_tag().familiar();
         match self.image(&name).await {
             Ok(_) => {
-                progress.tell(JsonMessage::status(format!("Status: Image is up to date for {name}")));
+                progress.tell(JsonMessage::status(format!(
+                    "Status: Image is up to date for {name}"
+                )));
                 Ok(())
             }
             Err(error) if error.kind() == crate::ErrorKind::NotFound => Err(Error::not_found(format!(
@@ -220,7 +266,10 @@ impl Engine {
             for (id, reference) in self.images_to_save(name)? {
                 let id = id.parse()?;
                 let at = images.iter().position(|image| image.id == id).unwrap_or_else(|| {
-                    images.push(SaveImage { id, references: Vec::new() });
+                    images.push(SaveImage {
+                        id,
+                        references: Vec::new(),
+                    });
                     images.len() - 1
                 });
                 let references = &mut images[at].references;
@@ -232,7 +281,9 @@ impl Engine {
             self.image_event("save", &id, &id);
         }
         let content = self.images().content().clone();
-        Ok(TarJob::new(move |output| Ok(vessel_image::save(&content, &images, Format::Docker, output)?)))
+        Ok(TarJob::new(move |output| {
+            Ok(vessel_image::save(&content, &images, Format::Docker, output)?)
+        }))
     }
 
     fn images_to_save(&self, name: &str) -> Result<Vec<(String, Option<Reference>)>> {
@@ -242,9 +293,17 @@ impl Engine {
         {
             let repository = reference.familiar_name();
             let of_repository = |tag: &str| tag.rsplit_once(':').is_some_and(|(name, _)| name == repository);
-            let tags: Vec<_> = self.images().tags().into_iter().filter(|(tag, _)| of_repository(tag)).collect();
+            let tags: Vec<_> = self
+                .images()
+                .tags()
+                .into_iter()
+                .filter(|(tag, _)| of_repository(tag))
+                .collect();
             if !tags.is_empty() {
-                return tags.into_iter().map(|(tag, id)| Ok((id, Some(Reference::parse(&tag)?)))).collect();
+                return tags
+                    .into_iter()
+                    .map(|(tag, id)| Ok((id, Some(Reference::parse(&tag)?))))
+                    .collect();
             }
         }
         let found = self.find_image(name)?;
@@ -257,7 +316,9 @@ fn platform(text: &str) -> Result<Platform> {
     let mut parts = text.split('/');
     let os = parts.next().unwrap_or_default();
     if os != "linux" {
-        return Err(Error::invalid(format!("invalid platform {text:?}: linux, linux/amd64, linux/arm64/v8 are some")));
+        return Err(Error::invalid(format!(
+            "invalid platform {text:?}: linux, linux/amd64, linux/arm64/v8 are some"
+        )));
     }
     let mut platform = Platform::host();
     os.clone_into(&mut platform.os);
@@ -277,7 +338,13 @@ mod tests {
 
     #[test]
     fn sizes_read_as_dockers() {
-        for (bytes, text) in [(0, "0B"), (999, "999B"), (1500, "1.5kB"), (4_261_550, "4.26MB"), (163_000_000, "163MB")] {
+        for (bytes, text) in [
+            (0, "0B"),
+            (999, "999B"),
+            (1500, "1.5kB"),
+            (4_261_550, "4.26MB"),
+            (163_000_000, "163MB"),
+        ] {
             assert_eq!(human(bytes), text);
         }
     }
@@ -285,7 +352,10 @@ mod tests {
     #[test]
     fn platforms() {
         assert_eq!(platform("linux/arm64/v8").unwrap().variant.as_deref(), Some("v8"));
-        assert_eq!(platform("linux").unwrap().architecture, Platform::host().architecture);
+        assert_eq!(
+            platform("linux").unwrap().architecture,
+            Platform::host().architecture
+        );
         assert!(platform("windows/amd64").is_err());
     }
 }

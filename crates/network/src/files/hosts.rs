@@ -42,9 +42,17 @@ impl Hosts {
     }
 
     fn parse_extra<'a>(&self, entry: &'a str) -> Result<(&'a str, IpAddr)> {
-        let bad = || Error::invalid(format!("`{}` is not a host entry; write it as NAME:ADDRESS", entry.escape_debug()));
+        let bad = || {
+            Error::invalid(format!(
+                "`{}` is not a host entry; write it as NAME:ADDRESS",
+                entry.escape_debug()
+            ))
+        };
         // With `=` the address may be an IPv6 one without ambiguity; with `:` the name ends at the first.
-        let (name, address) = entry.split_once('=').or_else(|| entry.split_once(':')).ok_or_else(bad)?;
+        let (name, address) = entry
+            .split_once('=')
+            .or_else(|| entry.split_once(':'))
+            .ok_or_else(bad)?;
         check_hostname(name)?;
         if address == HOST_GATEWAY {
             let gateway = self.host_gateway.ok_or_else(|| {
@@ -52,7 +60,10 @@ impl Hosts {
             })?;
             return Ok((name, gateway));
         }
-        let address = address.strip_prefix('[').and_then(|a| a.strip_suffix(']')).unwrap_or(address);
+        let address = address
+            .strip_prefix('[')
+            .and_then(|a| a.strip_suffix(']'))
+            .unwrap_or(address);
         Ok((name, IpAddr::from_str(address).map_err(|_| bad())?))
     }
 }
@@ -65,11 +76,18 @@ pub fn hostname(name: &str) -> Result<String> {
 
 /// Nothing that ends a line or a word of the file, nothing longer than a DNS name.
 fn check_hostname(name: &str) -> Result<()> {
-    let ok = (1..=MAX_NAME).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)) && !name.starts_with(['-', '.']);
+    let ok = (1..=MAX_NAME).contains(&name.len())
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+        && !name.starts_with(['-', '.']);
     if ok {
         return Ok(());
     }
-    Err(Error::invalid(format!("`{}` is not a host name; use letters, digits, `-`, `_` and `.`, at most {MAX_NAME}", name.escape_debug())))
+    Err(Error::invalid(format!(
+        "`{}` is not a host name; use letters, digits, `-`, `_` and `.`, at most {MAX_NAME}",
+        name.escape_debug()
+    )))
 }
 
 #[cfg(test)]
@@ -81,7 +99,13 @@ mod tests {
     fn as_docker_writes_it() {
         let hosts = Hosts {
             own: vec![("172.17.0.2".parse().unwrap(), vec!["web".into()])],
-            extra: vec!["db:10.0.0.5".into(), "six=fd00::1".into(), "six2:[fd00::2]".into(), "seven:::1".into(), "host.docker.internal:host-gateway".into()],
+            extra: vec![
+                "db:10.0.0.5".into(),
+                "six=fd00::1".into(),
+                "six2:[fd00::2]".into(),
+                "seven:::1".into(),
+                "host.docker.internal:host-gateway".into(),
+            ],
             host_gateway: Some("172.17.0.1".parse().unwrap()),
         };
         let text = hosts.render().unwrap();
@@ -92,8 +116,21 @@ mod tests {
 
     #[test]
     fn bad_entries() {
-        for bad in ["", "x", "x:", ":1.2.3.4", "a b:1.2.3.4", "x:1.2.3", "x:host-gateway", "a\nb:1.2.3.4", "-x:1.2.3.4"] {
-            let hosts = Hosts { extra: vec![bad.into()], ..Hosts::default() };
+        for bad in [
+            "",
+            "x",
+            "x:",
+            ":1.2.3.4",
+            "a b:1.2.3.4",
+            "x:1.2.3",
+            "x:host-gateway",
+            "a\nb:1.2.3.4",
+            "-x:1.2.3.4",
+        ] {
+            let hosts = Hosts {
+                extra: vec![bad.into()],
+                ..Hosts::default()
+            };
             assert!(hosts.render().is_err(), "{bad:?}");
         }
         assert!(hostname("a\nb").is_err());

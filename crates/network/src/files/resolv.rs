@@ -9,7 +9,10 @@ use crate::error::{Error, Result};
 pub const UPSTREAM_RESOLV_CONF: &str = "/run/systemd/resolve/resolv.conf";
 
 /// Docker's last resort.
-const PUBLIC: [IpAddr; 2] = [IpAddr::V4(std::net::Ipv4Addr::new(8, 8, 8, 8)), IpAddr::V4(std::net::Ipv4Addr::new(8, 8, 4, 4))];
+const PUBLIC: [IpAddr; 2] = [
+    IpAddr::V4(std::net::Ipv4Addr::new(8, 8, 8, 8)),
+    IpAddr::V4(std::net::Ipv4Addr::new(8, 8, 4, 4)),
+];
 
 /// More than any resolver looks at; a longer file is cut, not refused.
 const MAX_TEXT: usize = 64 * 1024;
@@ -38,9 +41,13 @@ impl ResolvConf {
         let mut conf = Self::default();
         for line in text[..end].lines().take(MAX_LINES) {
             let line = line.split(['#', ';']).next().unwrap_or_default();
-            let mut words = line.split_ascii_whitespace().filter(|w| w.len() <= MAX_WORD && is_word(w));
+            let mut words = line
+                .split_ascii_whitespace()
+                .filter(|w| w.len() <= MAX_WORD && is_word(w));
             match words.next() {
-                Some("nameserver") => conf.nameservers.extend(words.next().filter(|w| address(w).is_some()).map(str::to_owned)),
+                Some("nameserver") => conf
+                    .nameservers
+                    .extend(words.next().filter(|w| address(w).is_some()).map(str::to_owned)),
                 // The last one counts.
                 Some("search" | "domain") => conf.search = words.map(str::to_owned).collect(),
                 Some("options") => conf.options.extend(words.map(str::to_owned)),
@@ -70,12 +77,18 @@ impl ResolvConf {
     pub fn override_with(&mut self, servers: &[String], search: &[String], options: &[String]) -> Result<()> {
         for server in servers {
             if address(server).is_none() {
-                return Err(Error::invalid(format!("`{}` is not the address of a name server", server.escape_debug())));
+                return Err(Error::invalid(format!(
+                    "`{}` is not the address of a name server",
+                    server.escape_debug()
+                )));
             }
         }
         for word in search.iter().chain(options) {
             if word.is_empty() || word.len() > MAX_WORD || !is_word(word) || word.contains(['#', ';']) {
-                return Err(Error::invalid(format!("`{}` cannot be used in resolv.conf: it must be one word", word.escape_debug())));
+                return Err(Error::invalid(format!(
+                    "`{}` cannot be used in resolv.conf: it must be one word",
+                    word.escape_debug()
+                )));
             }
         }
         if !servers.is_empty() {
@@ -91,7 +104,8 @@ impl ResolvConf {
     }
 
     fn drop_loopback(&mut self) {
-        self.nameservers.retain(|s| address(s).is_some_and(|a| !a.to_canonical().is_loopback()));
+        self.nameservers
+            .retain(|s| address(s).is_some_and(|a| !a.to_canonical().is_loopback()));
     }
 }
 
@@ -123,11 +137,18 @@ fn is_word(text: &str) -> bool {
 }
 
 fn address(server: &str) -> Option<IpAddr> {
-    let (address, zone) = server.split_once('%').map_or((server, None), |(a, z)| (a, Some(z)));
+    let (address, zone) = server
+        .split_once('%')
+        .map_or((server, None), |(a, z)| (a, Some(z)));
     let address: IpAddr = address.parse().ok()?;
     match zone {
         None => Some(address),
-        Some(zone) => (address.is_ipv6() && !zone.is_empty() && zone.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))).then_some(address),
+        Some(zone) => (address.is_ipv6()
+            && !zone.is_empty()
+            && zone
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)))
+        .then_some(address),
     }
 }
 
@@ -140,20 +161,36 @@ mod tests {
     fn loopback_servers_are_of_no_use_in_another_namespace() {
         let host = "# made by hand\nnameserver 127.0.0.53 ; stub\nnameserver ::1\noptions edns0 trust-ad\nsearch example.org\n";
         assert_eq!(ResolvConf::parse(host).nameservers, ["127.0.0.53", "::1"]);
-        let conf = for_endpoint(host, Some("nameserver 192.0.2.53\nnameserver fe80::1%eth0\nsearch other.example\n"));
-        assert_eq!(conf.render(), "nameserver 192.0.2.53\nnameserver fe80::1%eth0\nsearch example.org\noptions edns0 trust-ad\n");
+        let conf = for_endpoint(
+            host,
+            Some("nameserver 192.0.2.53\nnameserver fe80::1%eth0\nsearch other.example\n"),
+        );
+        assert_eq!(
+            conf.render(),
+            "nameserver 192.0.2.53\nnameserver fe80::1%eth0\nsearch example.org\noptions edns0 trust-ad\n"
+        );
         assert_eq!(for_endpoint(host, None).nameservers, ["8.8.8.8", "8.8.4.4"]);
-        assert_eq!(for_endpoint("nameserver ::ffff:127.0.0.1", Some("nameserver 127.0.0.1")).nameservers, ["8.8.8.8", "8.8.4.4"]);
-        assert_eq!(for_endpoint("nameserver 10.0.0.1\nnameserver 127.0.0.1", None).nameservers, ["10.0.0.1"]);
+        assert_eq!(
+            for_endpoint("nameserver ::ffff:127.0.0.1", Some("nameserver 127.0.0.1")).nameservers,
+            ["8.8.8.8", "8.8.4.4"]
+        );
+        assert_eq!(
+            for_endpoint("nameserver 10.0.0.1\nnameserver 127.0.0.1", None).nameservers,
+            ["10.0.0.1"]
+        );
     }
 
     #[test]
     fn what_the_user_gives_replaces() {
         let mut conf = for_endpoint("nameserver 10.0.0.1\nsearch a b\n", None);
-        conf.override_with(&["1.1.1.1".into()], &[".".into()], &["ndots:2".into()]).unwrap();
+        conf.override_with(&["1.1.1.1".into()], &[".".into()], &["ndots:2".into()])
+            .unwrap();
         assert_eq!(conf.render(), "nameserver 1.1.1.1\noptions ndots:2\n");
         assert!(conf.override_with(&["one.one".into()], &[], &[]).is_err());
-        assert!(conf.override_with(&[], &["a\nnameserver 6.6.6.6".into()], &[]).is_err());
+        assert!(
+            conf.override_with(&[], &["a\nnameserver 6.6.6.6".into()], &[])
+                .is_err()
+        );
         assert!(conf.override_with(&[], &[], &["".into()]).is_err());
     }
 

@@ -25,7 +25,10 @@ pub(super) struct Step {
 
 impl Batch {
     pub(crate) fn new() -> Self {
-        Self { buf: Vec::with_capacity(1024), steps: Vec::with_capacity(8) }
+        Self {
+            buf: Vec::with_capacity(1024),
+            steps: Vec::with_capacity(8),
+        }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -33,12 +36,20 @@ impl Batch {
     }
 
     /// Adds a message: `what` completes the sentence "cannot …".
-    pub(crate) fn push(&mut self, what: &'static str, kind: u16, flags: u16, head: &[u8], body: impl FnOnce(&mut Attrs<'_>)) {
+    pub(crate) fn push(
+        &mut self,
+        what: &'static str,
+        kind: u16,
+        flags: u16,
+        head: &[u8],
+        body: impl FnOnce(&mut Attrs<'_>),
+    ) {
         let at = self.buf.len();
         self.steps.push(Step { at, what });
         self.buf.extend_from_slice(&[0; 4]);
         self.buf.extend_from_slice(&kind.to_ne_bytes());
-        self.buf.extend_from_slice(&(flags | libc::NLM_F_REQUEST as u16).to_ne_bytes());
+        self.buf
+            .extend_from_slice(&(flags | libc::NLM_F_REQUEST as u16).to_ne_bytes());
         self.buf.extend_from_slice(&[0; 8]);
         self.buf.extend_from_slice(head);
         pad(&mut self.buf);
@@ -167,7 +178,10 @@ mod tests {
         assert_eq!(AttrIter(body).find(3).map(text).as_deref(), Some("eth0"));
         let inner = AttrIter(body).find(18).unwrap();
         assert_eq!(AttrIter(inner).find(1).and_then(u32_of), Some(7));
-        assert_eq!(batch.buf.len() as u32, u32::from_ne_bytes(*batch.buf.first_chunk().unwrap()));
+        assert_eq!(
+            batch.buf.len() as u32,
+            u32::from_ne_bytes(*batch.buf.first_chunk().unwrap())
+        );
     }
 
     proptest! {

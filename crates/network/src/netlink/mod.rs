@@ -53,7 +53,11 @@ impl Refusal {
     /// With the object that the batch was about: "cannot {what} {object}: …".
     pub(crate) fn on(self, object: impl fmt::Display) -> Error {
         let what = match &self.words {
-            Some(words) => format!("{} {object} (the kernel says: {})", self.what, words.trim_end_matches('.')),
+            Some(words) => format!(
+                "{} {object} (the kernel says: {})",
+                self.what,
+                words.trim_end_matches('.')
+            ),
             None => format!("{} {object}", self.what),
         };
         Error::io(what, io::Error::from(self.errno))
@@ -69,7 +73,12 @@ impl Socket {
             Family::SockDiag => Some(rustix::net::netlink::SOCK_DIAG),
         };
         let open = || -> rustix::io::Result<OwnedFd> {
-            let fd = rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol)?;
+            let fd = rustix::net::socket_with(
+                AddressFamily::NETLINK,
+                SocketType::RAW,
+                SocketFlags::CLOEXEC,
+                protocol,
+            )?;
             rustix::net::bind(&fd, &SocketAddrNetlink::new(0, 0))?;
             Ok(fd)
         };
@@ -78,7 +87,11 @@ impl Socket {
         for option in [libc::NETLINK_EXT_ACK, libc::NETLINK_CAP_ACK] {
             set_option(&fd, libc::SOL_NETLINK, option, 1);
         }
-        Ok(Self { fd, seq: 0, recv: Vec::new() })
+        Ok(Self {
+            fd,
+            seq: 0,
+            recv: Vec::new(),
+        })
     }
 
     /// Sends the batch and waits for its outcome; the first refusal counts.
@@ -87,25 +100,40 @@ impl Socket {
     }
 
     /// Like `request`, and hands over every message that comes back before the acknowledgement.
-    pub(crate) fn exchange(&mut self, mut batch: Batch, mut each: impl FnMut(u16, &[u8])) -> Result<(), Refusal> {
-        let Some(last) = batch.steps.len().checked_sub(1) else { return Ok(()) };
+    pub(crate) fn exchange(
+        &mut self,
+        mut batch: Batch,
+        mut each: impl FnMut(u16, &[u8]),
+    ) -> Result<(), Refusal> {
+        let Some(last) = batch.steps.len().checked_sub(1) else {
+            return Ok(());
+        };
         batch.set_flag(last, libc::NLM_F_ACK as u16);
         self.send_and_collect(&mut batch, last, &mut each)
     }
 
     /// An nfnetlink transaction: all of it or nothing. The batch must begin and end with its markers.
     pub(crate) fn transaction(&mut self, mut batch: Batch) -> Result<(), Refusal> {
-        let Some(last) = batch.steps.len().checked_sub(2).filter(|&n| n > 0) else { return Ok(()) };
+        let Some(last) = batch.steps.len().checked_sub(2).filter(|&n| n > 0) else {
+            return Ok(());
+        };
         batch.set_flag(last, libc::NLM_F_ACK as u16);
         self.send_and_collect(&mut batch, last, &mut |_, _| ())
     }
 
-    fn send_and_collect(&mut self, batch: &mut Batch, last: usize, each: &mut dyn FnMut(u16, &[u8])) -> Result<(), Refusal> {
+    fn send_and_collect(
+        &mut self,
+        batch: &mut Batch,
+        last: usize,
+        each: &mut dyn FnMut(u16, &[u8]),
+    ) -> Result<(), Refusal> {
         let first_seq = self.send(batch)?;
         let mut outcome: Result<(), Refusal> = Ok(());
         loop {
             let done = self.receive(batch, |message| {
-                let Some(step) = Some(message.seq.wrapping_sub(first_seq) as usize).filter(|&s| s < batch.steps.len()) else {
+                let Some(step) =
+                    Some(message.seq.wrapping_sub(first_seq) as usize).filter(|&s| s < batch.steps.len())
+                else {
                     return Ok(false);
                 };
                 match message.outcome() {
@@ -117,7 +145,11 @@ impl Socket {
                         if let Some(errno) = errno
                             && outcome.is_ok()
                         {
-                            outcome = Err(Refusal { what: batch.steps[step].what, errno, words });
+                            outcome = Err(Refusal {
+                                what: batch.steps[step].what,
+                                errno,
+                                words,
+                            });
                         }
                         // A refused transaction marker is the only answer to the whole transaction.
                         Ok(step == last || (step == 0 && outcome.is_err()))
@@ -151,8 +183,12 @@ impl Socket {
                 interrupted |= message.flags & NLM_F_DUMP_INTR != 0;
                 let kind = i32::from(message.kind);
                 if kind == libc::NLMSG_DONE || kind == libc::NLMSG_ERROR {
-                    let code = message.payload.first_chunk().map_or(0, |b| i32::from_ne_bytes(*b));
-                    outcome = (code < 0).then(|| Errno::from_raw_os_error(code.saturating_neg().clamp(1, 4095)));
+                    let code = message
+                        .payload
+                        .first_chunk()
+                        .map_or(0, |b| i32::from_ne_bytes(*b));
+                    outcome =
+                        (code < 0).then(|| Errno::from_raw_os_error(code.saturating_neg().clamp(1, 4095)));
                     return Ok(true);
                 }
                 entries.push(message.payload.to_vec());
@@ -160,7 +196,11 @@ impl Socket {
             })? {}
             match outcome {
                 Some(errno) if errno != Errno::INTR || attempt == ATTEMPTS => {
-                    return Err(Refusal { what: batch.steps[0].what, errno, words: None });
+                    return Err(Refusal {
+                        what: batch.steps[0].what,
+                        errno,
+                        words: None,
+                    });
                 }
                 None if !interrupted => break,
                 _ => {}
@@ -178,9 +218,18 @@ impl Socket {
         }
         // The kernel wants the whole batch in one piece; the default send buffer holds some 200 KiB.
         if batch.buf.len() > 128 * 1024 {
-            set_option(&self.fd, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, i32::try_from(batch.buf.len()).unwrap_or(i32::MAX));
+            set_option(
+                &self.fd,
+                libc::SOL_SOCKET,
+                libc::SO_SNDBUFFORCE,
+                i32::try_from(batch.buf.len()).unwrap_or(i32::MAX),
+            );
         }
-        let refused = |errno| Refusal { what: batch.steps[0].what, errno, words: None };
+        let refused = |errno| Refusal {
+            what: batch.steps[0].what,
+            errno,
+            words: None,
+        };
         match rustix::io::retry_on_intr(|| rustix::net::send(&self.fd, &batch.buf, SendFlags::empty())) {
             Ok(n) if n == batch.buf.len() => Ok(first),
             Ok(_) => Err(refused(Errno::MSGSIZE)),
@@ -189,12 +238,32 @@ impl Socket {
     }
 
     /// One datagram of answers; true when `each` said that it was the last.
-    fn receive(&mut self, batch: &Batch, mut each: impl FnMut(Message<'_>) -> Result<bool, Refusal>) -> Result<bool, Refusal> {
+    fn receive(
+        &mut self,
+        batch: &Batch,
+        mut each: impl FnMut(Message<'_>) -> Result<bool, Refusal>,
+    ) -> Result<bool, Refusal> {
         let what = batch.steps.first().map_or("talk to the kernel", |s| s.what);
-        let failed = |errno| Refusal { what, errno, words: None };
+        let failed = |errno| Refusal {
+            what,
+            errno,
+            words: None,
+        };
         self.recv.resize(RECV_BUFFER, 0);
-        let (_, n) = rustix::io::retry_on_intr(|| rustix::net::recv(&self.fd, self.recv.as_mut_slice(), RecvFlags::DONTWAIT | RecvFlags::TRUNC))
-            .map_err(|errno| failed(if errno == Errno::AGAIN { Errno::PROTO } else { errno }))?;
+        let (_, n) = rustix::io::retry_on_intr(|| {
+            rustix::net::recv(
+                &self.fd,
+                self.recv.as_mut_slice(),
+                RecvFlags::DONTWAIT | RecvFlags::TRUNC,
+            )
+        })
+        .map_err(|errno| {
+            failed(if errno == Errno::AGAIN {
+                Errno::PROTO
+            } else {
+                errno
+            })
+        })?;
         let mut rest = self.recv.get(..n).ok_or_else(|| failed(Errno::MSGSIZE))?;
         while let Some(message) = Message::split(&mut rest) {
             if each(message)? {
@@ -238,25 +307,43 @@ impl<'a> Message<'a> {
         if i32::from(self.kind) != libc::NLMSG_ERROR {
             return None;
         }
-        let code = self.payload.first_chunk().map_or(-libc::EPROTO, |b| i32::from_ne_bytes(*b));
+        let code = self
+            .payload
+            .first_chunk()
+            .map_or(-libc::EPROTO, |b| i32::from_ne_bytes(*b));
         if code == 0 {
             return Some((None, None));
         }
         let mut words = None;
         if self.flags & NLM_F_ACK_TLVS != 0 {
             let echoed = match self.payload.get(4..8).and_then(|b| b.first_chunk()) {
-                Some(len) if self.flags & NLM_F_CAPPED == 0 => (u32::from_ne_bytes(*len) as usize).next_multiple_of(4),
+                Some(len) if self.flags & NLM_F_CAPPED == 0 => {
+                    (u32::from_ne_bytes(*len) as usize).next_multiple_of(4)
+                }
                 _ => HEADER,
             };
-            words = self.payload.get(4 + echoed..).and_then(|tail| AttrIter(tail).find(NLMSGERR_ATTR_MSG)).map(text);
+            words = self
+                .payload
+                .get(4 + echoed..)
+                .and_then(|tail| AttrIter(tail).find(NLMSGERR_ATTR_MSG))
+                .map(text);
         }
-        Some((Some(Errno::from_raw_os_error(code.saturating_neg().clamp(1, 4095))), words))
+        Some((
+            Some(Errno::from_raw_os_error(code.saturating_neg().clamp(1, 4095))),
+            words,
+        ))
     }
 }
 
 fn set_option(fd: &OwnedFd, level: i32, option: i32, value: i32) {
     // SAFETY: the option value is a live i32 and its size is passed along; the descriptor is open for the whole call.
     unsafe {
-        libc::setsockopt(fd.as_raw_fd(), level, option, (&raw const value).cast(), size_of::<i32>() as libc::socklen_t);
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            level,
+            option,
+            (&raw const value).cast(),
+            size_of::<i32>() as libc::socklen_t,
+        );
     }
 }

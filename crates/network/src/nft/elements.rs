@@ -29,16 +29,33 @@ pub(super) struct Map {
 }
 
 /// First ports on one address of the host, then ports on all of them.
-pub(super) const MAPS: [Map; 2] = [Map { name: "published", with_address: true }, Map { name: "published_any", with_address: false }];
+pub(super) const MAPS: [Map; 2] = [
+    Map {
+        name: "published",
+        with_address: true,
+    },
+    Map {
+        name: "published_any",
+        with_address: false,
+    },
+];
 
 impl Map {
     fn of(mapping: &Mapping) -> &'static Self {
-        if mapping.host.is_unspecified() { &MAPS[1] } else { &MAPS[0] }
+        if mapping.host.is_unspecified() {
+            &MAPS[1]
+        } else {
+            &MAPS[0]
+        }
     }
 
     pub(super) fn declare(&self, a: &mut Attrs<'_>, table: &str, id: u32) {
         let port = TYPE_INET_PROTO << TYPE_BITS | TYPE_INET_SERVICE;
-        let (key_type, key_len) = if self.with_address { (TYPE_IPV4_ADDR << (2 * TYPE_BITS) | port, 12) } else { (port, 8) };
+        let (key_type, key_len) = if self.with_address {
+            (TYPE_IPV4_ADDR << (2 * TYPE_BITS) | port, 12)
+        } else {
+            (port, 8)
+        };
         a.str(1, table);
         a.str(2, self.name);
         a.be32(3, NFT_SET_MAP);
@@ -90,7 +107,10 @@ pub(crate) struct Mapping {
 
 fn list(batch: &mut Batch, what: &'static str, message: u16, flags: u16, table: &str, mappings: &[Mapping]) {
     for map in &MAPS {
-        let of_map: Vec<_> = mappings.iter().filter(|m| std::ptr::eq(Map::of(m), map)).collect();
+        let of_map: Vec<_> = mappings
+            .iter()
+            .filter(|m| std::ptr::eq(Map::of(m), map))
+            .collect();
         for part in of_map.chunks(PER_MESSAGE) {
             push(batch, what, message, flags, |a| {
                 a.str(1, table);
@@ -116,8 +136,22 @@ fn list(batch: &mut Batch, what: &'static str, message: u16, flags: u16, table: 
 /// Replaces elements: all of it or nothing. A key that is already there makes the whole transaction fail.
 pub(crate) fn change(table: &str, remove: &[Mapping], add: &[Mapping]) -> Batch {
     transaction(|batch| {
-        list(batch, "withdraw published ports from", MSG_DELSETELEM, 0, table, remove);
-        list(batch, "publish ports through", MSG_NEWSETELEM, CREATE | EXCL, table, add);
+        list(
+            batch,
+            "withdraw published ports from",
+            MSG_DELSETELEM,
+            0,
+            table,
+            remove,
+        );
+        list(
+            batch,
+            "publish ports through",
+            MSG_NEWSETELEM,
+            CREATE | EXCL,
+            table,
+            add,
+        );
     })
 }
 

@@ -30,9 +30,21 @@ pub(crate) fn transaction(fill: impl FnOnce(&mut Batch)) -> Batch {
     // `res_id` of the markers says which subsystem the transaction is for, in network byte order.
     let marker = [0, 0, (SUBSYSTEM >> 8) as u8, SUBSYSTEM as u8];
     let mut batch = Batch::new();
-    batch.push("begin an nftables transaction for", MSG_BATCH_BEGIN, 0, &marker, |_| ());
+    batch.push(
+        "begin an nftables transaction for",
+        MSG_BATCH_BEGIN,
+        0,
+        &marker,
+        |_| (),
+    );
     fill(&mut batch);
-    batch.push("end an nftables transaction for", MSG_BATCH_END, 0, &marker, |_| ());
+    batch.push(
+        "end an nftables transaction for",
+        MSG_BATCH_END,
+        0,
+        &marker,
+        |_| (),
+    );
     batch
 }
 
@@ -42,5 +54,9 @@ fn push(batch: &mut Batch, what: &'static str, message: u16, flags: u16, body: i
 
 /// Removes the whole table with everything in it.
 pub(crate) fn delete_table(table: &str) -> Batch {
-    transaction(|batch| push(batch, "remove the nftables table", MSG_DELTABLE, 0, |a| a.str(1, table)))
+    transaction(|batch| {
+        push(batch, "remove the nftables table", MSG_DELTABLE, 0, |a| {
+            a.str(1, table)
+        })
+    })
 }

@@ -7,7 +7,9 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 
 use super::expr::{Is, Rule, Side, Verdict};
-use super::{CREATE, MSG_DELRULE, MSG_NEWCHAIN, MSG_NEWRULE, MSG_NEWSET, MSG_NEWTABLE, elements, push, transaction};
+use super::{
+    CREATE, MSG_DELRULE, MSG_NEWCHAIN, MSG_NEWRULE, MSG_NEWSET, MSG_NEWTABLE, elements, push, transaction,
+};
 use crate::netlink::message::Batch;
 
 /// The administrator's chain: created when missing, otherwise never touched.
@@ -44,25 +46,41 @@ impl Ruleset<'_> {
     /// stay as they are.
     pub(crate) fn ensure(&self) -> Batch {
         transaction(|batch| {
-            push(batch, "create the nftables table", MSG_NEWTABLE, CREATE, |a| a.str(1, self.table));
-            push(batch, "create the nftables chain `user` of", MSG_NEWCHAIN, CREATE, |a| {
-                a.str(1, self.table);
-                a.str(3, USER);
+            push(batch, "create the nftables table", MSG_NEWTABLE, CREATE, |a| {
+                a.str(1, self.table)
             });
-            for (chain, kind, hook, priority) in HOOKS {
-                push(batch, "create the nftables chains of", MSG_NEWCHAIN, CREATE, |a| {
+            push(
+                batch,
+                "create the nftables chain `user` of",
+                MSG_NEWCHAIN,
+                CREATE,
+                |a| {
                     a.str(1, self.table);
-                    a.str(3, chain);
-                    a.nest(4, |a| {
-                        a.be32(1, hook);
-                        a.be32(2, priority as u32);
-                    });
-                    a.be32(5, libc::NF_ACCEPT as u32);
-                    a.str(7, kind);
-                });
+                    a.str(3, USER);
+                },
+            );
+            for (chain, kind, hook, priority) in HOOKS {
+                push(
+                    batch,
+                    "create the nftables chains of",
+                    MSG_NEWCHAIN,
+                    CREATE,
+                    |a| {
+                        a.str(1, self.table);
+                        a.str(3, chain);
+                        a.nest(4, |a| {
+                            a.be32(1, hook);
+                            a.be32(2, priority as u32);
+                        });
+                        a.be32(5, libc::NF_ACCEPT as u32);
+                        a.str(7, kind);
+                    },
+                );
             }
             for (id, map) in elements::MAPS.iter().enumerate() {
-                push(batch, "create the nftables maps of", MSG_NEWSET, CREATE, |a| map.declare(a, self.table, id as u32 + 1));
+                push(batch, "create the nftables maps of", MSG_NEWSET, CREATE, |a| {
+                    map.declare(a, self.table, id as u32 + 1)
+                });
             }
             for (chain, ..) in HOOKS {
                 push(batch, "replace the nftables rules of", MSG_DELRULE, 0, |a| {
@@ -81,13 +99,18 @@ impl Ruleset<'_> {
     /// to our own translated connections still carry the bridge's address.
     fn guard(&self, batch: &mut Batch) {
         self.rule(batch, GUARD, |r| {
-            r.interface(Side::In, Is::NotEqual, "lo").destination_in(loopback()).counter().verdict(Verdict::Drop);
+            r.interface(Side::In, Is::NotEqual, "lo")
+                .destination_in(loopback())
+                .counter()
+                .verdict(Verdict::Drop);
         });
     }
 
     fn nat(&self, batch: &mut Batch) {
         for chain in [PREROUTING, OUTPUT] {
-            self.rule(batch, chain, |r| r.for_this_host(Is::NotEqual).verdict(Verdict::Accept));
+            self.rule(batch, chain, |r| {
+                r.for_this_host(Is::NotEqual).verdict(Verdict::Accept)
+            });
             for map in &elements::MAPS {
                 self.rule(batch, chain, |r| r.dnat_by_map(map.name, map.with_address));
             }
@@ -96,14 +119,19 @@ impl Ruleset<'_> {
             self.rule(batch, POSTROUTING, |r| {
                 // The host talking to itself by the bridge's address is not leaving.
                 r.interface(Side::Out, Is::NotEqual, "lo");
-                r.interface(Side::Out, Is::NotEqual, self.bridge).source_in(self.subnet).masquerade();
+                r.interface(Side::Out, Is::NotEqual, self.bridge)
+                    .source_in(self.subnet)
+                    .masquerade();
             });
         }
         // An endpoint that reaches a port of its own subnet by the host's address must get its answers from the host, and a
         // local client on 127.0.0.1 must have an address that the endpoint can answer to.
         for source in [self.subnet, loopback()] {
             self.rule(batch, POSTROUTING, |r| {
-                r.interface(Side::Out, Is::Equal, self.bridge).source_in(source).was_dnated().masquerade();
+                r.interface(Side::Out, Is::Equal, self.bridge)
+                    .source_in(source)
+                    .was_dnated()
+                    .masquerade();
             });
         }
     }
@@ -120,7 +148,10 @@ impl Ruleset<'_> {
         self.rule(batch, FORWARD, |r| r.established().verdict(Verdict::Accept));
         self.rule(batch, FORWARD, |r| r.was_dnated().verdict(Verdict::Accept));
         if self.icc {
-            self.rule(batch, FORWARD, |r| r.interface(Side::In, Is::Equal, self.bridge).verdict(Verdict::Accept));
+            self.rule(batch, FORWARD, |r| {
+                r.interface(Side::In, Is::Equal, self.bridge)
+                    .verdict(Verdict::Accept)
+            });
         }
         self.rule(batch, FORWARD, |r| r.counter().verdict(Verdict::Drop));
     }

@@ -16,7 +16,10 @@ pub const TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Runs the test on a thread that is alone in a network namespace with loopback up.
 pub fn on_a_host(test: impl FnOnce() + Send) {
-    Netns::new_isolated(&NetnsConfig::default()).unwrap().run(test).unwrap();
+    Netns::new_isolated(&NetnsConfig::default())
+        .unwrap()
+        .run(test)
+        .unwrap();
 }
 
 /// The same, with an outside world behind `up0`.
@@ -25,8 +28,12 @@ pub fn with_outside(test: impl FnOnce(&Netns) + Send) {
         let outside = Netns::new_isolated(&NetnsConfig::default()).unwrap();
         let path = format!("/proc/{}/fd/{}", std::process::id(), outside.as_fd().as_raw_fd());
         sh(&format!("ip link add up0 type veth peer name eth0 netns {path}"));
-        sh(&format!("ip addr add {HOST}/24 dev up0; ip link set up0 up; ip route add default via {OUTSIDE}"));
-        outside.run(|| sh(&format!("ip addr add {OUTSIDE}/24 dev eth0; ip link set eth0 up"))).unwrap();
+        sh(&format!(
+            "ip addr add {HOST}/24 dev up0; ip link set up0 up; ip route add default via {OUTSIDE}"
+        ));
+        outside
+            .run(|| sh(&format!("ip addr add {OUTSIDE}/24 dev eth0; ip link set eth0 up")))
+            .unwrap();
         test(&outside);
     });
 }
@@ -43,18 +50,26 @@ pub fn with_and_without_bridge_netfilter(test: impl Fn(&Netns) + Send + Sync) {
 
 pub fn sh(script: &str) -> String {
     let out = Command::new("sh").args(["-ec", script]).output().unwrap();
-    assert!(out.status.success(), "{script}: {}", String::from_utf8_lossy(&out.stderr));
+    assert!(
+        out.status.success(),
+        "{script}: {}",
+        String::from_utf8_lossy(&out.stderr)
+    );
     String::from_utf8(out.stdout).unwrap()
 }
 
 /// Interfaces and rules, as `ip` and `nft` see them, without what counts by itself.
 pub fn dump() -> String {
-    sh("ip -o link | sed 's/^[0-9]*: //; s/@if[0-9]*//; s/state [A-Z]*//; s/NO-CARRIER,//; s/,LOWER_UP//'; ip -o -4 addr | sed 's/^[0-9]*: //'; ip route | sed 's/ linkdown//'; nft -n list ruleset | sed 's/packets [0-9]* bytes [0-9]*//'")
+    sh(
+        "ip -o link | sed 's/^[0-9]*: //; s/@if[0-9]*//; s/state [A-Z]*//; s/NO-CARRIER,//; s/,LOWER_UP//'; ip -o -4 addr | sed 's/^[0-9]*: //'; ip route | sed 's/ linkdown//'; nft -n list ruleset | sed 's/packets [0-9]* bytes [0-9]*//'",
+    )
 }
 
 /// A TCP server in the namespace that tells each client the address it comes from, and ends with the process.
 pub fn tcp_server(netns: &Netns, port: u16) {
-    let listener = netns.run(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).unwrap()).unwrap();
+    let listener = netns
+        .run(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).unwrap())
+        .unwrap();
     std::thread::spawn(move || {
         while let Ok((mut stream, peer)) = listener.accept() {
             let _ = stream.write_all(peer.ip().to_string().as_bytes());
@@ -64,7 +79,9 @@ pub fn tcp_server(netns: &Netns, port: u16) {
 
 /// The same for UDP: answers each datagram with the sender's address.
 pub fn udp_server(netns: &Netns, port: u16) {
-    let socket = netns.run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).unwrap()).unwrap();
+    let socket = netns
+        .run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).unwrap())
+        .unwrap();
     std::thread::spawn(move || {
         let mut buf = [0; 64];
         while let Ok((_, peer)) = socket.recv_from(&mut buf) {
@@ -103,11 +120,20 @@ pub fn udp<IP: Into<IpAddr>>(from: &Netns, to: IP, port: u16) -> std::io::Result
 }
 
 pub fn config() -> BridgeConfig {
-    BridgeConfig { name: "vt0".into(), table: "vt".into(), ..BridgeConfig::default() }
+    BridgeConfig {
+        name: "vt0".into(),
+        table: "vt".into(),
+        ..BridgeConfig::default()
+    }
 }
 
 pub fn wish(host: &str, host_port: u16, target_port: u16, protocol: Protocol) -> PortSpec {
-    PortSpec { host_ip: host.parse().unwrap(), host_ports: host_port..=host_port, target_port, protocol }
+    PortSpec {
+        host_ip: host.parse().unwrap(),
+        host_ports: host_port..=host_port,
+        target_port,
+        protocol,
+    }
 }
 
 pub fn plain() -> EndpointRequest {

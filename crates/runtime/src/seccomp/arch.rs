@@ -120,15 +120,18 @@ impl Abi {
             Self::X32 => X32.get_or_init(|| {
                 let own = X32_OWN.iter().map(|&(name, number)| (name, X32_BIT | number));
                 let shared = x86_64()
-                    .filter(|(name, _)| !X32_ABSENT.contains(name) && !X32_OWN.iter().any(|(own, _)| own == name))
+                    .filter(|(name, _)| {
+                        !X32_ABSENT.contains(name) && !X32_OWN.iter().any(|(own, _)| own == name)
+                    })
                     .map(|(name, number)| (name, X32_BIT | number));
                 sorted(own.chain(shared))
             }),
-            Self::I386 => {
-                I386.get_or_init(|| sorted(syscalls::x86::Sysno::iter().map(|call| (call.name(), call.id() as u32))))
-            }
-            Self::Aarch64 => AARCH64
-                .get_or_init(|| sorted(syscalls::aarch64::Sysno::iter().map(|call| (call.name(), call.id() as u32)))),
+            Self::I386 => I386.get_or_init(|| {
+                sorted(syscalls::x86::Sysno::iter().map(|call| (call.name(), call.id() as u32)))
+            }),
+            Self::Aarch64 => AARCH64.get_or_init(|| {
+                sorted(syscalls::aarch64::Sysno::iter().map(|call| (call.name(), call.id() as u32)))
+            }),
             Self::Arm => ARM.get_or_init(|| {
                 let table = syscalls::arm::Sysno::iter().map(|call| (call.name(), call.id() as u32));
                 sorted(table.chain(ARM_PRIVATE))
@@ -144,8 +147,15 @@ impl Abi {
         if self != Self::I386 {
             return None;
         }
-        let code = |table: &[(&str, u64)]| table.iter().find(|(call, _)| *call == name).map(|&(_, code)| code);
-        code(&SOCKETCALLS).map(|code| (SOCKETCALL, code)).or_else(|| code(&IPC_CALLS).map(|code| (IPC, code)))
+        let code = |table: &[(&str, u64)]| {
+            table
+                .iter()
+                .find(|(call, _)| *call == name)
+                .map(|&(_, code)| code)
+        };
+        code(&SOCKETCALLS)
+            .map(|code| (SOCKETCALL, code))
+            .or_else(|| code(&IPC_CALLS).map(|code| (IPC, code)))
     }
 }
 

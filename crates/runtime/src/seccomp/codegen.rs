@@ -180,7 +180,13 @@ impl Code {
     }
 
     fn condition(&mut self, condition: &Condition, yes: Label, no: Label) -> Label {
-        let Condition { arg, low_only, operator, mask, value } = *condition;
+        let Condition {
+            arg,
+            low_only,
+            operator,
+            mask,
+            value,
+        } = *condition;
         // The halves as little-endian machines lay them out; no others are supported.
         let low = OFFSET_ARGS + 8 * u32::from(arg);
         let high = low + 4;

@@ -19,7 +19,12 @@ use crate::capabilities::{CapSet, cap};
 /// The default profile for a container on this host.
 pub fn default_profile(host: &Host) -> Seccomp {
     let mut syscalls = vec![allow(ALWAYS.iter().copied().flatten())];
-    if host.kernel >= (KernelVersion { version: 4, revision: 8 }) {
+    if host.kernel
+        >= (KernelVersion {
+            version: 4,
+            revision: 8,
+        })
+    {
         // Before 4.8 a tracer could change a call after the filter had seen it.
         syscalls.push(allow(&TRACING));
     }
@@ -27,14 +32,24 @@ pub fn default_profile(host: &Host) -> Seccomp {
         syscalls.push(allow_if(&["socket"], family));
     }
     for persona in ALLOWED_PERSONAS {
-        let condition = Arg { index: 0, value: persona, value_two: 0, op: Operator::Equal };
+        let condition = Arg {
+            index: 0,
+            value: persona,
+            value_two: 0,
+            op: Operator::Equal,
+        };
         syscalls.push(allow_if(&["personality"], condition));
     }
     syscalls.push(allow(match host.machine {
         Machine::X86_64 => &["arch_prctl", "modify_ldt"][..],
-        Machine::Aarch64 => {
-            &["arm_fadvise64_64", "arm_sync_file_range", "breakpoint", "cacheflush", "set_tls", "sync_file_range2"][..]
-        }
+        Machine::Aarch64 => &[
+            "arm_fadvise64_64",
+            "arm_sync_file_range",
+            "breakpoint",
+            "cacheflush",
+            "set_tls",
+            "sync_file_range2",
+        ][..],
     }));
     for (capability, names) in BY_CAPABILITY {
         if host.bounding.contains(*capability) {
@@ -42,7 +57,12 @@ pub fn default_profile(host: &Host) -> Seccomp {
         }
     }
     if !host.bounding.contains(cap::SYS_ADMIN) {
-        let no_namespaces = Arg { index: 0, value: NAMESPACE_FLAGS, value_two: 0, op: Operator::MaskedEqual };
+        let no_namespaces = Arg {
+            index: 0,
+            value: NAMESPACE_FLAGS,
+            value_two: 0,
+            op: Operator::MaskedEqual,
+        };
         syscalls.push(allow_if(&["clone"], no_namespaces));
         // Its flags are in memory, which a filter cannot read. ENOSYS makes C libraries fall back to clone.
         syscalls.push(Syscall {
@@ -76,7 +96,10 @@ fn allow<'a>(names: impl IntoIterator<Item = &'a &'static str>) -> Syscall {
 }
 
 fn allow_if(names: &[&'static str], condition: Arg) -> Syscall {
-    Syscall { args: vec![condition], ..allow(names) }
+    Syscall {
+        args: vec![condition],
+        ..allow(names)
+    }
 }
 
 /// `CLONE_NEW…`, all but `CLONE_NEWTIME`, which clone(2) does not take.
@@ -90,9 +113,24 @@ const NAMESPACE_FLAGS: u64 = (libc::CLONE_NEWNS
 
 /// All socket families but `AF_ALG` (38) and `AF_VSOCK` (40).
 const ALLOWED_FAMILIES: [Arg; 3] = [
-    Arg { index: 0, value: libc::AF_ALG as u64, value_two: 0, op: Operator::Less },
-    Arg { index: 0, value: libc::AF_NFC as u64, value_two: 0, op: Operator::Equal },
-    Arg { index: 0, value: libc::AF_VSOCK as u64, value_two: 0, op: Operator::Greater },
+    Arg {
+        index: 0,
+        value: libc::AF_ALG as u64,
+        value_two: 0,
+        op: Operator::Less,
+    },
+    Arg {
+        index: 0,
+        value: libc::AF_NFC as u64,
+        value_two: 0,
+        op: Operator::Equal,
+    },
+    Arg {
+        index: 0,
+        value: libc::AF_VSOCK as u64,
+        value_two: 0,
+        op: Operator::Greater,
+    },
 ];
 
 /// `PER_LINUX`, `PER_LINUX32`, either with `UNAME26`, and the query.
@@ -138,19 +176,41 @@ const BY_CAPABILITY: &[(CapSet, &[&str])] = &[
     (cap::SYS_CHROOT, &["chroot"]),
     (cap::SYS_MODULE, &["delete_module", "finit_module", "init_module"]),
     (cap::SYS_PACCT, &["acct"]),
-    (cap::SYS_PTRACE, &["kcmp", "pidfd_getfd", "process_madvise", "process_vm_readv", "process_vm_writev", "ptrace"]),
+    (
+        cap::SYS_PTRACE,
+        &[
+            "kcmp",
+            "pidfd_getfd",
+            "process_madvise",
+            "process_vm_readv",
+            "process_vm_writev",
+            "ptrace",
+        ],
+    ),
     (cap::SYS_RAWIO, &["ioperm", "iopl"]),
-    (cap::SYS_TIME, &["clock_settime", "clock_settime64", "settimeofday", "stime"]),
+    (
+        cap::SYS_TIME,
+        &["clock_settime", "clock_settime64", "settimeofday", "stime"],
+    ),
     (cap::SYS_TTY_CONFIG, &["vhangup"]),
-    (cap::SYS_NICE, &["get_mempolicy", "mbind", "set_mempolicy", "set_mempolicy_home_node"]),
+    (
+        cap::SYS_NICE,
+        &[
+            "get_mempolicy",
+            "mbind",
+            "set_mempolicy",
+            "set_mempolicy_home_node",
+        ],
+    ),
     (cap::SYSLOG, &["syslog"]),
     (cap::BPF, &["bpf"]),
     (cap::PERFMON, &["perf_event_open"]),
 ];
 
 /// What every container may do.
-const ALWAYS: [&[&str]; 12] =
-    [PATHS, ATTRIBUTES, FILES, WAITING, MEMORY, PROCESSES, SIGNALS, IDENTITY, SCHEDULING, TIME, SOCKETS, IPC];
+const ALWAYS: [&[&str]; 12] = [
+    PATHS, ATTRIBUTES, FILES, WAITING, MEMORY, PROCESSES, SIGNALS, IDENTITY, SCHEDULING, TIME, SOCKETS, IPC,
+];
 
 /// Names in the file system.
 #[rustfmt::skip]
@@ -279,7 +339,9 @@ mod tests {
         // Calls of other machines, or that no kernel ever had under this name but Docker's list has.
         let foreign = ["fstatat64", "clock_adjtime64"];
         for name in all {
-            let known = [Abi::X86_64, Abi::I386, Abi::Aarch64, Abi::Arm].iter().any(|abi| abi.number(name).is_some());
+            let known = [Abi::X86_64, Abi::I386, Abi::Aarch64, Abi::Arm]
+                .iter()
+                .any(|abi| abi.number(name).is_some());
             assert!(known || foreign.contains(&name), "{name}");
         }
     }

@@ -32,7 +32,11 @@ pub struct Host {
 impl Host {
     /// This host, for a container with this bounding set.
     pub fn current(bounding: CapSet) -> Self {
-        Self { machine: Machine::NATIVE, kernel: KernelVersion::running(), bounding }
+        Self {
+            machine: Machine::NATIVE,
+            kernel: KernelVersion::running(),
+            bounding,
+        }
     }
 }
 
@@ -59,7 +63,10 @@ impl KernelVersion {
             part[..digits].parse().unwrap_or(0)
         });
         let mut next = || numbers.next().unwrap_or(0);
-        Self { version: next(), revision: next() }
+        Self {
+            version: next(),
+            revision: next(),
+        }
     }
 }
 
@@ -72,9 +79,12 @@ impl fmt::Display for KernelVersion {
 impl<'de> Deserialize<'de> for KernelVersion {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = Cow::<str>::deserialize(deserializer)?;
-        let parsed = text
-            .split_once('.')
-            .and_then(|(version, revision)| Some(Self { version: number(version)?, revision: number(revision)? }));
+        let parsed = text.split_once('.').and_then(|(version, revision)| {
+            Some(Self {
+                version: number(version)?,
+                revision: number(revision)?,
+            })
+        });
         parsed.filter(|&parsed| parsed != Self::default()).ok_or_else(|| {
             serde::de::Error::custom(format_args!(
                 "invalid kernel version {text:?}: write it as <kernel>.<revision>, for example \"4.8\""
@@ -85,7 +95,9 @@ impl<'de> Deserialize<'de> for KernelVersion {
 
 /// Digits only: no sign, no spaces.
 fn number(text: &str) -> Option<u32> {
-    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
+    text.bytes()
+        .all(|byte| byte.is_ascii_digit())
+        .then(|| text.parse().ok())?
 }
 
 /// A profile as Docker's JSON has it.
@@ -148,19 +160,27 @@ impl Profile {
     /// # Errors
     /// Says where the JSON is wrong.
     pub fn parse(json: &str) -> Result<Self> {
-        let profile: Self =
-            serde_json::from_str(json).map_err(|error| Error::invalid(format!("read the seccomp profile: {error}")))?;
+        let profile: Self = serde_json::from_str(json)
+            .map_err(|error| Error::invalid(format!("read the seccomp profile: {error}")))?;
         let both = |one: &str, other: &str| {
-            Error::invalid(format!("read the seccomp profile: it has both '{one}' and '{other}': use one of them"))
+            Error::invalid(format!(
+                "read the seccomp profile: it has both '{one}' and '{other}': use one of them"
+            ))
         };
         if !profile.architectures.is_empty() && !profile.arch_map.is_empty() {
             return Err(both("architectures", "archMap"));
         }
-        if profile.syscalls.iter().any(|rule| !rule.name.is_empty() && !rule.names.is_empty()) {
+        if profile
+            .syscalls
+            .iter()
+            .any(|rule| !rule.name.is_empty() && !rule.names.is_empty())
+        {
             return Err(both("name", "names"));
         }
         if profile.default_action.is_none() && !profile.syscalls.is_empty() {
-            return Err(Error::invalid("read the seccomp profile: it has no defaultAction"));
+            return Err(Error::invalid(
+                "read the seccomp profile: it has no defaultAction",
+            ));
         }
         Ok(profile)
     }
@@ -198,7 +218,12 @@ impl Rule {
         } else {
             vec![Cow::Owned(self.name.clone())]
         };
-        Syscall { names, action: self.action, errno_ret: self.errno_ret, args: self.args.clone() }
+        Syscall {
+            names,
+            action: self.action,
+            errno_ret: self.errno_ret,
+            args: self.args.clone(),
+        }
     }
 }
 
@@ -234,11 +259,19 @@ mod tests {
 
     fn host(bounding: CapSet, version: u32, revision: u32) -> Host {
         let kernel = KernelVersion { version, revision };
-        Host { machine: Machine::X86_64, kernel, bounding }
+        Host {
+            machine: Machine::X86_64,
+            kernel,
+            bounding,
+        }
     }
 
     fn names(profile: &Seccomp) -> Vec<&str> {
-        profile.syscalls.iter().flat_map(|call| call.names.iter().map(AsRef::as_ref)).collect()
+        profile
+            .syscalls
+            .iter()
+            .flat_map(|call| call.names.iter().map(AsRef::as_ref))
+            .collect()
     }
 
     const CONDITIONS: &str = r#"{
@@ -267,8 +300,14 @@ mod tests {
     fn conditions() {
         let profile = Profile::parse(CONDITIONS).unwrap();
         let plain = profile.resolve(&host(CapSet::EMPTY, 4, 7)).unwrap();
-        assert_eq!(names(&plain), ["always", "old_form", "old_kernel", "no_cap", "x86", "both"]);
-        assert_eq!(plain.architectures, [Architecture::X86_64, Architecture::X86, Architecture::X32]);
+        assert_eq!(
+            names(&plain),
+            ["always", "old_form", "old_kernel", "no_cap", "x86", "both"]
+        );
+        assert_eq!(
+            plain.architectures,
+            [Architecture::X86_64, Architecture::X86, Architecture::X32]
+        );
         let one = profile.resolve(&host(cap::SYS_ADMIN, 4, 8)).unwrap();
         assert_eq!(names(&one), ["always", "old_form", "kernel", "x86"]);
         let two = profile.resolve(&host(cap::SYS_ADMIN | cap::BPF, 5, 0)).unwrap();
@@ -288,7 +327,10 @@ mod tests {
                     [{"name": "a", "names": ["b"], "action": "SCMP_ACT_LOG"}]}"#,
                 "'name' and 'names'",
             ),
-            (r#"{"syscalls": [{"name": "a", "action": "SCMP_ACT_LOG"}]}"#, "defaultAction"),
+            (
+                r#"{"syscalls": [{"name": "a", "action": "SCMP_ACT_LOG"}]}"#,
+                "defaultAction",
+            ),
             (
                 r#"{"defaultAction": "SCMP_ACT_LOG", "syscalls":
                     [{"name": "a", "action": "SCMP_ACT_LOG", "includes": {"minKernel": "4"}}]}"#,
@@ -303,17 +345,33 @@ mod tests {
 
     #[test]
     fn empty_means_no_filter() {
-        assert_eq!(Profile::parse("{}").unwrap().resolve(&host(CapSet::EMPTY, 6, 1)), None);
+        assert_eq!(
+            Profile::parse("{}").unwrap().resolve(&host(CapSet::EMPTY, 6, 1)),
+            None
+        );
     }
 
     #[test]
     fn releases() {
-        for (release, version, revision) in
-            [("6.18.3-cloud", 6, 18), ("3.12-1-amd64", 3, 12), ("5", 5, 0), ("", 0, 0), ("x.y", 0, 0)]
-        {
-            assert_eq!(KernelVersion::of_release(release), KernelVersion { version, revision });
+        for (release, version, revision) in [
+            ("6.18.3-cloud", 6, 18),
+            ("3.12-1-amd64", 3, 12),
+            ("5", 5, 0),
+            ("", 0, 0),
+            ("x.y", 0, 0),
+        ] {
+            assert_eq!(
+                KernelVersion::of_release(release),
+                KernelVersion { version, revision }
+            );
         }
-        assert!(KernelVersion::running() >= KernelVersion { version: 4, revision: 0 });
+        assert!(
+            KernelVersion::running()
+                >= KernelVersion {
+                    version: 4,
+                    revision: 0
+                }
+        );
     }
 
     proptest! {

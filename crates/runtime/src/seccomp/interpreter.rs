@@ -18,7 +18,11 @@ impl Data {
             4 => self.arch,
             16.. if offset.is_multiple_of(4) => {
                 let arg = self.args[(offset as usize - 16) / 8];
-                if offset.is_multiple_of(8) { arg as u32 } else { (arg >> 32) as u32 }
+                if offset.is_multiple_of(8) {
+                    arg as u32
+                } else {
+                    (arg >> 32) as u32
+                }
             }
             _ => panic!("load at {offset}"),
         }

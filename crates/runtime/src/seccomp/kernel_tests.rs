@@ -10,7 +10,12 @@ use crate::sys::clone3::{Clone3, Side};
 use rustix::process::{Pid, WaitOptions, WaitStatus, waitpid};
 
 fn rule(name: &'static str, action: Action, errno_ret: Option<u32>, args: Vec<Arg>) -> Syscall {
-    Syscall { names: vec![Cow::Borrowed(name)], action, errno_ret, args }
+    Syscall {
+        names: vec![Cow::Borrowed(name)],
+        action,
+        errno_ret,
+        args,
+    }
 }
 
 fn deny_list(syscalls: Vec<Syscall>) -> Seccomp {
@@ -62,7 +67,14 @@ fn errno_of(number: libc::c_long, args: [u64; 3]) -> i32 {
 
 #[test]
 fn actions() {
-    let equal = |value| vec![Arg { index: 0, value, value_two: 0, op: Operator::Equal }];
+    let equal = |value| {
+        vec![Arg {
+            index: 0,
+            value,
+            value_two: 0,
+            op: Operator::Equal,
+        }]
+    };
     let program = compile(&deny_list(vec![
         rule("getppid", Action::Errno, Some(libc::EDOM as u32), vec![]),
         rule("getpgid", Action::Errno, None, equal(0x1_0000_0000)),
@@ -76,9 +88,17 @@ fn actions() {
     let errno = |number, args| under(&program, move || errno_of(number, args)).exit_status();
     assert_eq!(errno(libc::SYS_getppid, [0; 3]), Some(libc::EDOM));
     assert_eq!(errno(libc::SYS_getpgid, [0; 3]), Some(0));
-    assert_eq!(errno(libc::SYS_getpgid, [0x1_0000_0000, 0, 0]), Some(libc::EPERM), "all 64 bits count");
+    assert_eq!(
+        errno(libc::SYS_getpgid, [0x1_0000_0000, 0, 0]),
+        Some(libc::EPERM),
+        "all 64 bits count"
+    );
     assert_eq!(errno(libc::SYS_getsid, [0; 3]), Some(0));
-    assert_eq!(errno(libc::SYS_sync, [0; 3]), Some(libc::ENOSYS), "there is no tracer");
+    assert_eq!(
+        errno(libc::SYS_sync, [0; 3]),
+        Some(libc::ENOSYS),
+        "there is no tracer"
+    );
     for call in [libc::SYS_umask, libc::SYS_getuid, libc::SYS_getgid] {
         let status = under(&program, || errno_of(call, [0; 3]));
         assert_eq!(status.terminating_signal(), Some(libc::SIGSYS));
@@ -90,15 +110,34 @@ fn the_default_profile_holds_and_lets_programs_run() {
     let profile = default_profile(&docker::Host::current(CapSet::DEFAULT));
     let program = Program::from_bytes(&compile(&profile).unwrap().to_bytes()).unwrap();
     let errno = |number, args| under(&program, move || errno_of(number, args)).exit_status();
-    assert_eq!(errno(libc::SYS_unshare, [libc::CLONE_NEWUTS as u64, 0, 0]), Some(libc::EPERM));
+    assert_eq!(
+        errno(libc::SYS_unshare, [libc::CLONE_NEWUTS as u64, 0, 0]),
+        Some(libc::EPERM)
+    );
     assert_eq!(errno(libc::SYS_keyctl, [0, u64::MAX, 0]), Some(libc::EPERM));
     assert_eq!(errno(libc::SYS_clone3, [0; 3]), Some(libc::ENOSYS));
     assert_eq!(errno(9999, [0; 3]), Some(libc::ENOSYS));
-    assert_eq!(errno(libc::SYS_socket, [libc::AF_VSOCK as u64, libc::SOCK_STREAM as u64, 0]), Some(libc::EPERM));
-    assert_eq!(errno(libc::SYS_socket, [libc::AF_UNIX as u64, libc::SOCK_STREAM as u64, 0]), Some(0));
+    assert_eq!(
+        errno(
+            libc::SYS_socket,
+            [libc::AF_VSOCK as u64, libc::SOCK_STREAM as u64, 0]
+        ),
+        Some(libc::EPERM)
+    );
+    assert_eq!(
+        errno(
+            libc::SYS_socket,
+            [libc::AF_UNIX as u64, libc::SOCK_STREAM as u64, 0]
+        ),
+        Some(0)
+    );
 
-    let argv =
-        [c"/bin/sh".as_ptr(), c"-c".as_ptr(), c"set -e; ls / | wc -l >/dev/null; exit 7".as_ptr(), std::ptr::null()];
+    let argv = [
+        c"/bin/sh".as_ptr(),
+        c"-c".as_ptr(),
+        c"set -e; ls / | wc -l >/dev/null; exit 7".as_ptr(),
+        std::ptr::null(),
+    ];
     let status = under(&program, || {
         // SAFETY: a NULL-terminated list of constant strings; the environment is empty.
         unsafe { libc::execve(argv[0], argv.as_ptr(), [std::ptr::null()].as_ptr()) };
@@ -118,7 +157,9 @@ fn an_agent_is_notified_and_answers() {
         if rustix::thread::set_no_new_privs(true).is_err() {
             return 200;
         }
-        let Ok(Some(listener)) = program.install() else { return 201 };
+        let Ok(Some(listener)) = program.install() else {
+            return 201;
+        };
         let number = listener.as_raw_fd().to_le_bytes();
         // SAFETY: writes four live bytes to a pipe inherited from the parent.
         if unsafe { libc::write(tell_fd, number.as_ptr().cast(), number.len()) } != 4 {
@@ -129,9 +170,12 @@ fn an_agent_is_notified_and_answers() {
     let mut number = [0u8; 4];
     std::io::Read::read_exact(&mut told, &mut number).unwrap();
     let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).unwrap();
-    let listener =
-        rustix::process::pidfd_getfd(&pidfd, i32::from_le_bytes(number), rustix::process::PidfdGetfdFlags::empty())
-            .unwrap();
+    let listener = rustix::process::pidfd_getfd(
+        &pidfd,
+        i32::from_le_bytes(number),
+        rustix::process::PidfdGetfdFlags::empty(),
+    )
+    .unwrap();
 
     // SAFETY: seccomp_notif is plain data; the kernel wants it zeroed.
     let mut notification: libc::seccomp_notif = unsafe { std::mem::zeroed() };
@@ -140,7 +184,12 @@ fn an_agent_is_notified_and_answers() {
     let received = unsafe { libc::ioctl(listener.as_raw_fd(), 0xc050_2100, &mut notification) };
     assert_eq!(received, 0);
     assert_eq!(i64::from(notification.data.nr), libc::SYS_getppid);
-    let mut response = libc::seccomp_notif_resp { id: notification.id, val: 0, error: -libc::EXDEV, flags: 0 };
+    let mut response = libc::seccomp_notif_resp {
+        id: notification.id,
+        val: 0,
+        error: -libc::EXDEV,
+        flags: 0,
+    };
     // SAFETY: the request reads and writes the one seccomp_notif_resp given.
     let sent = unsafe { libc::ioctl(listener.as_raw_fd(), 0xc018_2101, &mut response) };
     assert_eq!(sent, 0);
@@ -150,7 +199,12 @@ fn an_agent_is_notified_and_answers() {
 #[test]
 fn flags_reach_the_kernel() {
     let mut profile = deny_list(vec![rule("getppid", Action::Errno, None, vec![])]);
-    profile.flags = Some(vec![Flag::Log, Flag::SpecAllow, Flag::Tsync, Flag::WaitKillableRecv]);
+    profile.flags = Some(vec![
+        Flag::Log,
+        Flag::SpecAllow,
+        Flag::Tsync,
+        Flag::WaitKillableRecv,
+    ]);
     let program = compile(&profile).unwrap();
     let status = under(&program, || errno_of(libc::SYS_getppid, [0; 3]));
     assert_eq!(status.exit_status(), Some(libc::EPERM));
@@ -164,9 +218,13 @@ fn without_privilege_or_no_new_privs_it_is_refused() {
     let program = compile(&deny_list(vec![])).unwrap();
     let error = std::thread::spawn(move || {
         let nobody = CapSet::EMPTY;
-        crate::capabilities::Sets { bounding: CapSet::KNOWN, permitted: nobody, ..Default::default() }
-            .after_user()
-            .unwrap();
+        crate::capabilities::Sets {
+            bounding: CapSet::KNOWN,
+            permitted: nobody,
+            ..Default::default()
+        }
+        .after_user()
+        .unwrap();
         program.install().unwrap_err()
     })
     .join()

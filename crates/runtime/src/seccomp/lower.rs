@@ -112,9 +112,15 @@ pub(super) fn return_value(action: Action, errno: Option<u32>) -> Result<u32> {
         )));
     }
     let data = errno.unwrap_or(libc::EPERM as u32);
-    let limit = if action == Action::Errno { MAX_ERRNO } else { libc::SECCOMP_RET_DATA };
+    let limit = if action == Action::Errno {
+        MAX_ERRNO
+    } else {
+        libc::SECCOMP_RET_DATA
+    };
     if data > limit {
-        return Err(Error::invalid(format!("seccomp: errnoRet {data} is above {limit}")));
+        return Err(Error::invalid(format!(
+            "seccomp: errnoRet {data} is above {limit}"
+        )));
     }
     Ok(match action {
         Action::Kill | Action::KillThread => libc::SECCOMP_RET_KILL_THREAD,
@@ -139,7 +145,9 @@ fn permissive(ret: u32) -> bool {
 /// Works out the whole profile.
 pub(super) fn lower(profile: &Seccomp, machine: Machine) -> Result<Vec<Section>> {
     // defaultErrnoRet is commonly written whatever the default action is.
-    let errno = profile.default_errno_ret.filter(|_| matches!(profile.default_action, Action::Errno | Action::Trace));
+    let errno = profile
+        .default_errno_ret
+        .filter(|_| matches!(profile.default_action, Action::Errno | Action::Trace));
     let default = return_value(profile.default_action, errno)?;
     if profile.default_action == Action::Notify {
         return Err(Error::invalid(
@@ -165,7 +173,11 @@ pub(super) fn lower(profile: &Seccomp, machine: Machine) -> Result<Vec<Section>>
             Abi::Aarch64 => (audit::AARCH64, 0),
             Abi::Arm => (audit::ARM, 0),
         };
-        let mut section = Section { audit, spans: Vec::new(), chains: Vec::new() };
+        let mut section = Section {
+            audit,
+            spans: Vec::new(),
+            chains: Vec::new(),
+        };
         section.add(abi, from, &entries, default)?;
         if abi == Abi::X86_64 {
             if abis.contains(&Abi::X32) {
@@ -193,7 +205,9 @@ impl<'a> Entry<'a> {
     fn new(call: &'a Syscall) -> Result<Self> {
         let action = return_value(call.action, call.errno_ret)?;
         if call.names.iter().any(|name| name.is_empty()) {
-            return Err(Error::invalid("seccomp: a rule names a system call with an empty name"));
+            return Err(Error::invalid(
+                "seccomp: a rule names a system call with an empty name",
+            ));
         }
         if call.action == Action::Notify && call.names.iter().any(|name| name == "write") {
             return Err(Error::invalid(
@@ -220,16 +234,29 @@ impl<'a> Entry<'a> {
             (false, true) => args.into_iter().map(|arg| vec![arg]).collect(),
             (false, false) => vec![args],
         };
-        Ok(Self { call, action, alternatives })
+        Ok(Self {
+            call,
+            action,
+            alternatives,
+        })
     }
 
     /// Its rules for one call: one without conditions, or the alternatives.
     fn rules(&self, abi: Abi) -> Vec<Rule> {
         if self.alternatives.is_empty() {
-            return vec![Rule { conditions: Vec::new(), action: self.action }];
+            return vec![Rule {
+                conditions: Vec::new(),
+                action: self.action,
+            }];
         }
         let lower = |args: &Vec<&Arg>| args.iter().map(|arg| Condition::new(arg, abi)).collect();
-        self.alternatives.iter().map(|args| Rule { conditions: lower(args), action: self.action }).collect()
+        self.alternatives
+            .iter()
+            .map(|args| Rule {
+                conditions: lower(args),
+                action: self.action,
+            })
+            .collect()
     }
 }
 
@@ -240,8 +267,18 @@ impl Condition {
             _ => (u64::MAX, arg.value),
         };
         let low_only = abi.is_32_bit();
-        let value = if low_only { value & u64::from(u32::MAX) } else { value };
-        Self { arg: arg.index as u8, low_only, operator: arg.op, mask, value }
+        let value = if low_only {
+            value & u64::from(u32::MAX)
+        } else {
+            value
+        };
+        Self {
+            arg: arg.index as u8,
+            low_only,
+            operator: arg.op,
+            mask,
+            value,
+        }
     }
 }
 
@@ -274,7 +311,13 @@ impl Section {
                         mask: u64::MAX,
                         value: code,
                     }];
-                    found.push((multiplexer, Rule { conditions, action: entry.action }));
+                    found.push((
+                        multiplexer,
+                        Rule {
+                            conditions,
+                            action: entry.action,
+                        },
+                    ));
                 }
             }
         }
@@ -311,7 +354,10 @@ impl Section {
             }
         }
         rules.sort_by_key(Rule::precedence);
-        self.chains.push(Chain { rules, otherwise: default });
+        self.chains.push(Chain {
+            rules,
+            otherwise: default,
+        });
         Ok(Target::Chain(self.chains.len() - 1))
     }
 

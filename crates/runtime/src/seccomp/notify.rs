@@ -9,7 +9,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
 use rustix::net::{
-    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
+    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags,
+    SocketType,
 };
 use serde::Serialize;
 
@@ -49,8 +50,13 @@ pub fn send_listener<S: Serialize>(
         .map_err(|error| Error::invalid(format!("encode the state for the seccomp agent: {error}")))?;
     let what = |doing: &str| format!("{doing} the seccomp agent at {}", path.display());
     let address = SocketAddrUnix::new(path).context(|| what("address"))?;
-    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
-        .context(|| what("make a socket for"))?;
+    let socket = rustix::net::socket_with(
+        AddressFamily::UNIX,
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC,
+        None,
+    )
+    .context(|| what("make a socket for"))?;
     rustix::net::connect(&socket, &address).context(|| what("connect to"))?;
 
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -139,9 +145,19 @@ mod tests {
     #[test]
     fn no_agent_is_said_so() {
         let (_, write) = std::io::pipe().unwrap();
-        let state = ContainerProcessState { oci_version: "1.2.0", fds: &FDS, pid: 1, metadata: "", state: () };
+        let state = ContainerProcessState {
+            oci_version: "1.2.0",
+            fds: &FDS,
+            pid: 1,
+            metadata: "",
+            state: (),
+        };
         let error = send_listener(Path::new("/nonexistent/agent"), write.as_fd(), &state).unwrap_err();
-        assert!(error.to_string().contains("connect to the seccomp agent at /nonexistent/agent"));
+        assert!(
+            error
+                .to_string()
+                .contains("connect to the seccomp agent at /nonexistent/agent")
+        );
         let long = "/x".repeat(100);
         assert!(send_listener(Path::new(&long), write.as_fd(), &state).is_err());
     }

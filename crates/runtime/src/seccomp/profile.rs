@@ -23,10 +23,18 @@ pub struct Seccomp {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub flags: Option<Vec<Flag>>,
     /// Unix socket of the agent that is to get the listener for [`Action::Notify`].
-    #[serde(default, skip_serializing_if = "String::is_empty", deserialize_with = "nullable")]
+    #[serde(
+        default,
+        skip_serializing_if = "String::is_empty",
+        deserialize_with = "nullable"
+    )]
     pub listener_path: String,
     /// Passed on to that agent.
-    #[serde(default, skip_serializing_if = "String::is_empty", deserialize_with = "nullable")]
+    #[serde(
+        default,
+        skip_serializing_if = "String::is_empty",
+        deserialize_with = "nullable"
+    )]
     pub listener_metadata: String,
     /// The rules.
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "nullable")]
@@ -284,7 +292,10 @@ mod tests {
         for (text, word) in [
             (r#"{"defaultAction": "SCMP_ACT_MAYBE"}"#, "SCMP_ACT_MAYBE"),
             (r#"{"defaultAction": "SCMP_ACT_LOG", "flags": ["FAST"]}"#, "FAST"),
-            (r#"{"defaultAction": "SCMP_ACT_LOG", "architectures": ["VAX"]}"#, "VAX"),
+            (
+                r#"{"defaultAction": "SCMP_ACT_LOG", "architectures": ["VAX"]}"#,
+                "VAX",
+            ),
             (
                 r#"{"defaultAction": "SCMP_ACT_LOG", "syscalls":
                    [{"names": [], "action": "SCMP_ACT_LOG", "args": [{"index": 0, "value": 0, "op": "<"}]}]}"#,

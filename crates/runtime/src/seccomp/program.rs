@@ -24,7 +24,12 @@ pub struct Program {
 
 impl fmt::Debug for Program {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Program({} instructions, flags {:#x})", self.insns.len(), self.flags)
+        write!(
+            f,
+            "Program({} instructions, flags {:#x})",
+            self.insns.len(),
+            self.flags
+        )
     }
 }
 
@@ -51,8 +56,9 @@ impl Program {
                 Flag::WaitKillableRecv => flags::WAIT_KILLABLE_RECV,
             };
         }
-        let notify =
-            insns.iter().any(|insn| insn.code == super::codegen::RET_K && insn.k == libc::SECCOMP_RET_USER_NOTIF);
+        let notify = insns
+            .iter()
+            .any(|insn| insn.code == super::codegen::RET_K && insn.k == libc::SECCOMP_RET_USER_NOTIF);
         if notify {
             bits |= flags::NEW_LISTENER;
             if bits & flags::TSYNC != 0 {
@@ -62,7 +68,11 @@ impl Program {
             // The kernel takes it only together with a listener.
             bits &= !flags::WAIT_KILLABLE_RECV;
         }
-        Self { insns, flags: bits, prefer_spec_allow: profile.flags.is_none() }
+        Self {
+            insns,
+            flags: bits,
+            prefer_spec_allow: profile.flags.is_none(),
+        }
     }
 
     /// Whether installing it gives a listener that has to be sent to an agent.
@@ -95,18 +105,30 @@ impl Program {
         };
         result.map_err(|errno| {
             let (kind, why) = match errno {
-                Errno::ACCESS => {
-                    (ErrorKind::Permission, "it takes no_new_privs or CAP_SYS_ADMIN in the container's user namespace")
-                }
-                Errno::INVAL => {
-                    (ErrorKind::Unsupported, "this kernel lacks seccomp filters, or an action or flag of the profile")
-                }
+                Errno::ACCESS => (
+                    ErrorKind::Permission,
+                    "it takes no_new_privs or CAP_SYS_ADMIN in the container's user namespace",
+                ),
+                Errno::INVAL => (
+                    ErrorKind::Unsupported,
+                    "this kernel lacks seccomp filters, or an action or flag of the profile",
+                ),
                 Errno::NOSYS => (ErrorKind::Unsupported, "this kernel lacks seccomp"),
-                Errno::BUSY => (ErrorKind::Conflict, "another filter of this process already notifies an agent"),
-                Errno::NOMEM => (ErrorKind::System, "there is no memory, or there are too many filters already"),
+                Errno::BUSY => (
+                    ErrorKind::Conflict,
+                    "another filter of this process already notifies an agent",
+                ),
+                Errno::NOMEM => (
+                    ErrorKind::System,
+                    "there is no memory, or there are too many filters already",
+                ),
                 _ => (ErrorKind::System, "the kernel refused it"),
             };
-            Error::with_source(kind, format!("install the seccomp filter: {why}"), std::io::Error::from(errno))
+            Error::with_source(
+                kind,
+                format!("install the seccomp filter: {why}"),
+                std::io::Error::from(errno),
+            )
         })
     }
 
@@ -135,7 +157,8 @@ impl Program {
         let Some((header, code)) = bytes.split_at_checked(HEADER) else {
             return Err(invalid("it is cut short"));
         };
-        let word = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+        let word =
+            |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
         if header[..4] != MAGIC {
             return Err(invalid("it is not one, or of another version"));
         }
@@ -156,6 +179,10 @@ impl Program {
                 k: u32::from_le_bytes([at[4], at[5], at[6], at[7]]),
             })
             .collect();
-        Ok(Self { insns, flags, prefer_spec_allow: prefer == 1 })
+        Ok(Self {
+            insns,
+            flags,
+            prefer_spec_allow: prefer == 1,
+        })
     }
 }

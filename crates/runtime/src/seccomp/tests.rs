@@ -32,15 +32,29 @@ fn profile(default_action: Action, syscalls: Vec<Syscall>) -> Seccomp {
 
 fn rule(names: &[&str], action: Action, args: &[Arg]) -> Syscall {
     let names = names.iter().map(|name| Cow::Owned((*name).to_owned())).collect();
-    Syscall { names, action, errno_ret: None, args: args.to_vec() }
+    Syscall {
+        names,
+        action,
+        errno_ret: None,
+        args: args.to_vec(),
+    }
 }
 
 fn arg(index: u32, op: Operator, value: u64, value_two: u64) -> Arg {
-    Arg { index, value, value_two, op }
+    Arg {
+        index,
+        value,
+        value_two,
+        op,
+    }
 }
 
 fn x86_64(nr: u32, args: [u64; 6]) -> Data {
-    Data { nr, arch: audit::X86_64, args }
+    Data {
+        nr,
+        arch: audit::X86_64,
+        args,
+    }
 }
 
 /// What the profile says, read directly: no spans, no search, no halves of numbers.
@@ -58,16 +72,33 @@ fn evaluate(profile: &Seccomp, machine: Machine, data: &Data) -> u32 {
         _ => return KILL,
     };
     if !abis.contains(&abi) {
-        return if abi == Abi::X32 && data.nr == u32::MAX && abis.contains(&Abi::X86_64) { default } else { KILL };
+        return if abi == Abi::X32 && data.nr == u32::MAX && abis.contains(&Abi::X86_64) {
+            default
+        } else {
+            KILL
+        };
     }
-    let forbids = !matches!(profile.default_action, Action::Allow | Action::Log | Action::Trace);
-    let known = profile.syscalls.iter().flat_map(|call| &call.names).filter_map(|name| abi.number(name));
+    let forbids = !matches!(
+        profile.default_action,
+        Action::Allow | Action::Log | Action::Trace
+    );
+    let known = profile
+        .syscalls
+        .iter()
+        .flat_map(|call| &call.names)
+        .filter_map(|name| abi.number(name));
     if forbids && known.max().is_some_and(|highest| data.nr > highest) {
         return errno(libc::ENOSYS);
     }
 
     let holds = |arg: &Arg| {
-        let cut = |value: u64| if abi.is_32_bit() { value & 0xffff_ffff } else { value };
+        let cut = |value: u64| {
+            if abi.is_32_bit() {
+                value & 0xffff_ffff
+            } else {
+                value
+            }
+        };
         let (seen, value) = (cut(data.args[arg.index as usize]), cut(arg.value));
         match arg.op {
             Operator::Equal => seen == value,
@@ -86,16 +117,25 @@ fn evaluate(profile: &Seccomp, machine: Machine, data: &Data) -> u32 {
             continue;
         }
         let this = call.names.iter().any(|name| abi.number(name) == Some(data.nr));
-        let through = call.names.iter().filter_map(|name| abi.multiplexed(name)).any(|(nr, code)| {
-            data.nr == nr
-                && data.args[0] & 0xffff_ffff == code
-                && (call.args.is_empty() || !matches!(call.action, Action::Allow | Action::Log | Action::Trace))
-        });
+        let through = call
+            .names
+            .iter()
+            .filter_map(|name| abi.multiplexed(name))
+            .any(|(nr, code)| {
+                data.nr == nr
+                    && data.args[0] & 0xffff_ffff == code
+                    && (call.args.is_empty()
+                        || !matches!(call.action, Action::Allow | Action::Log | Action::Trace))
+            });
         if this && call.args.is_empty() {
             return action;
         }
         let twice = (0..6).any(|index| call.args.iter().filter(|arg| arg.index == index).count() > 1);
-        let conditions = if twice { call.args.iter().any(holds) } else { call.args.iter().all(holds) };
+        let conditions = if twice {
+            call.args.iter().any(holds)
+        } else {
+            call.args.iter().all(holds)
+        };
         if through || (this && conditions) {
             matching.get_or_insert(action);
         }
@@ -130,7 +170,18 @@ const NAMES: [&str; 24] = [
     "no_such_call",
     "statx",
 ];
-const VALUES: [u64; 10] = [0, 1, 2, 5, 0x7fff_ffff, 0xffff_ffff, 0x1_0000_0000, 0x1_0000_0005, u64::MAX - 1, u64::MAX];
+const VALUES: [u64; 10] = [
+    0,
+    1,
+    2,
+    5,
+    0x7fff_ffff,
+    0xffff_ffff,
+    0x1_0000_0000,
+    0x1_0000_0005,
+    u64::MAX - 1,
+    u64::MAX,
+];
 
 fn any_value() -> impl Strategy<Value = u64> {
     prop_oneof![4 => prop::sample::select(&VALUES[..]), 1 => any::<u64>()]
@@ -203,12 +254,27 @@ fn any_profile() -> impl Strategy<Value = (Seccomp, Machine)> {
                     args,
                 })
                 // Unconditional rules for multiplexed calls are conditional rules for the multiplexer.
-                .map(|call| match call.names.iter().any(|name| Abi::I386.multiplexed(name).is_some()) {
-                    true => Syscall { action: conditional, ..call },
-                    false => call,
+                .map(|call| {
+                    match call
+                        .names
+                        .iter()
+                        .any(|name| Abi::I386.multiplexed(name).is_some())
+                    {
+                        true => Syscall {
+                            action: conditional,
+                            ..call
+                        },
+                        false => call,
+                    }
                 })
                 .collect();
-            (Seccomp { architectures, ..profile(default_action, syscalls) }, machine)
+            (
+                Seccomp {
+                    architectures,
+                    ..profile(default_action, syscalls)
+                },
+                machine,
+            )
         },
     )
 }
@@ -303,7 +369,11 @@ fn every_operator_on_64_bits() {
                 for seen in VALUES {
                     let data = x86_64(0, [0, 0, 0, seen, 0, 0]);
                     let expected = evaluate(&profile, Machine::X86_64, &data);
-                    assert_eq!(run(&program.insns, &data).0, expected, "{op:?} {value:#x} {value_two:#x} {seen:#x}");
+                    assert_eq!(
+                        run(&program.insns, &data).0,
+                        expected,
+                        "{op:?} {value:#x} {value_two:#x} {seen:#x}"
+                    );
                 }
             }
         }
@@ -314,46 +384,96 @@ fn every_operator_on_64_bits() {
 fn libseccomp_s_rules_for_several_rules() {
     let eq = |value| arg(0, Operator::Equal, value, 0);
     let ret = |profile: &Seccomp, value: u64| {
-        run(&compile_for(profile, Machine::X86_64).unwrap().insns, &x86_64(0, [value, 0, 0, 0, 0, 0])).0
+        run(
+            &compile_for(profile, Machine::X86_64).unwrap().insns,
+            &x86_64(0, [value, 0, 0, 0, 0, 0]),
+        )
+        .0
     };
     // Alternatives.
     let either = profile(
         Action::Errno,
-        vec![rule(&["read"], Action::Allow, &[eq(1)]), rule(&["read"], Action::Allow, &[eq(2)])],
+        vec![
+            rule(&["read"], Action::Allow, &[eq(1)]),
+            rule(&["read"], Action::Allow, &[eq(2)]),
+        ],
     );
-    assert_eq!([0, 1, 2, 3].map(|v| ret(&either, v)), [errno(1), ALLOW, ALLOW, errno(1)]);
+    assert_eq!(
+        [0, 1, 2, 3].map(|v| ret(&either, v)),
+        [errno(1), ALLOW, ALLOW, errno(1)]
+    );
     // One argument twice in one rule: alternatives, too.
-    let twice = profile(Action::Errno, vec![rule(&["read"], Action::Allow, &[eq(1), eq(2)])]);
-    assert_eq!([0, 1, 2, 3].map(|v| ret(&twice, v)), [errno(1), ALLOW, ALLOW, errno(1)]);
+    let twice = profile(
+        Action::Errno,
+        vec![rule(&["read"], Action::Allow, &[eq(1), eq(2)])],
+    );
+    assert_eq!(
+        [0, 1, 2, 3].map(|v| ret(&twice, v)),
+        [errno(1), ALLOW, ALLOW, errno(1)]
+    );
     // A rule without conditions covers those with, wherever it stands; the first such rule counts.
     for rules in [
-        vec![rule(&["read"], Action::Trap, &[eq(1)]), rule(&["read"], Action::Allow, &[])],
-        vec![rule(&["read"], Action::Allow, &[]), rule(&["read"], Action::Trap, &[eq(1)])],
-        vec![rule(&["read"], Action::Allow, &[]), rule(&["read"], Action::Trap, &[])],
+        vec![
+            rule(&["read"], Action::Trap, &[eq(1)]),
+            rule(&["read"], Action::Allow, &[]),
+        ],
+        vec![
+            rule(&["read"], Action::Allow, &[]),
+            rule(&["read"], Action::Trap, &[eq(1)]),
+        ],
+        vec![
+            rule(&["read"], Action::Allow, &[]),
+            rule(&["read"], Action::Trap, &[]),
+        ],
     ] {
         assert_eq!(ret(&profile(Action::Errno, rules), 1), ALLOW);
     }
     // Of overlapping conditions the narrower counts, wherever it stands.
     let above = arg(0, Operator::GreaterOrEqual, 1, 0);
     for rules in [
-        [rule(&["read"], Action::Trap, &[eq(5)]), rule(&["read"], Action::Allow, std::slice::from_ref(&above))],
-        [rule(&["read"], Action::Allow, std::slice::from_ref(&above)), rule(&["read"], Action::Trap, &[eq(5)])],
+        [
+            rule(&["read"], Action::Trap, &[eq(5)]),
+            rule(&["read"], Action::Allow, std::slice::from_ref(&above)),
+        ],
+        [
+            rule(&["read"], Action::Allow, std::slice::from_ref(&above)),
+            rule(&["read"], Action::Trap, &[eq(5)]),
+        ],
     ] {
         let both = profile(Action::Errno, rules.to_vec());
-        assert_eq!([0, 1, 5].map(|v| ret(&both, v)), [errno(1), ALLOW, libc::SECCOMP_RET_TRAP]);
+        assert_eq!(
+            [0, 1, 5].map(|v| ret(&both, v)),
+            [errno(1), ALLOW, libc::SECCOMP_RET_TRAP]
+        );
     }
     // A rule with the default action says nothing.
-    let default =
-        profile(Action::Errno, vec![rule(&["read"], Action::Errno, &[]), rule(&["read"], Action::Allow, &[eq(1)])]);
+    let default = profile(
+        Action::Errno,
+        vec![
+            rule(&["read"], Action::Errno, &[]),
+            rule(&["read"], Action::Allow, &[eq(1)]),
+        ],
+    );
     assert_eq!([0, 1].map(|v| ret(&default, v)), [errno(1), ALLOW]);
 }
 
 #[test]
 fn newer_calls_are_enosys() {
     let run = |profile: &Seccomp, nr, arch| {
-        run(&compile_for(profile, Machine::X86_64).unwrap().insns, &Data { nr, arch, args: [0; 6] }).0
+        run(
+            &compile_for(profile, Machine::X86_64).unwrap().insns,
+            &Data {
+                nr,
+                arch,
+                args: [0; 6],
+            },
+        )
+        .0
     };
-    let mut allow = profile(Action::Errno, vec![rule(&["read", "openat2"], Action::Allow, &[])]);
+    let mut allow = profile(
+        Action::Errno,
+        vec![rule(&["read", "openat2"], Action::Allow, &[])],
+    );
     allow.architectures = vec![Architecture::X86];
     assert_eq!(run(&allow, 437, audit::X86_64), ALLOW);
     assert_eq!(run(&allow, 436, audit::X86_64), errno(libc::EPERM));
@@ -376,10 +496,19 @@ fn contradictions_are_named() {
         assert!(error.contains(what), "{error}");
     };
     refused(&profile(Action::Notify, vec![]), "default action");
-    refused(&profile(Action::Allow, vec![rule(&["write"], Action::Notify, &[])]), "write");
-    refused(&profile(Action::Allow, vec![rule(&[""], Action::Errno, &[])]), "empty name");
     refused(
-        &profile(Action::Allow, vec![rule(&["read"], Action::Errno, &[arg(6, Operator::Equal, 0, 0)])]),
+        &profile(Action::Allow, vec![rule(&["write"], Action::Notify, &[])]),
+        "write",
+    );
+    refused(
+        &profile(Action::Allow, vec![rule(&[""], Action::Errno, &[])]),
+        "empty name",
+    );
+    refused(
+        &profile(
+            Action::Allow,
+            vec![rule(&["read"], Action::Errno, &[arg(6, Operator::Equal, 0, 0)])],
+        ),
         "argument 6",
     );
     let mut errno_ret = rule(&["read"], Action::Allow, &[]);
@@ -388,44 +517,76 @@ fn contradictions_are_named() {
     errno_ret.action = Action::Errno;
     errno_ret.errno_ret = Some(5000);
     refused(&profile(Action::Allow, vec![errno_ret]), "5000");
-    let many = (0..1100).map(|v| rule(&["read"], Action::Trap, &[arg(0, Operator::Equal, v << 33, 0)])).collect();
+    let many = (0..1100)
+        .map(|v| rule(&["read"], Action::Trap, &[arg(0, Operator::Equal, v << 33, 0)]))
+        .collect();
     refused(&profile(Action::Allow, many), "4096");
     let names: Vec<&str> = Abi::X86_64.table().iter().map(|&(name, _)| name).collect();
     let args: Vec<Arg> = (0..4000).map(|v| arg(0, Operator::Equal, v, 0)).collect();
     let product = (0..100).map(|_| rule(&names, Action::Errno, &args)).collect();
     refused(&profile(Action::Allow, product), "4096");
-    let hostile = (0..100_000).map(|v| rule(&["read"], Action::Trap, &[arg(0, Operator::Equal, v, 0)])).collect();
+    let hostile = (0..100_000)
+        .map(|v| rule(&["read"], Action::Trap, &[arg(0, Operator::Equal, v, 0)]))
+        .collect();
     refused(&profile(Action::Allow, hostile), "4096");
 }
 
 #[test]
 fn long_programs_jump_right() {
     // Chains of arguments between the spans put everything out of the reach of a short jump.
-    let conditions: Vec<Arg> = (0..3).map(|index| arg(index, Operator::Greater, 0x1_0000_0003, 0)).collect();
-    let names: Vec<&str> = Abi::X86_64.table().iter().step_by(2).map(|&(name, _)| name).collect();
+    let conditions: Vec<Arg> = (0..3)
+        .map(|index| arg(index, Operator::Greater, 0x1_0000_0003, 0))
+        .collect();
+    let names: Vec<&str> = Abi::X86_64
+        .table()
+        .iter()
+        .step_by(2)
+        .map(|&(name, _)| name)
+        .collect();
     let profile = profile(Action::Errno, vec![rule(&names, Action::Allow, &conditions)]);
     let program = compile_for(&profile, Machine::X86_64).unwrap();
     assert!(program.len() > 2000);
     for &(_, nr) in Abi::X86_64.table() {
         for value in [0x1_0000_0003, 0x1_0000_0004, 0x2_0000_0000] {
             let data = x86_64(nr, [value; 6]);
-            assert_eq!(run(&program.insns, &data).0, evaluate(&profile, Machine::X86_64, &data));
+            assert_eq!(
+                run(&program.insns, &data).0,
+                evaluate(&profile, Machine::X86_64, &data)
+            );
         }
     }
 }
 
 fn default_host(bounding: CapSet) -> Host {
-    let kernel = KernelVersion { version: 6, revision: 1 };
-    Host { machine: Machine::X86_64, kernel, bounding }
+    let kernel = KernelVersion {
+        version: 6,
+        revision: 1,
+    };
+    Host {
+        machine: Machine::X86_64,
+        kernel,
+        bounding,
+    }
 }
 
 #[test]
 fn the_default_profile() {
     let program = compile_for(&default_profile(&default_host(CapSet::DEFAULT)), Machine::X86_64).unwrap();
-    let ret = |name: &str, args: [u64; 6]| run(&program.insns, &x86_64(Abi::X86_64.number(name).unwrap(), args)).0;
+    let ret =
+        |name: &str, args: [u64; 6]| run(&program.insns, &x86_64(Abi::X86_64.number(name).unwrap(), args)).0;
     let first = |name: &str, value: u64| ret(name, [value, 0, 0, 0, 0, 0]);
     let plain = |name: &str| first(name, 0);
-    for name in ["read", "openat2", "execve", "futex", "ptrace", "chroot", "clone", "arch_prctl", "mseal"] {
+    for name in [
+        "read",
+        "openat2",
+        "execve",
+        "futex",
+        "ptrace",
+        "chroot",
+        "clone",
+        "arch_prctl",
+        "mseal",
+    ] {
         assert_eq!(plain(name), ALLOW, "{name}");
     }
     for name in [
@@ -451,7 +612,13 @@ fn the_default_profile() {
     }
     assert_eq!(plain("clone3"), errno(libc::ENOSYS));
     assert_eq!(plain("file_getattr"), errno(libc::ENOSYS));
-    assert_eq!(first("clone", (libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD) as u64), ALLOW);
+    assert_eq!(
+        first(
+            "clone",
+            (libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD) as u64
+        ),
+        ALLOW
+    );
     assert_eq!(first("clone", libc::CLONE_NEWUSER as u64), errno(libc::EPERM));
     assert_eq!(first("socket", libc::AF_INET as u64), ALLOW);
     assert_eq!(first("socket", libc::AF_ALG as u64), errno(libc::EPERM));
@@ -459,7 +626,10 @@ fn the_default_profile() {
     assert_eq!(first("socket", libc::AF_VSOCK as u64), errno(libc::EPERM));
     assert_eq!(first("socket", libc::AF_XDP as u64), ALLOW);
     assert_eq!(first("personality", 0xffff_ffff), ALLOW);
-    assert_eq!(first("personality", libc::ADDR_NO_RANDOMIZE as u64), errno(libc::EPERM));
+    assert_eq!(
+        first("personality", libc::ADDR_NO_RANDOMIZE as u64),
+        errno(libc::EPERM)
+    );
 
     let admin = default_profile(&default_host(CapSet::DEFAULT | cap::SYS_ADMIN));
     let program = compile_for(&admin, Machine::X86_64).unwrap();
@@ -468,14 +638,38 @@ fn the_default_profile() {
         assert_eq!(run(&program.insns, &x86_64(nr, [0; 6])).0, ALLOW, "{name}");
     }
 
-    let old = Host { kernel: KernelVersion { version: 4, revision: 7 }, ..default_host(CapSet::DEFAULT) };
+    let old = Host {
+        kernel: KernelVersion {
+            version: 4,
+            revision: 7,
+        },
+        ..default_host(CapSet::DEFAULT)
+    };
     let program = compile_for(&default_profile(&old), Machine::X86_64).unwrap();
-    assert_eq!(run(&program.insns, &x86_64(101, [0; 6])).0, errno(libc::EPERM), "ptrace");
+    assert_eq!(
+        run(&program.insns, &x86_64(101, [0; 6])).0,
+        errno(libc::EPERM),
+        "ptrace"
+    );
 
-    let arm = Host { machine: Machine::Aarch64, ..default_host(CapSet::DEFAULT) };
+    let arm = Host {
+        machine: Machine::Aarch64,
+        ..default_host(CapSet::DEFAULT)
+    };
     let program = compile_for(&default_profile(&arm), Machine::Aarch64).unwrap();
     let nr = Abi::Arm.number("set_tls").unwrap();
-    assert_eq!(run(&program.insns, &Data { nr, arch: audit::ARM, args: [0; 6] }).0, ALLOW);
+    assert_eq!(
+        run(
+            &program.insns,
+            &Data {
+                nr,
+                arch: audit::ARM,
+                args: [0; 6]
+            }
+        )
+        .0,
+        ALLOW
+    );
 }
 
 #[test]

@@ -98,7 +98,11 @@ impl Connection {
     /// Sends queued bytes as far as the client takes them.
     pub fn flush(&mut self) {
         while !self.queue.is_empty() && !self.dead {
-            match send(&self.fd, self.queue.as_slices().0, SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
+            match send(
+                &self.fd,
+                self.queue.as_slices().0,
+                SendFlags::NOSIGNAL | SendFlags::DONTWAIT,
+            ) {
                 Ok(sent) => drop(self.queue.drain(..sent)),
                 Err(Errno::AGAIN) => return,
                 Err(Errno::INTR) => {}
@@ -113,7 +117,10 @@ impl Connection {
 
     /// Awaits what is needed: input when `reading`, room when something is queued.
     pub fn update(&mut self, poller: &Poller, reading: bool) {
-        let wanted = Interest { read: reading && !self.input_ended, write: !self.queue.is_empty() };
+        let wanted = Interest {
+            read: reading && !self.input_ended,
+            write: !self.queue.is_empty(),
+        };
         if wanted != self.interest {
             self.interest = wanted;
             poller.set(self.token, &self.fd, wanted);

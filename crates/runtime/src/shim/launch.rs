@@ -50,7 +50,9 @@ impl Launcher {
     /// When the executable cannot be opened; a kernel or a privilege that does not allow the read-only mount is not an
     /// error: the plain file is used then (as without root, where a container cannot write it either).
     pub fn new() -> Result<Self> {
-        Ok(Self { executable: own_executable()? })
+        Ok(Self {
+            executable: own_executable()?,
+        })
     }
 
     /// Starts a shim in directory `dir`, which must exist, belong to this shim alone and lie on a file system that
@@ -60,8 +62,12 @@ impl Launcher {
     /// # Errors
     /// When the configuration cannot be written or the process cannot be started.
     pub fn launch(&self, dir: &Path, config: &mut ShimConfig, fds: ShimFds) -> Result<LaunchedShim> {
-        let dir_fd = rustix::fs::open(dir, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-            .context(|| format!("open the shim's directory {}", dir.display()))?;
+        let dir_fd = rustix::fs::open(
+            dir,
+            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )
+        .context(|| format!("open the shim's directory {}", dir.display()))?;
         let (ours, theirs) = UnixStream::pair().context(|| "make the shim's control stream")?;
         // Numbers from 3 on, in this order.
         let mut inherited: Vec<RawFd> = Vec::with_capacity(4 + fds.keep.len() + fds.attach.len());
@@ -73,11 +79,15 @@ impl Launcher {
         config.fds.dir = number(dir_fd.as_raw_fd());
         config.fds.netns = fds.netns.as_ref().map(|fd| number(fd.as_raw_fd()));
         config.fds.keep = fds.keep.iter().map(|fd| number(fd.as_raw_fd())).collect();
-        config.fds.attach =
-            fds.attach.iter().map(|(fd, attach)| (number(fd.as_raw_fd()), attach.clone())).collect();
+        config.fds.attach = fds
+            .attach
+            .iter()
+            .map(|(fd, attach)| (number(fd.as_raw_fd()), attach.clone()))
+            .collect();
 
-        let text = serde_json::to_vec(config)
-            .map_err(|error| Error::with_source(ErrorKind::System, "encode the shim's configuration", error))?;
+        let text = serde_json::to_vec(config).map_err(|error| {
+            Error::with_source(ErrorKind::System, "encode the shim's configuration", error)
+        })?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let file = rustix::fs::openat(&dir_fd, protocol::CONFIG, flags, Mode::from_raw_mode(0o600))
             .context(|| format!("write the shim's configuration in {}", dir.display()))?;
@@ -94,8 +104,12 @@ impl Launcher {
 /// # Errors
 /// `NotFound` when there is no socket; otherwise when nobody answers (the shim is dead).
 pub fn connect(dir: &Path) -> Result<UnixStream> {
-    let fd = rustix::fs::open(dir, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-        .context(|| format!("open the shim's directory {}", dir.display()))?;
+    let fd = rustix::fs::open(
+        dir,
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .context(|| format!("open the shim's directory {}", dir.display()))?;
     UnixStream::connect(format!("/proc/self/fd/{}/{}", fd.as_raw_fd(), protocol::SOCKET))
         .context(|| format!("connect to the shim in {}", dir.display()))
 }
@@ -104,9 +118,19 @@ pub fn connect(dir: &Path) -> Result<UnixStream> {
 pub fn own_executable() -> Result<OwnedFd> {
     let plain = rustix::fs::open("/proc/self/exe", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
         .context(|| "open the running executable")?;
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
-    let Ok(copy) = rustix::mount::open_tree(&plain, c"", flags) else { return Ok(plain) };
-    match mount_setattr(&copy, false, &MountAttr { set: attr::RDONLY, ..MountAttr::default() }) {
+    let flags =
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    let Ok(copy) = rustix::mount::open_tree(&plain, c"", flags) else {
+        return Ok(plain);
+    };
+    match mount_setattr(
+        &copy,
+        false,
+        &MountAttr {
+            set: attr::RDONLY,
+            ..MountAttr::default()
+        },
+    ) {
         Ok(()) => Ok(copy),
         Err(_) => Ok(plain),
     }
@@ -126,7 +150,10 @@ fn spawn(executable: &OwnedFd, args: &[&str], inherited: &[RawFd]) -> Result<i32
         // SAFETY: `copy` was just made and belongs to nobody else.
         Ok(unsafe { OwnedFd::from_raw_fd(copy) })
     };
-    let moved = inherited.iter().map(|fd| above(*fd)).collect::<Result<Vec<_>>>()?;
+    let moved = inherited
+        .iter()
+        .map(|fd| above(*fd))
+        .collect::<Result<Vec<_>>>()?;
     let executable = above(executable.as_raw_fd())?;
     let path = CString::new(format!("/proc/self/fd/{}", executable.as_raw_fd())).unwrap_or_default();
     let args: Vec<CString> = args.iter().filter_map(|arg| CString::new(*arg).ok()).collect();

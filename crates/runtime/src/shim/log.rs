@@ -59,7 +59,15 @@ impl Log {
             }
             attrs.push(b'}');
         }
-        Ok(Self { config, file, size, attrs, pending: [Vec::new(), Vec::new()], text: Vec::new(), clock: Clock::default() })
+        Ok(Self {
+            config,
+            file,
+            size,
+            attrs,
+            pending: [Vec::new(), Vec::new()],
+            text: Vec::new(),
+            clock: Clock::default(),
+        })
     }
 
     /// Logs a piece of output. What comes after the last newline waits for the rest of its line.
@@ -162,7 +170,11 @@ impl Log {
 }
 
 fn open_file(config: &LogConfig) -> std::io::Result<File> {
-    File::options().create(true).append(true).mode(0o640).open(&config.path)
+    File::options()
+        .create(true)
+        .append(true)
+        .mode(0o640)
+        .open(&config.path)
 }
 
 fn memchr(byte: u8, bytes: &[u8]) -> Option<usize> {
@@ -173,7 +185,11 @@ fn memchr(byte: u8, bytes: &[u8]) -> Option<usize> {
 
 /// The largest cut at or below `at` that splits no UTF-8 character.
 fn boundary(bytes: &[u8], at: usize) -> usize {
-    (at.saturating_sub(3)..=at).rev().find(|cut| bytes[*cut] & 0xc0 != 0x80).filter(|cut| *cut > 0).unwrap_or(at)
+    (at.saturating_sub(3)..=at)
+        .rev()
+        .find(|cut| bytes[*cut] & 0xc0 != 0x80)
+        .filter(|cut| *cut > 0)
+        .unwrap_or(at)
 }
 
 /// Appends `bytes` as the inside of a JSON string.
@@ -255,7 +271,12 @@ fn date_time(second: i64) -> String {
     let day = day_of_year - (153 * month + 2) / 5 + 1;
     let month = if month < 10 { month + 3 } else { month - 9 };
     let year = era * 400 + year_of_era + i64::from(month <= 2);
-    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}", time / 3600, time / 60 % 60, time % 60)
+    format!(
+        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}",
+        time / 3600,
+        time / 60 % 60,
+        time % 60
+    )
 }
 
 #[cfg(test)]
@@ -264,13 +285,22 @@ mod tests {
 
     fn log(max_size: u64, max_files: u32) -> (tempfile::TempDir, Log) {
         let dir = tempfile::tempdir().unwrap();
-        let config = LogConfig { path: dir.path().join("json.log"), max_size, max_files, attrs: vec![] };
+        let config = LogConfig {
+            path: dir.path().join("json.log"),
+            max_size,
+            max_files,
+            attrs: vec![],
+        };
         let log = Log::open(config).unwrap();
         (dir, log)
     }
 
     fn lines(path: &std::path::Path) -> Vec<serde_json::Value> {
-        std::fs::read_to_string(path).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        std::fs::read_to_string(path)
+            .unwrap()
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
     }
 
     #[test]
@@ -292,13 +322,21 @@ mod tests {
     #[test]
     fn long_lines_are_split_between_characters() {
         let (dir, mut log) = log(0, 1);
-        let line = format!("{}é{}\n", "x".repeat(LONGEST_LINE - 1), "y".repeat(2 * LONGEST_LINE));
+        let line = format!(
+            "{}é{}\n",
+            "x".repeat(LONGEST_LINE - 1),
+            "y".repeat(2 * LONGEST_LINE)
+        );
         log.write(Stream::Output, line.as_bytes(), 0);
         let lines = lines(&dir.path().join("json.log"));
         let whole: String = lines.iter().map(|line| line["log"].as_str().unwrap()).collect();
         assert_eq!(whole, line);
         assert!(lines.len() >= 3);
-        assert!(lines.iter().all(|line| line["log"].as_str().unwrap().len() <= LONGEST_LINE + 1));
+        assert!(
+            lines
+                .iter()
+                .all(|line| line["log"].as_str().unwrap().len() <= LONGEST_LINE + 1)
+        );
     }
 
     #[test]
@@ -307,8 +345,10 @@ mod tests {
         for number in 0..200 {
             log.write(Stream::Output, format!("line {number}\n").as_bytes(), 0);
         }
-        let mut names: Vec<_> =
-            std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        let mut names: Vec<_> = std::fs::read_dir(dir.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
         names.sort();
         assert_eq!(names, ["json.log", "json.log.1", "json.log.2"]);
         for name in &names {

@@ -15,7 +15,9 @@ mod server;
 mod session;
 
 pub use launch::{LaunchedShim, Launcher, ShimFds, connect};
-pub use protocol::{Attach, Event, ExecRequest, Exit, LogConfig, Overlay, Reply, Request, RootSource, ShimConfig, Status};
+pub use protocol::{
+    Attach, Event, ExecRequest, Exit, LogConfig, Overlay, Reply, Request, RootSource, ShimConfig, Status,
+};
 pub use run::run;
 
 pub(crate) use log::rfc3339_now;

@@ -23,7 +23,10 @@ pub struct Interest {
 
 impl Interest {
     /// Reading only.
-    pub const READ: Self = Self { read: true, write: false };
+    pub const READ: Self = Self {
+        read: true,
+        write: false,
+    };
 
     fn flags(self) -> EventFlags {
         let mut flags = EventFlags::empty();
@@ -56,7 +59,10 @@ pub struct Poller {
 impl Poller {
     /// An empty set.
     pub fn new() -> Result<Self> {
-        Ok(Self { epoll: epoll::create(CreateFlags::CLOEXEC).context(|| "make an epoll instance")?, next: 0 })
+        Ok(Self {
+            epoll: epoll::create(CreateFlags::CLOEXEC).context(|| "make an epoll instance")?,
+            next: 0,
+        })
     }
 
     /// Watches a descriptor. Closing it ends that, as long as no copy of it is open elsewhere.
@@ -72,8 +78,13 @@ impl Poller {
     pub fn add_with(&mut self, fd: impl AsFd, interest: rustix::event::PollFlags) -> Result<Token> {
         let token = Token(self.next);
         self.next += 1;
-        epoll::add(&self.epoll, fd, EventData::new_u64(token.0), EventFlags::from_bits_retain(interest.bits().into()))
-            .context(|| "watch a descriptor")?;
+        epoll::add(
+            &self.epoll,
+            fd,
+            EventData::new_u64(token.0),
+            EventFlags::from_bits_retain(interest.bits().into()),
+        )
+        .context(|| "watch a descriptor")?;
         Ok(token)
     }
 
@@ -95,7 +106,10 @@ impl Poller {
             tv_sec: i64::from(milliseconds / 1000),
             tv_nsec: i64::from(milliseconds % 1000) * 1_000_000,
         });
-        let mut events = [Event { flags: EventFlags::empty(), data: EventData::new_u64(0) }; 32];
+        let mut events = [Event {
+            flags: EventFlags::empty(),
+            data: EventData::new_u64(0),
+        }; 32];
         let count = match epoll::wait(&self.epoll, &mut events, timeout.as_ref()) {
             Ok(count) => count,
             Err(Errno::INTR) => 0,

@@ -256,11 +256,18 @@ pub enum Event {
 /// One frame: length and JSON.
 pub fn encode(message: &impl Serialize) -> Result<Vec<u8>> {
     let mut frame = vec![0; 4];
-    serde_json::to_writer(&mut frame, message)
-        .map_err(|error| Error::with_source(ErrorKind::System, "encode a message between daemon and shim", error))?;
+    serde_json::to_writer(&mut frame, message).map_err(|error| {
+        Error::with_source(
+            ErrorKind::System,
+            "encode a message between daemon and shim",
+            error,
+        )
+    })?;
     let length = frame.len() - 4;
     if length > MAX_FRAME {
-        return Err(Error::invalid(format!("a request of {length} bytes is too large: the limit is {MAX_FRAME}")));
+        return Err(Error::invalid(format!(
+            "a request of {length} bytes is too large: the limit is {MAX_FRAME}"
+        )));
     }
     // Fits: MAX_FRAME is below u32::MAX.
     frame[..4].copy_from_slice(&(length as u32).to_le_bytes());
@@ -269,22 +276,32 @@ pub fn encode(message: &impl Serialize) -> Result<Vec<u8>> {
 
 /// The message of a frame's body.
 pub fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T> {
-    serde_json::from_slice(body)
-        .map_err(|error| Error::with_source(ErrorKind::Invalid, "understand a message between daemon and shim", error))
+    serde_json::from_slice(body).map_err(|error| {
+        Error::with_source(
+            ErrorKind::Invalid,
+            "understand a message between daemon and shim",
+            error,
+        )
+    })
 }
 
 /// Writes a message, blocking.
 pub fn send(stream: &mut impl Write, message: &impl Serialize) -> Result<()> {
     let frame = encode(message)?;
-    stream
-        .write_all(&frame)
-        .map_err(|error| Error::with_source(ErrorKind::System, "send a message between daemon and shim", error))
+    stream.write_all(&frame).map_err(|error| {
+        Error::with_source(ErrorKind::System, "send a message between daemon and shim", error)
+    })
 }
 
 /// Reads a message, blocking; `None` at the end of the stream.
 pub fn receive<T: DeserializeOwned>(stream: &mut impl Read) -> Result<Option<T>> {
-    let failed =
-        |error| Error::with_source(ErrorKind::System, "receive a message between daemon and shim", error);
+    let failed = |error| {
+        Error::with_source(
+            ErrorKind::System,
+            "receive a message between daemon and shim",
+            error,
+        )
+    };
     let mut length = [0; 4];
     match stream.read_exact(&mut length) {
         Ok(()) => {}
@@ -293,7 +310,9 @@ pub fn receive<T: DeserializeOwned>(stream: &mut impl Read) -> Result<Option<T>>
     }
     let length = u32::from_le_bytes(length) as usize;
     if length > MAX_FRAME {
-        return Err(Error::invalid(format!("a message of {length} bytes is over the limit of {MAX_FRAME}")));
+        return Err(Error::invalid(format!(
+            "a message of {length} bytes is over the limit of {MAX_FRAME}"
+        )));
     }
     let mut body = vec![0; length];
     stream.read_exact(&mut body).map_err(failed)?;
@@ -307,12 +326,24 @@ mod tests {
     #[test]
     fn messages_survive_the_wire() {
         let mut wire = Vec::new();
-        send(&mut wire, &Request::Kill { exec: None, signal: 15, all: false }).unwrap();
+        send(
+            &mut wire,
+            &Request::Kill {
+                exec: None,
+                signal: 15,
+                all: false,
+            },
+        )
+        .unwrap();
         send(&mut wire, &Request::Watch).unwrap();
         let mut reader = wire.as_slice();
         assert!(matches!(
             receive(&mut reader).unwrap(),
-            Some(Request::Kill { exec: None, signal: 15, all: false })
+            Some(Request::Kill {
+                exec: None,
+                signal: 15,
+                all: false
+            })
         ));
         assert!(matches!(receive(&mut reader).unwrap(), Some(Request::Watch)));
         assert!(receive::<Request>(&mut reader).unwrap().is_none());

@@ -49,8 +49,18 @@ fn serve(control: &mut Option<OwnedFd>, dir: &OwnedFd) -> Result<()> {
     let (netns, keep, attach) = unsafe {
         (
             config.fds.netns.map(|fd| inherited(fd)),
-            config.fds.keep.iter().map(|fd| inherited(*fd)).collect::<Vec<_>>(),
-            config.fds.attach.iter().map(|(fd, to)| (inherited(*fd), to.clone())).collect::<Vec<_>>(),
+            config
+                .fds
+                .keep
+                .iter()
+                .map(|fd| inherited(*fd))
+                .collect::<Vec<_>>(),
+            config
+                .fds
+                .attach
+                .iter()
+                .map(|(fd, to)| (inherited(*fd), to.clone()))
+                .collect::<Vec<_>>(),
         )
     };
     let listener = UnixListener::bind(format!("/proc/self/fd/{}/{SOCKET}", dir.as_raw_fd()))
@@ -111,7 +121,14 @@ fn read_config(dir: &OwnedFd) -> Result<ShimConfig> {
 /// Signals meant for the daemon or its terminal must not take containers along; a write to a client that left is an
 /// error, not a death.
 fn ignore_signals() {
-    for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM, libc::SIGPIPE, libc::SIGTSTP] {
+    for signal in [
+        libc::SIGHUP,
+        libc::SIGINT,
+        libc::SIGQUIT,
+        libc::SIGTERM,
+        libc::SIGPIPE,
+        libc::SIGTSTP,
+    ] {
         // SAFETY: SIG_IGN is a valid disposition for these signals and runs no code.
         unsafe { libc::signal(signal, libc::SIG_IGN) };
     }

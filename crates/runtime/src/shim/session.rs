@@ -10,9 +10,9 @@ use rustix::process::Pid;
 use super::log::Stream;
 use super::poller::{Interest, Poller, Token};
 use super::protocol::Exit;
-use crate::process::Stdio;
 use crate::Result;
 use crate::error::Context;
+use crate::process::Stdio;
 
 /// Input waiting for a process beyond which its clients are not read from.
 pub const INPUT_HIGH_WATER: usize = 256 << 10;
@@ -86,8 +86,18 @@ pub fn streams(terminal: bool, open_stdin: bool) -> Result<(Stdio, Ends)> {
         .context(|| "open /dev/null")?;
         (None, null)
     };
-    let ends = Ends { input, outputs: vec![(output, Stream::Output), (errors, Stream::Errors)] };
-    Ok((Stdio::Streams { input: input_end, output: output_end, errors: errors_end }, ends))
+    let ends = Ends {
+        input,
+        outputs: vec![(output, Stream::Output), (errors, Stream::Errors)],
+    };
+    Ok((
+        Stdio::Streams {
+            input: input_end,
+            output: output_end,
+            errors: errors_end,
+        },
+        ends,
+    ))
 }
 
 /// What the server needs to know to hold a new process.
@@ -105,27 +115,65 @@ pub struct NewSession {
 impl Session {
     /// Starts watching a process.
     pub fn new(poller: &mut Poller, new: NewSession) -> Result<Self> {
-        let NewSession { number, exec, pid, pidfd, terminal, mut ends, input_once } = new;
+        let NewSession {
+            number,
+            exec,
+            pid,
+            pidfd,
+            terminal,
+            mut ends,
+            input_once,
+        } = new;
         if let Some(terminal) = &terminal {
             let copy = || terminal.try_clone().context(|| "keep the terminal");
-            ends = Ends { input: Some(copy()?), outputs: vec![(copy()?, Stream::Output)] };
+            ends = Ends {
+                input: Some(copy()?),
+                outputs: vec![(copy()?, Stream::Output)],
+            };
         }
         let pid_token = poller.add(&pidfd, Interest::READ)?;
         let mut outputs = Vec::new();
         for (fd, stream) in ends.outputs {
             let _ = rustix::io::ioctl_fionbio(&fd, true);
             let token = poller.add(&fd, Interest::READ)?;
-            outputs.push(Output { fd, token, stream, paused: false });
+            outputs.push(Output {
+                fd,
+                token,
+                stream,
+                paused: false,
+            });
         }
         let input = match ends.input {
             Some(fd) => {
                 let _ = rustix::io::ioctl_fionbio(&fd, true);
-                let token = poller.add(&fd, Interest { read: false, write: false })?;
-                Some(Input { fd, token, queue: VecDeque::new(), ending: false })
+                let token = poller.add(
+                    &fd,
+                    Interest {
+                        read: false,
+                        write: false,
+                    },
+                )?;
+                Some(Input {
+                    fd,
+                    token,
+                    queue: VecDeque::new(),
+                    ending: false,
+                })
             }
             None => None,
         };
-        Ok(Self { number, exec, pid, pidfd, pid_token, terminal, outputs, input, input_once, exit: None })
+        Ok(Self {
+            number,
+            exec,
+            pid,
+            pidfd,
+            pid_token,
+            terminal,
+            outputs,
+            input,
+            input_once,
+            exit: None,
+        })
     }
 
     /// Queues input and writes what the process takes now.
@@ -179,12 +227,21 @@ impl Session {
         if input.queue.is_empty() {
             input.queue.shrink_to(4096);
         }
-        poller.set(input.token, &input.fd, Interest { read: false, write: !input.queue.is_empty() });
+        poller.set(
+            input.token,
+            &input.fd,
+            Interest {
+                read: false,
+                write: !input.queue.is_empty(),
+            },
+        );
     }
 
     /// Whether clients may send more input now.
     pub fn wants_input(&self) -> bool {
-        self.input.as_ref().is_none_or(|input| input.queue.len() < INPUT_HIGH_WATER)
+        self.input
+            .as_ref()
+            .is_none_or(|input| input.queue.len() < INPUT_HIGH_WATER)
     }
 
     /// Whether the process has ended and all its output was read.

@@ -51,9 +51,17 @@ impl Insn {
     /// Builds an instruction from its fields; `dst` and `src` are register numbers (0 to 10).
     pub const fn new(code: u8, dst: u8, src: u8, off: i16, imm: i32) -> Self {
         // The kernel declares two bit fields of 4 bits; their order in the byte follows the byte order.
-        let registers =
-            if cfg!(target_endian = "little") { (dst & 0xf) | (src << 4) } else { (dst << 4) | (src & 0xf) };
-        Self { code, registers, off, imm }
+        let registers = if cfg!(target_endian = "little") {
+            (dst & 0xf) | (src << 4)
+        } else {
+            (dst << 4) | (src & 0xf)
+        };
+        Self {
+            code,
+            registers,
+            off,
+            imm,
+        }
     }
 }
 
@@ -154,12 +162,18 @@ pub fn load_cgroup_device(insns: &[Insn], name: &str) -> std::result::Result<Own
     match load(insns, name, &mut []) {
         Ok(fd) => Ok(fd),
         // The log costs the verifier time and can itself fail the load when it overflows: ask for it only to explain.
-        Err(errno @ (Errno::PERM | Errno::NOSYS | Errno::NOMEM)) => Err(LoadError { errno, log: String::new() }),
+        Err(errno @ (Errno::PERM | Errno::NOSYS | Errno::NOMEM)) => Err(LoadError {
+            errno,
+            log: String::new(),
+        }),
         Err(errno) => {
             let mut log = vec![0u8; LOG_SIZE];
             let _ = load(insns, name, &mut log);
             let end = log.iter().position(|&b| b == 0).unwrap_or(log.len());
-            Err(LoadError { errno, log: String::from_utf8_lossy(&log[..end]).into_owned() })
+            Err(LoadError {
+                errno,
+                log: String::from_utf8_lossy(&log[..end]).into_owned(),
+            })
         }
     }
 }
@@ -167,7 +181,11 @@ pub fn load_cgroup_device(insns: &[Insn], name: &str) -> std::result::Result<Own
 fn load(insns: &[Insn], name: &str, log: &mut [u8]) -> Result<OwnedFd> {
     let mut prog_name = [0u8; 16];
     for (to, from) in prog_name[..15].iter_mut().zip(name.bytes()) {
-        *to = if from.is_ascii_alphanumeric() || from == b'_' || from == b'.' { from } else { b'_' };
+        *to = if from.is_ascii_alphanumeric() || from == b'_' || from == b'.' {
+            from
+        } else {
+            b'_'
+        };
     }
     let mut attr = LoadAttr {
         prog_type: BPF_PROG_TYPE_CGROUP_DEVICE,
@@ -176,7 +194,11 @@ fn load(insns: &[Insn], name: &str, log: &mut [u8]) -> Result<OwnedFd> {
         license: c"Apache-2.0".as_ptr() as u64,
         log_level: u32::from(!log.is_empty()),
         log_size: log.len() as u32,
-        log_buf: if log.is_empty() { 0 } else { log.as_mut_ptr() as u64 },
+        log_buf: if log.is_empty() {
+            0
+        } else {
+            log.as_mut_ptr() as u64
+        },
         prog_name,
         expected_attach_type: BPF_CGROUP_DEVICE,
         ..LoadAttr::default()
@@ -208,7 +230,11 @@ pub fn attach_cgroup_device(cgroup: BorrowedFd<'_>, program: BorrowedFd<'_>) -> 
 }
 
 /// Puts `program` in the place of `old` in one step (Linux 5.6), so that no access slips through in between.
-pub fn replace_cgroup_device(cgroup: BorrowedFd<'_>, program: BorrowedFd<'_>, old: BorrowedFd<'_>) -> Result<()> {
+pub fn replace_cgroup_device(
+    cgroup: BorrowedFd<'_>,
+    program: BorrowedFd<'_>,
+    old: BorrowedFd<'_>,
+) -> Result<()> {
     attach(AttachAttr {
         target_fd: raw(cgroup),
         attach_bpf_fd: raw(program),
@@ -253,7 +279,10 @@ pub fn query_cgroup_device(cgroup: BorrowedFd<'_>) -> Result<Vec<u32>> {
 
 /// Opens a loaded program by its id. Programs disappear while one looks: `ENOENT` means just that.
 pub fn program_by_id(id: u32) -> Result<OwnedFd> {
-    let mut attr = IdAttr { prog_id: id, ..IdAttr::default() };
+    let mut attr = IdAttr {
+        prog_id: id,
+        ..IdAttr::default()
+    };
     // SAFETY: three u32s, no padding, no addresses.
     let fd = unsafe { bpf(BPF_PROG_GET_FD_BY_ID, &mut attr)? };
     // SAFETY: a successful BPF_PROG_GET_FD_BY_ID returns a new descriptor.
@@ -273,7 +302,10 @@ mod tests {
     const EXIT: u8 = 0x95;
 
     fn always(verdict: i32) -> [Insn; 2] {
-        [Insn::new(MOV64_IMM, 0, 0, 0, verdict), Insn::new(EXIT, 0, 0, 0, 0)]
+        [
+            Insn::new(MOV64_IMM, 0, 0, 0, verdict),
+            Insn::new(EXIT, 0, 0, 0, 0),
+        ]
     }
 
     /// A cgroup of our own in a v2 hierarchy that is mounted nowhere.
@@ -288,10 +320,12 @@ mod tests {
             let fs = rustix::mount::fsopen("cgroup2", FsOpenFlags::FSOPEN_CLOEXEC).unwrap();
             rustix::mount::fsconfig_create(fs.as_fd()).unwrap();
             let root =
-                rustix::mount::fsmount(fs.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty()).unwrap();
+                rustix::mount::fsmount(fs.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
+                    .unwrap();
             let name = format!("vessel-test-{test}-{}", std::process::id());
             rustix::fs::mkdirat(&root, &name, Mode::from_raw_mode(0o755)).unwrap();
-            let dir = rustix::fs::openat(&root, &name, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).unwrap();
+            let dir =
+                rustix::fs::openat(&root, &name, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).unwrap();
             Self { root, name, dir }
         }
 
@@ -303,8 +337,13 @@ mod tests {
                 .stderr(Stdio::null())
                 .spawn()
                 .unwrap();
-            let procs =
-                rustix::fs::openat(&self.dir, "cgroup.procs", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()).unwrap();
+            let procs = rustix::fs::openat(
+                &self.dir,
+                "cgroup.procs",
+                OFlags::WRONLY | OFlags::CLOEXEC,
+                Mode::empty(),
+            )
+            .unwrap();
             rustix::io::write(&procs, child.id().to_string().as_bytes()).unwrap();
             child.stdin.take().unwrap().write_all(b"\n").unwrap();
             child.wait().unwrap().success()

@@ -97,8 +97,15 @@ pub struct Clone3<'a> {
 impl<'a> Clone3<'a> {
     /// A child with these [`flags`], whose end is told by `SIGCHLD`.
     pub fn new(flags: u64) -> Self {
-        let args = CloneArgs { flags, exit_signal: libc::SIGCHLD as u64, ..CloneArgs::default() };
-        Self { args, borrowed: PhantomData }
+        let args = CloneArgs {
+            flags,
+            exit_signal: libc::SIGCHLD as u64,
+            ..CloneArgs::default()
+        };
+        Self {
+            args,
+            borrowed: PhantomData,
+        }
     }
 
     /// Which signal the parent gets when the child ends; `None` for no signal. Without `SIGCHLD`, `wait` needs
@@ -151,8 +158,13 @@ impl<'a> Clone3<'a> {
         // CLONE_PIDFD and is a live int; `set_tid` points to `set_tid_size` pid_t that `'a` keeps alive. Without
         // CLONE_VM the child continues on its own copy of this stack, so returning here is sound on both sides.
         // What else the child may do is the caller's promise.
-        let pid =
-            check(unsafe { libc::syscall(libc::SYS_clone3, std::ptr::from_ref(&self.args), size_of::<CloneArgs>()) })?;
+        let pid = check(unsafe {
+            libc::syscall(
+                libc::SYS_clone3,
+                std::ptr::from_ref(&self.args),
+                size_of::<CloneArgs>(),
+            )
+        })?;
         let Some(pid) = Pid::from_raw(pid as i32) else {
             return Ok(Side::Child);
         };
@@ -178,7 +190,9 @@ mod tests {
             Side::Child => unsafe { libc::_exit(child()) },
             Side::Parent { pid, pidfd } => {
                 let pidfd = pidfd.unwrap();
-                let status = waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED).unwrap().unwrap();
+                let status = waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED)
+                    .unwrap()
+                    .unwrap();
                 (status.exit_status(), pid)
             }
         }
@@ -215,7 +229,11 @@ mod tests {
             // SAFETY: ends the process at once.
             unsafe { libc::_exit(0) }
         }
-        assert_eq!(refused.unwrap_err(), Errno::INVAL, "the first process of a PID namespace must be 1");
+        assert_eq!(
+            refused.unwrap_err(),
+            Errno::INVAL,
+            "the first process of a PID namespace must be 1"
+        );
     }
 
     #[test]
@@ -226,7 +244,10 @@ mod tests {
             Side::Child => unsafe { libc::_exit(0) },
             Side::Parent { pid, pidfd } => {
                 assert!(pidfd.is_none());
-                assert_eq!(waitpid(Some(pid), WaitOptions::empty()).unwrap_err(), Errno::CHILD);
+                assert_eq!(
+                    waitpid(Some(pid), WaitOptions::empty()).unwrap_err(),
+                    Errno::CHILD
+                );
                 let mut status = 0;
                 // SAFETY: `status` is a live int.
                 let got = unsafe { libc::waitpid(pid.as_raw_nonzero().get(), &mut status, libc::__WALL) };
@@ -241,16 +262,20 @@ mod tests {
         use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
         let fs = rustix::mount::fsopen("cgroup2", FsOpenFlags::FSOPEN_CLOEXEC).unwrap();
         rustix::mount::fsconfig_create(fs.as_fd()).unwrap();
-        let root = rustix::mount::fsmount(fs.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty()).unwrap();
+        let root = rustix::mount::fsmount(fs.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
+            .unwrap();
         let name = format!("vessel-test-clone3-{}", getpid());
         rustix::fs::mkdirat(&root, &name, Mode::from_raw_mode(0o755)).unwrap();
-        let dir = rustix::fs::openat(&root, &name, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).unwrap();
+        let dir =
+            rustix::fs::openat(&root, &name, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).unwrap();
         let procs = rustix::fs::openat(&dir, "cgroup.procs", OFlags::RDONLY, Mode::empty()).unwrap();
         let (status, _) = run(Clone3::new(0).cgroup(dir.as_fd()), || {
             let mut buf = [0u8; 32];
             let n = rustix::io::read(&procs, &mut buf).unwrap_or(0);
-            let listed =
-                buf[..n].iter().take_while(|b| b.is_ascii_digit()).fold(0, |v, b| v * 10 + i32::from(b - b'0'));
+            let listed = buf[..n]
+                .iter()
+                .take_while(|b| b.is_ascii_digit())
+                .fold(0, |v, b| v * 10 + i32::from(b - b'0'));
             i32::from(listed != getpid())
         });
         for _ in 0..100 {
@@ -264,7 +289,12 @@ mod tests {
 
     #[test]
     fn sharing_memory_is_refused() {
-        for flag in [libc::CLONE_VM, libc::CLONE_THREAD, libc::CLONE_SETTLS, libc::CLONE_CHILD_SETTID] {
+        for flag in [
+            libc::CLONE_VM,
+            libc::CLONE_THREAD,
+            libc::CLONE_SETTLS,
+            libc::CLONE_CHILD_SETTID,
+        ] {
             // SAFETY: refused before the system call.
             let refused = unsafe { Clone3::new(flag as u64).call() };
             assert_eq!(refused.unwrap_err(), Errno::INVAL);

@@ -17,7 +17,8 @@ pub unsafe fn close_range(first: u32, last: u32) -> Result<()> {
 /// this is safe at any time; it is how a runtime keeps its own descriptors from leaking into a container.
 pub fn set_cloexec_from(first: u32) -> Result<()> {
     // SAFETY: integers only; the flag closes nothing now.
-    check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) }).map(drop)
+    check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) })
+        .map(drop)
 }
 
 #[cfg(test)]

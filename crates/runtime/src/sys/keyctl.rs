@@ -25,11 +25,19 @@ pub type KeySerial = i32;
 /// `EDQUOT` when the user has too many; `EACCES` when the keyring exists but is not searchable.
 pub fn join_session_keyring(name: &CStr) -> Result<KeySerial> {
     // SAFETY: `name` is a NUL-terminated string that outlives the call.
-    let joined = check(unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, name.as_ptr()) })?;
+    let joined =
+        check(unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, name.as_ptr()) })?;
     // The kernel answers 0, not the serial number, when it already was this thread's session keyring.
     let serial = match joined {
         // SAFETY: integers only; asks for the session keyring without making one.
-        0 => check(unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_GET_KEYRING_ID, KEY_SPEC_SESSION_KEYRING, 0) })?,
+        0 => check(unsafe {
+            libc::syscall(
+                libc::SYS_keyctl,
+                KEYCTL_GET_KEYRING_ID,
+                KEY_SPEC_SESSION_KEYRING,
+                0,
+            )
+        })?,
         serial => serial,
     };
     Ok(serial as KeySerial)
@@ -41,8 +49,14 @@ pub fn join_session_keyring(name: &CStr) -> Result<KeySerial> {
 /// it. Errors as of [`join_session_keyring`].
 pub fn new_session_keyring() -> Result<()> {
     // SAFETY: a null name asks for a new keyring; no memory is touched.
-    check(unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, std::ptr::null::<libc::c_char>()) })
-        .map(drop)
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_keyctl,
+            KEYCTL_JOIN_SESSION_KEYRING,
+            std::ptr::null::<libc::c_char>(),
+        )
+    })
+    .map(drop)
 }
 
 /// Adds the user's search permission to a keyring, so that a later [`join_session_keyring`] of the same name finds it
@@ -51,7 +65,13 @@ pub fn make_searchable(keyring: KeySerial) -> Result<()> {
     let mut buf = [0u8; 256];
     // SAFETY: the kernel writes at most `buf.len()` bytes to `buf`.
     let len = check(unsafe {
-        libc::syscall(libc::SYS_keyctl, KEYCTL_DESCRIBE, libc::c_long::from(keyring), buf.as_mut_ptr(), buf.len())
+        libc::syscall(
+            libc::SYS_keyctl,
+            KEYCTL_DESCRIBE,
+            libc::c_long::from(keyring),
+            buf.as_mut_ptr(),
+            buf.len(),
+        )
     })?;
     let permissions = permissions(&buf[..len.min(buf.len())]).ok_or(rustix::io::Errno::INVAL)?;
     // SAFETY: integers only.

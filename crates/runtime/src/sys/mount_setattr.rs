@@ -163,7 +163,12 @@ mod tests {
     }
 
     fn create(dir: &OwnedFd, name: &str) -> Result<OwnedFd> {
-        openat(dir, name, OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC, Mode::from_raw_mode(0o644))
+        openat(
+            dir,
+            name,
+            OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC,
+            Mode::from_raw_mode(0o644),
+        )
     }
 
     /// A user namespace in which 0 is 1000 outside, made by a child that only waits to be killed.
@@ -190,9 +195,25 @@ mod tests {
     fn read_only_and_back() {
         let fs = tmpfs();
         drop(create(&fs, "a").unwrap());
-        mount_setattr(&fs, true, &MountAttr { set: attr::RDONLY | attr::NOSUID, ..Default::default() }).unwrap();
+        mount_setattr(
+            &fs,
+            true,
+            &MountAttr {
+                set: attr::RDONLY | attr::NOSUID,
+                ..Default::default()
+            },
+        )
+        .unwrap();
         assert_eq!(create(&fs, "b").unwrap_err(), Errno::ROFS);
-        mount_setattr(&fs, false, &MountAttr { clear: attr::RDONLY, ..Default::default() }).unwrap();
+        mount_setattr(
+            &fs,
+            false,
+            &MountAttr {
+                clear: attr::RDONLY,
+                ..Default::default()
+            },
+        )
+        .unwrap();
         drop(create(&fs, "b").unwrap());
     }
 
@@ -207,7 +228,15 @@ mod tests {
         )
         .unwrap();
         let ns = userns();
-        mount_setattr(&tree, true, &MountAttr { idmap: Some(ns.as_fd()), ..Default::default() }).unwrap();
+        mount_setattr(
+            &tree,
+            true,
+            &MountAttr {
+                idmap: Some(ns.as_fd()),
+                ..Default::default()
+            },
+        )
+        .unwrap();
         let stat = statat(&tree, "file", rustix::fs::AtFlags::empty()).unwrap();
         assert_eq!((stat.st_uid, stat.st_gid), (1000, 1000));
     }
@@ -216,9 +245,20 @@ mod tests {
     fn propagation_is_accepted_and_nonsense_is_not() {
         let fs = tmpfs();
         for propagation in [Propagation::Private, Propagation::Slave, Propagation::Unbindable] {
-            mount_setattr(&fs, true, &MountAttr { propagation: Some(propagation), ..Default::default() }).unwrap();
+            mount_setattr(
+                &fs,
+                true,
+                &MountAttr {
+                    propagation: Some(propagation),
+                    ..Default::default()
+                },
+            )
+            .unwrap();
         }
-        let nonsense = MountAttr { set: 1 << 40, ..Default::default() };
+        let nonsense = MountAttr {
+            set: 1 << 40,
+            ..Default::default()
+        };
         assert_eq!(mount_setattr(&fs, true, &nonsense).unwrap_err(), Errno::INVAL);
     }
 
@@ -226,7 +266,10 @@ mod tests {
     fn tree_with_attributes() {
         let dir = tempfile::tempdir().unwrap();
         let path = std::ffi::CString::new(dir.path().to_str().unwrap()).unwrap();
-        let change = MountAttr { set: attr::RDONLY | attr::NODEV, ..Default::default() };
+        let change = MountAttr {
+            set: attr::RDONLY | attr::NODEV,
+            ..Default::default()
+        };
         match open_tree_attr(CWD, &path, tree::CLONE | tree::CLOEXEC | tree::RECURSIVE, &change) {
             Ok(mount) => assert_eq!(create(&mount, "x").unwrap_err(), Errno::ROFS),
             Err(errno) => assert_eq!(errno, Errno::NOSYS),

@@ -52,10 +52,18 @@ pub fn set_filter(program: &[Insn], flags: u32) -> Result<Option<OwnedFd>> {
     if program.is_empty() || program.len() > MAX_INSNS {
         return Err(Errno::INVAL);
     }
-    let fprog = Fprog { len: program.len() as u16, filter: program.as_ptr() };
+    let fprog = Fprog {
+        len: program.len() as u16,
+        filter: program.as_ptr(),
+    };
     // SAFETY: `fprog` describes `len` instructions that outlive the call; the kernel copies and verifies them.
     let ret = check(unsafe {
-        libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, std::ptr::from_ref(&fprog))
+        libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_SET_MODE_FILTER,
+            flags,
+            std::ptr::from_ref(&fprog),
+        )
     })?;
     if flags & flags::NEW_LISTENER != 0 {
         // SAFETY: with NEW_LISTENER a successful call returns a new descriptor.
@@ -69,7 +77,12 @@ pub fn set_filter(program: &[Insn], flags: u32) -> Result<Option<OwnedFd>> {
 pub fn action_available(action: u32) -> bool {
     // SAFETY: `action` is a live u32 that the kernel only reads.
     check(unsafe {
-        libc::syscall(libc::SYS_seccomp, libc::SECCOMP_GET_ACTION_AVAIL, 0u32, std::ptr::from_ref(&action))
+        libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_GET_ACTION_AVAIL,
+            0u32,
+            std::ptr::from_ref(&action),
+        )
     })
     .is_ok()
 }
@@ -80,7 +93,12 @@ pub fn action_available(action: u32) -> bool {
 pub fn flags_available(flags: u32) -> bool {
     // SAFETY: a null program is never read but reported as EFAULT, so no filter is installed.
     let ret = check(unsafe {
-        libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, std::ptr::null::<Fprog>())
+        libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_SET_MODE_FILTER,
+            flags,
+            std::ptr::null::<Fprog>(),
+        )
     });
     ret == Err(Errno::FAULT)
 }
@@ -102,7 +120,12 @@ pub fn notif_sizes() -> Result<NotifSizes> {
     let mut sizes = NotifSizes::default();
     // SAFETY: `sizes` is a live `struct seccomp_notif_sizes` which the kernel fills.
     check(unsafe {
-        libc::syscall(libc::SYS_seccomp, libc::SECCOMP_GET_NOTIF_SIZES, 0u32, std::ptr::from_mut(&mut sizes))
+        libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_GET_NOTIF_SIZES,
+            0u32,
+            std::ptr::from_mut(&mut sizes),
+        )
     })?;
     Ok(sizes)
 }
@@ -112,7 +135,12 @@ mod tests {
     use super::*;
 
     const RET: u16 = 0x06;
-    const ALLOW: Insn = Insn { code: RET, jt: 0, jf: 0, k: libc::SECCOMP_RET_ALLOW };
+    const ALLOW: Insn = Insn {
+        code: RET,
+        jt: 0,
+        jf: 0,
+        k: libc::SECCOMP_RET_ALLOW,
+    };
 
     #[test]
     fn what_the_kernel_knows() {
@@ -141,8 +169,16 @@ mod tests {
     #[test]
     fn bad_programs() {
         assert_eq!(set_filter(&[], 0).unwrap_err(), Errno::INVAL);
-        assert_eq!(set_filter(&vec![ALLOW; MAX_INSNS + 1], 0).unwrap_err(), Errno::INVAL);
-        let falls_off = Insn { code: 0x05, jt: 0, jf: 0, k: 7 };
+        assert_eq!(
+            set_filter(&vec![ALLOW; MAX_INSNS + 1], 0).unwrap_err(),
+            Errno::INVAL
+        );
+        let falls_off = Insn {
+            code: 0x05,
+            jt: 0,
+            jf: 0,
+            k: 7,
+        };
         assert_eq!(set_filter(&[falls_off], 0).unwrap_err(), Errno::INVAL);
     }
 }
