@@ -301,16 +301,19 @@ fn a_name_moves_and_leaves_a_dangling_image() {
     let old = import(&daemon, "app", "one", &["LABEL old=1"]);
     let new = import(&daemon, "app", "two", &[]);
     assert_eq!(daemon.get("/images/app/json").json()["Id"], new.as_str());
-    assert_eq!(filtered(&daemon, json!({"dangling": ["true"]})), [old.clone()]);
+    assert_eq!(filtered(&daemon, json!({"dangling": ["true"]})), [old.as_str()]);
     assert_eq!(
         filtered(&daemon, json!({"dangling": {"false": true}})),
-        [new.clone()]
+        [new.as_str()]
     );
-    assert_eq!(filtered(&daemon, json!({"label": ["old=1"]})), [old.clone()]);
-    assert_eq!(filtered(&daemon, json!({"label!": ["old"]})), [new.clone()]);
-    assert_eq!(filtered(&daemon, json!({"reference": ["ap*"]})), [new.clone()]);
-    assert_eq!(filtered(&daemon, json!({"since": [old.as_str()]})), [new.clone()]);
-    assert_eq!(filtered(&daemon, json!({"before": ["app"]})), [old.clone()]);
+    assert_eq!(filtered(&daemon, json!({"label": ["old=1"]})), [old.as_str()]);
+    assert_eq!(filtered(&daemon, json!({"label!": ["old"]})), [new.as_str()]);
+    assert_eq!(filtered(&daemon, json!({"reference": ["ap*"]})), [new.as_str()]);
+    assert_eq!(
+        filtered(&daemon, json!({"since": [old.as_str()]})),
+        [new.as_str()]
+    );
+    assert_eq!(filtered(&daemon, json!({"before": ["app"]})), [old.as_str()]);
     assert!(filtered(&daemon, json!({"until": ["1h"]})).is_empty());
 
     let pruned = daemon

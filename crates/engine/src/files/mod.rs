@@ -26,8 +26,10 @@ use root::Root;
 
 /// An archive that is written when somebody has a place for it. Runs on a thread that may block.
 pub struct TarJob {
-    write: Box<dyn FnOnce(&mut (dyn Write + Send)) -> Result<()> + Send>,
+    write: Box<WriteTar>,
 }
+
+type WriteTar = dyn FnOnce(&mut (dyn Write + Send)) -> Result<()> + Send;
 
 impl TarJob {
     pub(crate) fn new(write: impl FnOnce(&mut (dyn Write + Send)) -> Result<()> + Send + 'static) -> Self {

@@ -60,7 +60,10 @@ impl Root {
             match running(state.pid, &container.cgroup_path()) {
                 Ok(root) => {
                     let range = engine.config().userns_remap.filter(|_| remapped);
-                    return Ok(Self::Running { root, shift: range.map(|range| range.start) });
+                    return Ok(Self::Running {
+                        root,
+                        shift: range.map(|range| range.start),
+                    });
                 }
                 // It has ended since: then its layers are what there is.
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
@@ -90,22 +93,21 @@ impl Root {
     /// Works in the root. May block.
     pub(super) fn enter<T: Send>(&self, work: impl FnOnce(BorrowedFd<'_>) -> Result<T> + Send) -> Result<T> {
         match self {
-            Self::Running(root) => work(root.as_fd()),
+            Self::Running { root, shift: None } => work(root.as_fd()),
+            Self::Running {
+                root,
+                shift: Some(id),
+            } => on_a_thread(|| {
+                act_as(*id)?;
+                work(root.as_fd())
+            }),
             Self::Stopped {
                 paths,
                 mounts,
                 writable,
-            } => std::thread::scope(|scope| {
-                let thread = std::thread::Builder::new().name("vessel-root".to_owned());
-                let thread = thread
-                    .spawn_scoped(scope, || {
-                        let root = assemble(paths, mounts, *writable)?;
-                        work(root.as_fd())
-                    })
-                    .context(|| "cannot start a thread to look into the container")?;
-                thread
-                    .join()
-                    .unwrap_or_else(|_| Err(Error::system("looking into the container ended abnormally")))
+            } => on_a_thread(|| {
+                let root = assemble(paths, mounts, *writable)?;
+                work(root.as_fd())
             }),
         }
     }
@@ -115,8 +117,12 @@ impl Root {
 fn on_a_thread<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().name("vessel-root".to_owned());
-        let thread = thread.spawn_scoped(scope, work).context(|| "cannot start a thread to look into the container")?;
-        thread.join().unwrap_or_else(|_| Err(Error::system("looking into the container ended abnormally")))
+        let thread = thread
+            .spawn_scoped(scope, work)
+            .context(|| "cannot start a thread to look into the container")?;
+        thread
+            .join()
+            .unwrap_or_else(|_| Err(Error::system("looking into the container ended abnormally")))
     })
 }
 
@@ -132,7 +138,10 @@ fn act_as(id: u32) -> Result<()> {
     // They report nothing; asked with an ID that none has, they tell the current one.
     // SAFETY: as above.
     if unsafe { libc::setfsuid(u32::MAX) }.cast_unsigned() != id {
-        return Err(Error::system(format!("{}: the kernel refused the user ID {id}", context())));
+        return Err(Error::system(format!(
+            "{}: the kernel refused the user ID {id}",
+            context()
+        )));
     }
     // Leaving root's ID took the file capabilities out of effect.
     let mut sets = rustix::thread::capabilities(None).context(context)?;

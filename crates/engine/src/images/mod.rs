@@ -77,13 +77,13 @@ impl Engine {
     /// the beginning of one.
     pub(crate) fn find_image(&self, words: &str) -> Result<Found> {
         let reference = Reference::parse(words).ok().map(Reference::with_default_tag);
-        if let Some(reference) = &reference {
-            if let Some(id) = self.find_reference(reference) {
-                return Ok(Found {
-                    id,
-                    name: Some(reference.familiar()),
-                });
-            }
+        if let Some(reference) = &reference
+            && let Some(id) = self.find_reference(reference)
+        {
+            return Ok(Found {
+                id,
+                name: Some(reference.familiar()),
+            });
         }
         if let Some(prefix) = image_id_prefix(words) {
             let images = self.images().all();
