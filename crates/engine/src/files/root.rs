@@ -456,4 +456,25 @@ mod tests {
         assert_eq!(error.kind(), ErrorKind::NotFound);
         assert_eq!(running(i32::MAX, "/").unwrap_err().kind(), ErrorKind::NotFound);
     }
+
+    #[test]
+    fn acting_as_another_root_stays_on_its_thread() {
+        use std::os::unix::fs::MetadataExt;
+        let directory = tempfile::tempdir().unwrap();
+        fs::set_permissions(directory.path(), std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+        let root = Root::Running {
+            root: open_directory(directory.path()).unwrap(),
+            shift: Some(100_000),
+        };
+        root.enter(|root| {
+            let flags = OFlags::CREATE | OFlags::WRONLY;
+            // The directory is another's and closed: what root may do is kept.
+            rustix::fs::openat(root, "theirs", flags, Mode::RUSR).context(|| "make a file")?;
+            Ok(())
+        })
+        .unwrap();
+        fs::write(directory.path().join("mine"), "").unwrap();
+        let owner = |name: &str| fs::metadata(directory.path().join(name)).unwrap().uid();
+        assert_eq!((owner("theirs"), owner("mine")), (100_000, rustix::process::geteuid().as_raw()));
+    }
 }
