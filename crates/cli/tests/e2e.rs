@@ -3,6 +3,8 @@
 //!
 //! They need root and a static busybox; without either they say so and pass.
 
+#![allow(clippy::print_stderr, reason = "a test that is skipped says why")]
+
 #[path = "e2e/harness.rs"]
 mod harness;
 

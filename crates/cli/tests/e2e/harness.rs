@@ -110,10 +110,6 @@ impl Daemon {
         format!("unix://{}", self.dir.path().join("vessel.sock").display())
     }
 
-    pub fn bridge(&self) -> &str {
-        &self.bridge
-    }
-
     pub fn cgroup_parent(&self) -> String {
         format!("/{}", self.bridge)
     }
@@ -159,10 +155,6 @@ impl Daemon {
 
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.dir.path().join("daemon.log")).unwrap_or_default()
-    }
-
-    pub fn pid(&self) -> u32 {
-        self.child.as_ref().expect("a running daemon").id()
     }
 
     /// Kills the daemon as a crash would.
@@ -266,10 +258,6 @@ impl Daemon {
         found
     }
 
-    /// Whether the bridge still exists.
-    pub fn bridge_exists(&self) -> bool {
-        Path::new("/sys/class/net").join(&self.bridge).exists()
-    }
 }
 
 impl Drop for Daemon {
