@@ -257,7 +257,6 @@ impl Daemon {
         }
         found
     }
-
 }
 
 impl Drop for Daemon {

@@ -461,7 +461,11 @@ mod tests {
     fn acting_as_another_root_stays_on_its_thread() {
         use std::os::unix::fs::MetadataExt;
         let directory = tempfile::tempdir().unwrap();
-        fs::set_permissions(directory.path(), std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+        fs::set_permissions(
+            directory.path(),
+            std::os::unix::fs::PermissionsExt::from_mode(0o700),
+        )
+        .unwrap();
         let root = Root::Running {
             root: open_directory(directory.path()).unwrap(),
             shift: Some(100_000),
@@ -475,6 +479,9 @@ mod tests {
         .unwrap();
         fs::write(directory.path().join("mine"), "").unwrap();
         let owner = |name: &str| fs::metadata(directory.path().join(name)).unwrap().uid();
-        assert_eq!((owner("theirs"), owner("mine")), (100_000, rustix::process::geteuid().as_raw()));
+        assert_eq!(
+            (owner("theirs"), owner("mine")),
+            (100_000, rustix::process::geteuid().as_raw())
+        );
     }
 }

@@ -141,7 +141,10 @@ pub struct Attach {
 /// A request on the shim's socket.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-#[allow(clippy::large_enum_variant, reason = "a request lives for a moment; boxing would help nobody")]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "a request lives for a moment; boxing would help nobody"
+)]
 pub enum Request {
     /// Follow the container: its status, then its events.
     Watch,
