@@ -41,6 +41,10 @@ const STACK: usize = 1024 * 1024;
 /// # Errors
 /// When the system gives no threads or descriptors.
 pub fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    // By default every thread that allocates at the same time as others gets a heap of its own, and keeps it. Two
+    // workers need two; without the limit the daemon's memory grows with the number of threads it ever had.
+    // SAFETY: sets a limit of the allocator.
+    unsafe { libc::mallopt(libc::M_ARENA_MAX, WORKERS as libc::c_int) };
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
         .max_blocking_threads(BLOCKING)

@@ -335,3 +335,43 @@ fn a_body_nobody_wants_does_not_cost_the_answer() {
     }
     assert_eq!(common::read_answer(&mut stream).status, 501);
 }
+
+/// Whatever a query holds, the answer is a list or the caller's mistake, never a failure of the daemon's.
+#[test]
+fn arbitrary_queries_are_answered() {
+    use proptest::prelude::*;
+    use proptest::test_runner::{Config, TestRunner};
+    let daemon = Daemon::start();
+    let encode = |text: &str| {
+        text.bytes()
+            .map(|byte| format!("%{byte:02X}"))
+            .collect::<String>()
+    };
+    let json = prop_oneof![
+        "\\PC{0,30}",
+        r#"\{"(label|status|until|before|since|dangling|reference|id|name|exited|network|type)": ?\[("\PC{0,8}"(, "x")?)?\]\}"#,
+        r#"\{"(label|status|until|dangling|volume|health|publish)": ?\{"\PC{0,8}": ?(true|false|1|null)\}\}"#,
+    ];
+    let numbers = prop_oneof!["[0-9-]{0,22}", "\\PC{0,6}"];
+    let mut runner = TestRunner::new(Config::with_cases(300));
+    runner
+        .run(&(json, numbers), |(filters, limit)| {
+            for path in ["containers/json", "images/json", "volumes", "networks"] {
+                let path = format!(
+                    "/{path}?all=1&filters={}&limit={}",
+                    encode(&filters),
+                    encode(&limit)
+                );
+                let answer = daemon.get(&path);
+                prop_assert!(
+                    [200, 400, 404].contains(&answer.status),
+                    "{}: {} {}",
+                    path,
+                    answer.status,
+                    answer.text()
+                );
+            }
+            Ok(())
+        })
+        .unwrap();
+}
