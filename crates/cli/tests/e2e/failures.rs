@@ -60,8 +60,9 @@ fn exit_codes_are_dockers() {
             "nobody",
         ),
         (
+            // Docker's client tells these apart by their words, so this one, too, is "not found".
             &["run", "--rm", "--device", "/dev/no-such", "busybox", "true"][..],
-            125,
+            127,
             "/dev/no-such",
         ),
         (

@@ -34,14 +34,21 @@ impl Engine {
             ));
         }
         let container = self.container(id)?;
-        if options.force && container.status().is_running() {
-            // Not under `op`: a start or a stop that hangs is to be ended by this, too.
-            self.change(&container, |state| state.stopped_by_user = true);
-            if !self.cancel_restart(&container) {
-                self.kill_and_wait(&container).await?;
+        let _op = loop {
+            if options.force && container.status().is_running() {
+                // Not under `op`: a start or a stop that hangs is to be ended by this, too.
+                self.change(&container, |state| state.stopped_by_user = true);
+                if !self.cancel_restart(&container) {
+                    self.kill_and_wait(&container).await?;
+                }
             }
-        }
-        let _op = container.op.lock().await;
+            let op = container.op.lock().await;
+            // A start that was under way when this began may have won: then it is killed like any other.
+            if options.force && container.status().is_running() {
+                continue;
+            }
+            break op;
+        };
         if self.containers.get(&container.id).is_none() {
             // It was to be removed when it ended, and was.
             return if options.force {
