@@ -544,7 +544,15 @@ const CHANGING: &[(&[&str], &[&str])] = &[
 ];
 
 fn compare(arguments: &[&str], docker: &Output, vessel: &Output, differences: &mut Vec<String>) {
-    let (theirs, ours) = (normal(&docker.stdout), normal(&vessel.stdout));
+    let (mut theirs, mut ours) = (normal(&docker.stdout), normal(&vessel.stdout));
+    if arguments.first() == Some(&"diff") {
+        // dockerd lists changes in an order of its own, which is another each time.
+        for text in [&mut theirs, &mut ours] {
+            let mut lines: Vec<&str> = text.lines().collect();
+            lines.sort_unstable();
+            *text = lines.join("\n");
+        }
+    }
     if theirs == ours && docker.status.code() == vessel.status.code() {
         return;
     }
