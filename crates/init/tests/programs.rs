@@ -15,7 +15,8 @@ use rustix::process::{Pid, Signal, kill_process};
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Shell text that waits for signals, but not for ever: a test that fails leaves nothing running.
-const LOOP: &str = "i=0; while [ $i -lt 1000 ]; do sleep 0.01; i=$((i+1)); done";
+/// Builtins only: a shell that forks all the time can be deaf for the moment of a vfork, which is not what is tested.
+const LOOP: &str = "i=0; while [ $i -lt 50000000 ]; do i=$((i+1)); done";
 
 /// The programs as files in cargo's directory for tests, written before the first test starts a process: a
 /// program that some other thread's fork still holds open for writing cannot be executed (ETXTBSY).
@@ -248,16 +249,6 @@ fn signals_reach_the_program() {
         let script = format!("trap 'echo got {name}; exit 33' {name}; echo ready; {LOOP}");
         let child = start(&[], &script);
         send(&child, signal);
-        // Once in some hundred runs on a busy machine the shell goes on as if nothing had come (whether it is the shell
-        // or `init` that loses it is not known yet): it is told again.
-        let mut child = child;
-        let begin = Instant::now();
-        while child.try_wait().unwrap().is_none() && begin.elapsed() < PATIENCE / 2 {
-            std::thread::sleep(Duration::from_millis(100));
-            if begin.elapsed() > PATIENCE / 5 {
-                send(&child, signal);
-            }
-        }
         assert_eq!(wait(child), (Some(33), format!("got {name}\n")));
     }
 }
