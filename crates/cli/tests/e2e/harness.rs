@@ -116,6 +116,20 @@ impl Daemon {
 
     /// Starts the daemon and waits until it answers.
     pub fn start(&mut self) {
+        self.spawn();
+        let begin = Instant::now();
+        while self.vessel(&["version"]).code != 0 {
+            assert!(
+                begin.elapsed() < Duration::from_secs(60),
+                "the daemon does not answer:\n{}",
+                self.log()
+            );
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Starts the daemon.
+    pub fn spawn(&mut self) {
         let log = std::fs::File::options()
             .create(true)
             .append(true)
@@ -142,15 +156,19 @@ impl Daemon {
             .spawn()
             .expect("the daemon starts");
         self.child = Some(child);
-        let begin = Instant::now();
-        while self.vessel(&["version"]).code != 0 {
-            assert!(
-                begin.elapsed() < Duration::from_secs(60),
-                "the daemon does not answer:\n{}",
-                self.log()
-            );
-            std::thread::sleep(Duration::from_millis(10));
-        }
+    }
+
+    /// The daemon's process ID while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub fn bridge(&self) -> &str {
+        &self.bridge
     }
 
     pub fn log(&self) -> String {
