@@ -12,6 +12,8 @@ mod harness;
 mod daemon_death;
 #[path = "e2e/failures.rs"]
 mod failures;
+#[path = "e2e/health.rs"]
+mod health;
 #[path = "e2e/images.rs"]
 mod images;
 #[path = "e2e/life.rs"]

@@ -127,7 +127,12 @@ impl Engine {
         let frozen = self
             .container_cgroup(container)
             .is_ok_and(|cgroup| cgroup.is_frozen());
+        let record = container.record();
         self.change(container, |state| {
+            // The last daemon ended before it heard of the start.
+            if !state.status.has_process() || state.health.is_none() {
+                state.begin_health(&record.config);
+            }
             state.status = if frozen { Status::Paused } else { Status::Running };
             state.pid = status.pid;
             state.started_at = status.started_at;
@@ -136,6 +141,7 @@ impl Engine {
             self.adopt_exec(container, id, *pid);
         }
         self.follow(container, stream, None);
+        self.monitor_health(container);
     }
 
     /// A container whose shim is gone: it ended while no daemon was there, or the machine was restarted.

@@ -226,8 +226,9 @@ fn inspect(names: &[String], format: &str, find: impl Fn(&str) -> vessel_client:
     }
     match template {
         Some(template) => {
-            for value in &found {
-                output::print_line(&template.apply(&Data::new(value)).map_err(Failure::new)?)?;
+            for mut value in found {
+                add_absent(&mut value);
+                output::print_line(&template.apply(&Data::new(&value)).map_err(Failure::new)?)?;
             }
         }
         None => output::print_line(&indented(&Value::Array(found)))?,
@@ -242,6 +243,27 @@ fn inspect(names: &[String], format: &str, find: impl Fn(&str) -> vessel_client:
     }
 }
 
+/// Adds what Docker leaves out of a container when it is empty, so that templates can ask for it: `{{if .State.Health}}`.
+fn add_absent(value: &mut Value) {
+    let absent = [
+        ("/State", "Health", Value::Null),
+        ("/Config", "Healthcheck", Value::Null),
+        ("/Config", "Shell", Value::Null),
+        ("/Config", "StopSignal", Value::String(String::new())),
+        ("/Config", "StopTimeout", Value::Null),
+        ("", "SizeRw", Value::Null),
+        ("", "SizeRootFs", Value::Null),
+    ];
+    if value.get("HostConfig").is_none() {
+        return;
+    }
+    for (within, name, empty) in absent {
+        if let Some(Value::Object(members)) = value.pointer_mut(within) {
+            members.entry(name).or_insert(empty);
+        }
+    }
+}
+
 /// JSON with four spaces to a level, as Docker shows it.
 fn indented(value: &Value) -> String {
     let mut out = Vec::new();
@@ -250,5 +272,28 @@ fn indented(value: &Value) -> String {
     match serde::Serialize::serialize(value, &mut serializer) {
         Ok(()) => String::from_utf8_lossy(&out).into_owned(),
         Err(_) => value.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn templates_can_ask_for_what_a_container_does_not_have() {
+        let mut value = serde_json::json!({"State": {}, "Config": {"StopTimeout": 3}, "HostConfig": {}});
+        add_absent(&mut value);
+        let said = |template: &str| {
+            Format::parse(template)
+                .unwrap()
+                .apply(&Data::new(&value))
+                .unwrap()
+        };
+        let health = "{{if .State.Health}}{{.State.Health.Status}}{{else}}none{{end}}";
+        assert_eq!(said(health), "none");
+        assert_eq!(said("{{json .State.Health}} {{.Config.StopTimeout}}"), "null 3");
+        let mut image = serde_json::json!({"Config": {}});
+        add_absent(&mut image);
+        assert_eq!(image, serde_json::json!({"Config": {}}));
     }
 }

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use vessel_api::{ContainerCreateRequest, ContainerCreateResponse};
 
-use super::Container;
 use super::record::{MountKind, Record, State, Status};
 use super::table::check_name;
+use super::{Container, health};
 use crate::error::Context;
 use crate::oci_spec::modes::{Namespace, NetworkMode};
 use crate::oci_spec::{merge, mount_points, ports, security, validate};
@@ -39,6 +39,9 @@ impl Engine {
             return Err(Error::invalid(
                 "no image was named: the field Image must not be empty",
             ));
+        }
+        if let Some(health) = &config.healthcheck {
+            health::validate(health)?;
         }
         let image = self.image(&config.image).await?;
         check_platform(platform, &image)?;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use rustix::fs::{Mode, OFlags};
+use tokio::sync::Notify;
 use vessel_api::{ExecCreateRequest, ExecCreateResponse, ExecInspect, ExecProcessConfig, ExecStartRequest};
 use vessel_runtime::shim::protocol::{ExecRequest, Reply};
 use vessel_runtime::shim::{Attach, Exit, Request};
@@ -28,11 +29,14 @@ pub(crate) struct Execs(RwLock<HashMap<String, Arc<Exec>>>);
 const ENDED_KEPT: usize = 32;
 
 #[derive(Debug)]
-struct Exec {
+pub(super) struct Exec {
     id: String,
     container: Arc<Container>,
     request: ExecCreateRequest,
+    /// Whether it is a health check's: killed when its stream is dropped, forgotten when it has ended.
+    probe: bool,
     state: Mutex<ExecState>,
+    over: Notify,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -46,6 +50,24 @@ struct ExecState {
 impl Exec {
     fn change<T>(&self, change: impl FnOnce(&mut ExecState) -> T) -> T {
         change(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Waits until its process has ended; its exit code. For one waiter.
+    pub(super) async fn ended(&self) -> i32 {
+        loop {
+            if let Some(code) = self.change(|state| state.exit_code) {
+                return code;
+            }
+            self.over.notified().await;
+        }
+    }
+
+    fn end(&self, code: i32) {
+        self.change(|state| {
+            state.running = false;
+            state.exit_code = Some(code);
+        });
+        self.over.notify_one();
     }
 }
 
@@ -63,7 +85,11 @@ impl Execs {
             .insert(exec.id.clone(), exec);
     }
 
-    /// Forgets those of a container that `forget` says.
+    fn remove(&self, id: &str) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).remove(id);
+    }
+
+    /// Forgets those of a container that `keep` does not keep.
     fn retain(&self, container: &str, mut keep: impl FnMut(&Exec) -> bool) {
         let mut execs = self.0.write().unwrap_or_else(PoisonError::into_inner);
         execs.retain(|_, exec| exec.container.id != container || keep(exec));
@@ -81,27 +107,59 @@ impl Engine {
         request: ExecCreateRequest,
     ) -> Result<ExecCreateResponse> {
         let container = self.container(container)?;
-        runs(&container)?;
+        let exec = self.new_exec(&container, request, false)?;
+        Ok(ExecCreateResponse { id: exec.id.clone() })
+    }
+
+    /// Prepares an exec; `probe`: for a health check.
+    pub(super) fn new_exec(
+        &self,
+        container: &Arc<Container>,
+        request: ExecCreateRequest,
+        probe: bool,
+    ) -> Result<Arc<Exec>> {
+        runs(container)?;
         if request.cmd.first().is_none_or(String::is_empty) {
             return Err(Error::invalid("No exec command specified"));
         }
         let id = ids::id();
         let command = command_text(&request);
-        self.forget_ended(&container);
+        self.forget_ended(container);
         container.inner().execs.push(id.clone());
-        let exec = Exec {
+        let exec = Arc::new(Exec {
             id: id.clone(),
-            container: Arc::clone(&container),
+            container: Arc::clone(container),
             request,
+            probe,
             state: Mutex::default(),
-        };
-        self.execs.insert(Arc::new(exec));
+            over: Notify::new(),
+        });
+        self.execs.insert(Arc::clone(&exec));
         self.container_event(
             &container.record(),
             &format!("exec_create: {command}"),
-            &[("execID", id.clone())],
+            &[("execID", id)],
         );
-        Ok(ExecCreateResponse { id })
+        Ok(exec)
+    }
+
+    /// Starts a health check's exec; its output.
+    pub(super) async fn start_probe(&self, exec: &Exec) -> Result<tokio::net::UnixStream> {
+        exec.change(|state| state.started = true);
+        let started = match self.start_exec(exec, &ExecStartRequest::default()).await {
+            Ok(attached) => attached.and_then(|attached| attached.stream),
+            Err(error) => {
+                self.forget(exec);
+                return Err(error);
+            }
+        };
+        started.ok_or_else(|| Error::system("a health check was started without its output"))
+    }
+
+    /// An exec that never ran, or a probe that has ended.
+    fn forget(&self, exec: &Exec) {
+        exec.container.inner().execs.retain(|other| *other != exec.id);
+        self.execs.remove(&exec.id);
     }
 
     /// Starts an exec; its streams, unless it is detached.
@@ -164,6 +222,7 @@ impl Engine {
             process,
             seccomp_program,
             attach: attach.clone(),
+            leashed: exec.probe,
         });
         // Before the reply: the process may end before it is read.
         exec.change(|state| state.running = true);
@@ -318,10 +377,10 @@ impl Engine {
     pub(super) fn exec_ended(&self, container: &Container, id: &str, exit: Exit) {
         container.inner().execs.retain(|other| other != id);
         let Ok(exec) = self.execs.get(id) else { return };
-        exec.change(|state| {
-            state.running = false;
-            state.exit_code = Some(exit.code);
-        });
+        exec.end(exit.code);
+        if exec.probe {
+            self.execs.remove(id);
+        }
         let attributes = [("execID", id.to_owned()), ("exitCode", exit.code.to_string())];
         self.container_event(&container.record(), "exec_die", &attributes);
     }
@@ -330,13 +389,12 @@ impl Engine {
     pub(super) fn end_execs(&self, container: &Container) {
         let running = std::mem::take(&mut container.inner().execs);
         for id in running {
-            if let Ok(exec) = self.execs.get(&id) {
-                exec.change(|state| {
-                    if state.running {
-                        state.running = false;
-                        state.exit_code = Some(137);
-                    }
-                });
+            let Ok(exec) = self.execs.get(&id) else { continue };
+            if exec.change(|state| state.running) {
+                exec.end(137);
+            }
+            if exec.probe {
+                self.execs.remove(&id);
             }
         }
     }
@@ -359,11 +417,13 @@ impl Engine {
             id: id.to_owned(),
             container: Arc::clone(container),
             request: ExecCreateRequest::default(),
+            probe: false,
             state: Mutex::new(state),
+            over: Notify::new(),
         }));
     }
 
-    /// Forgets ended execs of a container when there are many: health checks and scripts make thousands.
+    /// Forgets ended execs of a container when there are many: scripts make thousands.
     fn forget_ended(&self, container: &Container) {
         let mut ended = 0;
         self.execs.retain(&container.id, |exec| {

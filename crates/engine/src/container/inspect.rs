@@ -185,6 +185,6 @@ fn container_state(state: &State) -> ContainerState {
         error: state.error.clone(),
         started_at: rfc3339(state.started_at),
         finished_at: rfc3339(state.finished_at),
-        health: None,
+        health: state.health.as_ref().map(|health| health.to_api()),
     }
 }

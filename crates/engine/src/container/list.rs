@@ -75,6 +75,13 @@ impl Engine {
                 return Err(Error::invalid(format!("invalid filter 'status={status}'")));
             }
         }
+        for health in filters.get("health") {
+            if !["none", "starting", "healthy", "unhealthy"].contains(&health) {
+                return Err(Error::invalid(format!(
+                    "Unrecognised filter value for health: {health}"
+                )));
+            }
+        }
         let mut exited = Vec::new();
         for code in filters.get("exited") {
             exited.push(
@@ -134,7 +141,7 @@ impl Engine {
                 })
                 && filters.any("publish", |port| has_port(port, &record.host.port_bindings))
                 && filters.any("expose", |port| has_port(port, &record.config.exposed_ports))
-                && filters.any("health", |health| health == "none")
+                && filters.matches("health", state.health_name())
                 && filters.any("isolation", |_| true)
                 && filters.any("is-task", |task| matches!(task, "false" | "0"));
             ok.then_some((record, state))
@@ -229,7 +236,14 @@ fn status_text(state: &State, now: i64) -> String {
     let since = |then: i64| human_duration(now.saturating_sub(then) / 1_000_000_000);
     match state.status {
         Status::Created => "Created".into(),
-        Status::Running => format!("Up {}", since(state.started_at)),
+        Status::Running => {
+            let up = since(state.started_at);
+            match state.health_name() {
+                "none" => format!("Up {up}"),
+                "starting" => format!("Up {up} (health: starting)"),
+                health => format!("Up {up} ({health})"),
+            }
+        }
         Status::Paused => format!("Up {} (Paused)", since(state.started_at)),
         Status::Restarting => format!(
             "Restarting ({}) {} ago",

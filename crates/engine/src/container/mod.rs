@@ -8,6 +8,7 @@ pub mod attach;
 pub mod create;
 pub mod exec;
 mod follow;
+pub(crate) mod health;
 pub mod inspect;
 pub mod list;
 mod names;
@@ -71,6 +72,8 @@ pub(crate) struct Life {
     pub running: bool,
     /// Whether there is a process.
     pub process: bool,
+    /// When the run began that goes on and is not paused; 0: there is none.
+    pub active: i64,
     /// How often it has ended for good.
     pub exits: u64,
     /// Of the last end.
@@ -95,6 +98,7 @@ impl Container {
         let life = Life {
             running: state.status.is_running(),
             process: state.status.has_process(),
+            active: state.active(),
             exit_code: state.exit_code,
             ..Life::default()
         };
@@ -206,7 +210,9 @@ impl Engine {
     /// A journal that cannot be written does not undo what has happened: it is said, and the change stands.
     pub(crate) fn change(&self, container: &Container, change: impl FnOnce(&mut State)) {
         let mut inner = container.inner();
+        let before = inner.state.status;
         change(&mut inner.state);
+        inner.state.end_health(before);
         if let Err(error) = self.states.put_now(&container.id, &inner.state) {
             tracing::warn!(
                 container = container.id,
@@ -214,16 +220,16 @@ impl Engine {
             );
         }
         let (running, process) = (inner.state.status.is_running(), inner.state.status.has_process());
-        let exit_code = inner.state.exit_code;
+        let (exit_code, active) = (inner.state.exit_code, inner.state.active());
         drop(inner);
         container.life.send_if_modified(|life| {
-            let changed = (life.running, life.process) != (running, process);
+            let changed = (life.running, life.process, life.active) != (running, process, active);
             // A run that ends for good is an exit; a pause between two runs is not.
             if life.running && !running {
                 life.exits += 1;
                 life.exit_code = exit_code;
             }
-            (life.running, life.process) = (running, process);
+            (life.running, life.process, life.active) = (running, process, active);
             changed
         });
     }

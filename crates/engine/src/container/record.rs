@@ -4,6 +4,8 @@ use serde::{Deserialize, Serialize};
 use vessel_api::{ContainerConfig, EndpointSettings, HostConfig, Map, MountPoint};
 use vessel_network::EndpointRecord;
 
+use super::health::Health;
+
 /// What was asked for, settled at creation; changed by rename and update only.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Record {
@@ -179,4 +181,17 @@ pub struct State {
     pub endpoint: Option<EndpointRecord>,
     /// The boot it was started in.
     pub boot_id: String,
+    /// What the health check found; none without one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub health: Option<Box<Health>>,
+}
+
+impl State {
+    /// When the run began that goes on and is not paused; 0: there is none.
+    pub(crate) fn active(&self) -> i64 {
+        match self.status {
+            Status::Running => self.started_at,
+            _ => 0,
+        }
+    }
 }

@@ -112,7 +112,7 @@ impl Engine {
         self.container_event(&record, "destroy", &[]);
         container.life.send_modify(|life| {
             life.removed = true;
-            (life.running, life.process) = (false, false);
+            (life.running, life.process, life.active) = (false, false, 0);
         });
         let durability = if record.host.auto_remove {
             Durability::Process

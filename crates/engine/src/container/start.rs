@@ -98,12 +98,14 @@ impl Engine {
                     state.exit_code = 0;
                     state.oom_killed = false;
                     state.error.clear();
+                    state.begin_health(&record.config);
                 });
                 if let Some((network, _)) = self.endpoint_settings(&record, None, true) {
                     self.network_event(&record, &network, "connect");
                 }
                 self.container_event(&record, "start", &[]);
                 self.follow(container, control, Some(shim_pid));
+                self.monitor_health(container);
                 return Ok(());
             }
             Ok(Some(Event::Failed(report))) => {

@@ -182,6 +182,10 @@ pub struct ExecRequest {
     pub seccomp_program: Option<PathBuf>,
     /// Whether this connection becomes its standard streams.
     pub attach: Option<Attach>,
+    /// Whether the process is killed when this connection closes before it has ended. So whoever asked, a health check
+    /// say, ends it by leaving, and it does not outlive a daemon that crashes.
+    #[serde(default)]
+    pub leashed: bool,
 }
 
 /// The answer to a [`Request`].

@@ -85,6 +85,7 @@ impl Server {
                 terminal: init.terminal,
                 ends,
                 input_once: config.stdin_once,
+                leashed: false,
             },
         )?;
         Ok(Self {
@@ -311,6 +312,17 @@ impl Server {
         }
     }
 
+    /// A client is gone: what was to live no longer than it does not.
+    fn client_left(&self, session: u64) {
+        let leashed = self
+            .sessions
+            .iter()
+            .find(|candidate| candidate.number == session && candidate.leashed && candidate.exit.is_none());
+        if let Some(session) = leashed {
+            let _ = pidfd_send_signal(&session.pidfd, Signal::KILL);
+        }
+    }
+
     fn refuse(&mut self, number: u64, error: &Error) {
         self.tell(number, &Reply::Failed(error.report()));
         self.close_later(number);
@@ -460,6 +472,7 @@ impl Server {
                 terminal: executed.terminal,
                 ends,
                 input_once: true,
+                leashed: request.leashed,
             },
         )?);
         self.tell(number, &Reply::Started { pid });
@@ -640,6 +653,7 @@ impl Server {
         self.connections.retain(|_, connection| !connection.dead);
         for (session, to) in gone {
             self.client_input_ended(session, &to);
+            self.client_left(session);
         }
     }
 

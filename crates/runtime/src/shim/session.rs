@@ -53,6 +53,8 @@ pub struct Session {
     pub input: Option<Input>,
     /// Close the input when the client that has it leaves.
     pub input_once: bool,
+    /// Kill it when the client that started it leaves.
+    pub leashed: bool,
     pub exit: Option<Exit>,
 }
 
@@ -110,6 +112,7 @@ pub struct NewSession {
     pub terminal: Option<OwnedFd>,
     pub ends: Ends,
     pub input_once: bool,
+    pub leashed: bool,
 }
 
 impl Session {
@@ -123,6 +126,7 @@ impl Session {
             terminal,
             mut ends,
             input_once,
+            leashed,
         } = new;
         if let Some(terminal) = &terminal {
             let copy = || terminal.try_clone().context(|| "keep the terminal");
@@ -172,6 +176,7 @@ impl Session {
             outputs,
             input,
             input_once,
+            leashed,
             exit: None,
         })
     }
