@@ -255,6 +255,104 @@ fn metadata_bombs() {
 }
 
 #[test]
+fn what_is_kept_in_memory_is_bounded() {
+    // Directories are finished at the end: until then each is remembered with its attributes.
+    let attribute = vec![b'x'; 60_000];
+    let names: Vec<String> = (0..16).map(|i| format!("SCHILY.xattr.user.{i}")).collect();
+    let records: Vec<(&str, &[u8])> = names.iter().map(|name| (&name[..], &attribute[..])).collect();
+    let directory = Tar::new().pax(&records).dir("d").raw();
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    for _ in 0..300 {
+        std::io::Write::write_all(&mut gzip, &directory).unwrap();
+    }
+    let (_dir, store) = store();
+    let bomb = docker_archive_with(&config(&[vec![]]), &[gzip.finish().unwrap()], "a:1");
+    let error = load_bytes(&store, &bomb).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Limit, "{error}");
+    assert!(error.to_string().contains("too many directories"), "{error}");
+    assert!(leftovers(&store).is_empty());
+
+    let names: Vec<String> = (0..2000).map(|i| format!("SCHILY.xattr.user.{i}")).collect();
+    let records: Vec<(&str, &[u8])> = names.iter().map(|name| (&name[..], &b"x"[..])).collect();
+    assert!(refused(Tar::new().pax(&records).file("a", b"").end()).contains("extended attributes"));
+    let mut tar = Tar::new();
+    // Pieces that come one by one add up over several headers.
+    let pieces: Vec<(&str, &[u8])> = (0..40_000)
+        .map(|i| match i % 2 {
+            0 => ("GNU.sparse.offset", &b"1"[..]),
+            _ => ("GNU.sparse.numbytes", &b"0"[..]),
+        })
+        .collect();
+    for _ in 0..8 {
+        tar = tar.pax(&pieces);
+    }
+    assert!(refused(tar.file("a", b"").end()).contains("pieces"));
+}
+
+#[test]
+fn a_hole_of_terabytes_costs_nothing() {
+    use std::os::unix::fs::MetadataExt;
+    let (_dir, store) = store();
+    let size = 8u64 << 40;
+    let (text, map) = (size.to_string(), format!("0,4,{},4", size - 4));
+    let layer = Tar::new()
+        .pax(&[
+            ("GNU.sparse.size", text.as_bytes()),
+            ("GNU.sparse.map", map.as_bytes()),
+        ])
+        .file("holes", b"headtail")
+        .end();
+    match common::load_layers(&store, std::slice::from_ref(&layer)) {
+        Ok(image) => {
+            let chain = &image.layers[0].chain_id;
+            let file = std::fs::metadata(store.layer_path(chain).join("holes")).unwrap();
+            assert_eq!(file.len(), size);
+            assert!(file.blocks() < 1024, "{} blocks", file.blocks());
+            assert_eq!(image.size(), 8);
+            assert!(common::archive_of(&store, &image, 0) == layer);
+        }
+        // Not every file system holds files of this size.
+        Err(error) => {
+            assert!(error.to_string().contains("holes"), "{error}");
+            assert!(leftovers(&store).is_empty());
+        }
+    }
+    let (text, map) = ((1u64 << 60).to_string(), "0,4".to_owned());
+    let records: [(&str, &[u8]); 2] = [
+        ("GNU.sparse.size", text.as_bytes()),
+        ("GNU.sparse.map", map.as_bytes()),
+    ];
+    assert!(refused(Tar::new().pax(&records).file("s", b"head").end()).contains("too large"));
+}
+
+#[test]
+fn a_global_header_speaks_of_all_entries_only() {
+    let (_dir, store) = store();
+    let global = Tar::new()
+        .pax(&[
+            ("uid", b"5"),
+            ("path", b"elsewhere"),
+            ("SCHILY.xattr.user.a", b"b"),
+        ])
+        .raw();
+    let mut layer = global;
+    layer[156] = b'g';
+    // The type is part of the checksum: 'g' is 17 less than 'x'.
+    let sum = layer[..512].iter().enumerate().fold(0u32, |sum, (i, &b)| {
+        sum + u32::from(if (148..156).contains(&i) { b' ' } else { b })
+    });
+    layer[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    layer.extend(Tar::new().file("a", b"1").file("b", b"2").end());
+    let image = common::load_layers(&store, &[layer]).unwrap();
+    let files = store.layer_path(&image.layers[0].chain_id);
+    for name in ["a", "b"] {
+        let meta = std::fs::metadata(files.join(name)).unwrap();
+        assert_eq!(std::os::unix::fs::MetadataExt::uid(&meta), 5);
+    }
+    assert!(!files.join("elsewhere").exists());
+}
+
+#[test]
 fn an_archive_that_ends_within_a_layer() {
     let (_dir, store) = store();
     let layer = Tar::new().file("a", &vec![7; 3_000_000]).end();

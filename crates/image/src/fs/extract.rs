@@ -114,6 +114,9 @@ pub fn unpack_into(root: BorrowedFd<'_>, input: impl Read + Send, options: &Extr
     Ok(())
 }
 
+/// Memory for directories until then: about a million of them.
+const MAX_LATE: usize = 256 << 20;
+
 /// Metadata of a directory, set when everything is in place.
 struct LateDirectory {
     path: Vec<u8>,
@@ -129,6 +132,7 @@ pub(crate) struct Extractor<'a> {
     /// A new layer: whiteouts are converted, and everything there was made here.
     layer: bool,
     directories: Vec<LateDirectory>,
+    late_bytes: usize,
     stats: Stats,
     seen_bytes: u64,
     /// New files belong to root already.
@@ -142,6 +146,7 @@ impl<'a> Extractor<'a> {
             options,
             layer,
             directories: Vec::new(),
+            late_bytes: 0,
             stats: Stats::default(),
             seen_bytes: 0,
             // Directories get their set-group-ID bit last, so in a new layer nothing inherits a group.
@@ -196,8 +201,7 @@ impl<'a> Extractor<'a> {
                     "an entry of the archive would replace the root directory",
                 ));
             }
-            self.late_directory(path, entry);
-            return Ok(());
+            return self.late_directory(path, entry);
         }
         let (parent, name) = split(&path);
         if self.layer
@@ -238,11 +242,18 @@ impl<'a> Extractor<'a> {
             let fd = fd.map_err(|e| Error::io(format!("cannot open directory {}", show(path)), e))?;
             set_opaque(fd.as_fd(), path)?;
         }
-        self.late_directory(path.to_vec(), entry);
-        Ok(())
+        self.late_directory(path.to_vec(), entry)
     }
 
-    fn late_directory(&mut self, path: Vec<u8>, entry: Entry) {
+    fn late_directory(&mut self, path: Vec<u8>, entry: Entry) -> Result<()> {
+        let attributes: usize = entry.xattrs.iter().map(|(n, v)| n.len() + v.len()).sum();
+        self.late_bytes += size_of::<LateDirectory>() + path.len() + attributes;
+        if self.late_bytes > MAX_LATE {
+            return Err(Error::limit(format!(
+                "the archive has too many directories: their names and attributes take more than {} MiB of memory",
+                MAX_LATE >> 20
+            )));
+        }
         let owner = self.owner(&entry);
         self.directories.push(LateDirectory {
             path,
@@ -251,6 +262,7 @@ impl<'a> Extractor<'a> {
             mtime: entry.mtime,
             xattrs: entry.xattrs,
         });
+        Ok(())
     }
 
     fn file<R: BufRead>(

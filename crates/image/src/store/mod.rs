@@ -72,6 +72,7 @@ impl Store {
         // Layers hold set-user-ID programs: nobody but root walks in.
         rustix::fs::fchmod(&fd, rustix::fs::Mode::from_raw_mode(0o700))
             .map_err(|e| Error::io(format!("cannot set the mode of {}", layers.display()), e))?;
+        spread(&fd);
         let boot = fs::read_to_string(BOOT_ID).map_err(|e| Error::io(format!("cannot read {BOOT_ID}"), e))?;
         Ok(Self {
             inner: Arc::new(Inner {
@@ -127,6 +128,20 @@ impl Store {
 
     fn pins(&self) -> MutexGuard<'_, lease::Pins> {
         self.inner.pins.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Asks ext4 to put the directories of different layers far apart, as it does with those of the file system's root
+/// (`chattr +T`). They have nothing to do with each other; in particular, a new layer does not look for its inodes
+/// among those of one that was just removed: without a journal, ext4 skips these one by one for up to five minutes,
+/// and unpacking took ten times as long. Other file systems do not know the mark and need none.
+fn spread(layers: &fs::File) {
+    use rustix::fs::IFlags;
+    if let Ok(flags) = rustix::fs::ioctl_getflags(layers)
+        && !flags.contains(IFlags::TOPDIR)
+        && let Err(error) = rustix::fs::ioctl_setflags(layers, flags | IFlags::TOPDIR)
+    {
+        tracing::debug!(%error, "the file system cannot be asked to spread layers");
     }
 }
 

@@ -3,6 +3,11 @@
 use super::header::{Sparse, Timestamp, size};
 use crate::error::{Error, Result, show};
 
+/// The most extended attributes of one entry; the kernel keeps at most 64 KiB of their names.
+const MAX_XATTRS: usize = 1024;
+/// The most pieces of a sparse file.
+pub(super) const MAX_RANGES: usize = 1 << 17;
+
 /// What extended headers said about the next entry.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Pax {
@@ -30,6 +35,17 @@ impl Pax {
             data = rest;
         }
         Ok(())
+    }
+
+    /// What a global header can say about every entry after it. Names, sizes, sparse maps and attributes are of one
+    /// file; kept for all, an archive could make each of its entries cost megabytes.
+    pub(super) fn common(self) -> Self {
+        Self {
+            uid: self.uid,
+            gid: self.gid,
+            mtime: self.mtime,
+            ..Self::default()
+        }
     }
 
     /// Whether the sparse map precedes the payload (format 1.0).
@@ -69,8 +85,7 @@ impl Pax {
             }
             b"GNU.sparse.numbytes" => {
                 let offset = self.sparse_offset.take().ok_or_else(|| bad(value))?;
-                self.sparse_ranges
-                    .push((offset, number(value)?.ok_or_else(|| bad(value))?));
+                self.range(offset, number(value)?.ok_or_else(|| bad(value))?)?;
             }
             b"GNU.sparse.map" => {
                 self.sparse_seen = true;
@@ -79,8 +94,7 @@ impl Pax {
                 while let Some(offset) = numbers.next() {
                     let length = numbers.next().ok_or_else(|| bad(value))?;
                     let offset = number(offset)?.ok_or_else(|| bad(value))?;
-                    self.sparse_ranges
-                        .push((offset, number(length)?.ok_or_else(|| bad(value))?));
+                    self.range(offset, number(length)?.ok_or_else(|| bad(value))?)?;
                 }
             }
             _ => {
@@ -92,10 +106,25 @@ impl Pax {
                         )));
                     }
                     self.xattrs.retain(|(n, _)| n != name);
+                    if self.xattrs.len() == MAX_XATTRS {
+                        return Err(Error::limit(format!(
+                            "an entry of the archive has more than {MAX_XATTRS} extended attributes"
+                        )));
+                    }
                     self.xattrs.push((name.to_vec(), value.to_vec()));
                 }
             }
         }
+        Ok(())
+    }
+
+    fn range(&mut self, offset: u64, length: u64) -> Result<()> {
+        if self.sparse_ranges.len() == MAX_RANGES {
+            return Err(Error::limit(format!(
+                "a sparse file in the archive has more than {MAX_RANGES} pieces"
+            )));
+        }
+        self.sparse_ranges.push((offset, length));
         Ok(())
     }
 }

@@ -3,14 +3,12 @@
 use std::io::{self, BufRead};
 
 use super::header::{BLOCK, Entry, Header, Kind, MAX_PATH, Sparse, Timestamp, gnu_sparse_extension};
-use super::pax::Pax;
+use super::pax::{MAX_RANGES, Pax};
 use crate::chunk::{Chunk, ChunkReader, Source};
 use crate::error::{Error, Result, show};
 
 /// The largest pax header, as in Go's reader.
 const MAX_PAX: u64 = 1 << 20;
-/// The most pieces of a sparse file.
-const MAX_RANGES: usize = 1 << 17;
 /// The most extended headers in front of one entry.
 const MAX_EXTENSIONS: usize = 16;
 
@@ -70,8 +68,12 @@ impl<R: BufRead> TarReader<R> {
                 }
                 b'g' => {
                     let data = self.metadata(header.size()?, MAX_PAX, tap)?;
+                    let mut said = Pax::default();
+                    said.read(&data)?;
+                    (pax.uid, pax.gid) = (said.uid.or(pax.uid), said.gid.or(pax.gid));
+                    pax.mtime = said.mtime.or(pax.mtime);
                     self.global.read(&data)?;
-                    pax.read(&data)?;
+                    self.global = std::mem::take(&mut self.global).common();
                 }
                 b'L' => long_path = Some(self.long_name(header.size()?, tap)?),
                 b'K' => long_link = Some(self.long_name(header.size()?, tap)?),
