@@ -91,6 +91,8 @@ pub struct RootPaths {
     pub upper: PathBuf,
     /// overlayfs' work directory.
     pub work: PathBuf,
+    /// What is written need not outlive a crash of the machine.
+    pub volatile: bool,
 }
 
 impl Container {
@@ -194,6 +196,7 @@ impl Engine {
             lower,
             upper: own.join("upper"),
             work: own.join("work"),
+            volatile: record.host.auto_remove,
         })
     }
 

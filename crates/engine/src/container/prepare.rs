@@ -158,6 +158,7 @@ impl Engine {
                 lower: root.lower,
                 upper: Some(root.upper),
                 work: Some(root.work),
+                volatile: root.volatile,
             }),
             hierarchies: self.hierarchies.clone(),
             seccomp_program,

@@ -87,13 +87,19 @@ impl Engine {
         let (own, shim) = (self.paths.container(&record.id), self.paths.shim(&record.id));
         // The shim removed the cgroup, unless something kept it.
         let cgroup = self.container_cgroup(container).ok();
+        // Nobody asked for the removal of what removes itself, and nobody waits for its files: they go when it is gone.
+        let files_later = record.host.auto_remove.then(|| own.clone());
+        let files_now = (!record.host.auto_remove).then_some(own);
         let removed = blocking(move || {
             if let Some(cgroup) = cgroup {
                 cgroup.kill_all(rustix::process::Signal::KILL)?;
                 cgroup.destroy()?;
             }
             remove_tree(&shim).context(|| format!("remove {}", shim.display()))?;
-            remove_tree(&own).context(|| format!("remove {}", own.display()))
+            match files_now {
+                Some(own) => remove_tree(&own).context(|| format!("remove {}", own.display())),
+                None => Ok(()),
+            }
         });
         if let Err(error) = removed.await {
             self.change(container, |state| {
@@ -114,6 +120,13 @@ impl Engine {
             life.removed = true;
             (life.running, life.process, life.active) = (false, false, 0);
         });
+        if let Some(own) = files_later {
+            tokio::task::spawn_blocking(move || {
+                if let Err(error) = remove_tree(&own) {
+                    tracing::warn!("remove {}: {error}; the next start of the daemon removes it", own.display());
+                }
+            });
+        }
         let durability = if record.host.auto_remove {
             Durability::Process
         } else {

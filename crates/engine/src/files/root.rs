@@ -194,6 +194,7 @@ fn assemble(paths: &RootPaths, mounts: &[MountRecord], writable: bool) -> Result
                 lower: paths.lower.clone(),
                 upper,
                 work,
+                volatile: paths.volatile,
             },
             None,
         )?
@@ -206,6 +207,7 @@ fn assemble(paths: &RootPaths, mounts: &[MountRecord], writable: bool) -> Result
                 lower,
                 upper: None,
                 work: None,
+                volatile: false,
             },
             None,
         )?
@@ -317,6 +319,7 @@ mod tests {
                 lower: vec![at("high"), at("low")],
                 upper: at("upper"),
                 work: at("work"),
+                volatile: false,
             },
             // The second lies in the first, and both where the root is put together.
             mounts: vec![mount("other", "/data/deep/other"), mount("volume", "/data")],

@@ -208,6 +208,7 @@ pub fn stack(layers: Vec<std::path::PathBuf>) -> Result<std::os::fd::OwnedFd> {
         lower: layers,
         upper: None,
         work: None,
+        volatile: false,
     };
     Ok(vessel_runtime::rootfs::overlay(&overlay, None)?)
 }

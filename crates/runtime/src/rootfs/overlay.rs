@@ -9,11 +9,11 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{CWD, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags,
-    fsconfig_create, fsconfig_set_fd, fsconfig_set_string, fsmount, fsopen, mount_change, move_mount,
+    fsconfig_create, fsconfig_set_fd, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount_change, move_mount,
     open_tree,
 };
 use rustix::process::{getegid, geteuid};
@@ -106,6 +106,9 @@ fn mapped(overlay: &Overlay, user: BorrowedFd<'_>) -> Result<Option<OwnedFd>> {
             held.push(dir);
         }
         held.push(parent);
+    }
+    if overlay.volatile {
+        make_volatile(&context, overlay)?;
     }
     let _acting = owner.map(Acting::start).transpose()?;
     match fsconfig_create(&context) {
@@ -219,7 +222,7 @@ fn with_private_mounts<T>(run: impl FnOnce() -> Result<T>) -> Result<T> {
 /// Names the layers. What is returned must be kept until the superblock exists, as must `held`.
 fn set_layers(context: &OwnedFd, overlay: &Overlay, held: &mut Vec<OwnedFd>) -> Result<Option<Near>> {
     let mut near = None;
-    if takes_single_layers(context) {
+    if takes_single_layers() {
         for lower in &overlay.lower {
             fsconfig_set_string(context, "lowerdir+", lower)
                 .context(|| format!("use the layer {}", lower.display()))?;
@@ -245,13 +248,46 @@ fn set_layers(context: &OwnedFd, overlay: &Overlay, held: &mut Vec<OwnedFd>) -> 
             held.push(fd);
         }
     }
+    if overlay.volatile {
+        make_volatile(context, overlay)?;
+    }
     Ok(near)
 }
 
-/// Whether this kernel knows `lowerdir+`. One before 6.5 would accept anything now and complain in its log later, only
-/// not a comma; one that knows it finds no such file.
-fn takes_single_layers(context: &OwnedFd) -> bool {
-    fsconfig_set_string(context, "lowerdir+", "/proc/self/,") == Err(Errno::NOENT)
+/// Mounts without syncing. An earlier such mount left a mark that keeps the kernel from mounting the layers again, for it
+/// does not know whether the machine crashed meanwhile. Who asks for this says that it does not matter.
+fn make_volatile(context: &OwnedFd, overlay: &Overlay) -> Result<()> {
+    let Some(work) = &overlay.work else { return Ok(()) };
+    if !kernel_is_at_least((5, 10)) {
+        return Ok(());
+    }
+    let incompat = work.join("work/incompat");
+    for directory in [incompat.join("volatile"), incompat] {
+        match rustix::fs::unlinkat(CWD, &directory, AtFlags::REMOVEDIR) {
+            Err(Errno::NOENT) | Ok(()) => {}
+            Err(errno) => return Err(errno).context(|| format!("remove {}", directory.display())),
+        }
+    }
+    fsconfig_set_flag(context, "volatile").context(failed)
+}
+
+/// Whether this kernel knows `lowerdir+`. Its version is asked, not the overlay: one before 6.5 would accept anything
+/// now and complain later, and a later one logs a name it does not find, which takes a millisecond on a serial console.
+fn takes_single_layers() -> bool {
+    kernel_is_at_least((6, 7))
+}
+
+fn kernel_is_at_least(wanted: (u32, u32)) -> bool {
+    is_at_least(&rustix::system::uname().release().to_string_lossy(), wanted)
+}
+
+/// Whether a kernel's release, such as `6.1.0-28-amd64`, is `wanted` (major, minor) or later. What cannot be read is old.
+fn is_at_least(release: &str, wanted: (u32, u32)) -> bool {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|number| number.parse().ok());
+    match (numbers.next(), numbers.next()) {
+        (Some(major), Some(minor)) => (major, minor) >= wanted,
+        _ => false,
+    }
 }
 
 /// The layers as `lowerdir` takes them: numbers of open descriptors.
@@ -355,4 +391,20 @@ fn explain(errno: Errno, overlay: &Overlay) -> Error {
         "mount the container's overlay root (is the state directory on a file system that supports overlays?)",
         std::io::Error::from(errno),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_at_least;
+
+    #[test]
+    fn releases_compare_by_number() {
+        assert!(is_at_least("6.7.0", (6, 7)));
+        assert!(is_at_least("6.18.5-cloud-amd64", (6, 7)));
+        assert!(is_at_least("10.0", (6, 7)));
+        assert!(!is_at_least("6.1.0-28-amd64", (6, 7)));
+        assert!(!is_at_least("5.15-rc3", (6, 7)));
+        assert!(!is_at_least("", (6, 7)));
+        assert!(!is_at_least("mainline", (6, 7)));
+    }
 }

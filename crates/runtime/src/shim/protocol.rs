@@ -111,6 +111,10 @@ pub struct Overlay {
     pub upper: Option<PathBuf>,
     /// overlayfs' work directory, on the same file system as `upper`.
     pub work: Option<PathBuf>,
+    /// What is written need not outlive a crash of the machine: sync(2) inside and the unmount write nothing to disk.
+    /// Every mount of the same `upper` must then be volatile (Linux 5.10; before, it has no effect).
+    #[serde(default)]
+    pub volatile: bool,
 }
 
 /// A log in Docker's json-file format.
