@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use vessel_api::{ContainerConfig, HealthConfig};
 use vessel_image::{ChainId, Digest, ImageConfig, LoadOptions, Reference, image_id_prefix};
 
+use crate::images::short;
 use crate::state::Table;
 use crate::{Durability, Engine, Error, Result, Store, blocking};
 
@@ -57,6 +58,29 @@ struct Index {
     tags: BTreeMap<String, String>,
     /// Those looked up since their record last changed.
     resolved: BTreeMap<String, Arc<Image>>,
+    /// Those that containers are being made from, with how many.
+    held: BTreeMap<String, usize>,
+}
+
+/// An image that cannot be removed as long as this lives: what was looked up is there until a container's record says
+/// that it is needed.
+#[derive(Debug)]
+pub(crate) struct Held<'a> {
+    index: &'a ImageIndex,
+    id: String,
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.index.write(|index| {
+            if let Some(count) = index.held.get_mut(&self.id) {
+                *count -= 1;
+                if *count == 0 {
+                    index.held.remove(&self.id);
+                }
+            }
+        });
+    }
 }
 
 impl std::fmt::Debug for ImageIndex {
@@ -76,6 +100,7 @@ impl ImageIndex {
             records: images.all()?.into_iter().collect(),
             tags: tags.all()?.into_iter().collect(),
             resolved: BTreeMap::new(),
+            held: BTreeMap::new(),
         };
         Ok(Self {
             content,
@@ -145,16 +170,38 @@ impl ImageIndex {
         self.images.sync(Durability::Disk).await
     }
 
-    /// Forgets a record (names stay; take them away first).
+    /// Keeps an image from being removed. `None` when it has been.
+    pub(crate) fn hold(&self, id: &str) -> Option<Held<'_>> {
+        self.write(|index| {
+            index.records.contains_key(id).then(|| {
+                *index.held.entry(id.to_owned()).or_default() += 1;
+                Held {
+                    index: self,
+                    id: id.to_owned(),
+                }
+            })
+        })
+    }
+
+    /// Forgets a record (names stay; take them away first). `unused` is asked when nobody can begin to use the image any
+    /// more: whoever held it until then has a container by now.
     ///
     /// # Errors
-    /// When the journal cannot be written.
-    pub async fn remove(&self, id: &str) -> Result<()> {
-        self.images.delete_now(id)?;
+    /// When it is held or `unused` says no; when the journal cannot be written.
+    pub(crate) async fn remove(&self, id: &str, unused: impl FnOnce() -> Result<()>) -> Result<()> {
         self.write(|index| {
+            if index.held.contains_key(id) {
+                return Err(Error::conflict(format!(
+                    "conflict: unable to delete {} (cannot be forced) - a container is being made from it",
+                    short(id)
+                )));
+            }
+            unused()?;
+            self.images.delete_now(id)?;
             index.resolved.remove(id);
             index.records.remove(id);
-        });
+            Ok(())
+        })?;
         self.images.sync(Durability::Disk).await
     }
 
@@ -260,8 +307,12 @@ impl Engine {
         let (content, owned) = (self.images.content.clone(), id.to_owned());
         let image = blocking(move || read_image(&content, owned, record)).await?;
         let image = Arc::new(image);
-        self.images
-            .write(|index| index.resolved.insert(id.to_owned(), Arc::clone(&image)));
+        self.images.write(|index| {
+            // Unless it was removed meanwhile.
+            if index.records.contains_key(id) {
+                index.resolved.insert(id.to_owned(), Arc::clone(&image));
+            }
+        });
         Ok(image)
     }
 

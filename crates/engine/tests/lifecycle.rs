@@ -222,3 +222,61 @@ fn a_second_engine_on_the_root_is_refused() {
         assert!(error.message().contains("in use by another"), "{error}");
     });
 }
+
+/// Containers are made from an image while it is removed, again and again: either there is no container, or it has its
+/// image and all its layers.
+#[test]
+fn an_image_is_not_removed_while_a_container_is_made_from_it() {
+    let Some(world) = World::new() else { return };
+    let layers = world.directory.path().join("root");
+    world.run(async |engine| {
+        let (mut made, mut removed) = (0, 0);
+        for round in 0..200_u64 {
+            // The image is loaded by the first look-up that misses it.
+            let id = engine.image("hello").await.unwrap().id.clone();
+            let creator = Arc::clone(&engine);
+            let create = tokio::spawn(async move {
+                // Now the one is first, now the other. Less than tokio's clock can tell.
+                std::thread::sleep(std::time::Duration::from_micros(round % 2 * 100));
+                creator
+                    .container_create(
+                        None,
+                        None,
+                        request(|config, _| {
+                            config.image = id;
+                            // The wider the window, the better.
+                            config.volumes.insert("/made".into(), vessel_api::Empty {});
+                        }),
+                    )
+                    .await
+            });
+            let remover = Arc::clone(&engine);
+            let remove = tokio::spawn(async move {
+                std::thread::sleep(std::time::Duration::from_micros((round + 1) % 2 * round * 5));
+                remover.image_remove("hello", false, true).await
+            });
+            let (create, remove) = (create.await.unwrap(), remove.await.unwrap());
+            removed += u32::from(remove.is_ok_and(|items| items.iter().any(|item| !item.deleted.is_empty())));
+            let Ok(container) = create else { continue };
+            made += 1;
+            let inspect = engine.container_inspect(&container.id, false).await.unwrap();
+            engine.image_inspect(&inspect.image).await.unwrap();
+            for layer in inspect.graph_driver.data["LowerDir"].split(':') {
+                assert!(
+                    std::path::Path::new(layer).exists(),
+                    "{layer} is gone, below {}",
+                    layers.display()
+                );
+            }
+            let options = RemoveOptions {
+                volumes: true,
+                ..RemoveOptions::default()
+            };
+            engine.container_remove(&container.id, options).await.unwrap();
+        }
+        assert!(
+            made > 0 && removed > 0,
+            "{made} made, {removed} removed: nothing was tried"
+        );
+    });
+}

@@ -44,6 +44,10 @@ impl Engine {
             health::validate(health)?;
         }
         let image = self.image(&config.image).await?;
+        // It cannot be removed until the container is there.
+        let Some(_held) = self.images.hold(&image.id) else {
+            return Err(Error::not_found(format!("No such image: {}", config.image)));
+        };
         check_platform(platform, &image)?;
         merge::merge(&mut config, &image.config);
         let (path, args) = merge::command(&config)?;

@@ -17,6 +17,7 @@ use vessel_api::{
 };
 use vessel_image::{ChainId, Digest, ImageConfig, Reference, image_id_prefix};
 
+pub(crate) use remove::short;
 pub use transfer::{ImportOptions, Progress};
 
 use crate::image_index::ImageRecord;

@@ -11,7 +11,7 @@ use vessel_image::{Collected, Digest, ImageConfig, LiveSet, Reference};
 
 use super::{CHANGES, bad_until, chain_id, created};
 use crate::container::record::Status;
-use crate::{Container, Engine, Error, Filters, Result, blocking, time};
+use crate::{Container, Engine, Error, ErrorKind, Filters, Result, blocking, time};
 
 impl Engine {
     /// Gives an image a further name.
@@ -61,6 +61,7 @@ impl Engine {
         let users = self.users_of(&id);
         let mut names = self.images().tags_of(&id);
         let mut items = Vec::new();
+        let by_name = found.name.is_some();
         if let Some(name) = found.name {
             if !force
                 && names.len() == 1
@@ -99,7 +100,12 @@ impl Engine {
             self.take_name(&id, &name, &mut items).await?;
         }
         self.take_digests(&id, |_| true, &mut items).await?;
-        self.delete_images(std::slice::from_ref(&id), &mut items).await?;
+        match self.forget_image(&id, force, &mut items).await {
+            // As above: a container has come to use it meanwhile.
+            Err(error) if by_name && error.kind() == ErrorKind::Conflict => return Ok(items),
+            other => other?,
+        }
+        self.collect_into(&mut items).await?;
         Ok(items)
     }
 
@@ -140,20 +146,20 @@ impl Engine {
         users
     }
 
-    /// Forgets images that have no names any more, and collects what nothing needs then.
-    async fn delete_images(
-        self: &Arc<Self>,
-        ids: &[String],
-        items: &mut Vec<ImageDeleteItem>,
-    ) -> Result<u64> {
-        for id in ids {
-            self.images().remove(id).await?;
-            self.image_event("delete", id, id);
-            items.push(ImageDeleteItem {
-                deleted: id.clone(),
-                ..ImageDeleteItem::default()
-            });
-        }
+    /// Forgets an image that has no names any more, unless a container has come to use it since that was checked.
+    async fn forget_image(&self, id: &str, force: bool, items: &mut Vec<ImageDeleteItem>) -> Result<()> {
+        let unused = || check_users(id, &self.users_of(id), force);
+        self.images().remove(id, unused).await?;
+        self.image_event("delete", id, id);
+        items.push(ImageDeleteItem {
+            deleted: id.to_owned(),
+            ..ImageDeleteItem::default()
+        });
+        Ok(())
+    }
+
+    /// Collects what nothing needs any more; how much that was.
+    async fn collect_into(self: &Arc<Self>, items: &mut Vec<ImageDeleteItem>) -> Result<u64> {
         let collected = self.collect_images().await?;
         items.extend(collected.layers.iter().map(|layer| ImageDeleteItem {
             deleted: layer.to_string(),
@@ -226,7 +232,6 @@ impl Engine {
         }
         let _change = CHANGES.lock().await;
         let mut report = ImagesPruneReport::default();
-        let mut doomed = Vec::new();
         for (id, record) in self.images().all() {
             let names = self.images().tags_of(&id);
             if !self.users_of(&id).is_empty()
@@ -242,9 +247,13 @@ impl Engine {
             for name in names {
                 self.take_name(&id, &name, &mut report.images_deleted).await?;
             }
-            doomed.push(id);
+            match self.forget_image(&id, false, &mut report.images_deleted).await {
+                // A container is being made from it.
+                Err(error) if error.kind() == ErrorKind::Conflict => {}
+                other => other?,
+            }
         }
-        report.space_reclaimed = self.delete_images(&doomed, &mut report.images_deleted).await?;
+        report.space_reclaimed = self.collect_into(&mut report.images_deleted).await?;
         let attributes = Map::from([("reclaimed".to_owned(), report.space_reclaimed.to_string())]);
         self.events().publish("image", "prune", "", attributes);
         Ok(report)
@@ -280,7 +289,7 @@ fn conflict(id: &str, force: &str, why: &str) -> Error {
 }
 
 /// The first twelve digits of an ID.
-pub(super) fn short(id: &str) -> &str {
+pub(crate) fn short(id: &str) -> &str {
     let hex = id.strip_prefix("sha256:").unwrap_or(id);
     hex.get(..12).unwrap_or(hex)
 }
