@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
@@ -20,6 +21,11 @@ use crate::error::Error;
 
 /// Connections that may wait to be accepted. The kernel lowers it to `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
+
+/// How long something may hold the socket of a daemon that was killed.
+const DYING: Duration = Duration::from_secs(5);
+/// How long one attempt to get an answer takes.
+const PATIENCE: Duration = Duration::from_millis(100);
 
 /// A listening socket.
 #[derive(Debug)]
@@ -145,8 +151,8 @@ async fn clear_stale(path: &Path) -> Result<(), Error> {
             }
         }
     }
-    match UnixStream::connect(path).await {
-        Ok(_) => Err(Error::InUse(path.display().to_string())),
+    match knock(path).await {
+        Ok(()) => Err(Error::InUse(path.display().to_string())),
         Err(error)
             if matches!(
                 error.kind(),
@@ -162,6 +168,26 @@ async fn clear_stale(path: &Path) -> Result<(), Error> {
             }
         }
         Err(error) => Err(failed(error, "it cannot be told whether somebody answers on it")),
+    }
+}
+
+/// Connects to a socket, and tries for a while to get an error.
+///
+/// What a killed daemon was just starting has its socket until it has become another program: nobody answers there, but
+/// a connection succeeds.
+async fn knock(path: &Path) -> io::Result<()> {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let give_up = tokio::time::Instant::now() + DYING;
+    loop {
+        let mut stream = UnixStream::connect(path).await?;
+        let answer = async {
+            stream.write_all(b"GET /_ping HTTP/1.0\r\n\r\n").await?;
+            stream.read(&mut [0; 1]).await
+        };
+        let answered = tokio::time::timeout(PATIENCE, answer).await;
+        if matches!(answered, Ok(Ok(1..))) || tokio::time::Instant::now() > give_up {
+            return Ok(());
+        }
     }
 }
 

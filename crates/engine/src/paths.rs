@@ -49,6 +49,11 @@ impl Paths {
         self.volumes().join(name).join("_data")
     }
 
+    /// What is left of volumes while they are removed. No volume's name begins with a dot.
+    pub fn removed_volumes(&self) -> PathBuf {
+        self.volumes().join(".removed")
+    }
+
     /// The layer between every image and its containers' writable layers.
     pub fn init_layer(&self) -> PathBuf {
         self.root.join("init-layer")

@@ -17,6 +17,9 @@ use crate::{Engine, Error, Result, blocking};
 /// How long a shim that was launched just before the last daemon ended may take to open its socket.
 const SHIM_STARTS: std::time::Duration = std::time::Duration::from_secs(3);
 
+/// What is said of a container whose start nobody saw the end of.
+const CUT_SHORT: &str = "the daemon was killed while it started the container";
+
 impl Engine {
     /// Brings all recorded containers into memory and settles what became of each.
     pub(crate) async fn adopt_all(self: &Arc<Self>) -> Result<()> {
@@ -47,37 +50,49 @@ impl Engine {
             .into_iter()
             .map(|container| {
                 let engine = Arc::clone(self);
-                tokio::spawn(async move { engine.settle(&container).await })
+                tokio::spawn(async move { engine.settle(&container).await.then_some(container) })
             })
             .collect();
+        let mut restarts = Vec::new();
         for task in tasks {
-            task.await
+            let wanted = task
+                .await
                 .map_err(|error| Error::system(format!("adopting a container ended abnormally: {error}")))?;
+            restarts.extend(wanted);
         }
         for container in idle {
-            self.settle_idle(&container).await;
+            if self.settle_idle(&container).await {
+                restarts.push(container);
+            }
         }
         let engine = Arc::clone(self);
         blocking(move || {
             engine.sweep();
             Ok(())
         })
-        .await
+        .await?;
+        // Not before: what is swept away looks like what a start makes.
+        for container in restarts {
+            self.restart_now(&container);
+        }
+        Ok(())
     }
 
-    /// A container that was running, or starting, when the last daemon ended.
-    async fn settle(self: &Arc<Self>, container: &Arc<Container>) {
+    /// A container that was running, or starting, when the last daemon ended. Returns whether it is to be restarted.
+    async fn settle(self: &Arc<Self>, container: &Arc<Container>) -> bool {
         let before = container.state();
         if before.boot_id != self.boot_id {
-            self.lost(container, &before).await;
-            return;
+            return self.lost(container, &before).await;
         }
         match self.adopt(container, &before).await {
-            Ok(true) => tracing::debug!(container = container.id(), "adopted"),
+            Ok(true) => {
+                tracing::debug!(container = container.id(), "adopted");
+                false
+            }
             Ok(false) => self.lost(container, &before).await,
             Err(error) => {
                 tracing::warn!(container = container.id(), "{error}");
-                self.lost(container, &before).await;
+                self.lost(container, &before).await
             }
         }
     }
@@ -88,6 +103,8 @@ impl Engine {
         let frame = protocol::encode(&Request::Watch)?;
         let give_up = tokio::time::Instant::now() + SHIM_STARTS;
         loop {
+            // Asked before the socket is tried: a shim that is gone does not make one any more.
+            let held = vessel_runtime::shim::is_held(&directory);
             if let Some(mut stream) = shim::connect(directory.clone()).await? {
                 let asked = async {
                     stream
@@ -109,6 +126,7 @@ impl Engine {
             // One that was running has its socket; one that was starting may be about to make it.
             let starting = !before.status.has_process();
             if !starting
+                || !held
                 || self.recorded_exit(&container.record()).is_some()
                 || tokio::time::Instant::now() > give_up
             {
@@ -144,22 +162,37 @@ impl Engine {
         self.monitor_health(container);
     }
 
-    /// A container whose shim is gone: it ended while no daemon was there, or the machine was restarted.
-    async fn lost(self: &Arc<Self>, container: &Arc<Container>, before: &State) {
+    /// A container whose shim is gone: it ended while no daemon was there, or the machine was restarted. Returns whether
+    /// it is to be restarted.
+    async fn lost(self: &Arc<Self>, container: &Arc<Container>, before: &State) -> bool {
         let rebooted = before.boot_id != self.boot_id;
         let (engine, owned, endpoint) = (Arc::clone(self), Arc::clone(container), before.endpoint.clone());
+        let seen = before.status.has_process();
         let ended = blocking(move || {
+            let recorded = engine.recorded_exit(&owned.record()).is_some();
             let (mut exit, mut error) = engine.end_without_shim(&owned);
-            if rebooted && engine.recorded_exit(&owned.record()).is_none() {
+            if rebooted && !recorded {
                 // Docker's code for what a restart of the machine ended.
                 exit.code = 255;
                 error = String::new();
+            } else if !seen && !recorded {
+                CUT_SHORT.clone_into(&mut error);
             }
             engine.give_back(owned.id(), endpoint.as_ref());
-            Ok((exit, error))
+            Ok((seen || recorded, exit, error))
         })
         .await;
-        let Ok((exit, error)) = ended else { return };
+        let Ok((begun, exit, error)) = ended else {
+            return false;
+        };
+        if !begun && before.status == Status::Restarting {
+            // A restart by the policy that was counted and did not take place.
+            self.change(container, |state| {
+                state.launched = false;
+                state.endpoint = None;
+            });
+            return true;
+        }
         self.change(container, |state| {
             state.status = Status::Exited;
             state.launched = false;
@@ -174,25 +207,24 @@ impl Engine {
         self.container_event(&record, "die", &[("exitCode", exit.code.to_string())]);
         if record.host.auto_remove {
             self.remove_after_end(container).await;
-        } else if restart::wanted_at_start(&record.host.restart_policy, &container.state(), true) {
-            self.restart_now(container);
+            return false;
         }
+        restart::wanted_at_start(&record.host.restart_policy, &container.state(), true)
     }
 
-    /// A container that did not run when the last daemon ended.
-    async fn settle_idle(self: &Arc<Self>, container: &Arc<Container>) {
+    /// A container that did not run when the last daemon ended. Returns whether it is to be started again.
+    async fn settle_idle(self: &Arc<Self>, container: &Arc<Container>) -> bool {
         let (record, state) = (container.record(), container.state());
         match state.status {
             // A removal that was interrupted.
             Status::Removing => self.remove_after_end(container).await,
             Status::Exited if record.host.auto_remove => self.remove_after_end(container).await,
             // In the pause before a restart.
-            Status::Restarting => self.restart_now(container),
-            Status::Exited if restart::wanted_at_start(&record.host.restart_policy, &state, false) => {
-                self.restart_now(container);
-            }
+            Status::Restarting => return true,
+            Status::Exited => return restart::wanted_at_start(&record.host.restart_policy, &state, false),
             _ => {}
         }
+        false
     }
 
     fn restart_now(self: &Arc<Self>, container: &Arc<Container>) {
@@ -226,6 +258,10 @@ impl Engine {
         // cgroup without any trace of its container cannot be: the record is written before the cgroup is made, and
         // deleted after it is gone.
         for container in self.containers() {
+            // One that is being restarted is not looked at: its directory is in use.
+            let Ok(_op) = container.op.try_lock() else {
+                continue;
+            };
             let directory = self.paths.shim(container.id());
             if !container.state().launched
                 && let Err(error) = remove_tree(&directory)
@@ -233,16 +269,7 @@ impl Engine {
                 tracing::warn!("remove {}: {error}", directory.display());
             }
         }
-        let volumes: BTreeSet<String> = self.volumes.names().into_iter().collect();
-        for name in entries(&self.paths.volumes()) {
-            // A volume without a record may hold data: it is reported and stays.
-            if !volumes.contains(&name) {
-                tracing::warn!(
-                    "{} belongs to no volume",
-                    self.paths.volumes().join(&name).display()
-                );
-            }
-        }
+        self.sweep_volumes();
     }
 
     /// Kills what runs in the cgroup of a container nobody knows, and removes the cgroup.
@@ -276,7 +303,8 @@ fn is_id(name: &str) -> bool {
     name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
-fn entries(directory: &std::path::Path) -> Vec<String> {
+/// The names of the directories in a directory.
+pub(crate) fn entries(directory: &std::path::Path) -> Vec<String> {
     let Ok(entries) = std::fs::read_dir(directory) else {
         return Vec::new();
     };

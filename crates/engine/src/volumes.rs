@@ -1,9 +1,13 @@
 //! Volumes: directories under `volumes/NAME/_data` that outlive containers. The driver is `local`.
+//!
+//! A volume's record is written before its directory is made. To be removed, the directory first goes to
+//! `volumes/.removed/NAME`, then the record goes, then the files: so the next daemon knows what an interrupted one was
+//! about to do. A volume that was made for one container and is to end with it has that container as its owner.
 
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::sync::{PoisonError, RwLock};
+use std::sync::{PoisonError, RwLock, RwLockWriteGuard};
 
 use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
@@ -26,6 +30,8 @@ struct VolumeRecord {
     labels: Map<String>,
     /// Whether nobody chose its name.
     anonymous: bool,
+    /// The container it was made for and is removed with; empty: it is removed by its name only.
+    owner: String,
 }
 
 /// The label by which Docker marks volumes nobody named.
@@ -40,7 +46,7 @@ pub(crate) struct Volumes {
 
 impl Volumes {
     pub fn open(store: &Store) -> Result<Self> {
-        let table = store.table("volumes");
+        let table: Table<VolumeRecord> = store.table("volumes");
         let records = table.all()?.into_iter().collect();
         Ok(Self {
             table,
@@ -56,21 +62,15 @@ impl Volumes {
             .cloned()
     }
 
+    fn write(&self) -> RwLockWriteGuard<'_, BTreeMap<String, VolumeRecord>> {
+        self.records.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn all(&self) -> BTreeMap<String, VolumeRecord> {
         self.records
             .read()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
-    }
-
-    /// The names of all volumes.
-    pub fn names(&self) -> Vec<String> {
-        self.records
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .keys()
-            .cloned()
-            .collect()
     }
 }
 
@@ -105,55 +105,39 @@ impl Engine {
         }
         let anonymous = request.name.is_empty();
         let name = if anonymous { crate::ids::id() } else { request.name };
-        self.ensure_volume(&name, request.labels, anonymous, Durability::Disk)
-            .await?;
+        let record = VolumeRecord {
+            labels: request.labels,
+            anonymous,
+            ..VolumeRecord::default()
+        };
+        self.ensure_volume(&name, record, Durability::Disk).await?;
         let record = self.volumes.get(&name).unwrap_or_default();
         Ok(self.volume(&name, record))
     }
 
     /// Makes a volume unless it is there. Returns whether it was made.
-    pub(crate) async fn ensure_volume(
+    async fn ensure_volume(
         &self,
         name: &str,
-        mut labels: Map<String>,
-        anonymous: bool,
+        mut record: VolumeRecord,
         durability: Durability,
     ) -> Result<bool> {
         volume_name(name)?;
-        if self.volumes.get(name).is_some() {
-            return Ok(false);
+        record.created = crate::time::now();
+        if record.anonymous {
+            record.labels.insert(ANONYMOUS_LABEL.into(), String::new());
         }
-        let data = self.paths.volume(name);
-        blocking(move || {
-            std::fs::create_dir_all(&data)
-                .context(|| format!("create volume directory {}", data.display()))?;
-            let mode = |path: &Path, mode| {
-                std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode))
-                    .context(|| format!("set the mode of {}", path.display()))
-            };
-            // What is inside belongs to containers; nobody else of the host needs a way in.
-            data.parent().map_or(Ok(()), |parent| mode(parent, 0o701))?;
-            mode(&data, 0o755)
-        })
-        .await?;
-        if anonymous {
-            labels.insert(ANONYMOUS_LABEL.into(), String::new());
-        }
-        let record = VolumeRecord {
-            created: crate::time::now(),
-            labels,
-            anonymous,
-        };
         {
-            let mut records = self
-                .volumes
-                .records
-                .write()
-                .unwrap_or_else(PoisonError::into_inner);
+            // Whoever finds the record finds the directory.
+            let mut records = self.volumes.write();
             if records.contains_key(name) {
                 return Ok(false);
             }
             self.volumes.table.put_now(name, &record)?;
+            if let Err(error) = make_directory(&self.paths.volume(name)) {
+                self.volumes.table.delete_now(name)?;
+                return Err(error);
+            }
             records.insert(name.to_owned(), record);
         }
         self.volume_event(name, "create", &[]);
@@ -227,17 +211,80 @@ impl Engine {
 
     /// Removes a volume nobody uses.
     async fn discard_volume(&self, name: &str) -> Result<()> {
-        let directory = self.paths.volumes().join(name);
-        self.volumes.table.delete_now(name)?;
-        self.volumes
-            .records
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(name);
-        blocking(move || remove_tree(&directory).context(|| format!("remove {}", directory.display())))
-            .await?;
+        let removed = self.put_aside(name)?;
+        blocking(move || remove_tree(&removed).context(|| format!("remove {}", removed.display()))).await?;
+        {
+            // When it was the last one. Nobody puts another one there meanwhile.
+            let _records = self.volumes.write();
+            let _ = std::fs::remove_dir(self.paths.removed_volumes());
+        }
         self.volume_event(name, "destroy", &[]);
         Ok(())
+    }
+
+    /// Takes a volume out of the records. Returns where its files are then.
+    fn put_aside(&self, name: &str) -> Result<PathBuf> {
+        let (there, aside) = (self.paths.volumes().join(name), self.paths.removed_volumes());
+        let removed = aside.join(name);
+        let moved = || {
+            std::fs::create_dir_all(&aside)?;
+            match std::fs::rename(&there, &removed) {
+                // An earlier one of this name that could not be removed.
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        std::io::ErrorKind::DirectoryNotEmpty | std::io::ErrorKind::AlreadyExists
+                    ) =>
+                {
+                    remove_tree(&removed)?;
+                    std::fs::rename(&there, &removed)
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+                other => other,
+            }
+        };
+        let mut records = self.volumes.write();
+        moved().context(|| format!("move {} to {}", there.display(), removed.display()))?;
+        self.volumes.table.delete_now(name)?;
+        records.remove(name);
+        Ok(removed)
+    }
+
+    /// Finishes what an earlier daemon had begun, and removes the volumes of containers that do not exist.
+    pub(crate) fn sweep_volumes(&self) {
+        let warn = |result: Result<()>| {
+            if let Err(error) = result {
+                tracing::warn!("{error}");
+            }
+        };
+        let (volumes, aside) = (self.paths.volumes(), self.paths.removed_volumes());
+        for name in crate::reconcile::entries(&aside) {
+            if !volumes.join(&name).exists() {
+                warn(self.volumes.table.delete_now(&name));
+                self.volumes.write().remove(&name);
+            }
+        }
+        warn(remove_tree(&aside).context(|| format!("remove {}", aside.display())));
+        for (name, record) in self.volumes.all() {
+            let orphan = !record.owner.is_empty() && self.containers.get(&record.owner).is_none();
+            if orphan && self.volume_references(&name) == 0 {
+                tracing::info!("removing the volume {name}: the container it was made for does not exist");
+                let removed = self.put_aside(&name);
+                warn(removed.and_then(|path| {
+                    remove_tree(&path).context(|| format!("remove {}", path.display()))?;
+                    let _ = std::fs::remove_dir(&aside);
+                    Ok(())
+                }));
+            } else if !self.paths.volume(&name).exists() {
+                warn(make_directory(&self.paths.volume(&name)));
+            }
+        }
+        for name in crate::reconcile::entries(&volumes) {
+            // A volume without a record may hold data: it is reported and stays.
+            if self.volumes.get(&name).is_none() && volumes.join(&name) != aside {
+                tracing::warn!("{} belongs to no volume", volumes.join(&name).display());
+            }
+        }
     }
 
     /// Removes anonymous volumes (with `all=true` every volume) that no container uses.
@@ -284,19 +331,22 @@ impl Engine {
     /// names, fills empty ones with what the image has at the place. Returns the names of those it made.
     pub(crate) async fn settle_volumes(
         &self,
+        container: &str,
         mounts: &mut [MountRecord],
         layers: &[PathBuf],
         durability: Durability,
     ) -> Result<Vec<String>> {
         let mut made = Vec::new();
         for mount in mounts.iter_mut().filter(|mount| mount.kind == MountKind::Volume) {
+            let mut record = VolumeRecord {
+                anonymous: mount.anonymous,
+                ..VolumeRecord::default()
+            };
             if mount.name.is_empty() {
                 mount.name = crate::ids::id();
+                container.clone_into(&mut record.owner);
             }
-            if self
-                .ensure_volume(&mount.name, Map::new(), mount.anonymous, durability)
-                .await?
-            {
+            if self.ensure_volume(&mount.name, record, durability).await? {
                 made.push(mount.name.clone());
             }
             let data = self.paths.volume(&mount.name);
@@ -316,14 +366,36 @@ impl Engine {
         Ok(made)
     }
 
-    /// Removes the anonymous volumes of a container that is removed, as far as no other container uses them.
+    /// Makes the anonymous volumes of a container that is about to be removed outlive it.
+    pub(crate) fn disown_volumes(&self, mounts: &[MountRecord]) -> Result<()> {
+        for mount in mounts {
+            let mut records = self.volumes.write();
+            if let Some(record) = records.get_mut(&mount.name)
+                && !record.owner.is_empty()
+            {
+                let disowned = VolumeRecord {
+                    owner: String::new(),
+                    ..record.clone()
+                };
+                self.volumes.table.put_now(&mount.name, &disowned)?;
+                *record = disowned;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the anonymous volumes of a container that is removed, as far as no other container uses them and none
+    /// that used them was removed without them.
     pub(crate) async fn discard_anonymous_volumes(&self, mounts: &[MountRecord]) {
         for mount in mounts
             .iter()
             .filter(|mount| mount.kind == MountKind::Volume && mount.anonymous)
         {
             if self.volume_references(&mount.name) == 0
-                && self.volumes.get(&mount.name).is_some()
+                && self
+                    .volumes
+                    .get(&mount.name)
+                    .is_some_and(|volume| !volume.owner.is_empty())
                 && let Err(error) = self.discard_volume(&mount.name).await
             {
                 tracing::warn!("{error}; `volume prune` removes it");
@@ -339,6 +411,17 @@ impl Engine {
             }
         }
     }
+}
+
+/// Makes a volume's directory. What is inside belongs to containers; nobody else of the host needs a way in.
+fn make_directory(data: &Path) -> Result<()> {
+    std::fs::create_dir_all(data).context(|| format!("create volume directory {}", data.display()))?;
+    let mode = |path: &Path, mode| {
+        std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode))
+            .context(|| format!("set the mode of {}", path.display()))
+    };
+    data.parent().map_or(Ok(()), |parent| mode(parent, 0o701))?;
+    mode(data, 0o755)
 }
 
 fn missing(name: &str) -> Error {

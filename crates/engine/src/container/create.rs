@@ -101,7 +101,8 @@ impl Engine {
         } else {
             Durability::Disk
         };
-        let volumes = match self.settle_volumes(&mut mounts, &image.lower, durability).await {
+        let settled = self.settle_volumes(&id, &mut mounts, &image.lower, durability);
+        let volumes = match settled.await {
             Ok(made) => made,
             Err(error) => {
                 self.containers.free_name(&name);

@@ -42,7 +42,7 @@ pub struct Container {
     /// Its cgroup, absolute in every hierarchy.
     cgroup: String,
     /// Held across an operation that changes its life.
-    op: tokio::sync::Mutex<()>,
+    pub(crate) op: tokio::sync::Mutex<()>,
     inner: Mutex<Inner>,
     life: watch::Sender<Life>,
 }

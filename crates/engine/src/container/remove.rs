@@ -79,6 +79,9 @@ impl Engine {
             return Ok(());
         }
         let record = container.record();
+        if !volumes {
+            self.disown_volumes(&record.mounts)?;
+        }
         if !record.host.auto_remove {
             // A removal that is interrupted is finished by the next daemon; what removes itself is known by its record.
             self.change(container, |state| state.status = Status::Removing);

@@ -75,7 +75,15 @@ impl Engine {
             {
                 return;
             }
-            engine.change(&container, |state| state.restart_count += 1);
+            let policy = container.record().host.restart_policy.clone();
+            engine.change(&container, |state| {
+                // A daemon that was killed may have counted a run that it did not begin.
+                state.restart_count = match (policy.name.as_str(), u32::try_from(policy.maximum_retry_count))
+                {
+                    ("on-failure", Ok(most @ 1..)) => (state.restart_count + 1).min(most),
+                    _ => state.restart_count + 1,
+                };
+            });
             if let Err(error) = engine.start_locked(&container).await {
                 tracing::warn!(container = container.id, "restart: {error}");
                 let (record, state) = (container.record(), container.state());

@@ -37,16 +37,22 @@ pub(crate) async fn request(directory: PathBuf, request: &Request) -> Result<(Re
             "the container is not running: its shim does not answer",
         ));
     };
-    stream
-        .write_all(&frame)
-        .await
-        .context(|| "send a request to the shim")?;
+    let ended = || Error::conflict("the container ended before the request was answered");
+    match stream.write_all(&frame).await {
+        Err(error)
+            if matches!(
+                error.kind(),
+                std::io::ErrorKind::BrokenPipe | std::io::ErrorKind::ConnectionReset
+            ) =>
+        {
+            return Err(ended());
+        }
+        other => other.context(|| "send a request to the shim")?,
+    }
     match receive(&mut stream).await? {
         Some(Reply::Failed(report)) => Err(report.into()),
         Some(reply) => Ok((reply, stream)),
-        None => Err(Error::conflict(
-            "the container ended before the request was answered",
-        )),
+        None => Err(ended()),
     }
 }
 

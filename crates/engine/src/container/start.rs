@@ -136,13 +136,14 @@ impl Engine {
     ) -> Result<(LaunchedShim, Option<vessel_network::EndpointRecord>)> {
         let mut prepared = self.prepare(container)?;
         let endpoint = prepared.endpoint.take();
+        // How the last run ended is in the state; a daemon that finds the file must find this run's.
+        let _ = std::fs::remove_file(&prepared.config.exit_file);
         let launched = self.intend(container, endpoint.as_ref()).and_then(|()| {
             {
                 let mut inner = container.inner();
                 inner.launching = true;
                 prepared.fds.attach = std::mem::take(&mut inner.waiting);
             }
-            let _ = std::fs::remove_file(&prepared.config.exit_file);
             let directory = self.paths.shim(&container.id);
             self.launcher
                 .launch(&directory, &mut prepared.config, prepared.fds)

@@ -99,8 +99,8 @@ impl Engine {
             if !container.status().has_process() || error.kind() == ErrorKind::NotFound {
                 return Ok(());
             }
-            // The shim is dying; its end kills the container.
-            if error.kind() == ErrorKind::Conflict && number == libc::SIGKILL {
+            // The shim is ending, or dying: then its end kills the container. Who asked for an end waits for it.
+            if error.kind() == ErrorKind::Conflict {
                 return Ok(());
             }
             return Err(error.wrap(format!("Cannot kill container: {}", record.name)));

@@ -9,7 +9,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::mount::OpenTreeFlags;
 
 use super::protocol::{self, Attach, ShimConfig};
@@ -68,9 +68,15 @@ impl Launcher {
             Mode::empty(),
         )
         .context(|| format!("open the shim's directory {}", dir.display()))?;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let file = rustix::fs::openat(&dir_fd, protocol::CONFIG, flags, Mode::from_raw_mode(0o600))
+            .context(|| format!("write the shim's configuration in {}", dir.display()))?;
+        // The lock belongs to the open file, which the shim inherits before it is a program of its own: see `is_held`.
+        rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)
+            .context(|| format!("lock the shim's configuration in {}", dir.display()))?;
         let (ours, theirs) = UnixStream::pair().context(|| "make the shim's control stream")?;
         // Numbers from 3 on, in this order.
-        let mut inherited: Vec<RawFd> = Vec::with_capacity(4 + fds.keep.len() + fds.attach.len());
+        let mut inherited: Vec<RawFd> = Vec::with_capacity(5 + fds.keep.len() + fds.attach.len());
         let mut number = |fd: RawFd| {
             inherited.push(fd);
             2 + inherited.len() as RawFd
@@ -85,13 +91,13 @@ impl Launcher {
             .map(|(fd, attach)| (number(fd.as_raw_fd()), attach.clone()))
             .collect();
 
+        number(file.as_raw_fd());
+
         let text = serde_json::to_vec(config).map_err(|error| {
             Error::with_source(ErrorKind::System, "encode the shim's configuration", error)
         })?;
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let file = rustix::fs::openat(&dir_fd, protocol::CONFIG, flags, Mode::from_raw_mode(0o600))
-            .context(|| format!("write the shim's configuration in {}", dir.display()))?;
-        std::io::Write::write_all(&mut std::fs::File::from(file), &text)
+        let mut file = std::fs::File::from(file);
+        std::io::Write::write_all(&mut file, &text)
             .context(|| format!("write the shim's configuration in {}", dir.display()))?;
 
         let pid = spawn(&self.executable, &["vessel", "shim", &config.id], &inherited)?;
@@ -112,6 +118,14 @@ pub fn connect(dir: &Path) -> Result<UnixStream> {
     .context(|| format!("open the shim's directory {}", dir.display()))?;
     UnixStream::connect(format!("/proc/self/fd/{}/{}", fd.as_raw_fd(), protocol::SOCKET))
         .context(|| format!("connect to the shim in {}", dir.display()))
+}
+
+/// Whether the shim whose directory is `dir` lives, or has been launched and is about to begin. What it runs may end
+/// a moment later than it.
+pub fn is_held(dir: &Path) -> bool {
+    std::fs::File::open(dir.join(protocol::CONFIG)).is_ok_and(|file| {
+        rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared) == Err(rustix::io::Errno::WOULDBLOCK)
+    })
 }
 
 /// The running executable, through a detached read-only mount where the system allows.

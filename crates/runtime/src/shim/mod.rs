@@ -14,7 +14,7 @@ mod run;
 mod server;
 mod session;
 
-pub use launch::{LaunchedShim, Launcher, ShimFds, connect};
+pub use launch::{LaunchedShim, Launcher, ShimFds, connect, is_held};
 pub use protocol::{
     Attach, Event, ExecRequest, Exit, LogConfig, Overlay, Reply, Request, RootSource, ShimConfig, Status,
 };
