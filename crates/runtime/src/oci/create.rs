@@ -107,6 +107,14 @@ fn make(
         .context(|| format!("make the state directory {}", root.display()))?;
     match std::fs::DirBuilder::new().mode(0o711).create(&dir) {
         Ok(()) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists && state::is_unfinished(&dir) => {
+            return Err(Error::new(
+                ErrorKind::Conflict,
+                format!(
+                    "container {id:?} is being made, or its making was cut short: in that case delete it with --force"
+                ),
+            ));
+        }
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
             return Err(Error::new(
                 ErrorKind::Conflict,
@@ -208,7 +216,7 @@ fn spawn(
         if let (Some(path), Some(master)) = (&options.console_socket, &init.terminal) {
             send_terminal(path, master)?;
         }
-        Ok(())
+        init.recorded()
     };
     if let Err(error) = finish() {
         let _ = init.cgroup.kill_all(rustix::process::Signal::KILL);

@@ -14,5 +14,5 @@ mod template;
 pub use create::{CreateOptions, RunOptions, Warn, create, run};
 pub use exec::{ExecOptions, ExecOutcome, exec, read_process};
 pub use features::features;
-pub use state::{Container, State, Status, list};
+pub use state::{Container, State, Status, discard_unfinished, list};
 pub use template::template;

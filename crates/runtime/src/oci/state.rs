@@ -243,6 +243,25 @@ pub fn list(root: &Path) -> Result<Vec<Container>> {
     Ok(found)
 }
 
+/// Whether a container's directory has no record: it is being made, or its making was cut short.
+pub(super) fn is_unfinished(dir: &Path) -> bool {
+    dir.is_dir() && !dir.join(STATE).exists()
+}
+
+/// Removes what is left of a container whose making was cut short; its process ended with its maker. Does nothing when
+/// there is none. One that is still being made fails by that.
+///
+/// # Errors
+/// When its directory cannot be removed.
+pub fn discard_unfinished(root: &Path, id: &str) -> Result<()> {
+    check_id(id)?;
+    let dir = root.join(id);
+    if !is_unfinished(&dir) {
+        return Ok(());
+    }
+    std::fs::remove_dir_all(&dir).context(|| format!("remove {}", dir.display()))
+}
+
 /// IDs become file names.
 pub(super) fn check_id(id: &str) -> Result<()> {
     let valid = !id.is_empty()

@@ -128,11 +128,17 @@ impl Channel {
         let (body, fd) = self.receive()?;
         match body.as_slice() {
             b"g" => Ok(ToChild::Go(fd)),
-            b"" => Err(Error::new(
-                ErrorKind::System,
-                "the runtime ended while the container was being made",
-            )),
+            b"" => Err(runtime_ended()),
             _ => Err(garbled()),
+        }
+    }
+
+    /// Waits until the parent has recorded the container. A system call filter that is installed already may forbid to
+    /// listen; then there is nothing to wait for.
+    pub fn hear_recorded(&self) -> Result<()> {
+        match self.receive() {
+            Ok((body, _)) if body.is_empty() => Err(runtime_ended()),
+            Ok(_) | Err(_) => Ok(()),
         }
     }
 
@@ -176,6 +182,13 @@ impl Channel {
         }
         Ok((body, fd))
     }
+}
+
+fn runtime_ended() -> Error {
+    Error::new(
+        ErrorKind::System,
+        "the runtime ended while the container was being made",
+    )
 }
 
 fn garbled() -> Error {

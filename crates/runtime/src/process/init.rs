@@ -157,6 +157,7 @@ fn prepare(child: &Child<'_>) -> Result<Infallible> {
     let pass = || -> Result<()> {
         if let Some(listener) = &plan.start {
             channel.tell_parent(&FromChild::Ready)?;
+            channel.hear_recorded()?;
             let _ = starter.set(wait_for_start(listener)?);
         }
         let Some(configured) = &spec.hooks else {

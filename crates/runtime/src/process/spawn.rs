@@ -58,9 +58,26 @@ pub struct Init {
     pub terminal: Option<OwnedFd>,
     /// What was asked for and could not be had, each a sentence.
     pub warnings: Vec<String>,
+    /// With [`Plan::start`]: where the process waits to hear that it is known.
+    waiting: Option<Channel>,
 }
 
-/// Makes the container. Returns when its program was executed, or, with [`Plan::start`], when all is ready for that.
+impl Init {
+    /// Tells a process that waits to be started that whoever starts it will find it. Until then it ends when this process
+    /// does, so that nothing is left of a container whose making was cut short.
+    ///
+    /// # Errors
+    /// When it cannot be told. That it has died is no error.
+    pub fn recorded(&self) -> Result<()> {
+        match &self.waiting {
+            Some(channel) => channel.tell_child(&ToChild::Go(None)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Makes the container. Returns when its program was executed, or, with [`Plan::start`], when all is ready for that; then
+/// [`Init::recorded`] has to follow.
 ///
 /// The calling process must be single-threaded.
 ///
@@ -102,6 +119,7 @@ pub fn spawn(plan: Plan<'_>) -> Result<Init> {
                 cgroup,
                 terminal,
                 warnings,
+                waiting: plan.start.is_some().then_some(ours),
             })
         }
         Err(error) => {

@@ -4,7 +4,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::{Value, json};
@@ -84,6 +84,15 @@ impl Bundle {
 
     /// Runs one command of the runtime to its end.
     pub fn call(&self, command: &str, flags: &[&str]) -> Outcome {
+        let status = self.begin(command, flags).wait().unwrap();
+        Outcome {
+            code: status.code().unwrap_or(255),
+            said: std::fs::read_to_string(self.path().join("said")).unwrap(),
+        }
+    }
+
+    /// Begins one command of the runtime.
+    pub fn begin(&self, command: &str, flags: &[&str]) -> Child {
         std::fs::write(self.path().join("config.json"), self.config.to_string()).unwrap();
         let log = self.path().join("said");
         let said = std::fs::File::options()
@@ -112,11 +121,7 @@ impl Bundle {
                 Ok(())
             });
         }
-        let status = call.status().unwrap();
-        Outcome {
-            code: status.code().unwrap_or(255),
-            said: std::fs::read_to_string(&log).unwrap(),
-        }
+        call.spawn().unwrap()
     }
 
     /// Runs the container to its end.

@@ -7,6 +7,7 @@ use crate::bundle::Bundle;
 pub const TESTS: &[(&str, fn())] = &[
     ("failures_leave_nothing_behind", failures),
     ("a_failed_start_leaves_nothing_behind", start),
+    ("a_killed_create_leaves_no_process_behind", killed_create),
     ("success_leaves_nothing_behind", success),
 ];
 
@@ -178,6 +179,51 @@ fn start() {
     );
     assert_eq!(bundle.call("delete", &[]).code, 0);
     assert_eq!(bundle.leftovers(), Vec::<String>::new());
+}
+
+/// The process waits to be started, and its maker is killed before it said that the container is made.
+fn killed_create() {
+    let bundle = Bundle::new(&["sleep"]);
+    // Here the maker waits for somebody to read: for ever.
+    let pid_file = bundle.path().join("pid");
+    let fifo = bundle.path().join("pid.tmp");
+    rustix::fs::mkfifoat(
+        rustix::fs::CWD,
+        &fifo,
+        rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR,
+    )
+    .unwrap();
+    let mut maker = bundle.begin("create", &[&format!("--pid-file={}", pid_file.display())]);
+    let record = bundle.state().join(&bundle.id).join("state.json");
+    let record = until("the record", || std::fs::read_to_string(&record).ok());
+    let record: Value = serde_json::from_str(&record).unwrap();
+    let waiting = std::path::PathBuf::from(format!("/proc/{}", record["pid"]));
+    let runs = || std::fs::read_to_string(waiting.join("stat")).is_ok_and(|stat| !stat.contains(") Z "));
+    assert!(runs());
+    maker.kill().unwrap();
+    maker.wait().unwrap();
+    until("the end of the waiting process", || (!runs()).then_some(()));
+    assert_eq!(bundle.call("delete", &[]).code, 0);
+    assert_eq!(bundle.leftovers(), Vec::<String>::new());
+
+    // Killed before there was a record, its directory is all that is left.
+    std::fs::create_dir_all(bundle.state().join(&bundle.id)).unwrap();
+    let again = bundle.call("create", &[]);
+    assert!(again.code == 125 && again.said.contains("--force"), "{again:?}");
+    assert_eq!(bundle.call("delete", &[]).code, 0);
+    assert_eq!(bundle.leftovers(), Vec::<String>::new());
+}
+
+/// Waits for something.
+fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let begin = std::time::Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(begin.elapsed().as_secs() < 20, "waited too long: {what}");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
 }
 
 fn success() {

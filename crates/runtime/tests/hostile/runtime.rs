@@ -66,7 +66,10 @@ fn act(command: &str, root: &Path, bundle: &Path, id: &str, rest: &[String]) -> 
             }
         }
         "delete" => {
-            Container::open(root, id)?.delete(true)?;
+            match Container::open(root, id) {
+                Ok(container) => container.delete(true)?,
+                Err(_) => oci::discard_unfinished(root, id)?,
+            }
             0
         }
         other => panic!("{other} is no command"),

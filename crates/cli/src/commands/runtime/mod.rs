@@ -107,7 +107,9 @@ fn dispatch(runtime: &Runtime, warn: oci::Warn<'_>) -> Result<i32> {
         Command::Kill { id, signal, all } => open(id)?.kill(parse_signal(signal)?, *all)?,
         Command::Delete { id, force } => match open(id) {
             Ok(container) => container.delete(*force)?,
-            Err(error) if *force && error.kind() == ErrorKind::NotFound => {}
+            Err(error) if *force && error.kind() == ErrorKind::NotFound => {
+                oci::discard_unfinished(&root, id)?;
+            }
             Err(error) => return Err(error),
         },
         Command::Exec(exec) => return run_exec(&open(&exec.id)?, exec),
