@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use crate::arena::{Arena, children};
@@ -290,14 +291,28 @@ fn remove_all(arena: &Arena, workers: &mut [Worker<'_>]) {
     if volumes.code != 0 || !volumes.out.is_empty() {
         arena.fail(format!("volumes of removed containers are left: {volumes:?}"));
     }
+    // An image whose loading or removal was cut short may be there without its name: listed, and pruned.
+    let pruned = arena.ask(&["image", "prune", "-f"]);
+    if pruned.code != 0 {
+        arena.fail(format!("images without a name cannot be pruned: {pruned:?}"));
+    }
     let images = arena.ask(&["images", "-a", "--format", "{{.Repository}}"]);
     if images.out != "busybox\n" {
         arena.fail(format!("other images are left: {images:?}"));
     }
-    let usage = arena.ask(&["system", "df", "-v"]);
-    if usage.code != 0 || usage.out.contains("no record explains") {
-        arena.fail(format!("not everything on the disk is explained: {}", usage.out));
+    match everything_on_disk(arena) {
+        Ok(usage) if usage.contains("\"Known\":true") && !usage.contains("\"Known\":false") => {}
+        other => arena.fail(format!("not everything on the disk is explained: {other:?}")),
     }
+}
+
+/// What the daemon says is on its disk, with what no record explains.
+fn everything_on_disk(arena: &Arena) -> std::io::Result<String> {
+    let mut stream = UnixStream::connect(arena.dir.join("vessel.sock"))?;
+    stream.write_all(b"GET /system/df?vessel=1 HTTP/1.0\r\n\r\n")?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    Ok(text)
 }
 
 /// A daemon without containers has no children and no more descriptors than at first.
