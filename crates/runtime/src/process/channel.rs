@@ -45,6 +45,12 @@ pub enum ToChild {
 #[derive(Debug)]
 pub struct Channel(OwnedFd);
 
+impl AsFd for Channel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
 const LARGEST: usize = 64 << 10;
 
 impl Channel {

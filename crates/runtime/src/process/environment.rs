@@ -111,7 +111,10 @@ const MAX_PASSWD: u64 = 4 << 20;
 pub fn home(uid: u32) -> String {
     let fallback = || "/".to_owned();
     let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC | rustix::fs::OFlags::NONBLOCK;
-    let Ok(file) = rustix::fs::open("/etc/passwd", flags, rustix::fs::Mode::empty()) else {
+    // Nor through the kernel's links to what processes have open, which could be another's.
+    let direct = rustix::fs::ResolveFlags::NO_MAGICLINKS;
+    let none = rustix::fs::Mode::empty();
+    let Ok(file) = rustix::fs::openat2(rustix::fs::CWD, "/etc/passwd", flags, none, direct) else {
         return fallback();
     };
     let regular = rustix::fs::fstat(&file).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode).is_file());

@@ -11,7 +11,7 @@ use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 use super::channel::{Channel, FromChild, ToChild};
 use super::identity::{self, Gate, Identity};
 use super::namespaces::{PidNamespace, with_pid_namespace};
-use super::{Stdio, environment, init, terminal};
+use super::{Stdio, descriptors, environment, init, terminal};
 use crate::cgroup::Cgroup;
 use crate::error::Context;
 use crate::spec::{NamespaceKind, Process, Spec};
@@ -176,15 +176,20 @@ fn enter(plan: &ExecPlan<'_>, channel: &Channel) -> Result<Infallible> {
         identity::become_root()?;
     }
     rustix::process::chdir("/").context(|| "enter the container's root")?;
-    let mut console = None;
+    if !plan.process.terminal {
+        init::given_streams(&plan.stdio)?;
+    }
+    // SAFETY: this child ends with execve(2) or _exit(2) and uses of what was open the channel alone.
+    unsafe { descriptors::close_all_but(plan.preserve_fds, &[channel.as_fd()])? };
     if plan.process.terminal {
         let slash = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
             .context(|| "open the container's root")?;
         let made = terminal::open(slash.as_fd(), plan.process.console_size, plan.process.user.uid)?;
         channel.tell_parent(&FromChild::Terminal(made.master))?;
-        console = Some(made.slave);
+        terminal::adopt(&made.slave)?;
+    } else {
+        init::own_streams(plan.process);
     }
-    init::standard_streams(&plan.stdio, console.as_ref(), plan.process)?;
     init::session_keyring(channel)?;
     let (program, entered) = environment::find_program_from(plan.process)?;
     identity::execute(Identity {
@@ -193,7 +198,6 @@ fn enter(plan: &ExecPlan<'_>, channel: &Channel) -> Result<Infallible> {
         entered,
         seccomp: plan.seccomp.as_ref(),
         personality: linux.personality.as_ref(),
-        preserve_fds: plan.preserve_fds,
         channel,
         gate: Gate {
             waits: false,

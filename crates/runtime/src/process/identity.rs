@@ -12,7 +12,6 @@ use super::channel::{Channel, FromChild, ToChild};
 use super::environment::{cannot_execute, home};
 use crate::error::Context;
 use crate::spec::{CapabilityLists, IoPriority, Personality, Process, Scheduler};
-use crate::sys::close_range;
 use crate::{Error, Result, capabilities, rlimits, seccomp};
 
 /// Who the process becomes and what it runs.
@@ -24,8 +23,6 @@ pub(super) struct Identity<'a> {
     pub entered: bool,
     pub seccomp: Option<&'a seccomp::Program>,
     pub personality: Option<&'a Personality>,
-    /// How many descriptors from 3 on stay open.
-    pub preserve_fds: u32,
     /// For warnings, the seccomp listener and the announcement.
     pub channel: &'a Channel,
     /// What comes between the preparation and the program.
@@ -55,7 +52,8 @@ pub(super) fn become_root() -> Result<()> {
         .context(|| "become root in the user namespace (is 0 mapped?)")
 }
 
-/// Takes on the identity and executes the program.
+/// Takes on the identity and executes the program. The runtime's descriptors are closed already, but for the channel and
+/// the socket of `start`: the program's path is looked up in the container.
 pub(super) fn execute(identity: Identity<'_>) -> Result<Infallible> {
     let Identity {
         process,
@@ -63,7 +61,6 @@ pub(super) fn execute(identity: Identity<'_>) -> Result<Infallible> {
         entered,
         seccomp,
         personality,
-        preserve_fds,
         channel,
         gate,
     } = identity;
@@ -107,8 +104,6 @@ pub(super) fn execute(identity: Identity<'_>) -> Result<Infallible> {
         check_directory(process)?;
     }
     rustix::process::umask(Mode::from_raw_mode(process.user.umask.unwrap_or(0o022)));
-    // Whatever is opened later is close-on-exec by itself.
-    close_range::set_cloexec_from(3 + preserve_fds).context(|| "close the runtime's descriptors")?;
 
     // Without no_new_privs, installing a filter needs the privilege that is about to go.
     if !process.no_new_privileges {

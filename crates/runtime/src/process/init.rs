@@ -4,14 +4,14 @@ use std::cell::OnceCell;
 use std::convert::Infallible;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{FileType, Mode, OFlags};
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
 use rustix::thread::UnshareFlags;
 
 use super::channel::{Channel, FromChild, ToChild};
 use super::identity::{self, Gate, Identity};
 use super::namespaces::{Namespaces, loopback_up};
 use super::spawn::Plan;
-use super::{Stdio, environment, hooks, terminal};
+use super::{Stdio, descriptors, environment, hooks, terminal};
 use crate::cgroup::Cgroup;
 use crate::error::Context;
 use crate::shim::RootSource;
@@ -44,9 +44,9 @@ fn prepare(child: &Child<'_>) -> Result<Infallible> {
         plan,
         namespaces,
         cgroup,
-        sources,
         channel,
         user_made,
+        ..
     } = child;
     let spec = plan.spec;
     let linux = spec.linux();
@@ -80,52 +80,30 @@ fn prepare(child: &Child<'_>) -> Result<Infallible> {
     }
 
     let own_mounts = namespaces.makes(NamespaceKind::Mount);
-    let mut console = None;
-    if own_mounts {
-        rootfs::isolate(&linux.rootfs_propagation)?;
-        let root = match (given_root, plan.root) {
-            (Some(root), _) => root,
-            (None, RootSource::Overlay(overlay)) => rootfs::overlay(overlay, None)?,
-            (None, RootSource::Directory(path)) => {
-                rootfs::directory(&plan.bundle.join(path), &linux.rootfs_propagation)?
-            }
-        };
-        let mut masker = (!linux.masked_paths.is_empty())
-            .then(rootfs::Masker::new)
-            .transpose()?;
-        let root = rootfs::attach_root(&root)?;
-        for (mount, source) in spec.mounts.iter().zip(sources.iter()) {
-            if matches!(mount.kind.as_str(), "cgroup" | "cgroup2") {
-                rootfs::mount_cgroup(
-                    root.as_fd(),
-                    mount,
-                    plan.hierarchies,
-                    &plan.cgroup,
-                    namespaces.cgroup,
-                )?;
-            } else {
-                rootfs::mount(root.as_fd(), mount, plan.bundle, source.as_ref().map(AsFd::as_fd))?;
-            }
-        }
-        rootfs::populate_devices(root.as_fd(), &linux.devices)?;
-        // A missing working directory is made, as Docker and runc do.
-        rootfs::make_directory(root.as_fd(), &process.cwd)
-            .map_err(|error| error.wrap(format!("process.cwd {}", process.cwd.display())))?;
-        if process.terminal {
-            console = Some(make_terminal(root.as_fd(), process, channel)?);
-        }
+    let console = if own_mounts {
+        make_root(child, process, given_root)?
+    } else {
         run_outer_hooks(child)?;
-        // While the host's /dev/null can still be bound.
-        for path in &linux.readonly_paths {
-            rootfs::make_readonly(root.as_fd(), path)?;
-        }
-        if let Some(masker) = &mut masker {
-            for path in &linux.masked_paths {
-                masker.mask(root.as_fd(), path)?;
-            }
-        }
-        rootfs::enter(root.as_fd())?;
-        drop(root);
+        enter_without_mounts(child)?;
+        None
+    };
+    // Before anything is looked up in the container's root.
+    let has_console = console.is_some();
+    match console {
+        Some(console) => terminal::adopt(&std::mem::ManuallyDrop::new(console))?,
+        None => given_streams(&plan.stdio)?,
+    }
+    let kept: Vec<BorrowedFd<'_>> = [Some(channel.as_fd()), plan.start.as_ref().map(AsFd::as_fd)]
+        .into_iter()
+        .flatten()
+        .collect();
+    // SAFETY: this child ends with execve(2) or _exit(2). Of what was open it uses the channel and the socket of `start`
+    // alone; what `make_root` opened is closed, and the console's owner is never dropped.
+    unsafe { descriptors::close_all_but(plan.preserve_fds, &kept)? };
+    if !has_console {
+        own_streams(process);
+    }
+    if own_mounts {
         if !linux.sysctl.is_empty() {
             let proc = rootfs::private_proc()?;
             for (name, value) in &linux.sysctl {
@@ -136,9 +114,6 @@ fn prepare(child: &Child<'_>) -> Result<Infallible> {
             spec.root.as_ref().is_some_and(|root| root.readonly),
             &linux.rootfs_propagation,
         )?;
-    } else {
-        run_outer_hooks(child)?;
-        enter_without_mounts(child)?;
     }
     if !spec.hostname.is_empty() {
         rustix::system::sethostname(spec.hostname.as_bytes())
@@ -149,7 +124,6 @@ fn prepare(child: &Child<'_>) -> Result<Infallible> {
             .context(|| format!("set the domain name {:?}", spec.domainname))?;
     }
 
-    standard_streams(&plan.stdio, console.as_ref(), process)?;
     session_keyring(channel)?;
     let (program, entered) = environment::find_program_from(process)?;
     // Whoever calls `start`, to be told what `create` could not know yet.
@@ -179,7 +153,6 @@ fn prepare(child: &Child<'_>) -> Result<Infallible> {
         entered,
         seccomp: plan.seccomp.as_ref(),
         personality: linux.personality.as_ref(),
-        preserve_fds: plan.preserve_fds,
         channel,
         gate: Gate {
             waits: plan.start.is_some(),
@@ -191,6 +164,64 @@ fn prepare(child: &Child<'_>) -> Result<Infallible> {
         let _ = rustix::io::write(starter, &text);
     }
     Err(error)
+}
+
+/// Makes the container's root and makes it `/`; returns the terminal.
+fn make_root(child: &Child<'_>, process: &Process, given_root: Option<OwnedFd>) -> Result<Option<OwnedFd>> {
+    let Child {
+        plan,
+        namespaces,
+        sources,
+        channel,
+        ..
+    } = child;
+    let spec = plan.spec;
+    let linux = spec.linux();
+    rootfs::isolate(&linux.rootfs_propagation)?;
+    let root = match (given_root, plan.root) {
+        (Some(root), _) => root,
+        (None, RootSource::Overlay(overlay)) => rootfs::overlay(overlay, None)?,
+        (None, RootSource::Directory(path)) => {
+            rootfs::directory(&plan.bundle.join(path), &linux.rootfs_propagation)?
+        }
+    };
+    let mut masker = (!linux.masked_paths.is_empty())
+        .then(rootfs::Masker::new)
+        .transpose()?;
+    let root = rootfs::attach_root(&root)?;
+    for (mount, source) in spec.mounts.iter().zip(sources.iter()) {
+        if matches!(mount.kind.as_str(), "cgroup" | "cgroup2") {
+            rootfs::mount_cgroup(
+                root.as_fd(),
+                mount,
+                plan.hierarchies,
+                &plan.cgroup,
+                namespaces.cgroup,
+            )?;
+        } else {
+            rootfs::mount(root.as_fd(), mount, plan.bundle, source.as_ref().map(AsFd::as_fd))?;
+        }
+    }
+    rootfs::populate_devices(root.as_fd(), &linux.devices)?;
+    // A missing working directory is made, as Docker and runc do.
+    rootfs::make_directory(root.as_fd(), &process.cwd)
+        .map_err(|error| error.wrap(format!("process.cwd {}", process.cwd.display())))?;
+    let console = process
+        .terminal
+        .then(|| make_terminal(root.as_fd(), process, channel))
+        .transpose()?;
+    run_outer_hooks(child)?;
+    // While the host's /dev/null can still be bound.
+    for path in &linux.readonly_paths {
+        rootfs::make_readonly(root.as_fd(), path)?;
+    }
+    if let Some(masker) = &mut masker {
+        for path in &linux.masked_paths {
+            masker.mask(root.as_fd(), path)?;
+        }
+    }
+    rootfs::enter(root.as_fd())?;
+    Ok(console)
 }
 
 fn run_outer_hooks(child: &Child<'_>) -> Result<()> {
@@ -231,42 +262,44 @@ fn make_terminal(root: BorrowedFd<'_>, process: &Process, channel: &Channel) -> 
     Ok(made.slave)
 }
 
-pub(super) fn standard_streams(stdio: &Stdio, console: Option<&OwnedFd>, process: &Process) -> Result<()> {
-    match (stdio, console) {
-        (_, Some(console)) => return terminal::adopt(console),
-        (
-            Stdio::Streams {
-                input,
-                output,
-                errors,
-            },
-            None,
-        ) => {
+/// Takes the standard streams this process was given, in a session of its own.
+pub(super) fn given_streams(stdio: &Stdio) -> Result<()> {
+    match stdio {
+        Stdio::Streams {
+            input,
+            output,
+            errors,
+        } => {
             rustix::process::setsid().context(|| "start a session")?;
-            terminal::standard_streams(input.as_fd(), output.as_fd(), errors.as_fd())?;
+            terminal::standard_streams(input.as_fd(), output.as_fd(), errors.as_fd())
         }
-        (Stdio::Inherit | Stdio::Terminal, None) => {
+        Stdio::Inherit | Stdio::Terminal => {
             // A session leader already (the OCI command line run as one) stays one.
             let _ = rustix::process::setsid();
+            Ok(())
         }
     }
+}
+
+/// Makes given streams the container's own, as far as they are nobody else's.
+pub(super) fn own_streams(process: &Process) {
     reopen_null();
     // The program may open /dev/stdout: it has to own what lies behind it. Not so for what is shared with others.
+    if process.user.uid == 0 {
+        return;
+    }
     let user = rustix::fs::Uid::from_raw(process.user.uid);
-    if process.user.uid != 0 {
-        for stream in [
-            rustix::stdio::stdin(),
-            rustix::stdio::stdout(),
-            rustix::stdio::stderr(),
-        ] {
-            let is_pipe = rustix::fs::fstat(stream)
-                .is_ok_and(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode).is_fifo());
-            if is_pipe {
-                let _ = rustix::fs::fchown(stream, Some(user), None);
-            }
+    for stream in [
+        rustix::stdio::stdin(),
+        rustix::stdio::stdout(),
+        rustix::stdio::stderr(),
+    ] {
+        let is_pipe =
+            rustix::fs::fstat(stream).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode).is_fifo());
+        if is_pipe {
+            let _ = rustix::fs::fchown(stream, Some(user), None);
         }
     }
-    Ok(())
 }
 
 /// Standard streams that are the host's null device become the container's: the program could change owner and mode of
@@ -289,7 +322,9 @@ fn reopen_null() {
     }
     // Not blocking: a running container may have put a FIFO there.
     let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let Ok(own) = rustix::fs::open("/dev/null", flags, Mode::empty()) else {
+    // Nor through the kernel's links to what processes have open, or that process's root.
+    let direct = ResolveFlags::NO_MAGICLINKS;
+    let Ok(own) = rustix::fs::openat2(rustix::fs::CWD, "/dev/null", flags, Mode::empty(), direct) else {
         return;
     };
     if !is_null(own.as_fd()) {

@@ -7,7 +7,8 @@
 //!   clone3 with the new namespaces        ──►    move into the cgroup, join given namespaces
 //!   user namespace: mappings              ──►    become its root
 //!                                                root, mounts, devices, masks
-//!   terminal, hooks                       ◄──►   terminal, hooks, pivot_root, sysctls
+//!   terminal, hooks                       ◄──►   terminal, hooks, pivot_root
+//!                                                close all descriptors; sysctls
 //!                                         ◄──    Ready
 //!   (start)                               ──►    limits, seccomp, identity, execve
 //! ```
@@ -15,6 +16,7 @@
 //! The parent is single-threaded, so the child may use all of Rust.
 
 pub mod channel;
+mod descriptors;
 mod environment;
 pub mod exec;
 pub mod hooks;

@@ -16,6 +16,8 @@ pub struct Bundle {
     pub config: Value,
     /// What the runtime inherits beyond its streams.
     pub leaked: Vec<OwnedFd>,
+    /// What the runtime gets as descriptors from 3 on.
+    pub passed: Vec<OwnedFd>,
 }
 
 /// What came of a run.
@@ -56,6 +58,7 @@ impl Bundle {
             id,
             config,
             leaked: Vec::new(),
+            passed: Vec::new(),
         }
     }
 
@@ -112,11 +115,21 @@ impl Bundle {
             .stdout(said.try_clone().unwrap())
             .stderr(said);
         let leaked: Vec<i32> = self.leaked.iter().map(AsRawFd::as_raw_fd).collect();
-        // SAFETY: fcntl is async-signal-safe; the numbers are of descriptors this process has open.
+        // Copies far above the numbers they get, below which others may lie in the way.
+        let passed: Vec<OwnedFd> = self
+            .passed
+            .iter()
+            .map(|fd| rustix::io::fcntl_dupfd_cloexec(fd, 200).unwrap())
+            .collect();
+        // SAFETY: fcntl and dup2 are async-signal-safe; the numbers are of descriptors this process has open. What dup2
+        // replaces is the child's: of this process's, or where it would tell that the program cannot be executed.
         unsafe {
             call.pre_exec(move || {
                 for fd in &leaked {
                     libc::fcntl(*fd, libc::F_SETFD, 0);
+                }
+                for (number, fd) in passed.iter().enumerate() {
+                    libc::dup2(fd.as_raw_fd(), 3 + number as i32);
                 }
                 Ok(())
             });

@@ -23,6 +23,10 @@ pub const TESTS: &[(&str, fn())] = &[
     ("the_working_directory_is_inside", directory),
     ("the_working_directory_is_inside_for_exec", directory_exec),
     ("descriptors_do_not_leak", descriptors),
+    ("the_program_is_inside", program),
+    ("the_program_is_inside_for_exec", program_exec),
+    ("what_is_looked_up_for_the_program_is_inside", lookups),
+    ("only_descriptors_that_were_passed_are_preserved", preserved),
     ("masks_do_not_trust_the_containers_null", masks),
     ("masks_do_not_give_away_the_hosts_null", masks_of_the_host),
     ("streams_do_not_give_away_the_hosts_null", streams),
@@ -229,6 +233,125 @@ fn directory_exec() {
             );
         }
     }
+}
+
+/// Paths to `target` of the host through each descriptor the runtime could have open.
+fn ways_out(target: &Path) -> Vec<String> {
+    let up = "../".repeat(16);
+    (3..64)
+        .map(|fd| {
+            format!(
+                "/proc/self/fd/{fd}/{up}{}",
+                target.strip_prefix("/").unwrap().display()
+            )
+        })
+        .collect()
+}
+
+/// The ways a program can be named that lead to `target`: its path, a link, an interpreter, the search path.
+fn programs(bundle: &Bundle, target: &Path) -> Vec<serde_json::Value> {
+    let ways = ways_out(target);
+    let mut programs = Vec::new();
+    for (number, way) in ways.iter().enumerate() {
+        programs.push(json!({ "args": [way, "inside", "outside"] }));
+        symlink(way, bundle.inside(&format!("link{number}"))).unwrap();
+        programs.push(json!({ "args": [format!("/link{number}"), "inside", "outside"] }));
+        bundle.script(&format!("script{number}"), &format!("#!{way} inside\n"));
+        programs.push(json!({ "args": [format!("/script{number}")] }));
+    }
+    let directories: Vec<&str> = ways
+        .iter()
+        .filter_map(|way| Some(way.rsplit_once('/')?.0))
+        .collect();
+    let name = target.file_name().unwrap().to_str().unwrap();
+    programs.push(
+        json!({ "args": [name, "inside", "outside"], "env": [format!("PATH={}", directories.join(":"))] }),
+    );
+    programs
+}
+
+fn with(process: &serde_json::Value, changes: &serde_json::Value) -> serde_json::Value {
+    let mut process = process.clone();
+    process
+        .as_object_mut()
+        .unwrap()
+        .extend(changes.as_object().unwrap().clone());
+    process
+}
+
+/// CVE-2024-21626: the program's path runs through a descriptor.
+fn program() {
+    for careless in [false, true] {
+        let mut bundle = Bundle::new(&["nothing"]);
+        if careless {
+            leak(&mut bundle);
+        }
+        let process = bundle.config["process"].clone();
+        for program in programs(&bundle, &bundle.path().join("runtime")) {
+            bundle.config["process"] = with(&process, &program);
+            refused(&bundle.run(), "exec: ");
+        }
+    }
+}
+
+fn program_exec() {
+    let mut bundle = Bundle::new(&["sleep"]);
+    leak(&mut bundle);
+    assert_eq!(bundle.call("run-detached", &[]).code, 0);
+    for program in programs(&bundle, &bundle.path().join("runtime")) {
+        let process = with(&bundle.config["process"], &program);
+        std::fs::write(bundle.path().join("process.json"), process.to_string()).unwrap();
+        refused(&bundle.call("exec", &[]), "exec: ");
+    }
+}
+
+/// /dev/null and /etc/passwd of the container are links: neither is opened on the host.
+fn lookups() {
+    use rustix::fs::inotify;
+    let mut bundle = Bundle::new(&["sleep"]);
+    leak(&mut bundle);
+    let mounts = bundle.config["mounts"].as_array().unwrap().clone();
+    let kept = mounts.into_iter().filter(|mount| mount["destination"] == "/proc");
+    bundle.mounts(kept.collect());
+    let victim = bundle.path().join("victim");
+    std::fs::write(&victim, "root:x:0:0::/ESCAPED:/bin/sh\n").unwrap();
+    let watch = inotify::init(inotify::CreateFlags::NONBLOCK | inotify::CreateFlags::CLOEXEC).unwrap();
+    inotify::add_watch(&watch, &victim, inotify::WatchFlags::OPEN).unwrap();
+    let opened = || rustix::io::read(&watch, &mut [0_u8; 4096][..]).is_ok();
+    std::fs::File::open(&victim).unwrap();
+    assert!(opened() && !opened());
+    assert_eq!(bundle.call("run-detached", &[]).code, 0);
+    for way in ways_out(&victim) {
+        for name in ["dev/null", "etc/passwd"] {
+            let _ = std::fs::remove_file(bundle.inside(name));
+            symlink(&way, bundle.inside(name)).unwrap();
+        }
+        let changes = json!({ "args": ["/program", "inside", "home"], "env": [] });
+        let process = with(&bundle.config["process"], &changes);
+        std::fs::write(bundle.path().join("process.json"), process.to_string()).unwrap();
+        contained(&bundle.call("exec", &[]));
+        assert!(!opened(), "{way}");
+    }
+}
+
+fn preserved() {
+    let mut bundle = Bundle::new(&["open", "3", "4"]);
+    for _ in 0..2 {
+        bundle
+            .passed
+            .push(std::fs::File::open("/dev/zero").unwrap().into());
+    }
+    contained(&bundle.call("run", &["--preserve-fds=2"]));
+    bundle.config["process"]["args"] = json!(["/program", "inside", "open"]);
+    contained(&bundle.run());
+    // The third is the runtime's own.
+    let outcome = bundle.call("run", &["--preserve-fds=3"]);
+    refused(&outcome, "descriptor 5 is to be preserved");
+    refused(
+        &bundle.call("run", &["--preserve-fds=4294967295"]),
+        "descriptor 5 is to be preserved",
+    );
+    assert_eq!(bundle.leftovers(), Vec::<String>::new());
 }
 
 fn descriptors() {

@@ -17,6 +17,11 @@ pub fn main(arguments: &[String]) -> ! {
         ["release-agent"] => release_agent(),
         ["masked", paths @ ..] => masked(paths),
         ["streams"] => streams(),
+        // As a program of the host's, or as the interpreter of a script.
+        ["outside", ..] => println!("ESCAPED: this is the host's program"),
+        [script] if script.starts_with("/script") => println!("ESCAPED: this is the host's interpreter"),
+        ["home"] => println!("HOME={}", std::env::var("HOME").unwrap()),
+        ["open", numbers @ ..] => open(numbers),
         ["sysctl"] => println!(
             "forward={}",
             std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward")
@@ -86,6 +91,18 @@ fn directory() {
         if let Ok(target) = std::fs::read_link(format!("/proc/self/fd/{fd}")) {
             // The listing of a directory by this very loop is not among them.
             println!("ESCAPED: descriptor {fd} is {}", target.display());
+        }
+    }
+}
+
+/// Are exactly these descriptors open?
+fn open(numbers: &[&str]) {
+    for fd in 3..64 {
+        let open = Path::new(&format!("/proc/self/fd/{fd}"))
+            .symlink_metadata()
+            .is_ok();
+        if open != numbers.contains(&fd.to_string().as_str()) {
+            println!("ESCAPED: descriptor {fd}, open: {open}");
         }
     }
 }

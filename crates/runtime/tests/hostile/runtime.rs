@@ -38,6 +38,10 @@ fn act(command: &str, root: &Path, bundle: &Path, id: &str, rest: &[String]) -> 
             .iter()
             .find_map(|flag| flag.strip_prefix("--pid-file="))
             .map(Into::into),
+        preserve_fds: rest
+            .iter()
+            .find_map(|flag| flag.strip_prefix("--preserve-fds="))
+            .map_or(0, |number| number.parse().unwrap()),
         ..CreateOptions::default()
     };
     let warn = |warning: &str| eprintln!("warning: {warning}");
