@@ -38,6 +38,7 @@ pub use network::*;
 pub use progress::*;
 pub use stats::*;
 pub use system::*;
+pub use vessel::DiskItem;
 pub use volume::*;
 
 /// The newest API version these structures cover.

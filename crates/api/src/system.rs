@@ -3,6 +3,7 @@
 use crate::container::ContainerSummary;
 use crate::image::ImageSummary;
 use crate::json::{Map, empty, model, null_if_empty};
+use crate::vessel::DiskItem;
 use crate::volume::Volume;
 
 model! {
@@ -202,6 +203,9 @@ model! {
         pub build_cache: Vec<BuildCache>,
         #[serde(skip_serializing_if = "empty")]
         pub builder_size: i64,
+        /// Only from Vessel, and only when asked for with `vessel=1`.
+        #[serde(skip_serializing_if = "empty")]
+        pub vessel_items: Vec<DiskItem>,
     }
 
     /// One record of the build cache.

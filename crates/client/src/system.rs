@@ -46,9 +46,9 @@ impl Client {
         self.get("/version", &Query::new())
     }
 
-    /// `GET /system/df`
-    pub fn disk_usage(&self) -> Result<DiskUsage> {
-        self.get("/system/df", &Query::new())
+    /// `GET /system/df`; with `items`, Vessel tells everything that is on the disk, and other daemons ignore it
+    pub fn disk_usage(&self, items: bool) -> Result<DiskUsage> {
+        self.get("/system/df", &Query::new().flag("vessel", items))
     }
 
     /// `GET /events`

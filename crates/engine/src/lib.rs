@@ -6,6 +6,7 @@
 //! state and an order of operations of its own, so a container that hangs delays nobody else.
 
 pub mod container;
+mod disk;
 mod error;
 pub mod events;
 pub mod files;

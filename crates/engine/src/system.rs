@@ -1,11 +1,8 @@
 //! The engine and its host: `info`, `version`, `system df`.
 
-use std::collections::HashSet;
 use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use serde::Serialize;
 use vessel_api::{
     ComponentVersion, DiskUsage, IndexInfo, Info, Map, PlatformName, PluginsInfo, RegistryConfig,
     RuntimeInfo, SwarmInfo, Version, VolumeUsage,
@@ -14,7 +11,7 @@ use vessel_runtime::cgroup::{Controller, Hierarchies, Mode, Version as CgroupVer
 
 use crate::container::record::Status;
 use crate::images::ImageListOptions;
-use crate::{Context, Engine, Filters, ListOptions, Result, blocking, time};
+use crate::{Engine, Filters, ListOptions, Result, blocking, time};
 
 /// The version of the engine.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -32,16 +29,19 @@ pub struct DiskUsageOptions {
     pub volumes: bool,
     /// The build cache; always empty.
     pub build_cache: bool,
+    /// Everything below the engine's root, which Docker does not tell.
+    pub items: bool,
 }
 
 impl DiskUsageOptions {
-    /// All of it.
+    /// All that Docker tells.
     pub fn everything() -> Self {
         Self {
             containers: true,
             images: true,
             volumes: true,
             build_cache: true,
+            items: false,
         }
     }
 }
@@ -184,7 +184,7 @@ impl Engine {
             }
             usage.volumes = blocking(move || {
                 for volume in &mut volumes {
-                    let size = tree_size(Path::new(&volume.mountpoint)) as i64;
+                    let size = crate::volumes::tree_size(Path::new(&volume.mountpoint)) as i64;
                     if let Some(data) = &mut volume.usage_data {
                         data.size = size;
                     }
@@ -193,119 +193,11 @@ impl Engine {
             })
             .await?;
         }
+        if wanted.items {
+            usage.vessel_items = self.disk_items().await?;
+        }
         Ok(usage)
     }
-}
-
-/// Something on disk that is neither a layer of an image, nor a container, nor a volume.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "PascalCase")]
-pub struct DiskItem {
-    /// Where.
-    pub path: String,
-    /// Bytes.
-    pub size: u64,
-    /// What it is.
-    pub purpose: String,
-    /// Whether a record explains it. What none explains can be removed.
-    pub known: bool,
-}
-
-impl Engine {
-    /// What else the engine keeps on disk: its own files, and what no record explains.
-    ///
-    /// # Errors
-    /// When the root cannot be read.
-    pub async fn disk_items(&self) -> Result<Vec<DiskItem>> {
-        let mut layers: HashSet<String> = HashSet::new();
-        let hex = |chain: &String| chain.rsplit(':').next().unwrap_or_default().to_owned();
-        for (_, record) in self.images().all() {
-            layers.extend(record.chain_ids.iter().map(hex));
-        }
-        let mut containers = HashSet::new();
-        for container in self.containers() {
-            layers.extend(container.record().layers.iter().map(hex));
-            containers.insert(container.id().to_owned());
-        }
-        let volumes = self.volume_list(&Filters::default()).await?.volumes;
-        let volumes: HashSet<String> = volumes.into_iter().map(|volume| volume.name).collect();
-        let root = self.config().root.clone();
-        blocking(move || {
-            let mut items = Vec::new();
-            for entry in fs::read_dir(&root)
-                .context(|| format!("read {}", root.display()))?
-                .flatten()
-            {
-                let name = entry.file_name().to_string_lossy().into_owned();
-                let records = match name.as_str() {
-                    "layers" => Some((&layers, "a layer that no image and no container uses")),
-                    "containers" => Some((&containers, "a directory of no container")),
-                    "volumes" => Some((&volumes, "a directory of no volume")),
-                    _ => None,
-                };
-                match records {
-                    Some((known, purpose)) => {
-                        for inner in fs::read_dir(entry.path()).into_iter().flatten().flatten() {
-                            if !known.contains(&*inner.file_name().to_string_lossy()) {
-                                items.push(item(&inner.path(), purpose, false));
-                            }
-                        }
-                    }
-                    None => {
-                        let purpose = match name.as_str() {
-                            "blobs" => "configurations and manifests of images",
-                            "bin" => "the init program of containers",
-                            "init-layer" => "the layer of mount points in every container's root",
-                            name if name.starts_with("state") || name == "lock" => "the engine's state",
-                            _ => "not made by this engine",
-                        };
-                        items.push(item(&entry.path(), purpose, purpose != "not made by this engine"));
-                    }
-                }
-            }
-            items.sort_by(|one, other| one.path.cmp(&other.path));
-            Ok(items)
-        })
-        .await
-    }
-}
-
-fn item(path: &Path, purpose: &str, known: bool) -> DiskItem {
-    let own = fs::symlink_metadata(path).map_or(0, |found| found.blocks() * 512);
-    let size = own
-        + if path.is_dir() && !path.is_symlink() {
-            tree_size(path)
-        } else {
-            0
-        };
-    DiskItem {
-        path: path.display().to_string(),
-        size,
-        purpose: purpose.to_owned(),
-        known,
-    }
-}
-
-/// Bytes on disk of a tree, hard links counted once. What cannot be read counts as nothing.
-pub(crate) fn tree_size(root: &Path) -> u64 {
-    let mut total = 0;
-    let mut linked = HashSet::new();
-    let mut directories = vec![root.to_owned()];
-    while let Some(directory) = directories.pop() {
-        let Ok(entries) = fs::read_dir(&directory) else {
-            continue;
-        };
-        for entry in entries.flatten() {
-            let Ok(found) = entry.metadata() else { continue };
-            if found.is_dir() {
-                directories.push(entry.path());
-            } else if found.nlink() > 1 && !linked.insert((found.dev(), found.ino())) {
-                continue;
-            }
-            total += found.blocks() * 512;
-        }
-    }
-    total
 }
 
 /// The memory of the host in bytes.
@@ -439,18 +331,5 @@ mod tests {
         assert_eq!(os_release(text, "VERSION_ID").unwrap(), "12");
         assert_eq!(os_release(text, "ID").unwrap(), "debian");
         assert_eq!(os_release(text, "VERSION"), None);
-    }
-
-    #[test]
-    fn trees_are_measured_once_per_file() {
-        let root = tempfile::tempdir().unwrap();
-        fs::create_dir(root.path().join("a")).unwrap();
-        fs::write(root.path().join("a/one"), vec![1; 1 << 20]).unwrap();
-        let before = tree_size(root.path());
-        assert!(before >= 1 << 20);
-        fs::hard_link(root.path().join("a/one"), root.path().join("two")).unwrap();
-        std::os::unix::fs::symlink("/", root.path().join("root")).unwrap();
-        let after = tree_size(root.path());
-        assert!(after < before + (1 << 19), "{before} {after}");
     }
 }

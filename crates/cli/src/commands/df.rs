@@ -1,6 +1,6 @@
 //! `vessel system df`
 
-use vessel_api::{BuildCache, ContainerSummary, DiskUsage};
+use vessel_api::{BuildCache, ContainerSummary, DiskItem, DiskUsage};
 
 use super::{images, ps, volume};
 use crate::app::Run;
@@ -36,7 +36,7 @@ impl Run for Args {
         if self.verbose && !self.format.is_empty() && self.format != "json" {
             return Err(Failure::new("conflicting options: --format and --verbose"));
         }
-        let usage = context.client()?.disk_usage()?;
+        let usage = context.client()?.disk_usage(self.verbose)?;
         if self.verbose && self.format == "json" {
             let value = serde_json::to_string(&usage).map_err(Failure::new)?;
             output::print_line(&value)?;
@@ -219,7 +219,32 @@ fn verbose(usage: &DiskUsage) -> Result<String> {
         CACHE,
         usage.build_cache.iter().map(cache_row).collect(),
     )?);
+    if !usage.vessel_items.is_empty() {
+        let total: u64 = usage.vessel_items.iter().map(|item| item.size).sum();
+        let total = human_size(total as f64);
+        out.push_str(&format!("\nDisk space usage: {total}\n\n"));
+        const ITEMS: &Headers = &[
+            ("Path", "PATH"),
+            ("Size", "SIZE"),
+            ("Purpose", "PURPOSE"),
+            ("Known", "KNOWN"),
+        ];
+        out.push_str(&render(
+            "table",
+            "{{.Path}}\t{{.Size}}\t{{.Known}}\t{{.Purpose}}",
+            ITEMS,
+            usage.vessel_items.iter().map(item_row).collect(),
+        )?);
+    }
     Ok(out)
+}
+
+fn item_row(item: &DiskItem) -> Row {
+    Row::default()
+        .text("Path", &item.path)
+        .text("Size", human_size(item.size as f64))
+        .text("Known", item.known.to_string())
+        .text("Purpose", &item.purpose)
 }
 
 fn cache_row(record: &BuildCache) -> Row {

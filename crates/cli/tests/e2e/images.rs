@@ -73,3 +73,50 @@ fn a_root_archive_becomes_an_image() {
         .ok();
     assert_eq!(daemon.vessel(&["run", "--rm", "copy:1"]).ok(), "imported");
 }
+
+#[test]
+fn every_byte_on_the_disk_is_accounted_for() {
+    let Some(daemon) = daemon() else { return };
+    let script = "dd if=/dev/zero of=/big bs=1024 count=300 2>/dev/null; yes | head -c 200000";
+    daemon
+        .vessel(&[
+            "run",
+            "--name",
+            "wrote",
+            "-v",
+            "data:/data",
+            "busybox",
+            "sh",
+            "-c",
+            script,
+        ])
+        .ok();
+    std::fs::create_dir(daemon.root().join("volumes/stray")).unwrap();
+    std::fs::write(daemon.root().join("volumes/stray/x"), vec![1; 100_000]).unwrap();
+    let text = daemon.vessel(&["system", "df", "-v", "--format", "json"]).ok();
+    let usage: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let items = usage["VesselItems"].as_array().unwrap();
+    let total: u64 = items.iter().map(|item| item["Size"].as_u64().unwrap()).sum();
+    let du = std::process::Command::new("du")
+        .args(["-s", "--block-size=1"])
+        .arg(daemon.root())
+        .output()
+        .unwrap();
+    let du = String::from_utf8(du.stdout).unwrap();
+    assert_eq!(du.split('\t').next().unwrap(), total.to_string(), "{items:#?}");
+    let unknown: Vec<&str> = items
+        .iter()
+        .filter(|item| item["Known"] == false)
+        .map(|item| item["Path"].as_str().unwrap())
+        .collect();
+    assert_eq!(unknown, [daemon.root().join("volumes/stray").to_str().unwrap()]);
+    let table = daemon.vessel(&["system", "df", "-v"]).ok();
+    assert!(table.contains("Disk space usage: "), "{table}");
+    assert!(
+        table
+            .lines()
+            .any(|line| line.contains("volumes/stray") && line.contains("false")),
+        "{table}"
+    );
+    std::fs::remove_dir_all(daemon.root().join("volumes/stray")).unwrap();
+}

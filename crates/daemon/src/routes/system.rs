@@ -6,10 +6,8 @@ use bytes::Bytes;
 use futures_util::stream;
 use hyper::header::{CACHE_CONTROL, HeaderName, HeaderValue, PRAGMA};
 use hyper::{Method, StatusCode};
-use serde::Serialize;
-use vessel_api::DiskUsage;
 use vessel_engine::EventsOptions;
-use vessel_engine::system::{DiskItem, DiskUsageOptions};
+use vessel_engine::system::DiskUsageOptions;
 
 use crate::body::Body;
 use crate::error::ApiError;
@@ -92,7 +90,7 @@ fn line(value: &impl serde::Serialize) -> Bytes {
     text.into()
 }
 
-/// `GET /system/df`.
+/// `GET /system/df`; with `vessel=1` also what else is on the disk.
 pub async fn disk_usage(state: &Arc<State>, request: &Request) -> Answer {
     let mut options = DiskUsageOptions::default();
     for kind in request.query.all("type") {
@@ -111,21 +109,8 @@ pub async fn disk_usage(state: &Arc<State>, request: &Request) -> Answer {
     if request.query.get("type").is_none() {
         options = DiskUsageOptions::everything();
     }
-    let usage = state.engine.disk_usage(options).await?;
-    let vessel = match request.query.flag("vessel") {
-        true => state.engine.disk_items().await?,
-        false => Vec::new(),
-    };
-    json(&WithItems { usage, vessel })
-}
-
-/// Docker's answer and, asked for with `vessel=1`, what else is on the disk: a client then has every byte.
-#[derive(Serialize)]
-struct WithItems {
-    #[serde(flatten)]
-    usage: DiskUsage,
-    #[serde(rename = "VesselItems", skip_serializing_if = "Vec::is_empty")]
-    vessel: Vec<DiskItem>,
+    options.items = request.query.flag("vessel");
+    json(&state.engine.disk_usage(options).await?)
 }
 
 /// `POST /auth`: there is no registry to log in to.
