@@ -14,6 +14,7 @@ use super::spawn::Plan;
 use super::{Stdio, descriptors, environment, hooks, terminal};
 use crate::cgroup::Cgroup;
 use crate::error::Context;
+use crate::rootfs::DevOwner;
 use crate::shim::RootSource;
 use crate::spec::{NamespaceKind, Process};
 use crate::sys::keyctl;
@@ -202,13 +203,16 @@ fn make_root(child: &Child<'_>, process: &Process, given_root: Option<OwnedFd>) 
             rootfs::mount(root.as_fd(), mount, plan.bundle, source.as_ref().map(AsFd::as_fd))?;
         }
     }
-    rootfs::populate_devices(root.as_fd(), &linux.devices)?;
+    let dev = DevOwner::of(&spec.mounts);
+    if dev == DevOwner::Container {
+        rootfs::populate_devices(root.as_fd(), &linux.devices)?;
+    }
     // A missing working directory is made, as Docker and runc do.
     rootfs::make_directory(root.as_fd(), &process.cwd)
         .map_err(|error| error.wrap(format!("process.cwd {}", process.cwd.display())))?;
     let console = process
         .terminal
-        .then(|| make_terminal(root.as_fd(), process, channel))
+        .then(|| make_terminal(root.as_fd(), process, dev, channel))
         .transpose()?;
     run_outer_hooks(child)?;
     // While the host's /dev/null can still be bound.
@@ -255,9 +259,14 @@ fn enter_without_mounts(child: &Child<'_>) -> Result<()> {
     rustix::process::chdir("/").context(|| "enter the container's root")
 }
 
-fn make_terminal(root: BorrowedFd<'_>, process: &Process, channel: &Channel) -> Result<OwnedFd> {
+fn make_terminal(
+    root: BorrowedFd<'_>,
+    process: &Process,
+    dev: DevOwner,
+    channel: &Channel,
+) -> Result<OwnedFd> {
     let made = terminal::open(root, process.console_size, process.user.uid)?;
-    terminal::bind_console(root, &made.slave)?;
+    terminal::bind_console(root, dev, &made.slave)?;
     channel.tell_parent(&FromChild::Terminal(made.master))?;
     Ok(made.slave)
 }

@@ -9,7 +9,7 @@ use rustix::termios::{Winsize, tcsetwinsize};
 
 use crate::error::Context;
 use crate::rootfs::resolve::{TargetKind, mount_target, open_in_root};
-use crate::rootfs::{Recursion, attach, copy_of};
+use crate::rootfs::{DevOwner, Recursion, attach, copy_of};
 use crate::spec::ConsoleSize;
 use crate::{Error, Result};
 
@@ -85,27 +85,26 @@ pub fn resize(terminal: BorrowedFd<'_>, size: ConsoleSize) -> Result<()> {
 
 /// Binds the terminal at `/dev/console` of the container (runtime-spec, config.md, `terminal`).
 ///
-/// The place is made by us on the fresh `/dev` and never followed (CVE-2025-52565).
-pub fn bind_console(root: BorrowedFd<'_>, slave: &OwnedFd) -> Result<()> {
-    let dev = mount_target(root, Path::new("/dev"), TargetKind::Directory)?;
-    // Made, not opened: opening what the image, or the host's /dev, has there could have an effect.
-    match rustix::fs::mknodat(
-        &dev,
-        "console",
-        FileType::RegularFile,
-        Mode::from_raw_mode(0o600),
-        0,
-    ) {
-        Ok(()) | Err(Errno::EXIST) => {}
-        Err(errno) => return Err(errno).context(|| "make /dev/console"),
+/// The place is made by us on the fresh `/dev` and never followed (CVE-2025-52565). In a `/dev` that is somebody else's
+/// nothing is made, nor mounted where he would see it.
+pub fn bind_console(root: BorrowedFd<'_>, owner: DevOwner, slave: &OwnedFd) -> Result<()> {
+    if owner == (DevOwner::Other { shared: true }) {
+        return Ok(());
     }
-    let target = rustix::fs::openat(
-        &dev,
-        "console",
-        OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-        Mode::empty(),
-    )
-    .context(|| "open /dev/console")?;
+    let dev = mount_target(root, Path::new("/dev"), TargetKind::Directory)?;
+    if owner == DevOwner::Container {
+        // Made, not opened: opening what the image has there could have an effect.
+        let mode = Mode::from_raw_mode(0o600);
+        match rustix::fs::mknodat(&dev, "console", FileType::RegularFile, mode, 0) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(errno) => return Err(errno).context(|| "make /dev/console"),
+        }
+    }
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let target = match rustix::fs::openat(&dev, "console", flags, Mode::empty()) {
+        Err(Errno::NOENT) if owner != DevOwner::Container => return Ok(()),
+        other => other.context(|| "open /dev/console")?,
+    };
     let found = rustix::fs::fstat(&target).context(|| "look at /dev/console")?;
     if FileType::from_raw_mode(found.st_mode).is_symlink() {
         return Err(Error::invalid(

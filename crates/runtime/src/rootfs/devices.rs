@@ -6,12 +6,12 @@ use std::path::Path;
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 
-use super::mounts::{attach, copy_of};
-use super::options::Recursion;
-use super::resolve::{TargetKind, lookup, mount_target};
+use super::mounts::{attach, copy_of, is_bind};
+use super::options::{Options, Recursion};
+use super::resolve::{TargetKind, lookup, mount_target, normal};
 use crate::error::Context;
-use crate::spec::Device;
-use crate::sys::mount_setattr::{MountAttr, attr, mount_setattr};
+use crate::spec::{Device, Mount};
+use crate::sys::mount_setattr::{MountAttr, Propagation, attr, mount_setattr};
 use crate::{Error, Result};
 
 /// The devices every container has (runtime-spec, config-linux.md, "Default Devices").
@@ -31,6 +31,38 @@ const LINKS: [(&str, &str); 5] = [
     ("/proc/self/fd/2", "stderr"),
     ("/proc/kcore", "core"),
 ];
+
+/// Whose the container's `/dev` is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DevOwner {
+    /// The container's: it is filled.
+    Container,
+    /// Somebody's who gave it (`-v /dev:/dev`): nothing is made or removed in it, as runc has it.
+    Other {
+        /// What is mounted in it can appear there too.
+        shared: bool,
+    },
+}
+
+impl DevOwner {
+    /// Reads the mounts; the last one at `/dev` counts.
+    pub fn of(mounts: &[Mount]) -> Self {
+        let at_dev = |mount: &&Mount| normal(&mount.destination) == Path::new("/dev");
+        let Some(mount) = mounts.iter().rev().find(at_dev) else {
+            return Self::Container;
+        };
+        let options = Options::parse(&mount.options);
+        if !is_bind(mount, &options) {
+            return Self::Container;
+        }
+        Self::Other {
+            shared: options
+                .propagation
+                .iter()
+                .any(|(change, _)| *change == Propagation::Shared),
+        }
+    }
+}
 
 /// Fills `/dev` of the container. When nodes cannot be made (a user namespace), the host's are bound instead.
 ///

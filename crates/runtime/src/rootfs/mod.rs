@@ -20,7 +20,7 @@ use rustix::io::Errno;
 use rustix::mount::{MountPropagationFlags, UnmountFlags};
 
 pub use cgroups::mount_cgroup;
-pub use devices::populate as populate_devices;
+pub use devices::{DevOwner, populate as populate_devices};
 pub use mounts::{attach, bind_source, copy_of, is_bind, mount, new_file_system};
 pub use options::{Options, Recursion};
 pub use overlay::overlay;

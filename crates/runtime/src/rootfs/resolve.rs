@@ -146,7 +146,7 @@ fn create(
 }
 
 /// The path without `..`: what is missing cannot be a link, so that `..` means what it says.
-fn normal(path: &Path) -> PathBuf {
+pub(super) fn normal(path: &Path) -> PathBuf {
     let mut plain = PathBuf::from("/");
     for component in path.components() {
         match component {

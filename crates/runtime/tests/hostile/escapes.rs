@@ -31,6 +31,7 @@ pub const TESTS: &[(&str, fn())] = &[
     ("masks_do_not_give_away_the_hosts_null", masks_of_the_host),
     ("streams_do_not_give_away_the_hosts_null", streams),
     ("the_console_is_not_bound_over_a_link", console),
+    ("nothing_is_changed_in_somebody_elses_dev", others_dev),
 ];
 
 fn contained(outcome: &Outcome) {
@@ -409,4 +410,58 @@ fn console() {
         std::fs::read_to_string(Path::new(&bundle.inside("etc/precious"))).unwrap(),
         "precious"
     );
+}
+
+/// `-v /dev:/dev`: what lies there is the host's.
+fn others_dev() {
+    use std::os::unix::fs::MetadataExt;
+    for (destination, terminal, propagation) in [
+        ("/dev", false, "rprivate"),
+        ("//vol/.././dev/", true, "rprivate"),
+        ("/dev", true, "rshared"),
+    ] {
+        let mut bundle = Bundle::new(&["nothing"]);
+        let host = bundle.path().join("host-dev");
+        for name in ["pts", "shm", "mqueue"] {
+            std::fs::create_dir_all(host.join(name)).unwrap();
+        }
+        std::fs::write(host.join("ptmx"), "the host's").unwrap();
+        let before = listing(&host);
+        // Before those in it.
+        let mut mounts = bundle.config["mounts"].as_array().unwrap().clone();
+        let own = mounts
+            .iter()
+            .position(|mount| mount["destination"] == "/dev")
+            .unwrap();
+        mounts[own] = json!({
+            "destination": destination, "type": "bind", "source": host, "options": ["rbind", propagation]
+        });
+        bundle.mounts(mounts.into());
+        bundle.config["linux"]["devices"] =
+            json!([{ "type": "c", "path": "/dev/fuse", "major": 10, "minor": 229 }]);
+        bundle.config["process"]["terminal"] = json!(terminal);
+        contained(&bundle.run());
+        assert_eq!(listing(&host), before, "{destination}");
+        // A console that is there is covered, for the container alone.
+        std::fs::write(host.join("console"), "the host's").unwrap();
+        let before = listing(&host);
+        bundle.config["process"]["args"] = json!(["/program", "inside", "mounts"]);
+        let outcome = bundle.run();
+        let covered = outcome.said.lines().any(|line| line.contains(" /dev/console "));
+        assert_eq!(covered, terminal && propagation == "rprivate", "{outcome:?}");
+        assert_eq!(listing(&host), before, "{destination}");
+    }
+
+    fn listing(dir: &Path) -> Vec<(std::ffi::OsString, u32, u64)> {
+        let mut found: Vec<_> = std::fs::read_dir(dir)
+            .unwrap()
+            .map(|entry| entry.unwrap())
+            .map(|entry| {
+                let stat = entry.metadata().unwrap();
+                (entry.file_name(), stat.mode(), stat.ino())
+            })
+            .collect();
+        found.sort();
+        found
+    }
 }
