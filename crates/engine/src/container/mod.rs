@@ -17,6 +17,7 @@ pub mod record;
 pub mod remove;
 pub(crate) mod restart;
 pub(crate) mod shim;
+mod sources;
 pub mod start;
 pub mod stop;
 pub(crate) mod table;

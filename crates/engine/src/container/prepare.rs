@@ -2,16 +2,17 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::fs::{Mode, OFlags};
 use vessel_network::{EndpointRecord, EndpointRequest};
 use vessel_runtime::seccomp::{self, docker};
 use vessel_runtime::shim::{LogConfig, Overlay, RootSource, ShimConfig, ShimFds};
 
 use super::record::{MountKind, MountRecord, Record};
+use super::sources::{self, SHM};
 use super::{Container, RootPaths, names};
 use crate::error::Context;
 use crate::network::Attachment;
@@ -74,10 +75,15 @@ impl Engine {
         let mode = NetworkMode::parse(&host.network_mode)?;
         let identity = self.container_user(record, &root)?;
         let security = security::security(host, self.capabilities)?;
-        let mounts = self.mount_sources(&record.mounts)?;
+        let mut sources = Vec::new();
+        let mounts = self.mount_sources(&record.mounts, &mut sources)?;
         let ipc = Ipc::parse(&host.ipc_mode)?;
         let mut namespaces = self.namespaces(record, &ipc)?;
-        let shm = self.shared_memory(record, &ipc)?;
+        if let Ipc::Container(name) = &ipc
+            && !record.mounts.iter().any(|mount| mount.destination == SHM)
+        {
+            sources.push((SHM.into(), self.shared_memory(name)?));
+        }
 
         let (netns, reservations) = match &mode {
             NetworkMode::Host => (None, Vec::new()),
@@ -139,7 +145,6 @@ impl Engine {
             devices: devices::devices(host)?,
             namespaces,
             ipc,
-            shm,
             names,
             mounts,
             init,
@@ -171,6 +176,7 @@ impl Engine {
         };
         let fds = ShimFds {
             netns,
+            sources,
             keep: reservations,
             attach: Vec::new(),
         };
@@ -265,39 +271,38 @@ impl Engine {
         Ok(state.pid)
     }
 
-    /// The directory that is the `/dev/shm` of a container that shares it.
-    fn shared_memory(&self, record: &Record, ipc: &Ipc) -> Result<Option<PathBuf>> {
-        match ipc {
-            Ipc::Shareable => {
-                let path = self.paths.shim(&record.id).join("shm");
-                std::fs::create_dir(&path)
-                    .and_then(|()| {
-                        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o1777))
-                    })
-                    .context(|| format!("create {}", path.display()))?;
-                Ok(Some(path))
-            }
-            Ipc::Container(name) => {
-                let other = self.container(name)?;
-                match Ipc::parse(&other.record().host.ipc_mode)? {
-                    Ipc::Shareable => Ok(Some(self.paths.shim(other.id()).join("shm"))),
-                    _ => Err(Error::conflict(format!(
-                        "can't join IPC of container {}: non-shareable IPC (hint: use IpcMode:shareable for the donor container)",
-                        other.id()
-                    ))),
-                }
-            }
-            Ipc::Private | Ipc::None | Ipc::Host => Ok(None),
+    /// A detached copy of the `/dev/shm` of a container that shares it.
+    fn shared_memory(&self, name: &str) -> Result<OwnedFd> {
+        let other = self.container(name)?;
+        if Ipc::parse(&other.record().host.ipc_mode)? != Ipc::Shareable {
+            return Err(Error::conflict(format!(
+                "can't join IPC of container {}: non-shareable IPC (hint: use IpcMode:shareable for the donor container)",
+                other.id()
+            )));
         }
+        sources::shared_memory(self.joined_pid(name, "IPC")?)
+            .context(|| format!("cannot share the {SHM} of container {}", other.id()))
     }
 
-    fn mount_sources(&self, mounts: &[MountRecord]) -> Result<Vec<UserMount>> {
+    fn mount_sources(
+        &self,
+        mounts: &[MountRecord],
+        sources: &mut Vec<(PathBuf, OwnedFd)>,
+    ) -> Result<Vec<UserMount>> {
         mounts
             .iter()
             .map(|mount| {
                 let source = match mount.kind {
                     MountKind::Tmpfs => PathBuf::new(),
-                    MountKind::Volume => self.volume_source(mount)?,
+                    MountKind::Volume => {
+                        let data = self.paths.volume(&mount.name);
+                        if mount.subpath.is_empty() {
+                            data
+                        } else {
+                            sources.push((mount.destination.clone().into(), sources::subpath(mount, &data)?));
+                            data.join(&mount.subpath)
+                        }
+                    }
                     MountKind::Bind => bind_source(mount)?,
                 };
                 Ok(UserMount {
@@ -306,30 +311,6 @@ impl Engine {
                 })
             })
             .collect()
-    }
-
-    fn volume_source(&self, mount: &MountRecord) -> Result<PathBuf> {
-        let data = self.paths.volume(&mount.name);
-        if mount.subpath.is_empty() {
-            return Ok(data);
-        }
-        // Resolved inside the volume: what containers put there may be hostile. The path handed on is where it really is.
-        let root = rustix::fs::open(
-            &data,
-            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-            Mode::empty(),
-        )
-        .context(|| format!("open volume {}", mount.name))?;
-        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-        rustix::fs::openat2(
-            root.as_fd(),
-            mount.subpath.as_str(),
-            OFlags::PATH | OFlags::CLOEXEC,
-            Mode::empty(),
-            resolve,
-        )
-        .context(|| format!("cannot access path {} in volume {}", mount.subpath, mount.name))?;
-        Ok(data.join(&mount.subpath))
     }
 }
 
@@ -350,7 +331,7 @@ fn bind_source(mount: &MountRecord) -> Result<PathBuf> {
     }
 }
 
-fn open_namespace(pid: i32, kind: &str) -> Result<OwnedFd> {
+pub(super) fn open_namespace(pid: i32, kind: &str) -> Result<OwnedFd> {
     let path = format!("/proc/{pid}/ns/{kind}");
     rustix::fs::open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
         .context(|| format!("open {path}"))

@@ -90,8 +90,6 @@ pub struct Inputs<'a> {
     pub namespaces: Namespaces,
     /// `--ipc`.
     pub ipc: Ipc,
-    /// A directory that becomes `/dev/shm`, shared with other containers.
-    pub shm: Option<PathBuf>,
     /// `/etc` files.
     pub names: NameFiles,
     /// Volumes, binds, tmpfs.

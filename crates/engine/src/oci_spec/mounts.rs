@@ -56,9 +56,9 @@ pub(super) fn mounts(inputs: &Inputs<'_>) -> Vec<Mount> {
         mount("/sys/fs/cgroup", "cgroup", &[access, "nosuid", "noexec", "nodev"]),
         mount("/dev/mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
     ];
-    match (&inputs.ipc, &inputs.shm) {
-        (Ipc::None, _) => {}
-        (Ipc::Host, _) => {
+    match &inputs.ipc {
+        Ipc::None => {}
+        Ipc::Host => {
             mounts.retain(|mount| mount.destination != Path::new("/dev/mqueue"));
             mounts.push(bind(
                 Path::new("/dev/mqueue"),
@@ -71,8 +71,13 @@ pub(super) fn mounts(inputs: &Inputs<'_>) -> Vec<Mount> {
                 &["rbind", "nosuid", "noexec", "nodev"],
             ));
         }
-        (_, Some(shm)) => mounts.push(bind(shm, "/dev/shm", &["bind", "nosuid", "noexec", "nodev"])),
-        (_, None) => {
+        // What is mounted is handed over as a descriptor; the source is a name and leads nowhere.
+        Ipc::Container(name) => mounts.push(bind(
+            Path::new(&format!("container:{name}")),
+            "/dev/shm",
+            &["bind", "nosuid", "noexec", "nodev"],
+        )),
+        Ipc::Private | Ipc::Shareable => {
             let size = format!("size={}", host.shm_size);
             mounts.push(mount(
                 "/dev/shm",

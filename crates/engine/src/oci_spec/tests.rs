@@ -33,7 +33,6 @@ fn made(record: &Record, change: impl FnOnce(&mut Inputs<'_>)) -> Spec {
             ..Namespaces::default()
         },
         ipc: Ipc::Private,
-        shm: None,
         names: NameFiles {
             hosts: Some("/run/x/hosts".into()),
             ..NameFiles::default()

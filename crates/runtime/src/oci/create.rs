@@ -186,6 +186,7 @@ fn spawn(
         spec,
         bundle,
         root: &source,
+        sources: &[],
         netns: None,
         seccomp,
         stdio: if terminal { Stdio::Terminal } else { Stdio::Inherit },

@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, pidfd_open, pidfd_send_signal, waitpid};
 
@@ -27,6 +27,8 @@ pub struct Plan<'a> {
     pub bundle: &'a Path,
     /// What becomes its root.
     pub root: &'a RootSource,
+    /// Detached mounts that bind mounts attach, by their destination, instead of what `source` names.
+    pub sources: &'a [(PathBuf, OwnedFd)],
     /// A network namespace to enter instead of making one.
     pub netns: Option<BorrowedFd<'a>>,
     /// The system call filter.
@@ -90,7 +92,7 @@ pub fn spawn(plan: Plan<'_>) -> Result<Init> {
     let mut resources = linux.resources.clone().unwrap_or_default();
     allow_standard_devices(&mut resources, linux);
 
-    let sources = sources(plan.spec, plan.bundle, &namespaces)?;
+    let sources = sources(&plan, &namespaces)?;
     let (cgroup, lacks) = Cgroup::create(plan.hierarchies, &plan.cgroup, &resources)?;
     if let Err(error) = refuse_unified(&lacks) {
         let _ = cgroup.destroy();
@@ -191,8 +193,8 @@ fn clone(
 
 /// The bind mounts the container's own process could not make, detached, in the order of `mounts`: a user namespace has
 /// no access to what its root may not read on the host, and none to the owners of the host's files (idmapped mounts).
-fn sources(spec: &Spec, bundle: &Path, namespaces: &Namespaces) -> Result<Vec<Option<OwnedFd>>> {
-    let linux = spec.linux();
+fn sources(plan: &Plan<'_>, namespaces: &Namespaces) -> Result<Vec<Option<OwnedFd>>> {
+    let linux = plan.spec.linux();
     let user = namespaces.makes(NamespaceKind::User) || namespaces.joined(NamespaceKind::User).is_some();
     if !namespaces.makes(NamespaceKind::Mount) {
         return Ok(Vec::new());
@@ -207,17 +209,28 @@ fn sources(spec: &Spec, bundle: &Path, namespaces: &Namespaces) -> Result<Vec<Op
             Some(_) if mount.uid_mappings.is_empty() => (&linux.uid_mappings, &linux.gid_mappings),
             _ => (&mount.uid_mappings, &mount.gid_mappings),
         };
-        if uids.is_empty() && !user {
+        let given = plan.sources.iter().find(|(at, _)| *at == mount.destination);
+        if uids.is_empty() && !user && given.is_none() {
             return Ok(None);
         }
         let idmap = (!uids.is_empty())
             .then(|| idmap::user_namespace(uids, gids))
             .transpose()?;
-        rootfs::bind_source(mount, &options, bundle, idmap.as_ref().map(AsFd::as_fd), true)
-            .map(Some)
+        let idmap = idmap.as_ref().map(AsFd::as_fd);
+        let made = match given {
+            Some((_, given)) => given
+                .try_clone()
+                .context(|| "copy a descriptor")
+                .and_then(|copy| {
+                    rootfs::settle_source(&copy, mount, &options, idmap, true)?;
+                    Ok(copy)
+                }),
+            None => rootfs::bind_source(mount, &options, plan.bundle, idmap, true),
+        };
+        made.map(Some)
             .map_err(|error| error.wrap(format!("mount {}", mount.destination.display())))
     };
-    spec.mounts.iter().map(one).collect()
+    plan.spec.mounts.iter().map(one).collect()
 }
 
 fn no_pidfd() -> Error {

@@ -200,9 +200,24 @@ pub fn bind_source(
         .context(|| format!("the mount source {} cannot be opened", source.display()))?;
     let recursion = options.bind.unwrap_or(Recursion::One);
     let copy = copy_of(&opened, recursion).context(|| format!("copy the mount of {}", source.display()))?;
+    settle_source(&copy, mount, options, idmap, outside)?;
+    Ok(copy)
+}
+
+/// Gives the detached `copy` a bind mount attaches what [`bind_source`] gives it.
+///
+/// # Errors
+/// When its file system cannot do what is asked.
+pub fn settle_source(
+    copy: &OwnedFd,
+    mount: &Mount,
+    options: &Options,
+    idmap: Option<BorrowedFd<'_>>,
+    outside: bool,
+) -> Result<()> {
     if outside {
         set_attributes(
-            &copy,
+            copy,
             true,
             MountAttr {
                 propagation: Some(Propagation::Slave),
@@ -216,7 +231,7 @@ pub fn bind_source(
             clear: options.clear,
             ..MountAttr::default()
         };
-        set_attributes(&copy, false, change)?;
+        set_attributes(copy, false, change)?;
     }
     if options.set_all != 0 || options.clear_all != 0 {
         let change = MountAttr {
@@ -224,12 +239,12 @@ pub fn bind_source(
             clear: options.clear_all,
             ..MountAttr::default()
         };
-        set_attributes(&copy, true, change)?;
+        set_attributes(copy, true, change)?;
     }
     if let Some(user) = idmap {
         let all = options.idmap == Some(Recursion::All);
         mount_setattr(
-            &copy,
+            copy,
             all,
             &MountAttr {
                 idmap: Some(user),
@@ -239,11 +254,11 @@ pub fn bind_source(
         .context(|| {
             format!(
                 "map the owners of {} (its file system may not support idmapped mounts)",
-                source.display()
+                mount.source
             )
         })?;
     }
-    Ok(copy)
+    Ok(())
 }
 
 fn bind(root: BorrowedFd<'_>, mount: &Mount, options: &Options, source: BorrowedFd<'_>) -> Result<()> {

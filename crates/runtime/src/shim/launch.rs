@@ -7,7 +7,7 @@
 use std::ffi::CString;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::mount::OpenTreeFlags;
@@ -22,6 +22,8 @@ use crate::{Error, ErrorKind, Result};
 pub struct ShimFds {
     /// The network namespace to enter instead of making one.
     pub netns: Option<OwnedFd>,
+    /// Detached mounts that bind mounts attach, by their destination: of what no path may be trusted to lead to.
+    pub sources: Vec<(PathBuf, OwnedFd)>,
     /// Held while the container lives, closed by its end (reservations of published ports).
     pub keep: Vec<OwnedFd>,
     /// Streams of the clients that attached before the start.
@@ -84,6 +86,11 @@ impl Launcher {
         config.fds.control = number(theirs.as_raw_fd());
         config.fds.dir = number(dir_fd.as_raw_fd());
         config.fds.netns = fds.netns.as_ref().map(|fd| number(fd.as_raw_fd()));
+        config.fds.sources = fds
+            .sources
+            .iter()
+            .map(|(at, fd)| (number(fd.as_raw_fd()), at.clone()))
+            .collect();
         config.fds.keep = fds.keep.iter().map(|fd| number(fd.as_raw_fd())).collect();
         config.fds.attach = fds
             .attach

@@ -86,6 +86,9 @@ pub struct InheritedFds {
     pub dir: i32,
     /// A network namespace to enter instead of making one.
     pub netns: Option<i32>,
+    /// Detached mounts that bind mounts attach, by their destination.
+    #[serde(default)]
+    pub sources: Vec<(i32, PathBuf)>,
     /// Held open while the container lives (reservations of published ports).
     pub keep: Vec<i32>,
     /// Clients that attached before the start.

@@ -46,9 +46,15 @@ pub fn run() -> i32 {
 fn serve(control: &mut Option<OwnedFd>, dir: &OwnedFd) -> Result<()> {
     let config = read_config(dir)?;
     // SAFETY: the launcher passed these descriptors for the shim alone; each number occurs once.
-    let (netns, keep, attach) = unsafe {
+    let (netns, sources, keep, attach) = unsafe {
         (
             config.fds.netns.map(|fd| inherited(fd)),
+            config
+                .fds
+                .sources
+                .iter()
+                .map(|(fd, at)| (at.clone(), inherited(*fd)))
+                .collect::<Vec<_>>(),
             config
                 .fds
                 .keep
@@ -84,6 +90,7 @@ fn serve(control: &mut Option<OwnedFd>, dir: &OwnedFd) -> Result<()> {
         spec: &config.spec,
         bundle: std::path::Path::new("/"),
         root: &config.root,
+        sources: &sources,
         netns: netns.as_ref().map(AsFd::as_fd),
         seccomp,
         stdio,
@@ -93,7 +100,7 @@ fn serve(control: &mut Option<OwnedFd>, dir: &OwnedFd) -> Result<()> {
         preserve_fds: 0,
         state: &state,
     })?;
-    drop(netns);
+    drop((netns, sources));
     let warnings = init.warnings.clone();
     let mut server = Server::new(config, listener.into(), init, ends, log)?;
     if let Some(control) = control.take() {
