@@ -155,9 +155,13 @@ impl Engine {
         for directory in paths.directories() {
             std::fs::create_dir_all(&directory).context(|| format!("create {}", directory.display()))?;
         }
-        for private in [&paths.root, &paths.run, &paths.containers(), &paths.shims()] {
-            std::fs::set_permissions(private, std::os::unix::fs::PermissionsExt::from_mode(0o711))
-                .context(|| format!("set the mode of {}", private.display()))?;
+        // Layers and volumes hold what containers made, programs that run as root for whoever starts them among it
+        // (CVE-2021-41091): no user of the host gets there. Containers need no path to them, whatever their root is mapped
+        // to. Only the way to the sockets is open.
+        let private = [&paths.root, &paths.volumes(), &paths.containers(), &paths.shims()];
+        for (directory, mode) in private.map(|path| (path, 0o700)).into_iter().chain([(&paths.run, 0o711)]) {
+            std::fs::set_permissions(directory, std::os::unix::fs::PermissionsExt::from_mode(mode))
+                .context(|| format!("set the mode of {}", directory.display()))?;
         }
         let layer = paths.init_layer();
         paths::make_init_layer(&layer).context(|| format!("create {}", layer.display()))?;

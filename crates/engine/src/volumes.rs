@@ -420,7 +420,7 @@ fn make_directory(data: &Path) -> Result<()> {
         std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode))
             .context(|| format!("set the mode of {}", path.display()))
     };
-    data.parent().map_or(Ok(()), |parent| mode(parent, 0o701))?;
+    data.parent().map_or(Ok(()), |parent| mode(parent, 0o700))?;
     mode(data, 0o755)
 }
 

@@ -280,3 +280,20 @@ fn an_image_is_not_removed_while_a_container_is_made_from_it() {
         );
     });
 }
+
+#[test]
+fn nobody_else_gets_to_what_containers_made() {
+    use std::os::unix::fs::PermissionsExt;
+    let Some(world) = World::new() else { return };
+    world.run(async |engine| {
+        let request = VolumeCreateRequest {
+            name: "data".into(),
+            ..VolumeCreateRequest::default()
+        };
+        engine.volume_create(request).await.unwrap();
+    });
+    for directory in ["root", "root/containers", "root/volumes", "root/volumes/data", "run/shims"] {
+        let mode = std::fs::metadata(world.directory.path().join(directory)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o077, 0, "{directory}: {mode:o}");
+    }
+}
