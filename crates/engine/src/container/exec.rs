@@ -224,9 +224,23 @@ impl Engine {
             attach: attach.clone(),
             leashed: exec.probe,
         });
+        let adding = Arc::clone(&exec.container.adding).read_owned().await;
+        // It may have been paused meanwhile.
+        runs(&exec.container)?;
         // Before the reply: the process may end before it is read.
         exec.change(|state| state.running = true);
-        let reply = shim::request(self.paths.shim(&record.id), &message).await;
+        let directory = self.paths.shim(&record.id);
+        // The shim goes on when the client leaves.
+        let reply = tokio::spawn(async move {
+            let reply = shim::request(directory, &message).await;
+            drop(adding);
+            reply
+        });
+        let reply = reply.await.unwrap_or_else(|error| {
+            Err(Error::system(format!(
+                "asking the shim ended abnormally: {error}"
+            )))
+        });
         let (reply, stream) = match reply {
             Ok(answer) => answer,
             Err(error) => {

@@ -44,6 +44,9 @@ pub struct Container {
     cgroup: String,
     /// Held across an operation that changes its life.
     pub(crate) op: tokio::sync::Mutex<()>,
+    /// Read while a process is added, written while all are frozen: a shim would wait for a process that was frozen
+    /// half made, and answer nobody.
+    adding: Arc<tokio::sync::RwLock<()>>,
     inner: Mutex<Inner>,
     life: watch::Sender<Life>,
 }
@@ -109,6 +112,7 @@ impl Container {
             id: record.id.clone(),
             cgroup,
             op: tokio::sync::Mutex::new(()),
+            adding: Arc::default(),
             inner: Mutex::new(Inner {
                 record: Arc::new(record),
                 state,

@@ -214,6 +214,7 @@ impl Engine {
             _ => return Err(not_running(&container)),
         }
         let cgroup = self.container_cgroup(&container)?;
+        let _adding = container.adding.write().await;
         blocking(move || Ok(cgroup.freeze()?)).await?;
         self.change(&container, |state| {
             if state.status == Status::Running {
