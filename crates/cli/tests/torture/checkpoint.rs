@@ -192,8 +192,15 @@ fn compare(arena: &Arena, worker: &mut Worker<'_>) {
     while place < worker.containers.len() {
         if worker.verify(place, true) {
             let container = &worker.containers[place];
-            if container.program == Program::Serves && matches!(container.state, State::Running { .. }) {
-                serves(arena, container.address());
+            if container.program.stays() && matches!(container.state, State::Running { .. }) {
+                // It does run: neither frozen nor without its shim.
+                let said = arena.ask(&["exec", container.address(), "echo", "here"]);
+                if said.out != "here\n" {
+                    arena.fail(format!("nothing can be executed in {container:?}: {said:?}"));
+                }
+                if container.program == Program::Serves {
+                    serves(arena, container.address());
+                }
             }
             place += 1;
         } else {
