@@ -12,12 +12,19 @@ import subprocess
 import time
 from pathlib import Path
 
-from . import procs
+from . import procs, sandbox
 from .api import ApiError, Client
 from .launcher import Launcher
 
 PODMAN_PREFIX = "localhost/"
 ARCHIVE_NAME = "busybox:latest"
+
+
+def in_memory(directory):
+    """A directory on a tmpfs, as /run is, where all engines keep by default what need not survive a reboot."""
+    directory.mkdir()
+    sandbox.mount("tmpfs", directory, "tmpfs", 0, "mode=755")
+    return directory
 
 
 class EngineFailed(Exception):
@@ -36,6 +43,7 @@ class Engine:
     def __init__(self, directory):
         self.directory = directory / self.name
         self.directory.mkdir()
+        self.run_directory = in_memory(self.directory / "run")
         self.launcher = Launcher(self.directory, self.name, self.hide_unified)
         self.cli = []
 
@@ -145,7 +153,7 @@ class Docker(DaemonEngine):
         return [
             "dockerd",
             "--data-root", str(self.directory / "data"),
-            "--exec-root", str(self.directory / "exec"),
+            "--exec-root", str(self.run_directory),
             "--pidfile", str(self.directory / "dockerd.pid"),
             "-H", f"unix://{self.socket}",
             "--bip", "10.213.0.1/16",
@@ -177,8 +185,8 @@ class Podman(Engine):
         self.cli = [
             "podman",
             "--root", str(self.directory / "root"),
-            "--runroot", str(self.directory / "run"),
-            "--tmpdir", str(self.directory / "tmp"),
+            "--runroot", str(self.run_directory),
+            "--tmpdir", str(self.run_directory / "tmp"),
             "--storage-driver", "overlay",
             "--cgroup-manager", "cgroupfs",
             "--events-backend", "file",
@@ -211,7 +219,7 @@ class Vessel(DaemonEngine):
         return [
             self.path, "daemon",
             "--root", str(self.directory / "data"),
-            "--run", str(self.directory / "run"),
+            "--run", str(self.run_directory),
             "--socket", str(self.socket),
             "--bridge", "vessel-bench0",
         ]  # fmt: skip
@@ -227,8 +235,7 @@ class Runtime:
 
     def __init__(self, name, command, directory, hide_unified=False):
         self.name = name
-        state = directory / f"state-{name}"
-        state.mkdir()
+        state = in_memory(directory / f"state-{name}")
         self.command = [*command, "--root", str(state), "run", "--bundle"]
         self.version_command = [*command, "--version"]
         self.launcher = Launcher(directory, f"runtime-{name}", hide_unified)
