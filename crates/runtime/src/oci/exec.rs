@@ -72,7 +72,7 @@ pub fn exec(container: &Container, process: &Process, options: &ExecOptions) -> 
     let init_pid = container
         .pid()
         .ok_or_else(|| Error::new(ErrorKind::Conflict, "the container has no process"))?;
-    let executed = process::exec(ExecPlan {
+    let executed = process::exec(&ExecPlan {
         spec: &spec,
         init: pidfd.as_fd(),
         init_pid,
@@ -86,11 +86,19 @@ pub fn exec(container: &Container, process: &Process, options: &ExecOptions) -> 
         },
         preserve_fds: options.preserve_fds,
     })?;
-    if let Some(path) = &options.pid_file {
-        write_pid(path, executed.pid.as_raw_nonzero().get())?;
-    }
-    if let (Some(path), Some(master)) = (&options.console_socket, &executed.terminal) {
-        send_terminal(path, master)?;
+    let told = || -> Result<()> {
+        if let Some(path) = &options.pid_file {
+            write_pid(path, executed.pid.as_raw_nonzero().get())?;
+        }
+        if let (Some(path), Some(master)) = (&options.console_socket, &executed.terminal) {
+            send_terminal(path, master)?;
+        }
+        Ok(())
+    };
+    if let Err(error) = told() {
+        // What is reported as failed must not run.
+        process::end(&executed.pidfd);
+        return Err(error);
     }
     if options.detach {
         return Ok(ExecOutcome::Running);

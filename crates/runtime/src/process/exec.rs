@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, WaitOptions, pidfd_send_signal, waitpid};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 
 use super::channel::{Channel, FromChild, ToChild};
@@ -57,7 +57,47 @@ pub struct Executed {
 ///
 /// # Errors
 /// What failed on either side; no process is left then.
-pub fn exec(plan: ExecPlan<'_>) -> Result<Executed> {
+pub fn exec(plan: &ExecPlan<'_>) -> Result<Executed> {
+    let mut starting = begin(plan)?;
+    loop {
+        match starting.hear() {
+            Ok(false) => {}
+            Ok(true) => return Ok(starting.executed()),
+            Err(error) => {
+                end(&starting.pidfd);
+                return Err(error);
+            }
+        }
+    }
+}
+
+/// Kills a child and reaps it.
+pub(crate) fn end(pidfd: &OwnedFd) {
+    let _ = pidfd_send_signal(pidfd, Signal::KILL);
+    let _ = waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED);
+}
+
+/// A process on its way to its program.
+///
+/// It is in the container already: it can be stopped there by others, and frozen with them. Whoever may not wait for it
+/// watches [`Starting::channel`] and the time.
+#[derive(Debug)]
+pub struct Starting {
+    pid: Pid,
+    pidfd: OwnedFd,
+    channel: Channel,
+    terminal: Option<OwnedFd>,
+    warnings: Vec<String>,
+    ready: bool,
+}
+
+/// Makes a process in the container that goes on to execute its program.
+///
+/// The calling process must be single-threaded.
+///
+/// # Errors
+/// When it cannot be made; no process is left then.
+pub fn begin(plan: &ExecPlan<'_>) -> Result<Starting> {
     plan.process.validate()?;
     let (ours, theirs) = Channel::pair()?;
     let joins_pids = plan.spec.linux().namespace(NamespaceKind::Pid).is_some();
@@ -82,7 +122,7 @@ pub fn exec(plan: ExecPlan<'_>) -> Result<Executed> {
             Side::Child => {
                 // SAFETY: this is the child, which ends below or executes a program, and never uses the parent's end.
                 unsafe { ours.forget_in_child() };
-                let Err(error) = enter(&plan, &theirs);
+                let Err(error) = enter(plan, &theirs);
                 let _ = theirs.tell_parent(&FromChild::Failed(error.report()));
                 // SAFETY: ends this process at once, finishing nothing of the parent's.
                 unsafe { libc::_exit(1) }
@@ -92,35 +132,45 @@ pub fn exec(plan: ExecPlan<'_>) -> Result<Executed> {
     drop(theirs);
     let (pid, pidfd) = made?;
     let pidfd = pidfd.ok_or_else(|| Error::new(ErrorKind::Unsupported, "the kernel gives no pidfd"))?;
-    match supervise(&plan, &ours, pid) {
-        Ok((terminal, warnings)) => Ok(Executed {
-            pid,
-            pidfd,
-            terminal,
-            warnings,
-        }),
-        Err(error) => {
-            let _ = pidfd_send_signal(&pidfd, Signal::KILL);
-            let _ = waitpid(Some(pid), WaitOptions::empty());
-            Err(error)
-        }
+    if let Err(error) = let_go(plan, &ours, pid) {
+        end(&pidfd);
+        return Err(error);
     }
+    Ok(Starting {
+        pid,
+        pidfd,
+        channel: ours,
+        terminal: None,
+        warnings: Vec::new(),
+        ready: false,
+    })
 }
 
-fn supervise(plan: &ExecPlan<'_>, channel: &Channel, pid: Pid) -> Result<(Option<OwnedFd>, Vec<String>)> {
+fn let_go(plan: &ExecPlan<'_>, channel: &Channel, pid: Pid) -> Result<()> {
     let raw = pid.as_raw_nonzero().get();
     if let Some(adjustment) = plan.process.oom_score_adj {
         std::fs::write(format!("/proc/{raw}/oom_score_adj"), adjustment.to_string())
             .context(|| format!("set oom_score_adj to {adjustment}"))?;
     }
-    channel.tell_child(&ToChild::Go(None))?;
-    let (mut console, mut warnings, mut ready) = (None, Vec::new(), false);
-    loop {
-        match channel.hear_child()? {
-            Some(FromChild::Terminal(fd)) => console = Some(fd),
-            Some(FromChild::Warning(warning)) => warnings.push(warning),
+    channel.tell_child(&ToChild::Go(None))
+}
+
+impl Starting {
+    /// Readable when there is something to [`Starting::hear`].
+    pub fn channel(&self) -> BorrowedFd<'_> {
+        self.channel.as_fd()
+    }
+
+    /// Hears the next thing it says, waiting for it; returns whether its program was executed.
+    ///
+    /// # Errors
+    /// What failed; the process may still be there, and is then to be killed.
+    pub fn hear(&mut self) -> Result<bool> {
+        match self.channel.hear_child()? {
+            Some(FromChild::Terminal(fd)) => self.terminal = Some(fd),
+            Some(FromChild::Warning(warning)) => self.warnings.push(warning),
             Some(FromChild::Failed(report)) => return Err(report.into()),
-            Some(FromChild::Ready) => ready = true,
+            Some(FromChild::Ready) => self.ready = true,
             Some(FromChild::SeccompListener(_)) => {
                 return Err(Error::new(
                     ErrorKind::Unsupported,
@@ -128,13 +178,24 @@ fn supervise(plan: &ExecPlan<'_>, channel: &Channel, pid: Pid) -> Result<(Option
                 ));
             }
             Some(_) => {}
-            None if ready => return Ok((console, warnings)),
+            None if self.ready => return Ok(true),
             None => {
                 return Err(Error::new(
                     ErrorKind::System,
                     "the process died before its program was executed",
                 ));
             }
+        }
+        Ok(false)
+    }
+
+    /// The process, once its program was executed.
+    pub fn executed(self) -> Executed {
+        Executed {
+            pid: self.pid,
+            pidfd: self.pidfd,
+            terminal: self.terminal,
+            warnings: self.warnings,
         }
     }
 }

@@ -13,6 +13,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::MemfdFlags;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
+use super::identity::reset_signals;
 use crate::error::Context;
 use crate::spec::Hook;
 use crate::{Error, ErrorKind, Result};
@@ -58,6 +59,13 @@ fn one(dir: Option<&Path>, hook: &Hook, state: &[u8]) -> Result<()> {
         .try_clone()
         .map_err(|error| failed("cannot be given its streams", error))?;
     command.stdin(input).stdout(Stdio::null()).stderr(errors);
+    // SAFETY: the closure calls signal(2) and sigprocmask(2) only, which are async-signal-safe.
+    unsafe {
+        command.pre_exec(|| {
+            reset_signals();
+            Ok(())
+        });
+    }
     let mut child = command
         .spawn()
         .map_err(|error| failed("cannot be executed", error))?;

@@ -176,8 +176,8 @@ pub(super) fn execute(identity: Identity<'_>) -> Result<Infallible> {
     Err(cannot_execute(&process.args[0], errno))
 }
 
-/// The program starts with every signal at its default and none blocked, whatever this process was started with.
-fn reset_signals() {
+/// A program starts with every signal at its default and none blocked, whatever this process was started with.
+pub(super) fn reset_signals() {
     for signal in 1..=64 {
         // SAFETY: SIG_DFL runs no code of ours; numbers that cannot be changed are refused without effect.
         unsafe { libc::signal(signal, libc::SIG_DFL) };

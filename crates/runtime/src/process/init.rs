@@ -16,7 +16,7 @@ use crate::cgroup::Cgroup;
 use crate::error::Context;
 use crate::rootfs::DevOwner;
 use crate::shim::RootSource;
-use crate::spec::{NamespaceKind, Process};
+use crate::spec::{Hook, NamespaceKind, Process};
 use crate::sys::keyctl;
 use crate::{Error, Result, rootfs};
 
@@ -58,7 +58,7 @@ fn prepare(child: &Child<'_>) -> Result<Infallible> {
     // This thread moves itself: that spares the kernel the lock on all processes that moving another one takes.
     cgroup.attach_self(cgroup.clone_into_fd().is_some())?;
     // Modes in the configuration are meant as they are written.
-    rustix::process::umask(Mode::empty());
+    let umask = rustix::process::umask(Mode::empty());
 
     let mut given_root = None;
     if *user_made {
@@ -82,9 +82,9 @@ fn prepare(child: &Child<'_>) -> Result<Infallible> {
 
     let own_mounts = namespaces.makes(NamespaceKind::Mount);
     let console = if own_mounts {
-        make_root(child, process, given_root)?
+        make_root(child, process, given_root, umask)?
     } else {
-        run_outer_hooks(child)?;
+        run_outer_hooks(child, umask)?;
         enter_without_mounts(child)?;
         None
     };
@@ -146,7 +146,12 @@ fn prepare(child: &Child<'_>) -> Result<Infallible> {
         for hook in start_container.iter_mut().filter(|hook| hook.env.is_empty()) {
             hook.env.clone_from(&process.env);
         }
-        hooks::run("startContainer", &start_container, &(plan.state)("created", 1))
+        run_hooks(
+            "startContainer",
+            &start_container,
+            &(plan.state)("created", 1),
+            umask,
+        )
     };
     let Err(error) = identity::execute(Identity {
         process,
@@ -168,7 +173,12 @@ fn prepare(child: &Child<'_>) -> Result<Infallible> {
 }
 
 /// Makes the container's root and makes it `/`; returns the terminal.
-fn make_root(child: &Child<'_>, process: &Process, given_root: Option<OwnedFd>) -> Result<Option<OwnedFd>> {
+fn make_root(
+    child: &Child<'_>,
+    process: &Process,
+    given_root: Option<OwnedFd>,
+    umask: Mode,
+) -> Result<Option<OwnedFd>> {
     let Child {
         plan,
         namespaces,
@@ -214,7 +224,7 @@ fn make_root(child: &Child<'_>, process: &Process, given_root: Option<OwnedFd>) 
         .terminal
         .then(|| make_terminal(root.as_fd(), process, dev, channel))
         .transpose()?;
-    run_outer_hooks(child)?;
+    run_outer_hooks(child, umask)?;
     // While the host's /dev/null can still be bound.
     for path in &linux.readonly_paths {
         rootfs::make_readonly(root.as_fd(), path)?;
@@ -228,7 +238,7 @@ fn make_root(child: &Child<'_>, process: &Process, given_root: Option<OwnedFd>) 
     Ok(console)
 }
 
-fn run_outer_hooks(child: &Child<'_>) -> Result<()> {
+fn run_outer_hooks(child: &Child<'_>, umask: Mode) -> Result<()> {
     let Some(configured) = &child.plan.spec.hooks else {
         return Ok(());
     };
@@ -238,13 +248,18 @@ fn run_outer_hooks(child: &Child<'_>) -> Result<()> {
     }
     if !configured.create_container.is_empty() {
         let pid = rustix::process::getpid().as_raw_nonzero().get();
-        hooks::run(
-            "createContainer",
-            &configured.create_container,
-            &(child.plan.state)("creating", pid),
-        )?;
+        let state = (child.plan.state)("creating", pid);
+        run_hooks("createContainer", &configured.create_container, &state, umask)?;
     }
     Ok(())
+}
+
+/// Runs hooks with the caller's umask.
+fn run_hooks(point: &str, hooks: &[Hook], state: &[u8], umask: Mode) -> Result<()> {
+    let own = rustix::process::umask(umask);
+    let result = hooks::run(point, hooks, state);
+    rustix::process::umask(own);
+    result
 }
 
 /// Without a mount namespace of its own, the container can only be confined to its directory: as the host, or the

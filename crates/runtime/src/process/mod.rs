@@ -29,7 +29,8 @@ pub mod terminal;
 
 use std::os::fd::OwnedFd;
 
-pub use exec::{ExecPlan, exec};
+pub(crate) use exec::end;
+pub use exec::{ExecPlan, Executed, Starting, begin, exec};
 pub use spawn::{Init, Plan, allow_standard_devices, spawn};
 
 /// What a new process's standard streams are.

@@ -51,25 +51,25 @@ pub fn open(root: BorrowedFd<'_>, size: Option<ConsoleSize>, uid: u32) -> Result
     let master = rustix::fs::openat(&instance, "ptmx", flags, Mode::empty())
         .context(|| "make a terminal: open /dev/pts/ptmx of the container")?;
     rustix::pty::unlockpt(&master).context(|| "make a terminal: unlock it")?;
-    // SAFETY: TIOCGPTPEER takes open flags as its argument and returns a new descriptor or -1.
-    let slave = unsafe {
-        libc::ioctl(
-            master.as_raw_fd(),
-            libc::TIOCGPTPEER,
-            libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC,
-        )
-    };
-    if slave < 0 {
-        return Err(std::io::Error::last_os_error()).context(|| "make a terminal: open its other side");
-    }
-    // SAFETY: `slave` was just opened and belongs to nobody else.
-    let slave = unsafe { OwnedFd::from_raw_fd(slave) };
+    let slave = peer(master.as_fd()).context(|| "make a terminal: open its other side")?;
     if let Some(size) = size {
         resize(master.as_fd(), size)?;
     }
     rustix::fs::fchown(&slave, Some(Uid::from_raw(uid)), None::<Gid>)
         .context(|| "make a terminal: give it to the user")?;
     Ok(Terminal { master, slave })
+}
+
+/// The other side of a terminal, whatever its file system's paths say by now.
+pub fn peer(master: BorrowedFd<'_>) -> std::io::Result<OwnedFd> {
+    let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
+    // SAFETY: TIOCGPTPEER takes open flags as its argument and returns a new descriptor or -1.
+    let slave = unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGPTPEER, flags) };
+    if slave < 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    // SAFETY: `slave` was just opened and belongs to nobody else.
+    Ok(unsafe { OwnedFd::from_raw_fd(slave) })
 }
 
 /// Sets a terminal's size.

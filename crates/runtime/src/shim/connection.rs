@@ -18,6 +18,8 @@ pub const HIGH_WATER: usize = 1 << 20;
 pub enum Role {
     /// Its request has not arrived yet.
     Asking,
+    /// The exec it asked for is being started.
+    Waiting,
     /// It gets events.
     Watching,
     /// It is attached to a session.

@@ -28,6 +28,12 @@ impl Interest {
         write: false,
     };
 
+    /// Neither; the end is reported nevertheless.
+    pub const NONE: Self = Self {
+        read: false,
+        write: false,
+    };
+
     fn flags(self) -> EventFlags {
         let mut flags = EventFlags::empty();
         flags.set(EventFlags::IN, self.read);

@@ -25,7 +25,8 @@
 //!
 //! Messages are frames: a little-endian u32 length, then JSON. A frame is at most [`MAX_FRAME`] bytes.
 //!
-//! Exit status. Before `Exited` is sent, the [`Exit`] is in `exit_file` (written aside, synced when `durable`, renamed).
+//! Exit status. Before `Exited` is sent, the [`Exit`] is in `exit_file` (written aside, synced when `durable`, renamed), or,
+//! when it cannot be written there, in [`EXIT`] in the shim's directory.
 
 use std::io::{Read, Write};
 use std::path::PathBuf;
@@ -46,6 +47,9 @@ pub const SOCKET: &str = "shim.sock";
 
 /// The name of the configuration in the shim's directory.
 pub const CONFIG: &str = "config.json";
+
+/// The name of the exit status in the shim's directory, if it could not be recorded in its proper place.
+pub const EXIT: &str = "exit.json";
 
 /// Everything a shim needs to make and keep one container.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -7,7 +7,7 @@ use rustix::process::DumpableBehavior;
 
 use super::log::Log;
 use super::protocol::{self, Event, MAX_FRAME, SOCKET, ShimConfig};
-use super::server::{Server, container_streams, inherited, load_program};
+use super::server::{Server, container_streams, hook_state, inherited, load_program};
 use crate::cgroup::CgroupPath;
 use crate::error::Context;
 use crate::process::{self, Plan};
@@ -30,7 +30,7 @@ pub fn run() -> i32 {
     // SAFETY: the launcher made these numbers the control stream and the directory; nothing else uses them.
     let (control, dir) = unsafe { (inherited(CONTROL_FD), inherited(DIR_FD)) };
     let mut control = Some(control);
-    match serve(&mut control, &dir) {
+    match serve(&mut control, dir) {
         Ok(()) => 0,
         Err(error) => {
             // Once the container runs, its end is what is told.
@@ -43,8 +43,8 @@ pub fn run() -> i32 {
 }
 
 /// Takes `control` when the container runs: there must be one copy of it only, or its end would be reported without end.
-fn serve(control: &mut Option<OwnedFd>, dir: &OwnedFd) -> Result<()> {
-    let config = read_config(dir)?;
+fn serve(control: &mut Option<OwnedFd>, dir: OwnedFd) -> Result<()> {
+    let config = read_config(&dir)?;
     // SAFETY: the launcher passed these descriptors for the shim alone; each number occurs once.
     let (netns, sources, keep, attach) = unsafe {
         (
@@ -81,11 +81,7 @@ fn serve(control: &mut Option<OwnedFd>, dir: &OwnedFd) -> Result<()> {
     let (stdio, ends) = container_streams(&config)?;
     let cgroup = CgroupPath::from_oci(&config.spec.linux().cgroups_path, &config.id)?;
     let id = config.id.clone();
-    let state = move |status: &str, pid: i32| {
-        serde_json::json!({ "ociVersion": crate::spec::OCI_VERSION, "id": id, "status": status, "pid": pid, "bundle": "/" })
-            .to_string()
-            .into_bytes()
-    };
+    let state = move |status: &str, pid: i32| hook_state(&id, status, pid);
     let init = process::spawn(Plan {
         spec: &config.spec,
         bundle: std::path::Path::new("/"),
@@ -102,11 +98,15 @@ fn serve(control: &mut Option<OwnedFd>, dir: &OwnedFd) -> Result<()> {
     })?;
     drop((netns, sources));
     let warnings = init.warnings.clone();
-    let mut server = Server::new(config, listener.into(), init, ends, log)?;
-    if let Some(control) = control.take() {
-        server.adopt(control, attach, warnings)?;
+    let mut server = Server::new(config, dir, listener.into(), init, ends, log)?;
+    let adopted = match control.take() {
+        Some(control) => server.adopt(control, attach, warnings),
+        None => Ok(()),
+    };
+    let result = adopted.and_then(|()| server.run());
+    if result.is_err() {
+        server.abort();
     }
-    let result = server.run();
     drop(keep);
     result
 }

@@ -9,15 +9,20 @@ use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
 use super::connection::{Connection, HIGH_WATER, Role};
-use super::log::{Log, Stream};
+use super::log::Log;
 use super::poller::{Interest, Poller, Ready, Token};
-use super::protocol::{self, Attach, Event, ExecRequest, Exit, Reply, Request, ShimConfig, Status};
+use super::protocol::{self, Attach, Event, Exit, Reply, Request, ShimConfig, Status};
 use super::session::{NewSession, Session, streams};
 use crate::cgroup::{Cgroup, OomEvents};
 use crate::error::Context;
-use crate::process::{self, ExecPlan, Init, Stdio, hooks, terminal};
+use crate::process::{self, Init, Stdio, hooks, terminal};
 use crate::spec::{ConsoleSize, NamespaceKind};
 use crate::{Error, ErrorKind, Result, seccomp};
+
+mod exec;
+mod output;
+
+use exec::StartingExec;
 
 /// How long clients may take to fetch the last output after the container's end.
 const FLUSH_TIME: Duration = Duration::from_secs(10);
@@ -31,11 +36,19 @@ const FIRST: u64 = 0;
 /// A shim that holds a running container.
 pub(super) struct Server {
     config: ShimConfig,
+    /// The shim's directory.
+    dir: OwnedFd,
     poller: Poller,
     listener: OwnedFd,
     listener_token: Token,
+    /// No connection is accepted for want of descriptors.
+    refusing: bool,
     connections: BTreeMap<u64, Connection>,
     sessions: Vec<Session>,
+    /// Execs whose program was not executed yet.
+    starting: Vec<StartingExec>,
+    /// Of those that failed: killed and not yet gone.
+    dying: Vec<(OwnedFd, Token)>,
     next: u64,
     log: Option<Log>,
     cgroup: Option<Cgroup>,
@@ -57,51 +70,81 @@ pub(super) fn now() -> i64 {
 }
 
 impl Server {
-    /// Takes over a container that was just started.
+    /// Takes over a container that was just started. `dir` is the shim's directory.
+    ///
+    /// # Errors
+    /// When it cannot be watched; nothing is left of it then.
     pub fn new(
         config: ShimConfig,
+        dir: OwnedFd,
         listener: OwnedFd,
         init: Init,
         ends: super::session::Ends,
         log: Option<Log>,
     ) -> Result<Self> {
-        let mut poller = Poller::new()?;
-        let listener_token = poller.add(&listener, Interest::READ)?;
-        let oom = match init.cgroup.oom_events() {
-            Ok(events) => {
-                let token = poller.add_with(&events, events.interest())?;
-                Some((events, token))
-            }
-            Err(_) => None,
+        let Init {
+            pid,
+            pidfd,
+            cgroup,
+            terminal,
+            ..
+        } = init;
+        let watch = || -> Result<_> {
+            let mut poller = Poller::new()?;
+            let listener_token = poller.add(&listener, Interest::READ)?;
+            let oom = match cgroup.oom_events() {
+                Ok(events) => {
+                    let token = poller.add_with(&events, events.interest())?;
+                    Some((events, token))
+                }
+                Err(_) => None,
+            };
+            let copy = pidfd.try_clone().context(|| "keep the container's pidfd")?;
+            Ok((poller, listener_token, oom, copy))
         };
-        let init_pidfd = init.pidfd.try_clone().context(|| "keep the container's pidfd")?;
-        let session = Session::new(
-            &mut poller,
-            NewSession {
-                number: FIRST,
-                exec: None,
-                pid: init.pid,
-                pidfd: init.pidfd,
-                terminal: init.terminal,
-                ends,
-                input_once: config.stdin_once,
-                leashed: false,
-            },
-        )?;
+        let watched = watch().and_then(|(mut poller, listener_token, oom, copy)| {
+            let session = Session::new(
+                &mut poller,
+                NewSession {
+                    number: FIRST,
+                    exec: None,
+                    pid,
+                    pidfd: copy,
+                    terminal,
+                    ends,
+                    input_once: config.stdin_once,
+                    leashed: false,
+                },
+            )?;
+            Ok((poller, listener_token, oom, session))
+        });
+        let (poller, listener_token, oom, session) = match watched {
+            Ok(watched) => watched,
+            Err(error) => {
+                let _ = cgroup.kill_all(Signal::KILL);
+                process::end(&pidfd);
+                let _ = cgroup.destroy();
+                return Err(error);
+            }
+        };
         Ok(Self {
             config,
+            dir,
             poller,
             listener,
             listener_token,
+            refusing: false,
             connections: BTreeMap::new(),
             sessions: vec![session],
+            starting: Vec::new(),
+            dying: Vec::new(),
             next: FIRST + 1,
             log,
-            cgroup: Some(init.cgroup),
+            cgroup: Some(cgroup),
             oom,
             oom_kills: 0,
-            init_pid: init.pid,
-            init_pidfd,
+            init_pid: pid,
+            init_pidfd: pidfd,
             started_at: now(),
             exit: None,
             buffer: vec![0; PIECE],
@@ -129,7 +172,7 @@ impl Server {
     }
 
     /// Serves until the container has ended and its clients have their output.
-    pub fn run(mut self) -> Result<()> {
+    pub fn run(&mut self) -> Result<()> {
         let mut ready = Vec::new();
         let mut deadline: Option<Instant> = None;
         loop {
@@ -143,16 +186,42 @@ impl Server {
                     return Ok(());
                 }
             }
-            let timeout = deadline.map(|until| {
-                u32::try_from(until.saturating_duration_since(Instant::now()).as_millis()).unwrap_or(u32::MAX)
-                    + 1
-            });
+            let sessions = self
+                .sessions
+                .iter()
+                .flat_map(|session| [session.linger, session.resume]);
+            let timeout = sessions
+                .chain([deadline, self.starting_deadline()])
+                .flatten()
+                .min()
+                .map(|until| until.saturating_duration_since(Instant::now()).as_millis())
+                .map(|left| u32::try_from(left).unwrap_or(u32::MAX).saturating_add(1));
             self.poller.wait(&mut ready, timeout)?;
             for event in &ready {
                 self.handle(*event);
             }
+            self.starting_overdue();
+            self.sessions_due();
             self.settle();
         }
+    }
+
+    /// Ends the container: the shim cannot go on, and nobody else would.
+    pub fn abort(&mut self) {
+        if self.exit.is_some() {
+            return;
+        }
+        if let Some(cgroup) = &self.cgroup {
+            let _ = cgroup.kill_all(Signal::KILL);
+        }
+        let exit = self.container_ended(Exit {
+            code: 137,
+            signal: Some(9),
+            oom_killed: false,
+            at: now(),
+        });
+        self.exit = Some(exit);
+        self.announce(&Event::Exited(exit));
     }
 
     fn handle(&mut self, event: Ready) {
@@ -178,6 +247,9 @@ impl Server {
             self.connection_ready(number, event);
             return;
         }
+        if self.starting_ready(event) {
+            return;
+        }
         for index in 0..self.sessions.len() {
             let session = &mut self.sessions[index];
             if session.pid_token == event.token {
@@ -201,7 +273,7 @@ impl Server {
                 .iter()
                 .position(|output| output.token == event.token)
             {
-                self.read_output(index, output, 1);
+                self.read_output(index, output);
                 return;
             }
         }
@@ -216,8 +288,19 @@ impl Server {
 
     fn accept(&mut self) {
         use rustix::net::{SocketFlags, accept_with};
-        while let Ok(fd) = accept_with(&self.listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
-            let _ = self.connect(fd, Role::Asking);
+        loop {
+            match accept_with(&self.listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+                Ok(fd) => drop(self.connect(fd, Role::Asking)),
+                Err(Errno::INTR | Errno::CONNABORTED) => {}
+                // Who waits is accepted when something was closed. Until then it would be told without end that he waits.
+                Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
+                    self.refusing = true;
+                    self.poller
+                        .set(self.listener_token, &self.listener, Interest::NONE);
+                    return;
+                }
+                Err(_) => return,
+            }
         }
     }
 
@@ -290,7 +373,7 @@ impl Server {
                     connection.dead |= event.hangup;
                 }
             }
-            Role::Attached { .. } => {}
+            Role::Attached { .. } | Role::Waiting => {}
         }
         if event.hangup
             && let Some(connection) = self.connections.get_mut(&number)
@@ -362,9 +445,8 @@ impl Server {
                 return;
             }
             Request::Exec(exec) => {
-                match self.exec(number, exec) {
-                    Ok(()) => {}
-                    Err(error) => self.refuse(number, &error),
+                if let Err(error) = self.exec(number, exec) {
+                    self.refuse(number, &error);
                 }
                 return;
             }
@@ -432,139 +514,27 @@ impl Server {
         }
     }
 
-    fn exec(&mut self, number: u64, request: ExecRequest) -> Result<()> {
-        if self
-            .sessions
-            .iter()
-            .any(|session| session.exec.as_ref() == Some(&request.id))
-        {
-            return Err(Error::new(
-                ErrorKind::Conflict,
-                format!("exec {} exists already", request.id),
-            ));
-        }
-        let (Some(cgroup), None) = (&self.cgroup, self.exit) else {
-            return Err(Error::new(ErrorKind::Conflict, "the container has exited"));
-        };
-        let program = request.seccomp_program.as_deref().map(load_program).transpose()?;
-        let wants_input = request.attach.as_ref().is_some_and(|attach| attach.stdin);
-        let (stdio, ends) = streams(request.process.terminal, wants_input)?;
-        let executed = process::exec(ExecPlan {
-            spec: &self.config.spec,
-            init: self.init_pidfd.as_fd(),
-            init_pid: self.init_pid,
-            cgroup,
-            process: &request.process,
-            seccomp: program,
-            stdio,
-            preserve_fds: 0,
-        })?;
-        let session = self.next;
-        self.next += 1;
-        let pid = executed.pid.as_raw_nonzero().get();
-        self.sessions.push(Session::new(
-            &mut self.poller,
-            NewSession {
-                number: session,
-                exec: Some(request.id),
-                pid: executed.pid,
-                pidfd: executed.pidfd,
-                terminal: executed.terminal,
-                ends,
-                input_once: true,
-                leashed: request.leashed,
-            },
-        )?);
-        self.tell(number, &Reply::Started { pid });
-        if let Some(connection) = self.connections.get_mut(&number) {
-            connection.role = match request.attach {
-                Some(to) => Role::Attached { session, to },
-                None => Role::Closing,
-            };
-        }
-        Ok(())
-    }
-
-    /// Reads an output and hands it on, at most `pieces` times; closes it at its end.
-    fn read_output(&mut self, session: usize, output: usize, pieces: usize) {
-        for _ in 0..pieces {
-            let number = self.sessions[session].number;
-            let from = &self.sessions[session].outputs[output];
-            let stream = from.stream;
-            match rustix::io::read(&from.fd, &mut self.buffer[..]) {
-                Ok(count @ 1..) => {
-                    let bytes = std::mem::take(&mut self.buffer);
-                    self.deliver(number, stream, &bytes[..count]);
-                    self.buffer = bytes;
-                }
-                Err(Errno::AGAIN) => return,
-                Err(Errno::INTR) => {}
-                // A terminal whose other side is closed everywhere answers EIO.
-                Ok(0) | Err(_) => {
-                    self.sessions[session].outputs.remove(output);
-                    if number == FIRST
-                        && let Some(log) = &mut self.log
-                    {
-                        log.finish(stream, now());
-                    }
-                    return;
-                }
-            }
-        }
-    }
-
-    fn deliver(&mut self, number: u64, stream: Stream, bytes: &[u8]) {
-        if number == FIRST
-            && let Some(log) = &mut self.log
-        {
-            log.write(stream, bytes, now());
-        }
-        let Some(session) = self.sessions.iter().find(|session| session.number == number) else {
-            return;
-        };
-        let raw = session.terminal.is_some();
-        // Docker's multiplexed frame: stream, three zero bytes, length. A piece is far below u32::MAX.
-        let length = (bytes.len() as u32).to_be_bytes();
-        let header = [stream as u8, 0, 0, 0, length[0], length[1], length[2], length[3]];
-        for connection in self.connections.values_mut() {
-            let Role::Attached { session, to } = &connection.role else {
-                continue;
-            };
-            let wanted = match stream {
-                Stream::Output => to.stdout,
-                Stream::Errors => to.stderr,
-            };
-            if *session == number && (wanted || raw && to.stderr) {
-                connection.send(if raw { [&[], bytes] } else { [&header, bytes] });
-            }
-        }
-    }
-
     /// A pidfd became readable: the process is to be reaped.
     fn process_ended(&mut self, index: usize) {
         let session = &mut self.sessions[index];
         if session.exit.is_some() {
             return;
         }
-        let status = match waitid(
+        let (code, signal) = match waitid(
             WaitId::PidFd(session.pidfd.as_fd()),
             WaitIdOptions::EXITED | WaitIdOptions::NOHANG,
         ) {
-            Ok(Some(status)) => status,
+            Ok(Some(status)) => {
+                let signal = status.terminating_signal();
+                (
+                    status.exit_status().unwrap_or_else(|| 128 + signal.unwrap_or(0)),
+                    signal,
+                )
+            }
             Ok(None) | Err(Errno::INTR) => return,
             // Not our child: nothing more can be known.
-            Err(_) => {
-                session.exit = Some(Exit {
-                    code: 255,
-                    signal: None,
-                    oom_killed: false,
-                    at: now(),
-                });
-                return;
-            }
+            Err(_) => (255, None),
         };
-        let signal = status.terminating_signal();
-        let code = status.exit_status().unwrap_or_else(|| 128 + signal.unwrap_or(0));
         session.exit = Some(Exit {
             code,
             signal,
@@ -572,6 +542,7 @@ impl Server {
             at: now(),
         });
         self.poller.remove(&session.pidfd);
+        session.ended(&mut self.poller);
         if session.number == FIRST {
             // Whoever shares the host's PID namespace does not die with the first process.
             if self
@@ -584,18 +555,18 @@ impl Server {
             {
                 let _ = cgroup.kill_all(Signal::KILL);
             }
+            // The streams may be open elsewhere: in a container they were passed to, in a process of the host.
+            self.drain(index);
+            self.sessions[index].linger = Some(Instant::now() + output::LINGER);
         } else {
             // Children it left behind may keep its streams open for ever: what is there now is all there is.
-            let session = index;
-            while let Some(output) = self.sessions[session].outputs.len().checked_sub(1) {
-                self.read_output(session, output, 1024);
-                self.sessions[session].outputs.truncate(output);
-            }
+            self.end_outputs(index);
         }
     }
 
     /// After each round: closes what is done, pauses and resumes, finishes ended processes.
     fn settle(&mut self) {
+        let held = self.sessions.len() + self.connections.len();
         let mut index = 0;
         while index < self.sessions.len() {
             if self.sessions[index].finished() {
@@ -606,21 +577,19 @@ impl Server {
             }
         }
         for session in &mut self.sessions {
-            let ended = session.exit.is_some();
             let lagging = self.connections.values().any(|connection| {
                 matches!(&connection.role, Role::Attached { session: number, .. } if *number == session.number)
                     && connection.queued() > HIGH_WATER
                     && !connection.dead
             });
             for output in &mut session.outputs {
-                let pause = lagging && !ended;
-                if pause != output.paused {
-                    output.paused = pause;
+                if lagging != output.paused {
+                    output.paused = lagging;
                     self.poller.set(
                         output.token,
                         &output.fd,
                         Interest {
-                            read: !pause,
+                            read: !lagging,
                             write: false,
                         },
                     );
@@ -635,6 +604,8 @@ impl Server {
                     .iter()
                     .find(|candidate| candidate.number == *session)
                     .is_none_or(Session::wants_input),
+                // What follows its request is the process's.
+                Role::Waiting => false,
                 _ => true,
             };
             connection.update(&self.poller, reading);
@@ -654,6 +625,11 @@ impl Server {
         for (session, to) in gone {
             self.client_input_ended(session, &to);
             self.client_left(session);
+        }
+        if self.refusing && self.sessions.len() + self.connections.len() < held {
+            self.refusing = false;
+            self.poller
+                .set(self.listener_token, &self.listener, Interest::READ);
         }
     }
 
@@ -684,6 +660,7 @@ impl Server {
             self.count_oom(kills);
         }
         exit.oom_killed = self.oom_kills > 0;
+        self.give_up_starting();
         // Execs end with the PID namespace; without one they were killed with the cgroup. They are reaped here.
         for index in 0..self.sessions.len() {
             self.sessions[index].outputs.clear();
@@ -703,23 +680,55 @@ impl Server {
             let _ = cgroup.destroy();
         }
         if let Some(configured) = &self.config.spec.hooks {
-            let _ = hooks::run("poststop", &configured.poststop, b"{}");
+            let state = hook_state(&self.config.id, "stopped", 0);
+            let _ = hooks::run("poststop", &configured.poststop, &state);
         }
         // The record is what a later daemon finds: written before anyone is told.
-        let _ = record(&self.config.exit_file, exit, self.config.durable);
+        if record(&self.config.exit_file, exit, self.config.durable).is_err() {
+            let _ = record_aside(&self.dir, exit);
+        }
         exit
     }
+}
+
+/// The container's state (runtime-spec, runtime.md) for hooks and seccomp listeners.
+pub(super) fn hook_state(id: &str, status: &str, pid: i32) -> Vec<u8> {
+    serde_json::json!({ "ociVersion": crate::spec::OCI_VERSION, "id": id, "status": status, "pid": pid, "bundle": "/" })
+        .to_string()
+        .into_bytes()
 }
 
 /// Writes the exit status aside, then puts it in place.
 fn record(path: &Path, exit: Exit, durable: bool) -> std::io::Result<()> {
     let text = serde_json::to_vec(&exit)?;
     let aside = path.with_extension("tmp");
-    std::fs::write(&aside, text)?;
-    if durable {
-        std::fs::File::open(&aside)?.sync_all()?;
+    let written = || {
+        std::fs::write(&aside, text)?;
+        if durable {
+            std::fs::File::open(&aside)?.sync_all()?;
+        }
+        std::fs::rename(&aside, path)
+    };
+    let result = written();
+    if result.is_err() {
+        // A full disk leaves an empty file.
+        let _ = std::fs::remove_file(&aside);
+    } else if durable && let Some(dir) = path.parent() {
+        // It is in place; that the name lasts as well can only be tried.
+        let _ = std::fs::File::open(dir).and_then(|dir| dir.sync_all());
     }
-    std::fs::rename(&aside, path)
+    result
+}
+
+/// Writes the exit status to the shim's directory, which is in memory: the disk may be full.
+fn record_aside(dir: &OwnedFd, exit: Exit) -> Result<()> {
+    use rustix::fs::{Mode, OFlags, openat};
+    let text = serde_json::to_vec(&exit)
+        .map_err(|error| Error::with_source(ErrorKind::System, "encode the exit status", error))?;
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = openat(dir, protocol::EXIT, flags, Mode::from_raw_mode(0o600))
+        .context(|| "record the exit status")?;
+    std::io::Write::write_all(&mut std::fs::File::from(file), &text).context(|| "record the exit status")
 }
 
 /// A compiled seccomp program from a file.

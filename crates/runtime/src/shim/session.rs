@@ -1,7 +1,8 @@
 //! A process and its standard streams, as the shim holds them.
 
 use std::collections::VecDeque;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
@@ -12,10 +13,13 @@ use super::poller::{Interest, Poller, Token};
 use super::protocol::Exit;
 use crate::Result;
 use crate::error::Context;
-use crate::process::Stdio;
+use crate::process::{self, Stdio, terminal};
 
 /// Input waiting for a process beyond which its clients are not read from.
 pub const INPUT_HIGH_WATER: usize = 256 << 10;
+
+/// How long a terminal that was hung up is left alone.
+const HANGUP_PAUSE: Duration = Duration::from_millis(50);
 
 /// An output being read.
 #[derive(Debug)]
@@ -49,7 +53,13 @@ pub struct Session {
     pub pid_token: Token,
     /// The terminal, when it has one; input and output are copies of it.
     pub terminal: Option<OwnedFd>,
+    /// The terminal's other side, held while the process lives: it may close all of its own and open it again.
+    slave: Option<OwnedFd>,
+    /// When a terminal that was hung up is taken up again.
+    pub resume: Option<Instant>,
     pub outputs: Vec<Output>,
+    /// The process has ended; until then its output is waited for that somebody else holds open.
+    pub linger: Option<Instant>,
     pub input: Option<Input>,
     /// Close the input when the client that has it leaves.
     pub input_once: bool,
@@ -117,6 +127,9 @@ pub struct NewSession {
 
 impl Session {
     /// Starts watching a process.
+    ///
+    /// # Errors
+    /// When that cannot be; the process is killed then: what is reported as failed must not run.
     pub fn new(poller: &mut Poller, new: NewSession) -> Result<Self> {
         let NewSession {
             number,
@@ -128,43 +141,51 @@ impl Session {
             input_once,
             leashed,
         } = new;
-        if let Some(terminal) = &terminal {
-            let copy = || terminal.try_clone().context(|| "keep the terminal");
-            ends = Ends {
-                input: Some(copy()?),
-                outputs: vec![(copy()?, Stream::Output)],
-            };
-        }
-        let pid_token = poller.add(&pidfd, Interest::READ)?;
-        let mut outputs = Vec::new();
-        for (fd, stream) in ends.outputs {
-            let _ = rustix::io::ioctl_fionbio(&fd, true);
-            let token = poller.add(&fd, Interest::READ)?;
-            outputs.push(Output {
-                fd,
-                token,
-                stream,
-                paused: false,
-            });
-        }
-        let input = match ends.input {
-            Some(fd) => {
+        let mut watch = || -> Result<_> {
+            if let Some(terminal) = &terminal {
+                let copy = || terminal.try_clone().context(|| "keep the terminal");
+                ends = Ends {
+                    input: Some(copy()?),
+                    outputs: vec![(copy()?, Stream::Output)],
+                };
+            }
+            let pid_token = poller.add(&pidfd, Interest::READ)?;
+            let mut outputs = Vec::new();
+            for (fd, stream) in std::mem::take(&mut ends.outputs) {
                 let _ = rustix::io::ioctl_fionbio(&fd, true);
-                let token = poller.add(
-                    &fd,
-                    Interest {
-                        read: false,
-                        write: false,
-                    },
-                )?;
-                Some(Input {
+                let token = poller.add(&fd, Interest::READ)?;
+                outputs.push(Output {
                     fd,
                     token,
-                    queue: VecDeque::new(),
-                    ending: false,
-                })
+                    stream,
+                    paused: false,
+                });
             }
-            None => None,
+            let input = match ends.input.take() {
+                Some(fd) => {
+                    let _ = rustix::io::ioctl_fionbio(&fd, true);
+                    let token = poller.add(&fd, Interest::NONE)?;
+                    Some(Input {
+                        fd,
+                        token,
+                        queue: VecDeque::new(),
+                        ending: false,
+                    })
+                }
+                None => None,
+            };
+            Ok((pid_token, outputs, input))
+        };
+        // Without it, the first end of output is the last: nothing worse.
+        let slave = terminal
+            .as_ref()
+            .and_then(|master| terminal::peer(master.as_fd()).ok());
+        let (pid_token, outputs, input) = match watch() {
+            Ok(watched) => watched,
+            Err(error) => {
+                process::end(&pidfd);
+                return Err(error);
+            }
         };
         Ok(Self {
             number,
@@ -173,12 +194,68 @@ impl Session {
             pidfd,
             pid_token,
             terminal,
+            slave,
+            resume: None,
             outputs,
+            linger: None,
             input,
             input_once,
             leashed,
             exit: None,
         })
+    }
+
+    /// The process has ended: the terminal's end is now when everybody else has closed it.
+    pub fn ended(&mut self, poller: &mut Poller) {
+        self.slave = None;
+        if self.resume.take().is_some() {
+            self.watch_again(poller);
+        }
+    }
+
+    /// The terminal was hung up (vhangup(2)) while the process lives. It is taken up again a moment later: whoever does
+    /// nothing but hanging up shall not keep the shim busy.
+    pub fn hung_up(&mut self, poller: &Poller) {
+        for output in &self.outputs {
+            poller.remove(&output.fd);
+        }
+        if let Some(input) = &self.input {
+            poller.remove(&input.fd);
+        }
+        self.resume = Some(Instant::now() + HANGUP_PAUSE);
+    }
+
+    /// Takes up the terminal again when its time has come.
+    pub fn take_up(&mut self, poller: &mut Poller) {
+        if self.resume.is_none_or(|at| at > Instant::now()) {
+            return;
+        }
+        self.resume = None;
+        self.slave = self
+            .terminal
+            .as_ref()
+            .and_then(|master| terminal::peer(master.as_fd()).ok());
+        if self.slave.is_some() {
+            self.watch_again(poller);
+        } else {
+            self.outputs.clear();
+            self.input = None;
+        }
+    }
+
+    fn watch_again(&mut self, poller: &mut Poller) {
+        self.outputs.retain_mut(|output| {
+            let watched = poller.add(&output.fd, Interest::READ);
+            output.paused = false;
+            watched.map(|token| output.token = token).is_ok()
+        });
+        if let Some(input) = &mut self.input {
+            match poller.add(&input.fd, Interest::NONE) {
+                Ok(token) => input.token = token,
+                Err(_) => self.input = None,
+            }
+        }
+        self.push_input(poller);
     }
 
     /// Queues input and writes what the process takes now.
@@ -201,11 +278,10 @@ impl Session {
         self.push_input(poller);
     }
 
-    /// Nobody reads the input any more. A terminal may be opened again, so it is kept, but no longer watched: its hang-up
-    /// would be reported without end.
+    /// Nobody reads the input any more.
     pub fn input_unread(&mut self, poller: &Poller) {
         match &self.input {
-            Some(input) if self.terminal.is_some() => poller.remove(&input.fd),
+            Some(_) if self.terminal.is_some() && self.exit.is_none() => self.hung_up(poller),
             _ => self.input = None,
         }
     }

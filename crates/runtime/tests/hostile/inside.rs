@@ -20,6 +20,9 @@ pub fn main(arguments: &[String]) -> ! {
         // As a program of the host's, or as the interpreter of a script.
         ["outside", ..] => println!("ESCAPED: this is the host's program"),
         [script] if script.starts_with("/script") => println!("ESCAPED: this is the host's interpreter"),
+        ["stop-others"] => stop_others(),
+        ["reopen"] => reopen(),
+        ["exit", code] => std::process::exit(code.parse().unwrap()),
         ["home"] => println!("HOME={}", std::env::var("HOME").unwrap()),
         ["open", numbers @ ..] => open(numbers),
         ["sysctl"] => println!(
@@ -93,6 +96,29 @@ fn directory() {
             println!("ESCAPED: descriptor {fd} is {}", target.display());
         }
     }
+}
+
+/// Stops every process that comes into the namespace.
+fn stop_others() {
+    let begin = std::time::Instant::now();
+    while begin.elapsed().as_secs() < 60 {
+        // SAFETY: kill(2) takes integers only; as the first process of its namespace this one reaches no further.
+        unsafe { libc::kill(-1, libc::SIGSTOP) };
+    }
+}
+
+/// Closes its terminal everywhere and opens it again.
+fn reopen() {
+    let null = std::fs::File::open("/dev/null").unwrap();
+    println!("before");
+    for stream in 0..3 {
+        // SAFETY: both descriptors are open, and nobody owns those of the streams.
+        unsafe { libc::dup2(null.as_raw_fd(), stream) };
+    }
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    let mut terminal = std::fs::File::options().write(true).open("/dev/console").unwrap();
+    writeln!(terminal, "after").unwrap();
+    std::process::exit(7);
 }
 
 /// Are exactly these descriptors open?
