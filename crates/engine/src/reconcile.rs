@@ -11,14 +11,28 @@ use vessel_runtime::shim::protocol::{self, Reply};
 
 use crate::container::record::{Record, State, Status};
 use crate::container::{Container, restart, shim};
+use crate::error::Context;
 use crate::paths::remove_tree;
 use crate::{Engine, Error, Result, blocking};
 
 /// How long a shim that was launched just before the last daemon ended may take to open its socket.
 const SHIM_STARTS: std::time::Duration = std::time::Duration::from_secs(3);
 
+/// How long after an attempt to adopt a container the next one begins.
+const ASK_AGAIN: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// What is said of a container whose start nobody saw the end of.
 const CUT_SHORT: &str = "the daemon was killed while it started the container";
+
+/// What came of an attempt to adopt a container.
+enum Adoption {
+    /// It is followed from now on.
+    Done,
+    /// Nobody listens on its shim's socket, and nobody will.
+    Gone,
+    /// That could not be found out.
+    Later(Error),
+}
 
 impl Engine {
     /// Brings all recorded containers into memory and settles what became of each.
@@ -85,55 +99,100 @@ impl Engine {
             return self.lost(container, &before).await;
         }
         match self.adopt(container, &before).await {
-            Ok(true) => {
+            Adoption::Done => {
                 tracing::debug!(container = container.id(), "adopted");
                 false
             }
-            Ok(false) => self.lost(container, &before).await,
-            Err(error) => {
-                tracing::warn!(container = container.id(), "{error}");
-                self.lost(container, &before).await
+            Adoption::Gone => self.lost(container, &before).await,
+            Adoption::Later(why) => {
+                tracing::warn!(
+                    container = container.id(),
+                    "{why}; the container is left alone and asked for again until it is clear what became of it"
+                );
+                self.adopt_later(container, before).await;
+                false
             }
         }
     }
 
-    /// Takes a container over from its shim. False when the shim is not there.
-    async fn adopt(self: &Arc<Self>, container: &Arc<Container>, before: &State) -> Result<bool> {
+    /// Takes a container over from its shim.
+    async fn adopt(self: &Arc<Self>, container: &Arc<Container>, before: &State) -> Adoption {
         let directory = self.paths.shim(container.id());
-        let frame = protocol::encode(&Request::Watch)?;
+        let frame = match protocol::encode(&Request::Watch) {
+            Ok(frame) => frame,
+            Err(error) => return Adoption::Later(error.into()),
+        };
         let give_up = tokio::time::Instant::now() + SHIM_STARTS;
         loop {
             // Asked before the socket is tried: a shim that is gone does not make one any more.
             let held = vessel_runtime::shim::is_held(&directory);
-            if let Some(mut stream) = shim::connect(directory.clone()).await? {
-                let asked = async {
-                    stream
-                        .write_all(&frame)
-                        .await
-                        .map_err(|error| Error::system(error.to_string()))?;
-                    shim::receive::<Reply>(&mut stream).await
-                };
-                match tokio::time::timeout(SHIM_STARTS, asked).await {
-                    Ok(Ok(Some(Reply::Status(status)))) => {
-                        self.adopted(container, stream, status);
-                        return Ok(true);
+            let doubt = match shim::connect(directory.clone()).await {
+                Ok(Some(mut stream)) => {
+                    let asked = async {
+                        stream.write_all(&frame).await.context(|| "ask the shim")?;
+                        shim::receive::<Reply>(&mut stream).await
+                    };
+                    match tokio::time::timeout_at(give_up, asked).await {
+                        Ok(Ok(Some(Reply::Status(status)))) => {
+                            self.adopted(container, stream, status);
+                            return Adoption::Done;
+                        }
+                        Ok(Ok(Some(reply))) => Error::system(format!("the shim answers with {reply:?}")),
+                        // It is ending: soon nobody listens any more, and what it records tells the rest.
+                        Ok(Ok(None)) => Error::system("the shim does not talk"),
+                        Ok(Err(error)) => error,
+                        Err(_) => Error::system("the shim does not answer"),
                     }
-                    // It is ending: what it records tells the rest.
-                    Ok(_) => {}
-                    Err(_) => tracing::warn!(container = container.id(), "the shim does not answer"),
                 }
-            }
-            // One that was running has its socket; one that was starting may be about to make it.
-            let starting = !before.status.has_process();
-            if !starting
-                || !held
-                || self.recorded_exit(&container.record()).is_some()
-                || tokio::time::Instant::now() > give_up
-            {
-                return Ok(false);
+                // One that was running has its socket; one that was starting may be about to make it.
+                Ok(None)
+                    if before.status.has_process()
+                        || !held
+                        || self.recorded_exit(&container.record()).is_some()
+                        || tokio::time::Instant::now() > give_up =>
+                {
+                    return Adoption::Gone;
+                }
+                Ok(None) => Error::system("the shim has no socket yet"),
+                // Who cannot even ask knows nothing.
+                Err(error) => error,
+            };
+            if tokio::time::Instant::now() > give_up {
+                return Adoption::Later(doubt);
             }
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         }
+    }
+
+    /// Goes on asking for a container whose shim is there, or may be, and could not be asked: a disk that hangs, or a lack
+    /// of descriptors, ends no container.
+    async fn adopt_later(self: &Arc<Self>, container: &Arc<Container>, before: State) {
+        // What was starting looks as if it could be started; what runs can be killed meanwhile.
+        let op = match before.status.has_process() {
+            true => None,
+            false => self.lock_op(container).await.ok(),
+        };
+        let (engine, container) = (Arc::clone(self), Arc::clone(container));
+        tokio::spawn(async move {
+            let _op = op;
+            while !engine.ending() {
+                tokio::time::sleep(ASK_AGAIN).await;
+                match engine.adopt(&container, &before).await {
+                    Adoption::Done => tracing::info!(container = container.id(), "adopted"),
+                    Adoption::Gone if before.status.has_process() => engine.ended(&container, None).await,
+                    Adoption::Gone => {
+                        if engine.lost(&container, &before).await {
+                            engine.restart_now(&container);
+                        }
+                    }
+                    Adoption::Later(why) => {
+                        tracing::debug!(container = container.id(), "{why}");
+                        continue;
+                    }
+                }
+                return;
+            }
+        });
     }
 
     fn adopted(
@@ -258,10 +317,6 @@ impl Engine {
         // cgroup without any trace of its container cannot be: the record is written before the cgroup is made, and
         // deleted after it is gone.
         for container in self.containers() {
-            // One that is being restarted is not looked at: its directory is in use.
-            let Ok(_op) = container.op.try_lock() else {
-                continue;
-            };
             let directory = self.paths.shim(container.id());
             if !container.state().launched
                 && let Err(error) = remove_tree(&directory)

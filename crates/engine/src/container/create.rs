@@ -105,7 +105,7 @@ impl Engine {
         let volumes = match settled.await {
             Ok(made) => made,
             Err(error) => {
-                self.containers.free_name(&name);
+                self.containers.free_name(&name, &id);
                 return Err(error);
             }
         };
@@ -127,7 +127,7 @@ impl Engine {
             record.networks.insert("bridge".into(), settings);
         }
         if let Err(error) = self.register(record, durability).await {
-            self.containers.free_name(&name);
+            self.containers.free_name(&name, &id);
             self.undo_volumes(&volumes).await;
             return Err(error);
         }
@@ -202,7 +202,7 @@ impl Engine {
             return Err(Error::invalid("Neither old nor new names may be empty"));
         }
         check_name(name)?;
-        let _op = container.op.lock().await;
+        let _op = self.lock_op(&container).await?;
         let old = container.record();
         if container.status() == Status::Removing {
             return Err(Error::conflict(format!(
@@ -221,11 +221,11 @@ impl Engine {
             ..(*old).clone()
         };
         if let Err(error) = self.records.put(&container.id, &renamed, Durability::Disk).await {
-            self.containers.free_name(name);
+            self.containers.free_name(name, &container.id);
             return Err(error);
         }
         container.inner().record = Arc::new(renamed);
-        self.containers.free_name(&old.name);
+        self.containers.free_name(&old.name, &container.id);
         self.container_event(
             &container.record(),
             "rename",

@@ -51,7 +51,7 @@ impl Engine {
     }
 
     /// A run has ended; without `exit` the shim did not live to say how.
-    pub(super) async fn ended(self: &Arc<Self>, container: &Arc<Container>, exit: Option<Exit>) {
+    pub(crate) async fn ended(self: &Arc<Self>, container: &Arc<Container>, exit: Option<Exit>) {
         let (record, before) = (container.record(), container.state());
         let (engine, owned, endpoint) = (Arc::clone(self), Arc::clone(container), before.endpoint.clone());
         let cleaned = blocking(move || {
@@ -105,8 +105,8 @@ impl Engine {
         if let Some(pause) = again {
             self.restart_later(container, pause);
         } else if record.host.auto_remove && !by_user {
-            let _op = container.op.lock().await;
-            if !container.status().is_running() {
+            let op = self.lock_op(container).await;
+            if op.is_ok() && !container.status().is_running() {
                 self.remove_after_end(container).await;
             }
         }

@@ -28,13 +28,13 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::watch;
+use tokio::sync::{OwnedMutexGuard, watch};
 use vessel_runtime::cgroup::{Cgroup, CgroupPath};
 use vessel_runtime::shim::Attach;
 
 use record::{Record, State, Status};
 
-use crate::{Engine, Result};
+use crate::{Engine, Error, Result};
 
 /// A container.
 #[derive(Debug)]
@@ -42,8 +42,8 @@ pub struct Container {
     id: String,
     /// Its cgroup, absolute in every hierarchy.
     cgroup: String,
-    /// Held across an operation that changes its life.
-    pub(crate) op: tokio::sync::Mutex<()>,
+    /// Held across an operation that changes its life: see [`Engine::lock_op`].
+    op: Arc<tokio::sync::Mutex<()>>,
     /// Read while a process is added, written while all are frozen: a shim would wait for a process that was frozen
     /// half made, and answer nobody.
     adding: Arc<tokio::sync::RwLock<()>>,
@@ -67,6 +67,8 @@ struct Inner {
     backoff: restart::Backoff,
     /// Counts starts and stops: a delayed restart that finds another number than its own is out of date.
     generation: u64,
+    /// Whether its record is deleted: nothing is journaled any more.
+    removed: bool,
 }
 
 /// What waiters look at.
@@ -111,7 +113,7 @@ impl Container {
         Arc::new(Self {
             id: record.id.clone(),
             cgroup,
-            op: tokio::sync::Mutex::new(()),
+            op: Arc::default(),
             adding: Arc::default(),
             inner: Mutex::new(Inner {
                 record: Arc::new(record),
@@ -122,6 +124,7 @@ impl Container {
                 restarting_by_user: false,
                 backoff: restart::Backoff::default(),
                 generation: 0,
+                removed: false,
             }),
             life: watch::Sender::new(life),
         })
@@ -165,6 +168,31 @@ impl Container {
         self.inner().execs.clone()
     }
 
+    /// Changes the state, lets `keep` see it, and tells who waits.
+    ///
+    /// All of it under one lock: what waiters saw last is what the state is.
+    fn change(&self, change: impl FnOnce(&mut State), keep: impl FnOnce(&State)) {
+        let mut inner = self.inner();
+        let before = inner.state.status;
+        change(&mut inner.state);
+        inner.state.end_health(before);
+        if !inner.removed {
+            keep(&inner.state);
+        }
+        let (running, process) = (inner.state.status.is_running(), inner.state.status.has_process());
+        let (exit_code, active) = (inner.state.exit_code, inner.state.active());
+        self.life.send_if_modified(|life| {
+            let changed = (life.running, life.process, life.active) != (running, process, active);
+            // A run that ends for good is an exit; a pause between two runs is not.
+            if life.running && !running {
+                life.exits += 1;
+                life.exit_code = exit_code;
+            }
+            (life.running, life.process, life.active) = (running, process, active);
+            changed
+        });
+    }
+
     /// The name with a slash, as messages have it.
     pub(crate) fn display_name(&self) -> String {
         format!("/{}", self.inner().record.name)
@@ -205,6 +233,19 @@ impl Engine {
         })
     }
 
+    /// Waits until nobody else changes a container's life, and keeps it so. Only with this may a record be written, the
+    /// status relied on, or something begun.
+    ///
+    /// # Errors
+    /// When it was removed meanwhile.
+    pub(crate) async fn lock_op(&self, container: &Arc<Container>) -> Result<OwnedMutexGuard<()>> {
+        let op = Arc::clone(&container.op).lock_owned().await;
+        match self.containers.get(&container.id) {
+            Some(_) => Ok(op),
+            None => Err(Error::not_found(format!("No such container: {}", container.id))),
+        }
+    }
+
     /// The cgroup of a container that runs.
     pub(crate) fn container_cgroup(&self, container: &Container) -> Result<Cgroup> {
         Ok(Cgroup::open(
@@ -217,28 +258,13 @@ impl Engine {
     ///
     /// A journal that cannot be written does not undo what has happened: it is said, and the change stands.
     pub(crate) fn change(&self, container: &Container, change: impl FnOnce(&mut State)) {
-        let mut inner = container.inner();
-        let before = inner.state.status;
-        change(&mut inner.state);
-        inner.state.end_health(before);
-        if let Err(error) = self.states.put_now(&container.id, &inner.state) {
-            tracing::warn!(
-                container = container.id,
-                "{error}; a restart of the daemon may find an older state"
-            );
-        }
-        let (running, process) = (inner.state.status.is_running(), inner.state.status.has_process());
-        let (exit_code, active) = (inner.state.exit_code, inner.state.active());
-        drop(inner);
-        container.life.send_if_modified(|life| {
-            let changed = (life.running, life.process, life.active) != (running, process, active);
-            // A run that ends for good is an exit; a pause between two runs is not.
-            if life.running && !running {
-                life.exits += 1;
-                life.exit_code = exit_code;
+        container.change(change, |state| {
+            if let Err(error) = self.states.put_now(&container.id, state) {
+                tracing::warn!(
+                    container = container.id,
+                    "{error}; a restart of the daemon may find an older state"
+                );
             }
-            (life.running, life.process, life.active) = (running, process, active);
-            changed
         });
     }
 
@@ -249,5 +275,33 @@ impl Engine {
         attributes.insert("name".into(), record.name.clone());
         attributes.extend(more.iter().map(|(key, value)| ((*key).to_owned(), value.clone())));
         self.events.publish("container", action, &record.id, attributes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One who only touches the state must not bring back what it was before another's end.
+    #[test]
+    fn the_last_change_is_what_waiters_see() {
+        let container = Container::new(Record::default(), State::default(), String::new());
+        let done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                    container.change(|state| state.stopped_by_user = true, |_| {});
+                }
+            });
+            let mut wrong = 0;
+            for round in 0..2_000 {
+                let status = [Status::Running, Status::Exited][round % 2];
+                container.change(|state| state.status = status, |_| {});
+                std::thread::yield_now();
+                wrong += usize::from(container.life().borrow().running != status.is_running());
+            }
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+            assert_eq!(wrong, 0);
+        });
     }
 }

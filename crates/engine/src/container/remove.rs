@@ -42,21 +42,18 @@ impl Engine {
                     self.kill_and_wait(&container).await?;
                 }
             }
-            let op = container.op.lock().await;
+            let op = match self.lock_op(&container).await {
+                Ok(op) => op,
+                // It was to be removed when it ended, and was.
+                Err(_) if options.force => return Ok(()),
+                Err(error) => return Err(error),
+            };
             // A start that was under way when this began may have won: then it is killed like any other.
             if options.force && container.status().is_running() {
                 continue;
             }
             break op;
         };
-        if self.containers.get(&container.id).is_none() {
-            // It was to be removed when it ended, and was.
-            return if options.force {
-                Ok(())
-            } else {
-                Err(Error::not_found(format!("No such container: {id}")))
-            };
-        }
         let refuse = |what: &str| {
             Err(Error::conflict(format!(
                 "cannot remove container \"{}\": {what}",
@@ -111,7 +108,12 @@ impl Engine {
             });
             return Err(error.wrap(format!("unable to remove filesystem for {}", record.id)));
         }
-        self.states.delete_now(&record.id)?;
+        {
+            // Who follows it may change its state once more.
+            let mut inner = container.inner();
+            self.states.delete_now(&record.id)?;
+            inner.removed = true;
+        }
         self.records.delete_now(&record.id)?;
         self.containers.remove(container);
         self.drop_execs(container);
@@ -126,7 +128,10 @@ impl Engine {
         if let Some(own) = files_later {
             tokio::task::spawn_blocking(move || {
                 if let Err(error) = remove_tree(&own) {
-                    tracing::warn!("remove {}: {error}; the next start of the daemon removes it", own.display());
+                    tracing::warn!(
+                        "remove {}: {error}; the next start of the daemon removes it",
+                        own.display()
+                    );
                 }
             });
         }

@@ -68,7 +68,9 @@ impl Engine {
                 // Stopped or removed during the pause.
                 _ = life.wait_for(|life| !life.running || life.removed) => return,
             }
-            let _op = container.op.lock().await;
+            let Ok(_op) = engine.lock_op(&container).await else {
+                return;
+            };
             if container.status() != Status::Restarting
                 || container.inner().generation != generation
                 || engine.ending()

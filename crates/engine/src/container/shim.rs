@@ -4,7 +4,6 @@ use std::path::PathBuf;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
-use vessel_runtime::ErrorKind as RuntimeKind;
 use vessel_runtime::shim::protocol::{self, MAX_FRAME, Reply, Request};
 
 use crate::error::Context;
@@ -22,11 +21,22 @@ pub(crate) fn asynchronous(stream: std::os::unix::net::UnixStream) -> Result<Uni
 pub(crate) async fn connect(directory: PathBuf) -> Result<Option<UnixStream>> {
     let stream = blocking(move || match vessel_runtime::shim::connect(&directory) {
         Ok(stream) => Ok(Some(stream)),
-        // No socket, or a socket nobody listens on.
-        Err(error) if matches!(error.kind(), RuntimeKind::NotFound | RuntimeKind::System) => Ok(None),
+        Err(error) if nobody_listens(&error) => Ok(None),
         Err(error) => Err(Error::from(error)),
     });
     stream.await?.map(asynchronous).transpose()
+}
+
+/// Whether there is no socket, or one nobody listens on. Everything else, a lack of descriptors for one, tells nothing of
+/// the shim.
+fn nobody_listens(error: &vessel_runtime::Error) -> bool {
+    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<std::io::Error>());
+    cause.is_some_and(|cause| {
+        matches!(
+            cause.kind(),
+            std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused
+        )
+    })
 }
 
 /// Sends a request and receives its reply; the stream goes on as the protocol says.
@@ -84,5 +94,29 @@ pub(crate) async fn receive<T: serde::de::DeserializeOwned>(stream: &mut UnixStr
         Ok(_) => Ok(Some(protocol::decode(&body)?)),
         Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => Ok(None),
         Err(error) => Err(error).context(|| "receive from the shim"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn only_a_refused_connection_means_that_nobody_is_there() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = directory.path();
+        let connected = |path: PathBuf| async move { connect(path).await.map(|stream| stream.is_some()) };
+        assert!(!connected(at.join("missing")).await.unwrap());
+        assert!(!connected(at.to_owned()).await.unwrap());
+        let socket = at.join(protocol::SOCKET);
+        drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
+        assert!(!connected(at.to_owned()).await.unwrap());
+        std::fs::remove_file(&socket).unwrap();
+        // What else the system may answer says nothing of the shim.
+        std::os::unix::fs::symlink(protocol::SOCKET, &socket).unwrap();
+        assert!(connected(at.to_owned()).await.is_err());
+        std::fs::remove_file(&socket).unwrap();
+        let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        assert!(connected(at.to_owned()).await.unwrap());
     }
 }

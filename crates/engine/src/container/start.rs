@@ -23,30 +23,38 @@ impl Engine {
         // The start goes on when the client leaves: half a start is no state a container can be in.
         let engine = Arc::clone(self);
         let task = tokio::spawn(async move {
-            let _op = container.op.lock().await;
-            let not_now = |what: &str| Err(Error::conflict(what));
-            match container.status() {
-                Status::Running | Status::Restarting => {
-                    return Err(Error::new(ErrorKind::NotModified, "container already started"));
-                }
-                Status::Paused => return not_now("cannot start a paused container, try unpause instead"),
-                Status::Removing => return not_now("container is marked for removal and cannot be started"),
-                Status::Dead => return not_now("container is dead and cannot be started: remove it"),
-                Status::Created | Status::Exited => {}
-            }
-            {
-                let mut inner = container.inner();
-                inner.generation += 1;
-                inner.backoff = Default::default();
-            }
-            engine.change(&container, |state| {
-                state.stopped_by_user = false;
-                state.restart_count = 0;
-            });
-            engine.start_locked(&container).await
+            let _op = engine.lock_op(&container).await?;
+            engine.start_anew(&container).await
         });
         task.await
             .map_err(|error| Error::system(format!("the start ended abnormally: {error}")))?
+    }
+
+    /// Starts a container for a user: what its policy counted begins anew. The caller holds `op`.
+    ///
+    /// # Errors
+    /// When its status does not allow that; as [`Self::start_locked`].
+    pub(super) async fn start_anew(self: &Arc<Self>, container: &Arc<Container>) -> Result<()> {
+        let not_now = |what: &str| Err(Error::conflict(what));
+        match container.status() {
+            Status::Running | Status::Restarting => {
+                return Err(Error::new(ErrorKind::NotModified, "container already started"));
+            }
+            Status::Paused => return not_now("cannot start a paused container, try unpause instead"),
+            Status::Removing => return not_now("container is marked for removal and cannot be started"),
+            Status::Dead => return not_now("container is dead and cannot be started: remove it"),
+            Status::Created | Status::Exited => {}
+        }
+        {
+            let mut inner = container.inner();
+            inner.generation += 1;
+            inner.backoff = Default::default();
+        }
+        self.change(container, |state| {
+            state.stopped_by_user = false;
+            state.restart_count = 0;
+        });
+        self.start_locked(container).await
     }
 
     /// Starts a container whose `op` the caller holds and which does not run.

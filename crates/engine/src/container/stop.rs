@@ -134,19 +134,14 @@ impl Engine {
         let container = self.container(id)?;
         let engine = Arc::clone(self);
         let task = tokio::spawn(async move {
-            let _op = container.op.lock().await;
+            let _op = engine.lock_op(&container).await?;
             if container.status().is_running() {
                 container.inner().restarting_by_user = true;
                 let stopped = engine.stop(&container, &options).await;
                 container.inner().restarting_by_user = false;
                 stopped?;
             }
-            container.inner().generation += 1;
-            engine.change(&container, |state| {
-                state.stopped_by_user = false;
-                state.restart_count = 0;
-            });
-            engine.start_locked(&container).await?;
+            engine.start_anew(&container).await?;
             engine.container_event(&container.record(), "restart", &[]);
             Ok(())
         });
@@ -196,7 +191,7 @@ impl Engine {
     /// Not running; paused already.
     pub async fn container_pause(&self, id: &str) -> Result<()> {
         let container = self.container(id)?;
-        let _op = container.op.lock().await;
+        let _op = self.lock_op(&container).await?;
         match container.status() {
             Status::Running => {}
             Status::Paused => {
@@ -231,7 +226,7 @@ impl Engine {
     /// Not paused.
     pub async fn container_unpause(&self, id: &str) -> Result<()> {
         let container = self.container(id)?;
-        let _op = container.op.lock().await;
+        let _op = self.lock_op(&container).await?;
         if container.status() != Status::Paused {
             return Err(Error::conflict(format!(
                 "Container {} is not paused",

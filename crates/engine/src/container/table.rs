@@ -81,9 +81,12 @@ impl Containers {
         }
     }
 
-    /// Gives a name back.
-    pub fn free_name(&self, name: &str) {
-        self.write().names.remove(name);
+    /// Gives back a name, unless it is another's by now.
+    pub fn free_name(&self, name: &str, id: &str) {
+        let mut maps = self.write();
+        if maps.names.get(name).is_some_and(|owner| owner == id) {
+            maps.names.remove(name);
+        }
     }
 
     pub fn insert(&self, container: Arc<Container>) {

@@ -16,7 +16,7 @@ impl Engine {
     /// A value that is not valid or that the kernel refuses; nothing is recorded then.
     pub async fn container_update(&self, id: &str, request: UpdateRequest) -> Result<UpdateResponse> {
         let container = self.container(id)?;
-        let _op = container.op.lock().await;
+        let _op = self.lock_op(&container).await?;
         let old = container.record();
         if matches!(container.status(), Status::Removing | Status::Dead) {
             return Err(Error::conflict(format!(
