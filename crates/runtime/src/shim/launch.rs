@@ -1,11 +1,12 @@
-//! Launching shims: one `posix_spawn` of our own executable, nothing else.
+//! Launching shims: the one that was executed in advance ([`super::spare`]) or one `posix_spawn` of our own executable,
+//! nothing else.
 //!
 //! The executable is run from a detached, read-only copy of the mount it lies on. A container that gets hold of
 //! `/proc/PID/exe` of a process of ours therefore holds a file it cannot open for writing, whatever its privileges
 //! (CVE-2019-5736), and no copy of the program is made.
 
 use std::ffi::CString;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
@@ -13,6 +14,7 @@ use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::mount::OpenTreeFlags;
 
 use super::protocol::{self, Attach, ShimConfig};
+use super::spare::Spare;
 use crate::error::Context;
 use crate::sys::mount_setattr::{MountAttr, attr, mount_setattr};
 use crate::{Error, ErrorKind, Result};
@@ -43,6 +45,7 @@ pub struct LaunchedShim {
 #[derive(Debug)]
 pub struct Launcher {
     executable: OwnedFd,
+    spare: Spare,
 }
 
 impl Launcher {
@@ -52,9 +55,9 @@ impl Launcher {
     /// When the executable cannot be opened; a kernel or a privilege that does not allow the read-only mount is not an
     /// error: the plain file is used then (as without root, where a container cannot write it either).
     pub fn new() -> Result<Self> {
-        Ok(Self {
-            executable: own_executable()?,
-        })
+        let executable = own_executable()?;
+        let spare = Spare::keep(executable.try_clone().context(|| "open the running executable")?)?;
+        Ok(Self { executable, spare })
     }
 
     /// Starts a shim in directory `dir`, which must exist, belong to this shim alone and lie on a file system that
@@ -72,42 +75,48 @@ impl Launcher {
         .context(|| format!("open the shim's directory {}", dir.display()))?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let file = rustix::fs::openat(&dir_fd, protocol::CONFIG, flags, Mode::from_raw_mode(0o600))
+            .map(std::fs::File::from)
             .context(|| format!("write the shim's configuration in {}", dir.display()))?;
         // The lock belongs to the open file, which the shim inherits before it is a program of its own: see `is_held`.
         rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)
             .context(|| format!("lock the shim's configuration in {}", dir.display()))?;
         let (ours, theirs) = UnixStream::pair().context(|| "make the shim's control stream")?;
         // Numbers from 3 on, in this order.
-        let mut inherited: Vec<RawFd> = Vec::with_capacity(5 + fds.keep.len() + fds.attach.len());
-        let mut number = |fd: RawFd| {
+        let mut inherited: Vec<BorrowedFd<'_>> = Vec::with_capacity(5 + fds.keep.len() + fds.attach.len());
+        let mut number = |fd| {
             inherited.push(fd);
             2 + inherited.len() as RawFd
         };
-        config.fds.control = number(theirs.as_raw_fd());
-        config.fds.dir = number(dir_fd.as_raw_fd());
-        config.fds.netns = fds.netns.as_ref().map(|fd| number(fd.as_raw_fd()));
+        config.fds.control = number(theirs.as_fd());
+        config.fds.dir = number(dir_fd.as_fd());
+        config.fds.netns = fds.netns.as_ref().map(|fd| number(fd.as_fd()));
         config.fds.sources = fds
             .sources
             .iter()
-            .map(|(at, fd)| (number(fd.as_raw_fd()), at.clone()))
+            .map(|(at, fd)| (number(fd.as_fd()), at.clone()))
             .collect();
-        config.fds.keep = fds.keep.iter().map(|fd| number(fd.as_raw_fd())).collect();
+        config.fds.keep = fds.keep.iter().map(|fd| number(fd.as_fd())).collect();
         config.fds.attach = fds
             .attach
             .iter()
-            .map(|(fd, attach)| (number(fd.as_raw_fd()), attach.clone()))
+            .map(|(fd, attach)| (number(fd.as_fd()), attach.clone()))
             .collect();
 
-        number(file.as_raw_fd());
+        number(file.as_fd());
 
         let text = serde_json::to_vec(config).map_err(|error| {
             Error::with_source(ErrorKind::System, "encode the shim's configuration", error)
         })?;
-        let mut file = std::fs::File::from(file);
-        std::io::Write::write_all(&mut file, &text)
+        std::io::Write::write_all(&mut &file, &text)
             .context(|| format!("write the shim's configuration in {}", dir.display()))?;
 
-        let pid = spawn(&self.executable, &["vessel", "shim", &config.id], &inherited)?;
+        let pid = match self.spare.take(&config.id, &inherited) {
+            Some(pid) => pid,
+            None => {
+                let inherited: Vec<RawFd> = inherited.iter().map(AsRawFd::as_raw_fd).collect();
+                spawn(&self.executable, &["vessel", "shim", &config.id], &inherited)?
+            }
+        };
         Ok(LaunchedShim { pid, control: ours })
     }
 }
@@ -158,7 +167,7 @@ pub fn own_executable() -> Result<OwnedFd> {
 }
 
 /// Runs `executable` with exactly the descriptors `inherited`, numbered from 3, and `/dev/null` as standard streams.
-fn spawn(executable: &OwnedFd, args: &[&str], inherited: &[RawFd]) -> Result<i32> {
+pub(super) fn spawn(executable: &OwnedFd, args: &[&str], inherited: &[RawFd]) -> Result<i32> {
     // posix_spawn's dup2 actions run in order and overwrite what has the wanted numbers: everything that is still needed,
     // the executable too, is first copied above them.
     let floor = 3 + inherited.len() as RawFd;

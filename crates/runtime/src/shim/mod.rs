@@ -13,11 +13,13 @@ pub mod protocol;
 mod run;
 mod server;
 mod session;
+mod spare;
 
 pub use launch::{LaunchedShim, Launcher, ShimFds, connect, is_held};
 pub use protocol::{
     Attach, Event, ExecRequest, Exit, LogConfig, Overlay, Reply, Request, RootSource, ShimConfig, Status,
 };
 pub use run::run;
+pub use spare::{is_spare, run_spare};
 
 pub(crate) use log::rfc3339_now;
