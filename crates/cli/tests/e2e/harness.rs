@@ -299,7 +299,7 @@ impl Drop for Daemon {
             .flatten()
             .flatten()
         {
-            let _ = std::fs::remove_dir(hierarchy.path().join(&self.bridge));
+            clear_cgroup(&hierarchy.path().join(&self.bridge));
         }
         // The bridge outlives an orderly stop for the containers' sake; here nobody needs it any more.
         let _ = Command::new("ip")
@@ -313,5 +313,25 @@ impl Drop for Daemon {
         if !std::thread::panicking() {
             assert!(left.is_empty(), "left behind: {left:#?}\n{log}");
         }
+    }
+}
+
+/// Kills what a daemon that failed left running, and removes the cgroup.
+fn clear_cgroup(cgroup: &Path) {
+    let nested = std::fs::read_dir(cgroup).into_iter().flatten().flatten();
+    for entry in nested.filter(|entry| entry.path().is_dir()) {
+        clear_cgroup(&entry.path());
+    }
+    let processes = std::fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
+    let pids = processes.lines().filter_map(|line| line.parse().ok());
+    for pid in pids.filter_map(rustix::process::Pid::from_raw) {
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+    }
+    // What was killed is gone in a moment.
+    for _ in 0..100 {
+        if !cgroup.exists() || std::fs::remove_dir(cgroup).is_ok() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(10));
     }
 }

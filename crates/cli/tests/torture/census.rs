@@ -8,6 +8,9 @@ use std::process::Command;
 use crate::arena::processes;
 use crate::harness::Daemon;
 
+/// An interface whose owner cannot be told.
+pub const LOOSE: &str = "interface without a bridge";
+
 /// Where to look.
 pub struct Places {
     dir: String,
@@ -50,6 +53,16 @@ impl Places {
         let ports = fs::read_dir(format!("/sys/class/net/{}/brif", self.bridge));
         for port in ports.into_iter().flatten().flatten() {
             found.insert(format!("interface {}", port.file_name().to_string_lossy()));
+        }
+        // Ends of containers that are on no bridge at all. Others may have theirs: those were there before, or go again.
+        for interface in fs::read_dir("/sys/class/net").into_iter().flatten().flatten() {
+            let name = interface.file_name().to_string_lossy().into_owned();
+            let end = name
+                .strip_prefix("ve")
+                .is_some_and(|id| id.len() == 10 && id.bytes().all(|byte| byte.is_ascii_hexdigit()));
+            if end && !interface.path().join("master").exists() {
+                found.insert(format!("{LOOSE} {name}"));
+            }
         }
     }
 

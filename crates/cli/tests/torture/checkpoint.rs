@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use crate::arena::{Arena, children};
-use crate::census::Places;
+use crate::census::{LOOSE, Places};
 use crate::container::{Program, State};
 use crate::worker::Worker;
 
@@ -37,7 +37,7 @@ impl Baseline {
             daemon.start();
             (places, census)
         });
-        let busy: Vec<&String> = census.iter().filter(|line| !line.starts_with("file ")).collect();
+        let busy: Vec<&String> = census.iter().filter(|line| in_use(line)).collect();
         assert!(
             busy.is_empty(),
             "a daemon that did next to nothing leaves {busy:#?}"
@@ -136,6 +136,9 @@ pub fn check(arena: &Arena, workers: &mut [Worker<'_>], veteran: &Veteran, basel
             arena.fail(format!("left behind: {line}"));
         }
         for line in baseline.census.difference(&left) {
+            if line.starts_with(LOOSE) {
+                continue;
+            }
             arena.fail(format!("was removed and belongs to no container: {line}"));
         }
         daemon.start();
@@ -348,6 +351,11 @@ fn descriptors(arena: &Arena) -> usize {
     std::fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
 }
 
+/// What must not be there when no daemon and no container runs.
+fn in_use(line: &str) -> bool {
+    !line.starts_with("file ") && !line.starts_with(LOOSE)
+}
+
 /// What is there once the kernel has removed what died.
 fn until_quiet(places: &Places, expected: &BTreeSet<String>) -> BTreeSet<String> {
     let begin = Instant::now();
@@ -355,7 +363,7 @@ fn until_quiet(places: &Places, expected: &BTreeSet<String>) -> BTreeSet<String>
         let found = places.take();
         let more = found
             .difference(expected)
-            .any(|line| !expected.is_empty() || !line.starts_with("file "));
+            .any(|line| !expected.is_empty() || in_use(line));
         if !more || begin.elapsed() > GONE {
             return found;
         }
