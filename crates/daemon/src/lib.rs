@@ -31,7 +31,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 /// Threads that run the daemon. Everything is asynchronous, so two are enough for any number of containers.
 const WORKERS: usize = 2;
-/// Threads for what may block (archives, the disk); they end when there is nothing to do.
+/// Threads for what may block (the disk); they end when there is nothing to do. What waits for clients has its own.
 const BLOCKING: usize = 32;
 /// Touched pages count, not this; but every thread's stack is address space.
 const STACK: usize = 1024 * 1024;

@@ -6,7 +6,7 @@
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use hyper::Response;
@@ -14,7 +14,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinSet;
 use vessel_engine::Engine;
 
@@ -28,8 +28,12 @@ use crate::{response, router};
 
 /// How long begun work may take once the daemon is told to end.
 const DRAIN: Duration = Duration::from_secs(15);
-/// A client that has connected and sends no complete request head for so long is dropped.
+/// A client that sends no complete request head for so long is dropped: clients keep connections for the next request.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(120);
+/// Nobody connects to say nothing: the first head has to come sooner.
+const FIRST_HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// Connections at most; those that come then wait to be accepted.
+const MAX_CONNECTIONS: u64 = 4096;
 /// The most a connection buffers while it reads; heads of requests must fit.
 const READ_BUFFER: usize = 256 * 1024;
 
@@ -121,8 +125,14 @@ impl Server {
         let Self { state, listeners } = self;
         let (end, ended) = watch::channel(false);
         let mut accepting = JoinSet::new();
+        let room = Arc::new(Semaphore::new(connections()));
         for listener in &listeners {
-            accepting.spawn(accept(Arc::clone(listener), Arc::clone(&state), ended.clone()));
+            accepting.spawn(accept(
+                Arc::clone(listener),
+                Arc::clone(&state),
+                Arc::clone(&room),
+                ended.clone(),
+            ));
         }
         shutdown.await;
         tracing::debug!("ending");
@@ -154,11 +164,31 @@ impl Server {
     }
 }
 
-async fn accept(listener: Arc<Listener>, state: Arc<State>, ended: watch::Receiver<bool>) {
+/// How many connections there may be: half of the descriptors are for the engine, whose work must go on.
+fn connections() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let half = limit.unwrap_or(u64::MAX) / 2;
+    usize::try_from(half.clamp(1, MAX_CONNECTIONS)).unwrap_or(usize::MAX)
+}
+
+async fn accept(
+    listener: Arc<Listener>,
+    state: Arc<State>,
+    room: Arc<Semaphore>,
+    ended: watch::Receiver<bool>,
+) {
     loop {
+        // It is never closed.
+        let Ok(permit) = Arc::clone(&room).acquire_owned().await else {
+            return;
+        };
         match listener.accept().await {
             Ok(conn) => {
-                tokio::spawn(connection(conn, Arc::clone(&state), ended.clone()));
+                let connection = connection(conn, Arc::clone(&state), ended.clone());
+                tokio::spawn(async move {
+                    connection.await;
+                    drop(permit);
+                });
             }
             Err(error)
                 if matches!(
@@ -175,7 +205,10 @@ async fn accept(listener: Arc<Listener>, state: Arc<State>, ended: watch::Receiv
 }
 
 async fn connection(conn: Conn, state: Arc<State>, mut ended: watch::Receiver<bool>) {
+    let spoken = Arc::new(AtomicBool::new(false));
+    let heard = Arc::clone(&spoken);
     let service = service_fn(move |request: hyper::Request<Incoming>| {
+        heard.store(true, Ordering::Relaxed);
         let state = Arc::clone(&state);
         async move { Ok::<_, std::convert::Infallible>(answer(state, request).await) }
     });
@@ -185,9 +218,16 @@ async fn connection(conn: Conn, state: Arc<State>, mut ended: watch::Receiver<bo
         .max_buf_size(READ_BUFFER)
         .serve_connection(TokioIo::new(conn), service)
         .with_upgrades();
+    let silent = async {
+        tokio::time::sleep(FIRST_HEAD_TIMEOUT).await;
+        if spoken.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
+    };
     tokio::pin!(connection);
     let result = tokio::select! {
         result = &mut connection => result,
+        () = silent => return,
         // It changes once, or its sender is gone; either way this is the end.
         _ = ended.changed() => {
             connection.as_mut().graceful_shutdown();

@@ -375,3 +375,44 @@ fn arbitrary_queries_are_answered() {
         })
         .unwrap();
 }
+
+#[test]
+fn clients_that_send_nothing_more_stop_nobody_else() {
+    let daemon = Daemon::start();
+    let mut held = Vec::new();
+    for _ in 0..128 {
+        let mut stream = daemon.connect();
+        stream
+            .write_all(b"POST /images/load HTTP/1.1\r\nHost: docker\r\nContent-Type: application/x-tar\r\nContent-Length: 1000000\r\n\r\nslow")
+            .unwrap();
+        held.push(stream);
+    }
+    // What needs a thread for the disk gets one.
+    let made = daemon.post_json("/volumes/create", &serde_json::json!({ "Name": "data" }));
+    assert_eq!(made.status, 201, "{}", made.text());
+    // One more is refused as soon as all of them are under way, and not once they are gone.
+    let load = || daemon.request("POST", "/images/load", "application/x-tar", b"no archive");
+    let until = |what: &str, refused: bool| {
+        let begin = std::time::Instant::now();
+        while (load().status == 409) != refused {
+            assert!(begin.elapsed().as_secs() < 30, "{what}");
+        }
+    };
+    until("129 at once were taken", true);
+    let text = load().message();
+    assert!(text.contains("128 archives"), "{text}");
+    drop(held);
+    until("there is no room again", false);
+}
+
+#[test]
+fn connections_that_say_nothing_keep_nobody_out() {
+    let daemon = Daemon::start();
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    assert_eq!(limit.current, limit.maximum, "the limit was not raised");
+    // Both ends are this process's.
+    let number = (limit.current.unwrap_or(u64::MAX) / 3).min(4200);
+    let silent: Vec<_> = (0..number).map(|_| daemon.connect()).collect();
+    assert_eq!(daemon.get("/_ping").status, 200);
+    drop(silent);
+}

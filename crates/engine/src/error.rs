@@ -160,7 +160,8 @@ impl<T> Context<T> for Result<T> {
     }
 }
 
-/// Runs what may block on a thread made for it.
+/// Runs what may block, but not for long and never for a client, on one of a bounded number of threads: see
+/// [`crate::transfer`].
 ///
 /// # Errors
 /// Those of `work`; a panic inside is reported as an error of the system.

@@ -25,6 +25,7 @@ pub mod stats;
 pub mod system;
 pub mod time;
 mod top;
+pub mod transfer;
 mod volumes;
 
 use std::net::Ipv4Addr;
@@ -138,6 +139,9 @@ impl Engine {
             run: config.run.clone(),
         };
         std::fs::create_dir_all(&paths.root).context(|| format!("create {}", paths.root.display()))?;
+        if let Err(error) = vessel_runtime::rlimits::raise_descriptors() {
+            tracing::warn!("{error}: what the limit allows has to do");
+        }
         let (store, recovery) = Store::open(&paths.root)?;
         if recovery.torn > 0 {
             tracing::info!(

@@ -6,6 +6,7 @@
 //! See `getrlimit(2)`.
 
 use std::fmt;
+use std::sync::OnceLock;
 
 use rustix::io::Errno;
 use rustix::process::{Pid, Resource, getrlimit, prlimit};
@@ -204,6 +205,40 @@ pub fn apply(process: Option<Pid>, limits: &[Limit]) -> Result<Vec<Lowered>> {
         }
     }
     Ok(lowered)
+}
+
+/// The soft limit of descriptors before [`raise_descriptors`].
+static DESCRIPTORS: OnceLock<Option<u64>> = OnceLock::new();
+
+/// Raises this process's soft limit of descriptors to the hard one, where it stays. Containers should start with the limit
+/// that was before ([`InheritedFds::limit`](crate::shim::protocol::InheritedFds)): programs that use `select(2)` do not
+/// survive a higher one.
+///
+/// # Errors
+/// What the kernel says.
+pub fn raise_descriptors() -> Result<()> {
+    let now = getrlimit(Resource::Nofile);
+    // Whoever comes second finds what the first has raised.
+    DESCRIPTORS.get_or_init(|| now.current);
+    let raised = rustix::process::Rlimit {
+        current: now.maximum,
+        ..now
+    };
+    rustix::process::setrlimit(Resource::Nofile, raised).context(|| "raise the limit of descriptors")
+}
+
+/// The soft limit of descriptors before they were raised, when they were.
+pub fn descriptors_before() -> Option<u64> {
+    *DESCRIPTORS.get()?
+}
+
+/// Sets this process's soft limit of descriptors back.
+pub(crate) fn lower_descriptors(soft: u64) -> Result<()> {
+    let now = rustix::process::Rlimit {
+        current: Some(soft),
+        ..getrlimit(Resource::Nofile)
+    };
+    rustix::process::setrlimit(Resource::Nofile, now).context(|| "lower the limit of descriptors")
 }
 
 fn set(process: Option<Pid>, limit: Limit) -> rustix::io::Result<()> {

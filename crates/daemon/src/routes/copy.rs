@@ -7,6 +7,7 @@ use hyper::StatusCode;
 use hyper::header::{HeaderName, HeaderValue};
 use vessel_api::PathStat;
 use vessel_engine::files::{ExtractOptions, TarJob};
+use vessel_engine::transfer;
 
 use crate::base64;
 use crate::body::Body;
@@ -31,7 +32,7 @@ pub async fn changes(state: &Arc<State>, id: &str) -> Answer {
 /// `GET /containers/{id}/export`.
 pub async fn export(state: &Arc<State>, id: &str) -> Answer {
     let archive = state.engine.container_export(id).await?;
-    response::stream("application/octet-stream", tar_body(state, archive))
+    response::stream("application/octet-stream", tar_body(state, archive)?)
 }
 
 fn path(request: &Request) -> Result<&str, ApiError> {
@@ -62,7 +63,7 @@ pub async fn head(state: &Arc<State>, request: &Request, id: &str) -> Answer {
 /// `GET /containers/{id}/archive`: what is at a path, as a tar archive.
 pub async fn get(state: &Arc<State>, request: &Request, id: &str) -> Answer {
     let (stat, archive) = state.engine.container_archive(id, path(request)?).await?;
-    let mut response = response::stream("application/x-tar", tar_body(state, archive))?;
+    let mut response = response::stream("application/x-tar", tar_body(state, archive)?)?;
     response.headers_mut().insert(PATH_STAT, stat_header(&stat)?);
     Ok(response)
 }
@@ -87,12 +88,12 @@ pub async fn put(state: &Arc<State>, request: Request, id: &str) -> Answer {
         .await
 }
 
-/// A body that a blocking thread fills with an archive. If that fails, the stream breaks off: a client must not take
+/// A body that a thread of its own fills with an archive. If that fails, the stream breaks off: a client must not take
 /// half an archive for a whole one.
-pub fn tar_body(state: &Arc<State>, archive: TarJob) -> Body {
+pub fn tar_body(state: &Arc<State>, archive: TarJob) -> Result<Body, ApiError> {
     let (feed, body) = Body::channel();
     let busy = Busy::new(state);
-    tokio::task::spawn_blocking(move || {
+    transfer::spawn(move || {
         let _busy = busy;
         let mut writer = feed.writer();
         let result = archive.write_to(&mut writer).map_err(io::Error::other);
@@ -100,6 +101,6 @@ pub fn tar_body(state: &Arc<State>, archive: TarJob) -> Body {
             tracing::debug!(%error, "an archive broke off");
             writer.abort(error);
         }
-    });
-    body
+    })?;
+    Ok(body)
 }

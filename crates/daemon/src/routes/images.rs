@@ -85,7 +85,7 @@ pub async fn save(state: &Arc<State>, request: &Request, name: Option<String>) -
         return Err(ApiError::bad_request("no image to save: name at least one"));
     }
     let archive = state.engine.image_save(&names).await?;
-    response::stream("application/x-tar", tar_body(state, archive))
+    response::stream("application/x-tar", tar_body(state, archive)?)
 }
 
 /// `POST /images/load`.

@@ -8,7 +8,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::{Mode, OFlags};
 use vessel_network::{EndpointRecord, EndpointRequest};
+use vessel_runtime::rlimits;
 use vessel_runtime::seccomp::{self, docker};
+use vessel_runtime::shim::protocol::InheritedFds;
 use vessel_runtime::shim::{LogConfig, Overlay, RootSource, ShimConfig, ShimFds};
 
 use super::record::{MountKind, MountRecord, Record};
@@ -172,7 +174,10 @@ impl Engine {
             log,
             exit_file: self.paths.exit_file(&record.id),
             durable: !host.auto_remove,
-            fds: Default::default(),
+            fds: InheritedFds {
+                limit: rlimits::descriptors_before(),
+                ..InheritedFds::default()
+            },
         };
         let fds = ShimFds {
             netns,

@@ -20,7 +20,7 @@ use rustix::io::Errno;
 use vessel_api::{Change, ChangeKind, PathStat};
 use vessel_image::{Limits, Ownership, PackOptions};
 
-use crate::{Context, Engine, Error, ErrorKind, Result, blocking, time};
+use crate::{Context, Engine, Error, ErrorKind, Result, blocking, time, transfer};
 use path::ContainerPath;
 use root::Root;
 
@@ -125,7 +125,7 @@ impl Engine {
             .copy_uid_gid
             .then(|| record.config.user.clone())
             .filter(|user| !user.is_empty());
-        blocking(move || {
+        transfer::run(move || {
             root.enter(|root| {
                 let full = path.full();
                 let directory = path::open(root, full, OFlags::RDONLY | OFlags::DIRECTORY).map_err(

@@ -11,7 +11,7 @@ use super::remove::short;
 use super::{CHANGES, changes};
 use crate::files::TarJob;
 use crate::image_index::ImageRecord;
-use crate::{Engine, Error, Result, blocking, time};
+use crate::{Engine, Error, Result, time, transfer};
 
 /// Where an operation tells how it gets on. Nobody has to listen.
 #[derive(Debug, Clone)]
@@ -118,7 +118,7 @@ impl Engine {
         } else {
             progress.clone()
         };
-        let loaded = blocking(move || {
+        let loaded = transfer::run(move || {
             let mut tell = |news: vessel_image::Progress| {
                 if let vessel_image::Progress::Layer(layer) = news {
                     layers.layer(&layer);
@@ -214,7 +214,7 @@ impl Engine {
             changes::apply(&mut import.config, change)?;
         }
         let content = self.images().content().clone();
-        let image = blocking(move || {
+        let image = transfer::run(move || {
             let image = vessel_image::import(&content, input, &import);
             give_back_memory();
             Ok(image?)

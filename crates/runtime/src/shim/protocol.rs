@@ -93,6 +93,9 @@ pub struct InheritedFds {
     /// Detached mounts that bind mounts attach, by their destination.
     #[serde(default)]
     pub sources: Vec<(i32, PathBuf)>,
+    /// The soft limit of descriptors to go back to, when the daemon has raised its own.
+    #[serde(default)]
+    pub limit: Option<u64>,
     /// Held open while the container lives (reservations of published ports).
     pub keep: Vec<i32>,
     /// Clients that attached before the start.

@@ -12,7 +12,7 @@ use crate::cgroup::CgroupPath;
 use crate::error::Context;
 use crate::process::{self, Plan};
 use crate::sys::close_range;
-use crate::{Error, ErrorKind, Result, seccomp};
+use crate::{Error, ErrorKind, Result, rlimits, seccomp};
 
 /// Where the launcher puts the control stream.
 const CONTROL_FD: i32 = 3;
@@ -45,6 +45,9 @@ pub fn run() -> i32 {
 /// Takes `control` when the container runs: there must be one copy of it only, or its end would be reported without end.
 fn serve(control: &mut Option<OwnedFd>, dir: OwnedFd) -> Result<()> {
     let config = read_config(&dir)?;
+    if let Some(limit) = config.fds.limit {
+        rlimits::lower_descriptors(limit)?;
+    }
     // SAFETY: the launcher passed these descriptors for the shim alone; each number occurs once.
     let (netns, sources, keep, attach) = unsafe {
         (
