@@ -1,5 +1,6 @@
 //! Attaching to a container's streams.
 
+use rustix::event::{PollFd, PollFlags, Timespec};
 use tokio::net::UnixStream;
 use vessel_runtime::shim::{Attach, Request};
 use vessel_runtime::spec::ConsoleSize;
@@ -46,7 +47,12 @@ enum Waiting {
     Starting,
     /// Ask the shim.
     Runs,
+    /// Give up: too many wait already.
+    InVain,
 }
+
+/// Clients that may wait for a container's start. Each is a descriptor, and all are handed to the shim at once.
+const MAX_WAITING: usize = 128;
 
 impl super::Container {
     /// Registers a client for the next start, unless there is one already.
@@ -57,10 +63,25 @@ impl super::Container {
         } else if inner.state.status == Status::Running {
             Waiting::Runs
         } else {
+            inner.waiting.retain(|(stream, _)| !hung_up(stream));
+            if inner.waiting.len() >= MAX_WAITING {
+                return Waiting::InVain;
+            }
             inner.waiting.push((stream, attach.clone()));
             Waiting::ForStart
         }
     }
+}
+
+/// Whether the other end of a stream is closed.
+fn hung_up(stream: &std::os::fd::OwnedFd) -> bool {
+    let mut fds = [PollFd::new(stream, PollFlags::empty())];
+    let now = Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // What cannot be asked stays.
+    rustix::event::poll(&mut fds, Some(&now)).is_ok() && fds[0].revents().contains(PollFlags::HUP)
 }
 
 impl Engine {
@@ -114,6 +135,12 @@ impl Engine {
             // Those that waited were handed to the shim: this one asks it, when the start is over.
             Waiting::Starting => drop(container.op.lock().await),
             Waiting::Runs => {}
+            Waiting::InVain => {
+                return Err(Error::conflict(format!(
+                    "{MAX_WAITING} clients wait for the start of container {} already: start it, or end some of them",
+                    container.id
+                )));
+            }
         }
         let directory = self.paths.shim(&container.id);
         let (_, stream) = shim::request(directory, &Request::Attach(attach)).await?;
@@ -140,5 +167,29 @@ impl Engine {
             &[("height", height.to_string()), ("width", width.to_string())],
         );
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::container::Container;
+    use crate::container::record::{Record, State};
+
+    #[test]
+    fn who_left_does_not_wait_for_the_start() {
+        let container = Container::new(Record::default(), State::default(), String::new());
+        let wait = || {
+            let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+            (ours, container.wait_for_start(theirs.into(), &Attach::default()))
+        };
+        for _ in 0..2 * MAX_WAITING {
+            assert!(matches!(wait().1, Waiting::ForStart));
+        }
+        assert_eq!(container.inner().waiting.len(), 1);
+        let stay: Vec<_> = (0..MAX_WAITING).map(|_| wait().0).collect();
+        assert!(matches!(wait().1, Waiting::InVain));
+        drop(stay);
+        assert!(matches!(wait().1, Waiting::ForStart));
     }
 }
