@@ -7,6 +7,8 @@
 use std::cell::RefCell;
 use std::io;
 use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream;
@@ -28,6 +30,9 @@ use crate::version::ApiVersion;
 
 /// What is copied at once.
 const BUFFER: usize = 64 * 1024;
+
+/// A program that takes no input for so long gets no more of a client that is gone.
+const STALLED: Duration = Duration::from_secs(5);
 
 thread_local! {
     static BUFFERS: RefCell<Vec<u8>> = RefCell::new(vec![0; BUFFER]);
@@ -142,8 +147,13 @@ async fn serve(upgraded: Upgraded, attached: Attached, rules: Rules) -> io::Resu
     let parts = upgraded
         .downcast::<TokioIo<Conn>>()
         .map_err(|_| io::Error::other("the upgraded connection is not of the server's kind"))?;
-    let client = parts.io.into_inner();
+    pump(parts.io.into_inner(), parts.read_buf, attached, rules).await
+}
+
+/// Copies both ways until the output or the client is at its end. `first` was read from the client already.
+async fn pump(client: Conn, first: Bytes, attached: Attached, rules: Rules) -> io::Result<()> {
     let Attached { logs, stream, .. } = attached;
+    let taken = AtomicUsize::new(0);
     let output = async {
         if let Some(mut log) = logs {
             while let Some(chunk) = next_chunk(&mut log).await {
@@ -156,14 +166,28 @@ async fn serve(upgraded: Upgraded, attached: Attached, rules: Rules) -> io::Resu
         }
     };
     let input = async {
-        copy_input(&client, parts.read_buf, stream.as_ref(), rules).await?;
+        copy_input(&client, first, stream.as_ref(), rules, &taken).await?;
         // The input is over; the output goes on unless the client is gone altogether.
         hung_up(&client).await
+    };
+    let gone = async {
+        hung_up(&client).await?;
+        // What it sent before it left is still input, as long as the program takes it.
+        let mut before = taken.load(Ordering::Relaxed);
+        loop {
+            tokio::time::sleep(STALLED).await;
+            let now = taken.load(Ordering::Relaxed);
+            if now == before {
+                return Ok(());
+            }
+            before = now;
+        }
     };
     // Whichever way it ends, both connections are closed on the way out.
     tokio::select! {
         done = output => done,
         done = input => done,
+        done = gone => done,
     }
 }
 
@@ -201,6 +225,7 @@ async fn copy_input(
     first: Bytes,
     engine: Option<&UnixStream>,
     rules: Rules,
+    taken: &AtomicUsize,
 ) -> io::Result<()> {
     let engine = engine.filter(|_| rules.stdin);
     let mut watcher = rules.detach_keys.map(Watcher::new);
@@ -218,7 +243,7 @@ async fn copy_input(
                 None => &piece,
             };
             if let Some(engine) = engine {
-                write_engine(engine, out).await?;
+                write_engine(engine, out, taken).await?;
             }
             if detached {
                 return Err(io::Error::new(
@@ -243,7 +268,7 @@ async fn copy_input(
         if let Some(watcher) = &mut watcher {
             filtered.clear();
             watcher.finish(&mut filtered);
-            write_engine(engine, &filtered).await?;
+            write_engine(engine, &filtered, taken).await?;
         }
         rustix::net::shutdown(engine.as_fd(), rustix::net::Shutdown::Write)?;
     }
@@ -261,10 +286,14 @@ async fn write_all(client: &Conn, mut bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-async fn write_engine(engine: &UnixStream, mut bytes: &[u8]) -> io::Result<()> {
+/// `taken` counts the bytes.
+async fn write_engine(engine: &UnixStream, mut bytes: &[u8], taken: &AtomicUsize) -> io::Result<()> {
     while !bytes.is_empty() {
         match engine.try_write(bytes) {
-            Ok(written) => bytes = &bytes[written..],
+            Ok(written) => {
+                taken.fetch_add(written, Ordering::Relaxed);
+                bytes = &bytes[written..];
+            }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => engine.writable().await?,
             // The program closed its input: that is its right, and its output goes on.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
@@ -304,7 +333,6 @@ async fn hung_up(client: &Conn) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
     use tokio::io::AsyncWriteExt;
     use tokio::time::timeout;
 
@@ -354,7 +382,8 @@ mod tests {
                 detach_keys: keys,
             };
             let first = Bytes::copy_from_slice(&sent[..1]);
-            let copied = copy_input(&Conn::Unix(client), first, Some(&engine), rules).await;
+            let taken = AtomicUsize::new(0);
+            let copied = copy_input(&Conn::Unix(client), first, Some(&engine), rules, &taken).await;
             assert_eq!(copied.is_err(), detached);
             drop(engine);
             let mut seen = Vec::new();
@@ -363,6 +392,33 @@ mod tests {
                 .unwrap();
             assert_eq!(seen, expected);
         }
+    }
+
+    #[tokio::test]
+    async fn a_client_that_left_is_noticed_while_the_program_takes_no_input() {
+        let (mut peer, client) = UnixStream::pair().unwrap();
+        let (engine, mut program) = UnixStream::pair().unwrap();
+        let attached = Attached {
+            tty: false,
+            logs: None,
+            stream: Some(engine),
+        };
+        let rules = Rules {
+            stdin: true,
+            detach_keys: None,
+        };
+        let pumping = tokio::spawn(pump(Conn::Unix(client), Bytes::new(), attached, rules));
+        // More than fits anywhere on the way.
+        let sent = timeout(Duration::from_millis(300), peer.write_all(&vec![1; 8 << 20])).await;
+        assert!(sent.is_err(), "everything fitted");
+        drop(peer);
+        // As long as the program takes some now and then, it gets what was sent.
+        let mut piece = vec![0; 128 * 1024];
+        tokio::time::sleep(STALLED / 2).await;
+        tokio::io::AsyncReadExt::read(&mut program, &mut piece).await.unwrap();
+        tokio::time::sleep(STALLED * 3 / 4).await;
+        assert!(!pumping.is_finished(), "input was cut off");
+        timeout(STALLED * 3, pumping).await.unwrap().unwrap().unwrap();
     }
 
     #[tokio::test]
