@@ -18,7 +18,7 @@ use crate::netlink::message::Batch;
 use crate::netlink::{Family, Refusal, Socket};
 use crate::netns;
 use crate::nft::elements::{self, Mapping};
-use crate::nft::ruleset::Ruleset;
+use crate::nft::ruleset::{self, Ruleset};
 use crate::ports::{PortSpec, Protocol, PublishedPort, Reservation, ipv4, reserve};
 use crate::reaper::Reaper;
 use crate::{conntrack, nft, subnet};
@@ -101,6 +101,8 @@ pub(crate) struct Shared {
     subnet: Ipv4Net,
     gateway: Ipv4Addr,
     host_has_ipv6: bool,
+    /// The host forwards for bridges only.
+    bridges_only: bool,
     /// Ports are kept apart by the bridge itself, not by the rules.
     isolate_ports: bool,
     pub(crate) route: Mutex<Socket>,
@@ -131,7 +133,7 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Bridge {
     /// Makes the bridge be as configured: creates what is missing, replaces the rules, leaves endpoints and published ports.
     ///
-    /// Switches on the host's IPv4 forwarding.
+    /// Switches on the host's IPv4 forwarding. When it was off, the host forwards for bridges only.
     pub fn ensure(config: &BridgeConfig) -> Result<Self> {
         check_name("a bridge", &config.name)?;
         check_name("an nftables table", &config.table)?;
@@ -144,6 +146,12 @@ impl Bridge {
         let mut route = Socket::open(Family::Route)?;
         let mut nft = Socket::open(Family::Netfilter)?;
         let (index, subnet, gateway) = ensure_interface(&mut route, config)?;
+        let forwards = netns::read_sysctl("ipv4/ip_forward").is_ok_and(|value| value.trim_end() == "1");
+        let bridges_only = !forwards
+            || ruleset::bridges_only(&mut nft, &config.table)
+                .map_err(|r| r.on(format_args!("table {}", config.table)))?;
+        // The rules first: the host is at no time a router for everybody.
+        install_rules(&mut nft, config, subnet, bridges_only)?;
         netns::ensure_sysctl("ipv4/ip_forward", "1")?;
         netns::ensure_sysctl(&format!("ipv4/conf/{}/route_localnet", config.name), "1")?;
         let host_has_ipv6 = netns::read_sysctl("ipv6/conf/all/disable_ipv6").is_ok();
@@ -152,6 +160,7 @@ impl Bridge {
             subnet,
             gateway,
             host_has_ipv6,
+            bridges_only,
             isolate_ports: !config.icc && !has_bridge_netfilter(),
             route: Mutex::new(route),
             state: Mutex::new(State {
@@ -160,10 +169,7 @@ impl Bridge {
                 endpoints: HashMap::new(),
                 ports: HashMap::new(),
             }),
-            nft: Mutex::new({
-                install_rules(&mut nft, config, subnet)?;
-                nft
-            }),
+            nft: Mutex::new(nft),
         };
         let shared = Arc::new(shared);
         let reaper = Arc::new(Reaper::start(Arc::clone(&shared))?);
@@ -325,6 +331,7 @@ impl Bridge {
             lock(&shared.state).remember(&record.ifname, *mapping);
         }
         record.ports.extend(reservations.iter().map(|r| r.port));
+        drop(socket);
         mappings.retain(|m| m.protocol == Protocol::Udp);
         if let Err(error) = conntrack::forget_unpublished(&mappings) {
             tracing::warn!(interface = record.ifname, %error, "UDP flows that began before their port was published do not reach it yet");
@@ -460,7 +467,7 @@ impl Bridge {
     fn restore_rules(&self, nft: &mut Socket) -> Result<(usize, usize)> {
         let config = &self.shared.config;
         let on_table = |r: Refusal| r.on(format_args!("table {}", config.table));
-        install_rules(nft, config, self.shared.subnet)?;
+        install_rules(nft, config, self.shared.subnet, self.shared.bridges_only)?;
         let wanted: BTreeSet<Mapping> = lock(&self.shared.state)
             .endpoints
             .values()
@@ -682,13 +689,19 @@ pub(crate) fn remove_interface(route: &mut Socket, name: &str) -> Result<()> {
     }
 }
 
-fn install_rules(nft: &mut Socket, config: &BridgeConfig, subnet: Ipv4Net) -> Result<()> {
+fn install_rules(
+    nft: &mut Socket,
+    config: &BridgeConfig,
+    subnet: Ipv4Net,
+    bridges_only: bool,
+) -> Result<()> {
     let rules = Ruleset {
         table: &config.table,
         bridge: &config.name,
         subnet,
         icc: config.icc,
         masquerade: config.masquerade,
+        bridges_only,
     };
     nft.transaction(rules.ensure())
         .map_err(|refusal| refusal.on(format_args!("table {}", config.table)))

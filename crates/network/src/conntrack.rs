@@ -8,7 +8,7 @@ use std::net::Ipv4Addr;
 use rustix::io::Errno;
 
 use crate::error::Result;
-use crate::netlink::message::{AttrIter, Batch};
+use crate::netlink::message::{AttrIter, Attrs, Batch};
 use crate::netlink::{Family, Socket};
 use crate::nft::elements::Mapping;
 
@@ -25,6 +25,13 @@ const CTA_IP_V4_DST: u16 = 2;
 const CTA_PROTO_NUM: u16 = 1;
 const CTA_PROTO_SRC_PORT: u16 = 2;
 const CTA_PROTO_DST_PORT: u16 = 3;
+const CTA_FILTER: u16 = 25;
+const CTA_FILTER_ORIG_FLAGS: u16 = 1;
+const CTA_FILTER_REPLY_FLAGS: u16 = 2;
+/// Flags of the above, which the kernel's headers keep to themselves (`net/netfilter/nf_internals.h`).
+const FILTER_PROTO_NUM: u32 = 1 << 3;
+const FILTER_PROTO_SRC_PORT: u32 = 1 << 4;
+const FILTER_PROTO_DST_PORT: u32 = 1 << 5;
 /// `AF_INET`, version 0, no resource.
 const HEAD: [u8; 4] = [libc::AF_INET as u8, 0, 0, 0];
 
@@ -33,7 +40,7 @@ pub(crate) fn forget(mappings: &[Mapping]) -> Result<()> {
     if mappings.is_empty() {
         return Ok(());
     }
-    delete(|flow| {
+    delete(mappings, Told::ByAnswers, |flow| {
         mappings.iter().any(|m| {
             (m.protocol.number(), m.target, m.target_port)
                 == (flow.protocol, flow.answers_from.0, flow.answers_from.1)
@@ -47,7 +54,7 @@ pub(crate) fn forget_unpublished(mappings: &[Mapping]) -> Result<()> {
     if mappings.is_empty() {
         return Ok(());
     }
-    delete(|flow| {
+    delete(mappings, Told::ByDestination, |flow| {
         flow.to == flow.answers_from
             && mappings.iter().any(|m| {
                 (m.protocol.number(), m.host_port) == (flow.protocol, flow.to.1)
@@ -88,7 +95,56 @@ fn end(tuple: &[u8], address: u16, port: u16) -> Option<(Ipv4Addr, u16)> {
     ))
 }
 
-fn delete(doomed: impl Fn(&Flow) -> bool) -> Result<()> {
+/// By which of its ends the wanted flows are told.
+#[derive(Clone, Copy)]
+enum Told {
+    ByDestination,
+    ByAnswers,
+}
+
+/// Has the kernel list those flows only that have the mappings' protocol, and their port if they have but one: a busy host
+/// tracks hundreds of thousands. Kernels before 5.8 list all.
+fn narrow(attrs: &mut Attrs<'_>, mappings: &[Mapping], told: Told) {
+    let protocol = mappings[0].protocol;
+    if mappings.iter().any(|m| m.protocol != protocol) {
+        return;
+    }
+    let (tuple, flags, port_kind, port_flag, port): (_, _, _, _, fn(&Mapping) -> u16) = match told {
+        Told::ByDestination => (
+            CTA_TUPLE_ORIG,
+            CTA_FILTER_ORIG_FLAGS,
+            CTA_PROTO_DST_PORT,
+            FILTER_PROTO_DST_PORT,
+            |m| m.host_port,
+        ),
+        Told::ByAnswers => (
+            CTA_TUPLE_REPLY,
+            CTA_FILTER_REPLY_FLAGS,
+            CTA_PROTO_SRC_PORT,
+            FILTER_PROTO_SRC_PORT,
+            |m| m.target_port,
+        ),
+    };
+    let one = port(&mappings[0]);
+    let same = mappings.iter().all(|m| port(m) == one);
+    attrs.nest(tuple, |a| {
+        a.nest(CTA_TUPLE_PROTO, |a| {
+            a.u8(CTA_PROTO_NUM, protocol.number());
+            if same {
+                a.put(port_kind, &one.to_be_bytes());
+            }
+        });
+    });
+    attrs.nest(CTA_FILTER, |a| {
+        let wanted = FILTER_PROTO_NUM | if same { port_flag } else { 0 };
+        for kind in [CTA_FILTER_ORIG_FLAGS, CTA_FILTER_REPLY_FLAGS] {
+            a.u32(kind, if kind == flags { wanted } else { 0 });
+        }
+    });
+}
+
+/// Deletes the doomed among the flows that `mappings`, of which there is one at least, are about.
+fn delete(mappings: &[Mapping], told: Told, doomed: impl Fn(&Flow) -> bool) -> Result<()> {
     let on = "of published ports";
     let mut socket = Socket::open(Family::Netfilter)?;
     let flows = socket
@@ -98,7 +154,7 @@ fn delete(doomed: impl Fn(&Flow) -> bool) -> Result<()> {
                 SUBSYSTEM << 8 | MSG_GET,
                 0,
                 &HEAD,
-                |_| (),
+                |attrs| narrow(attrs, mappings, told),
             )
         })
         .map_err(|r| r.on(on))?;

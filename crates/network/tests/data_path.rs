@@ -302,3 +302,52 @@ fn an_endpoint_is_reached_at_once() {
         bridge.remove().unwrap();
     });
 }
+
+#[test]
+fn a_host_that_was_no_router_becomes_none_for_others() {
+    with_outside(|outside| {
+        // Another neighbour on a wire of its own, which knows the way to the first.
+        let other = Netns::new_isolated(&NetnsConfig::default()).unwrap();
+        let path = format!(
+            "/proc/{}/fd/{}",
+            std::process::id(),
+            std::os::fd::AsRawFd::as_raw_fd(&std::os::fd::AsFd::as_fd(&other))
+        );
+        sh(&format!(
+            "ip link add up1 type veth peer name eth0 netns {path}; ip addr add 198.51.100.2/24 dev up1; ip link set up1 up"
+        ));
+        other
+            .run(|| sh("ip addr add 198.51.100.1/24 dev eth0; ip link set eth0 up; ip route add default via 198.51.100.2"))
+            .unwrap();
+        outside
+            .run(|| sh("ip route add default via 203.0.113.2"))
+            .unwrap();
+        tcp_server(outside, 80);
+        sh("sysctl -q net.ipv4.ip_forward=1");
+        assert!(tcp(&other, OUTSIDE, 80).is_ok());
+        // A router stays one.
+        Bridge::ensure(&config()).unwrap().remove().unwrap();
+        let bridge = Bridge::ensure(&config()).unwrap();
+        assert!(tcp(&other, OUTSIDE, 80).is_ok());
+        bridge.remove().unwrap();
+        // Any other does not become one, and a second daemon knows it.
+        sh("sysctl -q net.ipv4.ip_forward=0");
+        let first = Bridge::ensure(&config()).unwrap();
+        let bridge = Bridge::ensure(&config()).unwrap();
+        bridge.reconcile(&[]).unwrap();
+        assert_eq!(sh("sysctl -n net.ipv4.ip_forward"), "1\n");
+        assert!(tcp(&other, OUTSIDE, 80).is_err());
+        let a = bridge.attach(&plain()).unwrap();
+        assert!(tcp(&a.netns, OUTSIDE, 80).is_ok());
+        // Another engine's bridge is not in the way.
+        sh(
+            "ip link set up1 nomaster; ip link add br1 type bridge; ip addr flush dev up1; ip link set up1 master br1; ip addr add 198.51.100.2/24 dev br1; ip link set br1 up",
+        );
+        let begin = std::time::Instant::now();
+        while tcp(&other, OUTSIDE, 80).is_err() {
+            assert!(begin.elapsed().as_secs() < 20, "a bridge is cut off");
+        }
+        drop(first);
+        bridge.remove().unwrap();
+    });
+}

@@ -19,6 +19,10 @@ pub(super) const KEY: u32 = libc::NFT_REG32_00 as u32;
 /// The words of a lookup's result.
 pub(super) const RESULT: u32 = libc::NFT_REG32_04 as u32;
 
+/// Keys of `enum nft_meta_keys` that the `libc` crate does not name (Linux 4.18).
+const META_IIFKIND: i32 = 26;
+const META_OIFKIND: i32 = 27;
+
 const RTN_LOCAL: u32 = 2;
 const FIB_RESULT_ADDRTYPE: u32 = 3;
 const FIB_F_DADDR: u32 = 2;
@@ -56,6 +60,14 @@ pub(super) enum Verdict<'a> {
     Accept,
     Drop,
     Jump(&'a str),
+}
+
+/// A name as registers have it.
+fn name(name: &str) -> [u8; libc::IFNAMSIZ] {
+    let mut value = [0; libc::IFNAMSIZ];
+    let len = name.len().min(libc::IFNAMSIZ - 1);
+    value[..len].copy_from_slice(&name.as_bytes()[..len]);
+    value
 }
 
 /// The expressions of one rule, written one after the other.
@@ -111,10 +123,7 @@ impl Rule<'_, '_> {
     }
 
     /// `iifname`/`oifname`: by name, so that the rule outlives a re-created interface.
-    pub(super) fn interface(&mut self, side: Side, is: Is, name: &str) -> &mut Self {
-        let mut value = [0u8; libc::IFNAMSIZ];
-        let len = name.len().min(libc::IFNAMSIZ - 1);
-        value[..len].copy_from_slice(&name.as_bytes()[..len]);
+    pub(super) fn interface(&mut self, side: Side, is: Is, interface: &str) -> &mut Self {
         self.load_meta(
             libc::NFT_REG_1 as u32,
             match side {
@@ -122,7 +131,20 @@ impl Rule<'_, '_> {
                 Side::Out => libc::NFT_META_OIFNAME,
             },
         );
-        self.compare(libc::NFT_REG_1 as u32, is, &value);
+        self.compare(libc::NFT_REG_1 as u32, is, &name(interface));
+        self
+    }
+
+    /// `meta iifkind`/`oifkind`: what sort of interface it is, such as `bridge`.
+    pub(super) fn kind(&mut self, side: Side, is: Is, kind: &str) -> &mut Self {
+        self.load_meta(
+            libc::NFT_REG_1 as u32,
+            match side {
+                Side::In => META_IIFKIND,
+                Side::Out => META_OIFKIND,
+            },
+        );
+        self.compare(libc::NFT_REG_1 as u32, is, &name(kind));
         self
     }
 

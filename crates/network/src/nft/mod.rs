@@ -18,6 +18,7 @@ const CREATE: u16 = libc::NLM_F_CREATE as u16;
 const MSG_NEWTABLE: u16 = 0;
 const MSG_DELTABLE: u16 = 2;
 const MSG_NEWCHAIN: u16 = 3;
+const MSG_GETCHAIN: u16 = 4;
 const MSG_NEWRULE: u16 = 6;
 const MSG_DELRULE: u16 = 8;
 const MSG_NEWSET: u16 = 9;

@@ -5,15 +5,19 @@
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
+use rustix::io::Errno;
 
 use super::expr::{Is, Rule, Side, Verdict};
 use super::{
-    CREATE, MSG_DELRULE, MSG_NEWCHAIN, MSG_NEWRULE, MSG_NEWSET, MSG_NEWTABLE, elements, push, transaction,
+    CREATE, MSG_DELRULE, MSG_GETCHAIN, MSG_NEWCHAIN, MSG_NEWRULE, MSG_NEWSET, MSG_NEWTABLE, elements, push, transaction,
 };
 use crate::netlink::message::Batch;
+use crate::netlink::{Refusal, Socket};
 
 /// The administrator's chain: created when missing, otherwise never touched.
 const USER: &str = "user";
+/// Only there when this host was no router before there was a bridge.
+const OTHERS: &str = "others";
 const GUARD: &str = "guard";
 const PREROUTING: &str = "prerouting";
 const OUTPUT: &str = "output";
@@ -39,6 +43,22 @@ pub(crate) struct Ruleset<'a> {
     pub(crate) icc: bool,
     /// Whether packets to the outside get the host's address.
     pub(crate) masquerade: bool,
+    /// Whether the host forwards for bridges only.
+    pub(crate) bridges_only: bool,
+}
+
+/// Whether the table that exists lets the host forward for bridges only.
+pub(crate) fn bridges_only(nft: &mut Socket, table: &str) -> Result<bool, Refusal> {
+    let mut batch = Batch::new();
+    push(&mut batch, "look for an nftables chain of", MSG_GETCHAIN, 0, |a| {
+        a.str(1, table);
+        a.str(3, OTHERS);
+    });
+    match nft.request(batch) {
+        Ok(()) => Ok(true),
+        Err(refusal) if refusal.errno == Errno::NOENT => Ok(false),
+        Err(refusal) => Err(refusal),
+    }
 }
 
 impl Ruleset<'_> {
@@ -49,16 +69,19 @@ impl Ruleset<'_> {
             push(batch, "create the nftables table", MSG_NEWTABLE, CREATE, |a| {
                 a.str(1, self.table)
             });
-            push(
-                batch,
-                "create the nftables chain `user` of",
-                MSG_NEWCHAIN,
-                CREATE,
-                |a| {
-                    a.str(1, self.table);
-                    a.str(3, USER);
-                },
-            );
+            let plain = [Some(USER), self.bridges_only.then_some(OTHERS)];
+            for chain in plain.into_iter().flatten() {
+                push(
+                    batch,
+                    "create the nftables chains of",
+                    MSG_NEWCHAIN,
+                    CREATE,
+                    |a| {
+                        a.str(1, self.table);
+                        a.str(3, chain);
+                    },
+                );
+            }
             for (chain, kind, hook, priority) in HOOKS {
                 push(
                     batch,
@@ -82,7 +105,8 @@ impl Ruleset<'_> {
                     map.declare(a, self.table, id as u32 + 1)
                 });
             }
-            for (chain, ..) in HOOKS {
+            let others = self.bridges_only.then_some(OTHERS);
+            for chain in HOOKS.iter().map(|(chain, ..)| *chain).chain(others) {
                 push(batch, "replace the nftables rules of", MSG_DELRULE, 0, |a| {
                     a.str(1, self.table);
                     a.str(2, chain);
@@ -141,6 +165,16 @@ impl Ruleset<'_> {
             r.interface(Side::Out, is, self.bridge);
         };
         self.rule(batch, FORWARD, |r| r.verdict(Verdict::Jump(USER)));
+        if self.bridges_only {
+            // Whoever made a router of the host has to see to it that it is none for others.
+            self.rule(batch, OTHERS, |r| {
+                r.kind(Side::In, Is::NotEqual, "bridge")
+                    .kind(Side::Out, Is::NotEqual, "bridge")
+                    .counter()
+                    .verdict(Verdict::Drop);
+            });
+            self.rule(batch, FORWARD, |r| r.verdict(Verdict::Jump(OTHERS)));
+        }
         self.rule(batch, FORWARD, |r| {
             to_bridge(r, Is::NotEqual);
             r.verdict(Verdict::Accept);
