@@ -109,6 +109,7 @@ pub struct Engine {
     facts: HostFacts,
     accounts: container::prepare::AccountCache,
     filters: container::prepare::FilterCache,
+    log_watcher: logs::Watcher,
     ending: AtomicBool,
 }
 
@@ -225,6 +226,7 @@ impl Engine {
             facts,
             accounts: Default::default(),
             filters: Default::default(),
+            log_watcher: Default::default(),
             ending: AtomicBool::new(false),
             config,
             store,

@@ -5,18 +5,18 @@
 
 mod entry;
 mod reader;
+mod watch;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use inotify::{Inotify, WatchMask};
-use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 
-use crate::error::Context;
 use crate::{Container, Engine, Error, Result, blocking, time};
 use reader::{Reader, Step};
+use watch::Watch;
+pub(crate) use watch::Watcher;
 
 /// What of a log is wanted.
 #[derive(Debug, Clone, Default)]
@@ -74,7 +74,7 @@ impl Engine {
         let follow = options.follow && container.status().is_running();
         // Watched before it is read, or what is written in between would not be noticed.
         let watch = if follow {
-            Some(Watch::new(&self.paths.container(&record.id))?)
+            Some(self.log_watcher.watch(&self.paths.container(&record.id))?)
         } else {
             None
         };
@@ -95,7 +95,7 @@ impl Engine {
 async fn send_all(
     mut reader: Reader,
     sender: &mpsc::Sender<Result<Bytes>>,
-    mut watch: Option<Watch>,
+    watch: Option<Watch>,
     container: &Arc<Container>,
     until: Option<i64>,
 ) -> Result<()> {
@@ -124,7 +124,7 @@ async fn send_all(
             Step::End if ended => return Ok(()),
             Step::End => {}
         }
-        let Some(watch) = &mut watch else { return Ok(()) };
+        let Some(watch) = &watch else { return Ok(()) };
         let late = until.map(|until| Duration::from_nanos(u64::try_from(until - time::now()).unwrap_or(0)));
         tokio::select! {
             changed = watch.changed() => changed?,
@@ -135,46 +135,3 @@ async fn send_all(
     }
 }
 
-/// Says when something in a directory is written, made or renamed.
-struct Watch {
-    inotify: AsyncFd<Inotify>,
-    buffer: Vec<u8>,
-}
-
-impl Watch {
-    fn new(directory: &std::path::Path) -> Result<Self> {
-        let inotify = Inotify::init().context(
-            || "follow the log (too many logs are followed at once? see fs.inotify.max_user_instances)",
-        )?;
-        inotify
-            .watches()
-            .add(
-                directory,
-                WatchMask::MODIFY | WatchMask::CREATE | WatchMask::MOVED_TO,
-            )
-            .context(|| format!("follow the log in {}", directory.display()))?;
-        // SAFETY: `Inotify` owns its descriptor for as long as it lives, and closes it only when dropped, which is when
-        // the `AsyncFd` that owns it is dropped.
-        let inotify = unsafe { AsyncFd::register(inotify) }
-            .map_err(std::io::Error::from)
-            .context(|| "follow the log")?;
-        Ok(Self {
-            inotify,
-            buffer: vec![0; 4096],
-        })
-    }
-
-    /// Waits for a change since the last call.
-    async fn changed(&mut self) -> Result<()> {
-        loop {
-            let mut ready = self.inotify.readable_mut().await.context(|| "follow the log")?;
-            let buffer = &mut self.buffer;
-            let read =
-                ready.try_io(|inotify| inotify.get_mut().read_events(buffer).map(|events| events.count()));
-            // Otherwise there is nothing after all.
-            if let Ok(result) = read {
-                return result.map(drop).context(|| "follow the log");
-            }
-        }
-    }
-}

@@ -15,6 +15,8 @@ const BLOCK: usize = 128 << 10;
 const LONGEST_LINE: usize = 4 << 20;
 /// How many rotated files are looked for.
 const MOST_FILES: u32 = 1000;
+/// How often files are looked through that are being renamed meanwhile.
+const ATTEMPTS: u32 = 100;
 
 /// Where a reader is in a log.
 #[derive(Debug)]
@@ -92,12 +94,13 @@ impl Reader {
 
     fn open_oldest(&mut self) -> Result<()> {
         let mut oldest = None;
+        let mut holes = 0;
         for number in 0..MOST_FILES {
             match self.open_file(number)? {
                 Some(file) => oldest = Some(file),
-                None if number > 0 => break,
-                // Between the two renames of a rotation there is no current file.
-                None => {}
+                // Between two renames of a rotation one number is missing.
+                None if holes == 0 => holes = 1,
+                None => break,
             }
         }
         match oldest {
@@ -174,39 +177,58 @@ impl Reader {
 
     /// At the end of a file: the one written after it, if there is one.
     fn next_file(&mut self) -> Result<Step> {
-        let inode = |path: PathBuf| std::fs::metadata(path).map(|meta| meta.ino()).ok();
-        if inode(self.path.clone()) == Some(self.inode) {
-            return Ok(Step::End);
-        }
-        for number in 1..MOST_FILES {
-            match inode(self.rotated(number)) {
-                Some(found) if found == self.inode => {
-                    // Something may have been written between the last read and the rotation.
-                    let grown = self
-                        .file
-                        .as_ref()
-                        .and_then(|file| file.metadata().ok())
-                        .map(|meta| meta.len());
-                    if grown.is_some_and(|length| length > self.offset) {
-                        return Ok(Step::More);
-                    }
-                    return match self.open_file(number - 1)? {
-                        Some(next) => self.begin(next, 0).map(|()| Step::More),
-                        None => Ok(Step::End),
-                    };
+        // A rotation renames one file after the other; what was seen of it may be true no longer.
+        for _ in 0..ATTEMPTS {
+            if self.is_at(0) {
+                return Ok(Step::End);
+            }
+            let Some(meta) = self.file.as_ref().and_then(|file| file.metadata().ok()) else {
+                break;
+            };
+            if let Some(number) = self.number() {
+                // Something may have been written between the last read and the rotation.
+                if meta.len() > self.offset {
+                    return Ok(Step::More);
                 }
-                Some(_) => {}
-                None => break,
+                let next = self.open_file(number - 1)?;
+                if !self.is_at(number) {
+                    continue;
+                }
+                return match next {
+                    Some(next) => self.begin(next, 0).map(|()| Step::More),
+                    None => Ok(Step::End),
+                };
+            }
+            if meta.nlink() == 0 {
+                // Rotated away: what comes next is the oldest that is left.
+                self.open_oldest()?;
+                return Ok(if self.inode == meta.ino() {
+                    Step::End
+                } else {
+                    Step::More
+                });
             }
         }
-        // Rotated away: what comes next is the oldest that is left.
-        let before = self.inode;
-        self.open_oldest()?;
-        Ok(if self.inode == before {
-            Step::End
-        } else {
-            Step::More
-        })
+        Ok(Step::End)
+    }
+
+    /// Whether the file being read is the one of this number.
+    fn is_at(&self, number: u32) -> bool {
+        std::fs::metadata(self.rotated(number)).is_ok_and(|meta| meta.ino() == self.inode)
+    }
+
+    /// The number of the file being read, when it was rotated. Between two renames one number is missing.
+    fn number(&self) -> Option<u32> {
+        let mut holes = 0;
+        for number in 1..MOST_FILES {
+            match std::fs::metadata(self.rotated(number)) {
+                Ok(meta) if meta.ino() == self.inode => return Some(number),
+                Ok(_) => {}
+                Err(_) if holes == 0 => holes = 1,
+                Err(_) => break,
+            }
+        }
+        None
     }
 
     /// Appends an entry as it is sent. False when it is later than what is wanted.
@@ -404,6 +426,43 @@ mod tests {
         assert_eq!(read(&mut reader), [3, 4, 5, 6]);
         write(&path, 7..9);
         assert_eq!(read(&mut reader), [7, 8]);
+    }
+
+    /// A follower that is always at the end of a file meets rotations at every point.
+    #[test]
+    fn rotations_while_reading_lose_and_repeat_nothing() {
+        const FILES: usize = 300;
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        let name = |number: usize| match number {
+            0 => path.clone(),
+            number => directory.path().join(format!("log.{number}")),
+        };
+        write(&path, 0..3);
+        let options = LogsOptions {
+            follow: true,
+            ..both()
+        };
+        let mut reader = Reader::open(&path, options, true).unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for file in 1..FILES {
+                    for number in (0..file).rev() {
+                        std::fs::rename(name(number), name(number + 1)).unwrap();
+                    }
+                    write(&path, 3 * file..3 * file + 3);
+                }
+            });
+            let begin = std::time::Instant::now();
+            let mut next = 0;
+            while next < 3 * FILES {
+                assert!(begin.elapsed().as_secs() < 60, "nothing came after line {next}");
+                for line in read(&mut reader) {
+                    assert_eq!(line, next);
+                    next += 1;
+                }
+            }
+        });
     }
 
     #[test]
