@@ -233,40 +233,74 @@ impl ImageIndex {
         self.read(|index| index.tags.get(&name).cloned())
     }
 
-    /// The ID a user's words mean: first as a name, then as an ID or the beginning of one.
-    fn find(&self, name: &str) -> Result<Option<String>> {
-        let reference = Reference::parse(name).ok();
+    /// What a user's words mean, among the images that are there: first as a name, with tag or digest (with both, the digest
+    /// decides), then as an ID or the beginning of one.
+    ///
+    /// # Errors
+    /// When several IDs begin so. As with dockerd that is no different from an image that is not there.
+    pub(crate) fn find(&self, words: &str) -> Result<Option<Found>> {
+        let reference = Reference::parse(words).ok();
         self.read(|index| {
-            if let Some(reference) = &reference {
-                if let Some(digest) = reference.digest() {
-                    let repository = format!("{}@{digest}", reference.familiar_name());
-                    let known = index.records.iter().find(|(id, record)| {
-                        **id == digest.to_string() || record.repo_digests.contains(&repository)
-                    });
-                    if let Some((id, _)) = known {
-                        return Ok(Some(id.clone()));
-                    }
-                } else if let Some(id) = index.tags.get(&reference.clone().with_default_tag().familiar()) {
-                    return Ok(Some(id.clone()));
+            if let Some(reference) = reference {
+                let name = match reference.digest() {
+                    Some(digest) => reference.with_digest(digest.clone()),
+                    None => reference.with_default_tag(),
+                };
+                let familiar = name.familiar();
+                let id = match name.digest() {
+                    Some(_) => index
+                        .records
+                        .iter()
+                        .find(|(_, record)| record.repo_digests.contains(&familiar))
+                        .map(|(id, _)| id),
+                    None => index.tags.get(&familiar),
+                };
+                if let Some(id) = id {
+                    return Ok(Some(Found {
+                        id: id.clone(),
+                        name: Some(familiar),
+                    }));
                 }
             }
-            let Some(prefix) = image_id_prefix(name).map(|hex| format!("sha256:{hex}")) else {
+            let Some(prefix) = image_id_prefix(words).map(|hex| format!("sha256:{hex}")) else {
                 return Ok(None);
             };
             let mut ids = index
                 .records
                 .range(prefix.clone()..)
                 .map(|(id, _)| id)
-                .filter(|id| id.starts_with(&prefix));
-            // Only those that begin with it follow directly.
+                .take_while(|id| id.starts_with(&prefix));
             match (ids.next(), ids.next()) {
-                (Some(id), None) => Ok(Some(id.clone())),
-                (Some(_), Some(_)) => Err(Error::invalid(format!(
-                    "ambiguous image ID {name}: several images' IDs begin with it"
+                (Some(_), Some(_)) => Err(Error::not_found(format!(
+                    "multiple images found with the same prefix: {words}: give more of the ID"
                 ))),
-                (None, _) => Ok(None),
+                (id, _) => Ok(id.map(|id| Found {
+                    id: id.clone(),
+                    name: None,
+                })),
             }
         })
+    }
+}
+
+/// What a user's words were found to mean.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Found {
+    /// The image's ID.
+    pub(crate) id: String,
+    /// The name, in familiar form with its tag or digest, when it was named and not identified.
+    pub(crate) name: Option<String>,
+}
+
+/// What is said of an image that is not there, or of words that can mean none.
+pub(crate) fn no_such_image(words: &str) -> Error {
+    match Reference::parse(words) {
+        Ok(reference) => Error::not_found(format!(
+            "No such image: {}",
+            reference.with_default_tag().familiar()
+        )),
+        Err(_) if image_id_prefix(words).is_some() => Error::not_found(format!("No such image: {words}")),
+        Err(error) => Error::invalid(error.to_string()),
     }
 }
 
@@ -278,16 +312,9 @@ impl Engine {
     /// `No such image: …`, and when a short ID means several.
     pub async fn image(&self, name: &str) -> Result<Arc<Image>> {
         let id = match self.images.find(name)? {
-            Some(id) => id,
+            Some(found) => found.id,
             None if matches!(name, "hello" | vessel_init::HELLO_REFERENCE) => self.load_hello().await?,
-            None => {
-                let shown = match Reference::parse(name) {
-                    Ok(reference) => reference.with_default_tag().familiar(),
-                    Err(_) if image_id_prefix(name).is_some() => name.to_owned(),
-                    Err(error) => return Err(Error::invalid(error.to_string())),
-                };
-                return Err(Error::not_found(format!("No such image: {shown}")));
-            }
+            None => return Err(no_such_image(name)),
         };
         self.image_by_id(&id).await
     }

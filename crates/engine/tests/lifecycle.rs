@@ -297,3 +297,21 @@ fn nobody_else_gets_to_what_containers_made() {
         assert_eq!(mode & 0o077, 0, "{directory}: {mode:o}");
     }
 }
+
+#[test]
+fn words_mean_the_same_image_to_every_operation() {
+    let Some(world) = World::new() else { return };
+    world.run(async |engine| {
+        let id = engine.image("hello").await.unwrap().id.clone();
+        for words in ["hello", "hello:latest", &id, &id[7..], &id[7..15]] {
+            assert_eq!(engine.image(words).await.unwrap().id, id, "{words}");
+            assert_eq!(engine.image_inspect(words).await.unwrap().id, id, "{words}");
+        }
+        // An image's ID is not the digest of its manifest.
+        for words in [&*format!("hello@{id}"), "hello:other", "HELLO", "feedfeed"] {
+            let one = engine.image(words).await.unwrap_err();
+            let other = engine.image_inspect(words).await.unwrap_err();
+            assert_eq!((one.kind(), one.message()), (other.kind(), other.message()));
+        }
+    });
+}

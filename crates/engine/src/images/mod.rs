@@ -15,12 +15,12 @@ use serde::Deserialize;
 use vessel_api::{
     ContainerConfig, GraphDriver, HistoryItem, ImageInspect, ImageMetadata, ImageSummary, Map, RootFs,
 };
-use vessel_image::{ChainId, Digest, ImageConfig, Reference, image_id_prefix};
+use vessel_image::{ChainId, Digest, ImageConfig};
 
 pub(crate) use remove::short;
 pub use transfer::{ImportOptions, Progress};
 
-use crate::image_index::ImageRecord;
+use crate::image_index::{Found, ImageRecord, no_such_image};
 use crate::system::STORAGE_DRIVER;
 use crate::{Engine, Error, ErrorKind, Filters, Result, blocking, time};
 
@@ -64,78 +64,10 @@ struct Document {
     container: Option<String>,
 }
 
-/// What a user's words were found to mean.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Found {
-    /// The image's ID.
-    pub(crate) id: String,
-    /// The name, in familiar form with its tag or digest, when it was named and not identified.
-    pub(crate) name: Option<String>,
-}
-
 impl Engine {
-    /// What a user's words mean, among the images that are there: a name (with tag or digest) first, then an ID or
-    /// the beginning of one.
+    /// What a user's words mean, among the images that are there: see `ImageIndex::find`.
     pub(crate) fn find_image(&self, words: &str) -> Result<Found> {
-        let reference = Reference::parse(words).ok().map(Reference::with_default_tag);
-        if let Some(reference) = &reference
-            && let Some(id) = self.find_reference(reference)
-        {
-            return Ok(Found {
-                id,
-                name: Some(reference.familiar()),
-            });
-        }
-        if let Some(prefix) = image_id_prefix(words) {
-            let images = self.images().all();
-            let mut matching = images
-                .iter()
-                .filter(|(id, _)| id.strip_prefix("sha256:").unwrap_or(id).starts_with(prefix));
-            if let Some((id, _)) = matching.next() {
-                if matching.next().is_some() {
-                    return Err(Error::not_found(format!(
-                        "multiple images found with the same prefix: {words}: give more of the ID"
-                    )));
-                }
-                return Ok(Found {
-                    id: id.clone(),
-                    name: None,
-                });
-            }
-        }
-        match reference {
-            Some(reference) => Err(Error::not_found(format!(
-                "No such image: {}",
-                reference.familiar()
-            ))),
-            None if image_id_prefix(words).is_some() => {
-                Err(Error::not_found(format!("No such image: {words}")))
-            }
-            None => match Reference::parse(words) {
-                Ok(_) => Err(Error::not_found(format!("No such image: {words}"))),
-                Err(error) => Err(Error::from(error)),
-            },
-        }
-    }
-
-    fn find_reference(&self, reference: &Reference) -> Option<String> {
-        let Some(digest) = reference.digest() else {
-            let name = reference.familiar();
-            return self
-                .images()
-                .tags()
-                .into_iter()
-                .find(|(tag, _)| *tag == name)
-                .map(|(_, id)| id);
-        };
-        // With both, the digest decides.
-        let name = reference.with_digest(digest.clone()).familiar();
-        let known = self
-            .images()
-            .all()
-            .into_iter()
-            .find(|(_, record)| record.repo_digests.contains(&name));
-        known.map(|(id, _)| id)
+        self.images().find(words)?.ok_or_else(|| no_such_image(words))
     }
 
     /// A configuration from the content store.
