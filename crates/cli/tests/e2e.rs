@@ -20,5 +20,7 @@ mod images;
 mod life;
 #[path = "e2e/limits.rs"]
 mod limits;
+#[path = "e2e/mounts.rs"]
+mod mounts;
 #[path = "e2e/network.rs"]
 mod network;
