@@ -4,13 +4,14 @@
 //! `volumes/.removed/NAME`, then the record goes, then the files: so the next daemon knows what an interrupted one was
 //! about to do. A volume that was made for one container and is to end with it has that container as its owner.
 
-use std::collections::BTreeMap;
-use std::os::fd::AsFd;
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::{PoisonError, RwLock, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockWriteGuard, Weak};
 
 use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
+use tokio::sync::OwnedMutexGuard;
 use vessel_api::{Map, Volume, VolumeCreateRequest, VolumeList, VolumesPruneReport};
 
 use crate::container::record::{MountKind, MountRecord};
@@ -42,6 +43,16 @@ const ANONYMOUS_LABEL: &str = "com.docker.volume.anonymous";
 pub(crate) struct Volumes {
     table: Table<VolumeRecord>,
     records: RwLock<BTreeMap<String, VolumeRecord>>,
+    /// By name, while somebody has or waits for it: see [`Self::turn`].
+    turns: Mutex<BTreeMap<String, Weak<tokio::sync::Mutex<()>>>>,
+}
+
+/// The volumes of a container that is being made. They are not removed before this is dropped.
+#[derive(Debug, Default)]
+pub(crate) struct Settled {
+    /// Those that were not there before.
+    made: Vec<String>,
+    turns: Vec<OwnedMutexGuard<()>>,
 }
 
 impl Volumes {
@@ -51,6 +62,7 @@ impl Volumes {
         Ok(Self {
             table,
             records: RwLock::new(records),
+            turns: Mutex::default(),
         })
     }
 
@@ -64,6 +76,22 @@ impl Volumes {
 
     fn write(&self) -> RwLockWriteGuard<'_, BTreeMap<String, VolumeRecord>> {
         self.records.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for one's turn with a volume. Who makes a container with it has it from before the volume is looked for until
+    /// the container is known, who removes it from before its users are counted until it is gone. Who wants several takes
+    /// them in the order of their names.
+    async fn turn(&self, name: &str) -> OwnedMutexGuard<()> {
+        let turn = {
+            let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+            turns.retain(|_, turn| turn.strong_count() > 0);
+            turns.get(name).and_then(Weak::upgrade).unwrap_or_else(|| {
+                let turn = Arc::default();
+                turns.insert(name.to_owned(), Arc::downgrade(&turn));
+                turn
+            })
+        };
+        turn.lock_owned().await
     }
 
     fn all(&self) -> BTreeMap<String, VolumeRecord> {
@@ -193,6 +221,7 @@ impl Engine {
     /// # Errors
     /// Not there; in use by a container.
     pub async fn volume_remove(&self, name: &str, force: bool) -> Result<()> {
+        let _turn = self.volumes.turn(name).await;
         if self.volumes.get(name).is_none() {
             return if force { Ok(()) } else { Err(missing(name)) };
         }
@@ -209,7 +238,7 @@ impl Engine {
         self.discard_volume(name).await
     }
 
-    /// Removes a volume nobody uses.
+    /// Removes a volume nobody uses. The caller has its turn.
     async fn discard_volume(&self, name: &str) -> Result<()> {
         let removed = self.put_aside(name)?;
         blocking(move || remove_tree(&removed).context(|| format!("remove {}", removed.display()))).await?;
@@ -275,8 +304,13 @@ impl Engine {
                     let _ = std::fs::remove_dir(&aside);
                     Ok(())
                 }));
-            } else if !self.paths.volume(&name).exists() {
-                warn(make_directory(&self.paths.volume(&name)));
+            } else {
+                let data = self.paths.volume(&name);
+                let copy = unfinished(&data);
+                warn(remove_tree(&copy).context(|| format!("remove {}", copy.display())));
+                if !data.exists() {
+                    warn(make_directory(&data));
+                }
             }
         }
         for name in crate::reconcile::entries(&volumes) {
@@ -304,6 +338,11 @@ impl Engine {
             }
             let data = self.paths.volume(&name);
             let size = blocking(move || Ok(tree_size(&data))).await?;
+            let _turn = self.volumes.turn(&name).await;
+            // It took a while: another may have it now, or another may have come in its place.
+            if self.volumes.get(&name).as_ref() != Some(&record) || self.volume_references(&name) > 0 {
+                continue;
+            }
             self.discard_volume(&name).await?;
             report.space_reclaimed += size;
             report.volumes_deleted.push(name);
@@ -328,42 +367,68 @@ impl Engine {
     }
 
     /// Settles the volumes among a new container's mounts: makes those that are missing, gives anonymous ones their
-    /// names, fills empty ones with what the image has at the place. Returns the names of those it made.
+    /// names, fills empty ones with what the image has at the place. What was made is removed again on failure.
     pub(crate) async fn settle_volumes(
         &self,
         container: &str,
         mounts: &mut [MountRecord],
         layers: &[PathBuf],
         durability: Durability,
-    ) -> Result<Vec<String>> {
-        let mut made = Vec::new();
+    ) -> Result<Settled> {
+        let mut settled = Settled::default();
+        let mut own = BTreeSet::new();
         for mount in mounts.iter_mut().filter(|mount| mount.kind == MountKind::Volume) {
-            let mut record = VolumeRecord {
-                anonymous: mount.anonymous,
-                ..VolumeRecord::default()
-            };
             if mount.name.is_empty() {
                 mount.name = crate::ids::id();
-                container.clone_into(&mut record.owner);
-            }
-            if self.ensure_volume(&mount.name, record, durability).await? {
-                made.push(mount.name.clone());
-            }
-            let data = self.paths.volume(&mount.name);
-            mount.source = data.to_string_lossy().into_owned();
-            if !mount.no_copy && mount.subpath.is_empty() {
-                let (layers, destination, owned) = (layers.to_vec(), mount.destination.clone(), data.clone());
-                blocking(move || copy_up(layers, &destination, &owned))
-                    .await
-                    .map_err(|error| {
-                        error.wrap(format!(
-                            "copy the image's {} into volume {}",
-                            mount.destination, mount.name
-                        ))
-                    })?;
+                own.insert(mount.name.clone());
             }
         }
-        Ok(made)
+        let names: BTreeSet<String> = mounts.iter().map(|mount| mount.name.clone()).collect();
+        for name in names.iter().filter(|name| !name.is_empty()) {
+            settled.turns.push(self.volumes.turn(name).await);
+        }
+        for mount in mounts.iter_mut().filter(|mount| mount.kind == MountKind::Volume) {
+            let owner = if own.contains(&mount.name) { container } else { "" };
+            let done = self.settle_volume(owner, mount, layers, durability, &mut settled.made);
+            if let Err(error) = done.await {
+                self.undo_volumes(settled).await;
+                return Err(error);
+            }
+        }
+        Ok(settled)
+    }
+
+    async fn settle_volume(
+        &self,
+        owner: &str,
+        mount: &mut MountRecord,
+        layers: &[PathBuf],
+        durability: Durability,
+        made: &mut Vec<String>,
+    ) -> Result<()> {
+        let record = VolumeRecord {
+            anonymous: mount.anonymous,
+            owner: owner.to_owned(),
+            ..VolumeRecord::default()
+        };
+        if self.ensure_volume(&mount.name, record, durability).await? {
+            made.push(mount.name.clone());
+        }
+        let data = self.paths.volume(&mount.name);
+        mount.source = data.to_string_lossy().into_owned();
+        if !mount.no_copy && mount.subpath.is_empty() {
+            let (layers, destination, owned) = (layers.to_vec(), mount.destination.clone(), data.clone());
+            let alone = self.volume_references(&mount.name) == 0;
+            blocking(move || copy_up(layers, &destination, &owned, alone))
+                .await
+                .map_err(|error| {
+                    error.wrap(format!(
+                        "copy the image's {} into volume {}",
+                        mount.destination, mount.name
+                    ))
+                })?;
+        }
+        Ok(())
     }
 
     /// Makes the anonymous volumes of a container that is about to be removed outlive it.
@@ -391,6 +456,7 @@ impl Engine {
             .iter()
             .filter(|mount| mount.kind == MountKind::Volume && mount.anonymous)
         {
+            let _turn = self.volumes.turn(&mount.name).await;
             if self.volume_references(&mount.name) == 0
                 && self
                     .volumes
@@ -404,8 +470,8 @@ impl Engine {
     }
 
     /// Takes back volumes made for a container that could not be created.
-    pub(crate) async fn undo_volumes(&self, made: &[String]) {
-        for name in made {
+    pub(crate) async fn undo_volumes(&self, settled: Settled) {
+        for name in &settled.made {
             if let Err(error) = self.discard_volume(name).await {
                 tracing::warn!("{error}; `volume prune --all` removes it");
             }
@@ -433,8 +499,15 @@ fn seconds(nanos: i64) -> String {
     crate::time::rfc3339(nanos - nanos.rem_euclid(1_000_000_000))
 }
 
-/// Copies what the image has at `destination`, with its owner and mode, into an empty directory.
-fn copy_up(layers: Vec<PathBuf>, destination: &str, data: &Path) -> Result<()> {
+/// Where a copy of the image's files is made before it becomes a volume's files.
+fn unfinished(data: &Path) -> PathBuf {
+    data.with_file_name("_new")
+}
+
+/// Copies what the image has at `destination`, with its owner and mode, into a volume's directory when that is empty.
+/// When it is nobody's but the caller's, it has all or nothing of it: a copy that fails, or whose daemon is killed, would
+/// be taken for the volume's own files the next time.
+fn copy_up(layers: Vec<PathBuf>, destination: &str, data: &Path, alone: bool) -> Result<()> {
     let mut entries = std::fs::read_dir(data).context(|| format!("look into {}", data.display()))?;
     if layers.is_empty() || entries.next().is_some() {
         return Ok(());
@@ -448,13 +521,33 @@ fn copy_up(layers: Vec<PathBuf>, destination: &str, data: &Path) -> Result<()> {
         // The image has nothing there, or a file, which a volume hides.
         Err(_) => return Ok(()),
     };
+    let device = |path: &Path| rustix::fs::stat(path).map(|stat| stat.st_dev);
+    let mounted = data.parent().is_some_and(|parent| device(parent) != device(data));
+    if !alone || mounted {
+        // Others see this very directory, or an operator mounted something on it.
+        return copy(&from, data);
+    }
+    let new = unfinished(data);
+    remove_tree(&new).context(|| format!("remove {}", new.display()))?;
+    std::fs::create_dir(&new).context(|| format!("create {}", new.display()))?;
+    let copied = copy(&from, &new).and_then(|()| {
+        std::fs::rename(&new, data).context(|| format!("move {} to {}", new.display(), data.display()))
+    });
+    if copied.is_err() {
+        let _ = remove_tree(&new);
+    }
+    copied
+}
+
+/// Copies a directory, with its owner and mode, into another.
+fn copy(from: &OwnedFd, data: &Path) -> Result<()> {
     let to = rustix::fs::open(
         data,
         OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
         Mode::empty(),
     )
     .context(|| format!("open {}", data.display()))?;
-    let stat = rustix::fs::fstat(&from).context(|| "look at the image's directory")?;
+    let stat = rustix::fs::fstat(from).context(|| "look at the image's directory")?;
     rustix::fs::fchown(
         &to,
         Some(rustix::fs::Uid::from_raw(stat.st_uid)),
@@ -499,4 +592,51 @@ pub(crate) fn tree_size(path: &Path) -> u64 {
         }
     }
     size
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_is_whole_or_not_there() {
+        use std::fs;
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        fs::create_dir_all(at("layer/data/sub")).unwrap();
+        fs::write(at("layer/data/sub/file"), "whole").unwrap();
+        fs::create_dir_all(at("volume/_data")).unwrap();
+        // What a daemon that was killed left.
+        fs::create_dir_all(at("volume/_new/sub")).unwrap();
+        fs::write(at("volume/_new/partial"), "").unwrap();
+        let data = at("volume/_data");
+        copy_up(vec![at("layer")], "/data", &data, true).unwrap();
+        assert_eq!(fs::read_to_string(data.join("sub/file")).unwrap(), "whole");
+        assert!(!data.join("partial").exists());
+        assert!(!at("volume/_new").exists());
+
+        // The room ends in the middle.
+        fs::write(at("layer/data/zeros"), vec![1; 1 << 20]).unwrap();
+        let small = at("small");
+        fs::create_dir(&small).unwrap();
+        if rustix::mount::mount(
+            "none",
+            &small,
+            "tmpfs",
+            rustix::mount::MountFlags::empty(),
+            Some(c"size=64k"),
+        )
+        .is_err()
+        {
+            return;
+        }
+        let data = small.join("_data");
+        fs::create_dir(&data).unwrap();
+        let failed = copy_up(vec![at("layer")], "/data", &data, true);
+        let left: Vec<_> = fs::read_dir(&data).unwrap().collect();
+        let beside = small.join("_new").exists();
+        rustix::mount::unmount(&small, rustix::mount::UnmountFlags::DETACH).unwrap();
+        assert!(failed.is_err());
+        assert!(left.is_empty() && !beside, "{left:?} {beside}");
+    }
 }

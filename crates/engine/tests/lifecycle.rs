@@ -315,3 +315,203 @@ fn words_mean_the_same_image_to_every_operation() {
         }
     });
 }
+
+/// Who waited for a removal to be over must not bring back what was removed.
+#[test]
+fn what_is_removed_stays_removed() {
+    let Some(world) = World::new() else { return };
+    world.run(async |engine| {
+        for round in 0..4 {
+            let name = format!("c{round}");
+            let made = engine
+                .container_create(Some(&name), None, request(|_, _| {}))
+                .await
+                .unwrap();
+            let (remove, id) = (RemoveOptions::default(), made.id.as_str());
+            let refused = match round {
+                0 => {
+                    let (removed, other) = tokio::join!(
+                        engine.container_remove(id, remove),
+                        engine.container_rename(id, "other")
+                    );
+                    removed.unwrap();
+                    other.unwrap_err()
+                }
+                1 => {
+                    let update = engine.container_update(id, Default::default());
+                    let (removed, other) = tokio::join!(engine.container_remove(id, remove), update);
+                    removed.unwrap();
+                    other.unwrap_err()
+                }
+                2 => {
+                    let restart = engine.container_restart(id, Default::default());
+                    let (removed, other) = tokio::join!(engine.container_remove(id, remove), restart);
+                    removed.unwrap();
+                    other.unwrap_err()
+                }
+                _ => {
+                    let start = engine.container_start(id);
+                    let (removed, other) = tokio::join!(engine.container_remove(id, remove), start);
+                    removed.unwrap();
+                    other.unwrap_err()
+                }
+            };
+            assert_eq!(refused.kind(), ErrorKind::NotFound, "{round}: {refused}");
+        }
+        assert!(engine.containers().is_empty());
+    });
+    world.run(async |engine| assert!(engine.containers().is_empty(), "a ghost"));
+}
+
+#[test]
+fn an_interrupted_removal_is_finished_as_it_was_asked_for() {
+    let Some(world) = World::new() else { return };
+    let volumes = async |engine: &Engine| {
+        engine
+            .volume_list(&Filters::default())
+            .await
+            .unwrap()
+            .volumes
+            .len()
+    };
+    world.run(async |engine| {
+        for volumes in [true, false] {
+            let made = engine.container_create(
+                None,
+                None,
+                request(|config, _| {
+                    config.volumes.insert("/data".into(), vessel_api::Empty {});
+                }),
+            );
+            let made = made.await.unwrap();
+            let options = RemoveOptions {
+                volumes,
+                ..RemoveOptions::default()
+            };
+            // It is polled once, which is enough to begin.
+            let remove = engine.container_remove(&made.id, options);
+            let begun = tokio::time::timeout(std::time::Duration::ZERO, remove).await;
+            assert!(begun.is_err(), "not interrupted");
+        }
+        assert_eq!(volumes(&engine).await, 2);
+        assert_eq!(engine.containers().len(), 2);
+    });
+    world.run(async |engine| {
+        assert!(engine.containers().is_empty());
+        assert_eq!(
+            volumes(&engine).await,
+            1,
+            "what is kept without -v, and only that"
+        );
+    });
+}
+
+#[test]
+fn a_volume_that_came_into_use_is_not_pruned() {
+    let Some(world) = World::new() else { return };
+    let data = world.directory.path().join("root/volumes/busy/_data");
+    world.run(async |engine| {
+        let volume = VolumeCreateRequest {
+            name: "busy".into(),
+            ..VolumeCreateRequest::default()
+        };
+        engine.volume_create(volume).await.unwrap();
+        engine.image("hello").await.unwrap();
+        // Its size takes a while to find out.
+        for number in 0..20_000 {
+            std::fs::write(data.join(number.to_string()), "").unwrap();
+        }
+        let all = Filters::parse(r#"{"all":["true"]}"#).unwrap();
+        let create =
+            engine.container_create(None, None, request(|_, host| host.binds = vec!["busy:/data".into()]));
+        let prune = engine.volume_prune(&all);
+        let (pruned, made) = tokio::join!(prune, async {
+            let made = create.await;
+            (made, data.join("0").exists())
+        });
+        pruned.unwrap();
+        made.0.unwrap();
+        assert!(made.1, "the prune was too fast for this test");
+        assert!(data.join("0").exists(), "the volume of a container was pruned");
+        assert!(engine.volume_inspect("busy").await.is_ok());
+    });
+}
+
+#[test]
+fn nothing_begins_while_files_are_copied_into_a_container() {
+    struct Slow {
+        input: std::io::PipeReader,
+        begun: Option<tokio::sync::oneshot::Sender<()>>,
+    }
+    impl std::io::Read for Slow {
+        fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+            if let Some(begun) = self.begun.take() {
+                let _ = begun.send(());
+            }
+            self.input.read(buffer)
+        }
+    }
+    let Some(world) = World::new() else { return };
+    world.run(async |engine| {
+        engine
+            .container_create(Some("target"), None, request(|_, _| {}))
+            .await
+            .unwrap();
+        let (input, output) = std::io::pipe().unwrap();
+        let (begun, begins) = tokio::sync::oneshot::channel();
+        let copier = Arc::clone(&engine);
+        let copy = tokio::spawn(async move {
+            let input = Slow {
+                input,
+                begun: Some(begun),
+            };
+            copier
+                .container_extract("target", "/", Default::default(), input)
+                .await
+        });
+        begins.await.unwrap();
+        let mut remove = std::pin::pin!(engine.container_remove("target", RemoveOptions::default()));
+        let early = tokio::time::timeout(std::time::Duration::from_millis(300), &mut remove).await;
+        assert!(early.is_err(), "removed while files are copied into it");
+        drop(output);
+        let _ = copy.await.unwrap();
+        remove.await.unwrap();
+    });
+}
+
+#[test]
+fn a_container_that_could_not_be_removed_is_not_restarted() {
+    let Some(world) = World::new() else { return };
+    world.run(async |engine| {
+        let made = engine
+            .container_create(None, None, request(|_, _| {}))
+            .await
+            .unwrap();
+        let busy = world
+            .directory
+            .path()
+            .join("root/containers")
+            .join(&made.id)
+            .join("upper/busy");
+        std::fs::create_dir(&busy).unwrap();
+        rustix::mount::mount("none", &busy, "tmpfs", rustix::mount::MountFlags::empty(), None).unwrap();
+        let failed = engine.container_remove(&made.id, RemoveOptions::default()).await;
+        let status = engine
+            .container_inspect(&made.id, false)
+            .await
+            .unwrap()
+            .state
+            .status;
+        let restart = engine.container_restart(&made.id, Default::default()).await;
+        rustix::mount::unmount(&busy, rustix::mount::UnmountFlags::DETACH).unwrap();
+        assert!(failed.is_err());
+        assert_eq!(status, "dead");
+        let restart = restart.unwrap_err();
+        assert_eq!(restart.kind(), ErrorKind::Conflict, "{restart}");
+        assert!(restart.message().contains("dead"), "{restart}");
+        engine
+            .container_remove(&made.id, RemoveOptions::default())
+            .await
+            .unwrap();
+    });
+}

@@ -19,6 +19,21 @@ impl Engine {
     /// # Errors
     /// No such image, a name taken, any value that is not valid.
     pub async fn container_create(
+        self: &Arc<Self>,
+        name: Option<&str>,
+        platform: Option<&str>,
+        request: ContainerCreateRequest,
+    ) -> Result<ContainerCreateResponse> {
+        let (name, platform) = (name.map(str::to_owned), platform.map(str::to_owned));
+        let engine = Arc::clone(self);
+        // It goes on when the client leaves: the name it takes and the volumes it makes are a container's, or given back.
+        let task =
+            tokio::spawn(async move { engine.create(name.as_deref(), platform.as_deref(), request).await });
+        task.await
+            .map_err(|error| Error::system(format!("the creation ended abnormally: {error}")))?
+    }
+
+    async fn create(
         &self,
         name: Option<&str>,
         platform: Option<&str>,
@@ -103,7 +118,7 @@ impl Engine {
         };
         let settled = self.settle_volumes(&id, &mut mounts, &image.lower, durability);
         let volumes = match settled.await {
-            Ok(made) => made,
+            Ok(settled) => settled,
             Err(error) => {
                 self.containers.free_name(&name, &id);
                 return Err(error);
@@ -128,7 +143,7 @@ impl Engine {
         }
         if let Err(error) = self.register(record, durability).await {
             self.containers.free_name(&name, &id);
-            self.undo_volumes(&volumes).await;
+            self.undo_volumes(volumes).await;
             return Err(error);
         }
         Ok(ContainerCreateResponse { id, warnings })

@@ -73,7 +73,7 @@ impl Engine {
 
 impl super::Container {
     /// Waits until there is no process, at most so long. Returns whether that is so.
-    pub(super) async fn wait_for_end(&self, limit: Option<std::time::Duration>) -> bool {
+    pub(crate) async fn wait_for_end(&self, limit: Option<std::time::Duration>) -> bool {
         let mut life = self.life.subscribe();
         let ended = async { life.wait_for(|life| !life.process || life.removed).await.is_ok() };
         match limit {

@@ -10,6 +10,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::{
@@ -17,14 +18,18 @@ use rustix::mount::{
     move_mount, open_tree,
 };
 use rustix::thread::UnshareFlags;
+use tokio::sync::OwnedMutexGuard;
 use vessel_runtime::rootfs::overlay;
 use vessel_runtime::rootfs::resolve::{TargetKind, is_directory, lookup, mount_target};
 use vessel_runtime::shim::Overlay;
 
 use super::path::open_directory;
 use crate::container::RootPaths;
-use crate::container::record::{MountKind, MountRecord, Status};
+use crate::container::record::{MountKind, MountRecord};
 use crate::{Context, Engine, Error, ErrorKind, Result};
+
+/// How long a container whose process has ended may take to be recorded as ended.
+const ENDS: Duration = Duration::from_secs(10);
 
 /// A way to a container's root.
 #[derive(Debug)]
@@ -44,6 +49,8 @@ pub(super) enum Root {
         mounts: Vec<MountRecord>,
         /// Whether the root can be written to.
         writable: bool,
+        /// Keeps it from being started, or removed, while it is written to: two overlays must not share a writable layer.
+        _op: Option<OwnedMutexGuard<()>>,
     },
 }
 
@@ -51,32 +58,47 @@ impl Root {
     /// The root as the container sees it. With `write`, to write to it.
     pub(super) async fn of(engine: &Engine, id: &str, write: bool) -> Result<Self> {
         let container = engine.container(id)?;
-        let (state, record) = (container.state(), container.record());
+        let record = container.record();
+        let writable = write && !record.host.readonly_rootfs;
         // Through the map of a container with IDs of its own, everything read would carry the host's: its layers say
         // who owns what in the container's terms. Written it must be where the container finds it.
         let remapped = engine.config().userns_remap.is_some() && record.host.userns_mode != "host";
-        let runs = matches!(state.status, Status::Running | Status::Paused) && state.pid != 0;
-        if runs && (write || !remapped) {
-            match running(state.pid, &container.cgroup_path()) {
-                Ok(root) => {
-                    let range = engine.config().userns_remap.filter(|_| remapped);
-                    return Ok(Self::Running {
-                        root,
-                        shift: range.map(|range| range.start),
-                    });
-                }
-                // It has ended since: then its layers are what there is.
-                Err(error) if error.kind() == ErrorKind::NotFound => {}
-                Err(error) => return Err(error),
-            }
-        }
         let paths = engine.container_root(&container).await?;
-        let writable = write && !record.host.readonly_rootfs;
-        Ok(Self::Stopped {
-            paths,
-            mounts: record.mounts.clone(),
-            writable,
-        })
+        loop {
+            let state = container.state();
+            if state.status.has_process() && state.pid != 0 && (write || !remapped) {
+                match running(state.pid, &container.cgroup_path()) {
+                    Ok(root) => {
+                        let range = engine.config().userns_remap.filter(|_| remapped);
+                        return Ok(Self::Running {
+                            root,
+                            shift: range.map(|range| range.start),
+                        });
+                    }
+                    // It has ended since: then its layers are what there is, as soon as it lets go of them.
+                    Err(error) if error.kind() == ErrorKind::NotFound => {
+                        if writable && !container.wait_for_end(Some(ENDS)).await {
+                            return Err(error);
+                        }
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+            let op = match writable {
+                true => Some(engine.lock_op(&container).await?),
+                false => None,
+            };
+            // Started meanwhile, or started once more.
+            if writable && container.status().has_process() {
+                continue;
+            }
+            return Ok(Self::Stopped {
+                paths,
+                mounts: record.mounts.clone(),
+                writable,
+                _op: op,
+            });
+        }
     }
 
     /// The layers only, to read, whether the container runs or not.
@@ -87,6 +109,7 @@ impl Root {
             paths,
             mounts: Vec::new(),
             writable: false,
+            _op: None,
         })
     }
 
@@ -105,6 +128,7 @@ impl Root {
                 paths,
                 mounts,
                 writable,
+                _op: _,
             } => on_a_thread(|| {
                 let root = assemble(paths, mounts, *writable)?;
                 work(root.as_fd())
@@ -324,6 +348,7 @@ mod tests {
             // The second lies in the first, and both where the root is put together.
             mounts: vec![mount("other", "/data/deep/other"), mount("volume", "/data")],
             writable,
+            _op: None,
         }
     }
 
