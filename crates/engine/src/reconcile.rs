@@ -98,7 +98,7 @@ impl Engine {
         if before.boot_id != self.boot_id {
             return self.lost(container, &before).await;
         }
-        match self.adopt(container, &before).await {
+        match self.adopt(container).await {
             Adoption::Done => {
                 tracing::debug!(container = container.id(), "adopted");
                 false
@@ -116,7 +116,7 @@ impl Engine {
     }
 
     /// Takes a container over from its shim.
-    async fn adopt(self: &Arc<Self>, container: &Arc<Container>, before: &State) -> Adoption {
+    async fn adopt(self: &Arc<Self>, container: &Arc<Container>) -> Adoption {
         let directory = self.paths.shim(container.id());
         let frame = match protocol::encode(&Request::Watch) {
             Ok(frame) => frame,
@@ -144,13 +144,9 @@ impl Engine {
                         Err(_) => Error::system("the shim does not answer"),
                     }
                 }
-                // One that was running has its socket; one that was starting may be about to make it.
-                Ok(None)
-                    if before.status.has_process()
-                        || !held
-                        || self.recorded_exit(&container.record()).is_some()
-                        || tokio::time::Instant::now() > give_up =>
-                {
+                // One that was starting may be about to make its socket: as long as it lives it is not given up, or what it
+                // starts would be nobody's.
+                Ok(None) if !held || self.recorded_exit(&container.record()).is_some() => {
                     return Adoption::Gone;
                 }
                 Ok(None) => Error::system("the shim has no socket yet"),
@@ -177,7 +173,7 @@ impl Engine {
             let _op = op;
             while !engine.ending() {
                 tokio::time::sleep(ASK_AGAIN).await;
-                match engine.adopt(&container, &before).await {
+                match engine.adopt(&container).await {
                     Adoption::Done => tracing::info!(container = container.id(), "adopted"),
                     Adoption::Gone if before.status.has_process() => engine.ended(&container, None).await,
                     Adoption::Gone => {

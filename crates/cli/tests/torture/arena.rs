@@ -20,6 +20,9 @@ const HANGS: Duration = Duration::from_secs(60);
 /// How much of what was done is printed after a failure.
 const REMEMBERED: usize = 120;
 
+/// What a shim that waits has in place of a container.
+const SPARE: &str = "spare";
+
 /// Whom a kill hits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Victim {
@@ -162,6 +165,12 @@ impl Arena {
             .any(|wound| wound.at >= since && wound.container == container)
     }
 
+    /// Whether the shim that waits for the next start was killed since: nobody knows whose it was about to become.
+    pub fn spare_wounded(&self, since: Instant) -> bool {
+        // A moment earlier, too: it may be given a start while it dies.
+        self.wounded(SPARE, since - Duration::from_secs(1))
+    }
+
     /// The same for any container.
     pub fn anybody_wounded(&self, since: Instant) -> bool {
         lock(&self.wounds).iter().any(|wound| wound.at >= since)
@@ -296,6 +305,9 @@ impl Arena {
 
     fn kill_in_container(&self, victim: Victim, wanted: Option<&str>, random: &mut Random) -> bool {
         let spared = lock(&self.spared).clone();
+        if victim == Victim::Shim && random.chance(20) {
+            return self.kill_spare();
+        }
         let mut shims = self.shims();
         shims.retain(|(_, id)| !spared.contains(id));
         // The newest ones are the most vulnerable.
@@ -336,6 +348,29 @@ impl Arena {
         pidfd_send_signal(&descriptor, Signal::KILL).is_ok()
     }
 
+    /// Kills the shim that the daemon keeps for the next start.
+    fn kill_spare(&self) -> bool {
+        // Nobody else kills the daemon meanwhile: the children are its own.
+        let daemon = self.daemon.read().unwrap_or_else(PoisonError::into_inner);
+        let daemon = daemon.pid().and_then(|pid| i32::try_from(pid).ok()).unwrap_or(0);
+        let spare = children(daemon).into_iter().find(|pid| is_spare(*pid));
+        let Some(Ok(descriptor)) = spare
+            .and_then(Pid::from_raw)
+            .map(|pid| pidfd_open(pid, PidfdFlags::empty()))
+        else {
+            return false;
+        };
+        if !spare.is_some_and(|pid| children(daemon).contains(&pid)) {
+            return false;
+        }
+        lock(&self.wounds).push(Wound {
+            container: SPARE.to_owned(),
+            at: Instant::now(),
+        });
+        self.remember("kill the spare shim");
+        pidfd_send_signal(&descriptor, Signal::KILL).is_ok()
+    }
+
     /// The running shims of this daemon, oldest first: process and container.
     fn shims(&self) -> Vec<(i32, String)> {
         let mut shims: Vec<(i32, String)> = processes()
@@ -369,6 +404,11 @@ pub fn children(pid: i32) -> Vec<i32> {
                 .collect::<Vec<i32>>()
         })
         .collect()
+}
+
+/// Whether a process is a shim that waits for its container.
+pub fn is_spare(pid: i32) -> bool {
+    shim_of(pid).is_some_and(|id| id.trim_end() == SPARE)
 }
 
 /// The container whose shim a process is.

@@ -142,7 +142,8 @@ impl Container {
             }
             State::Running { pid } => match self.program {
                 _ if status == "running" && goes_on(*pid) && !(settled && !self.program.stays()) => true,
-                Program::Fails => !settled || ended_by(&[1]) || wounded && ended_by(&[137]),
+                // 128: the last run was ended before it began.
+                Program::Fails => !settled || ended_by(&[1]) || wounded && ended_by(&[137, 128]),
                 Program::Ends { code, .. } => ended_by(&[code]) || wounded && ended_by(&[137]),
                 _ if self.restarts => wounded && (status == "running" || !settled),
                 _ => wounded && ended_by(&[137]),

@@ -200,10 +200,19 @@ impl<'a> Worker<'a> {
     /// Whether a failure of an operation on a container is nobody's fault.
     fn excused(&self, outcome: &Outcome, container: &Container) -> bool {
         outcome.disturbed
+            || self.arena.spare_wounded(outcome.began)
             || match &container.id {
                 Some(id) => self.arena.wounded(id, container.since),
                 None => self.arena.anybody_wounded(container.since),
             }
+    }
+
+    /// Whether a container was hit that an operation made.
+    fn hit(&self, outcome: &Outcome, id: Option<&str>) -> bool {
+        match id {
+            Some(id) => self.arena.wounded(id, outcome.began) || self.arena.spare_wounded(outcome.began),
+            None => self.arena.anybody_wounded(outcome.began),
+        }
     }
 
     /// The ID a client wrote down, which it does when its container exists.
@@ -232,10 +241,7 @@ impl<'a> Worker<'a> {
         args.extend(["--network", &network, "busybox", "sh", "-c", &script]);
         let outcome = self.try_run(&args, None, None);
         let id = self.written_id(&name);
-        let wounded = match &id {
-            Some(id) => self.arena.wounded(id, outcome.began),
-            None => self.arena.anybody_wounded(outcome.began),
-        };
+        let wounded = self.hit(&outcome, id.as_deref());
         let good = outcome.said.code == code && outcome.said.out == format!("{name}\n");
         let joined = network
             .strip_prefix("container:")
@@ -282,10 +288,7 @@ impl<'a> Worker<'a> {
             "cat",
         ];
         let outcome = self.try_run(&args, Some(input.clone()), None);
-        let wounded = match self.written_id(&name) {
-            Some(id) => self.arena.wounded(&id, outcome.began),
-            None => self.arena.anybody_wounded(outcome.began),
-        };
+        let wounded = self.hit(&outcome, self.written_id(&name).as_deref());
         if outcome.disturbed || wounded {
             self.fleeting.push(name);
             return;
@@ -588,7 +591,9 @@ impl<'a> Worker<'a> {
             return true;
         };
         // After the answer: a wound that explains it came before.
-        let wounded = self.arena.wounded(&seen.id, container.since);
+        let again = container.restarts || container.program == Program::Fails;
+        let wounded = self.arena.wounded(&seen.id, container.since)
+            || again && self.arena.spare_wounded(container.since);
         if let Err(wrong) = container.judge(&seen, wounded, settled) {
             self.arena.fail(format!("{}: {wrong}", self.name));
         }
