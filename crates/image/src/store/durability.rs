@@ -1,7 +1,7 @@
 //! Which layers have reached the disk.
 
 use std::fs::{self, File};
-use std::io;
+use std::os::unix::fs::MetadataExt;
 
 use super::Store;
 use crate::digest::ChainId;
@@ -16,26 +16,37 @@ impl Store {
     /// It writes out the whole file system and may take seconds: call it from a thread of its own after an
     /// image has been loaded and announced. Without new layers it does nothing.
     pub fn sync(&self) -> Result<()> {
-        let waiting: Vec<ChainId> = self
+        let waiting: Vec<(ChainId, u64)> = self
             .layers()?
             .into_iter()
             .map(|layer| layer.chain_id)
             .filter(|chain| !self.layer_directory(chain).join(FLUSHED).exists())
+            .filter_map(|chain| self.layer_inode(&chain).map(|inode| (chain, inode)))
             .collect();
         if waiting.is_empty() {
             return Ok(());
         }
         rustix::fs::syncfs(&self.inner.layers)
             .map_err(|e| Error::io("cannot flush the layers to the disk", e))?;
-        for chain in waiting {
-            match File::create(self.layer_directory(&chain).join(FLUSHED)).and_then(|file| file.sync_all()) {
-                Ok(()) => {}
-                // Collected meanwhile.
-                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-                Err(e) => return Err(Error::io(format!("cannot mark layer {chain} as durable"), e)),
-            }
+        for (chain, inode) in waiting {
+            let marked = {
+                // Nothing is removed meanwhile; and what was removed and loaded again is another layer.
+                let _pins = self.pins();
+                if self.layer_inode(&chain) != Some(inode) {
+                    continue;
+                }
+                File::create(self.layer_directory(&chain).join(FLUSHED))
+            };
+            marked
+                .and_then(|file| file.sync_all())
+                .map_err(|e| Error::io(format!("cannot mark layer {chain} as durable"), e))?;
         }
         Ok(())
+    }
+
+    fn layer_inode(&self, chain: &ChainId) -> Option<u64> {
+        let metadata = fs::metadata(self.layer_directory(chain)).ok()?;
+        Some(metadata.ino())
     }
 
     /// Removes layers that were being flushed when the machine went down, and says which. Call it once, before
