@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use vessel_api::{ContainerConfig, HealthConfig};
 use vessel_image::{ChainId, Digest, ImageConfig, LoadOptions, Reference, image_id_prefix};
 
+use crate::images::flush::Flusher;
 use crate::images::short;
 use crate::state::Table;
 use crate::{Durability, Engine, Error, Result, Store, blocking};
@@ -49,6 +50,7 @@ pub struct ImageIndex {
     content: vessel_image::Store,
     images: Table<ImageRecord>,
     tags: Table<String>,
+    flusher: Flusher,
     state: RwLock<Index>,
 }
 
@@ -90,22 +92,42 @@ impl std::fmt::Debug for ImageIndex {
 }
 
 impl ImageIndex {
-    /// Reads the index; `content` is where blobs and layers are.
+    /// Reads the index; `content` is where blobs and layers are. Images whose layers a power failure may have damaged
+    /// are forgotten.
     pub(crate) fn open(store: &Store, content: vessel_image::Store) -> Result<Self> {
         let (images, tags) = (
             store.table::<ImageRecord>("images"),
             store.table::<String>("tags"),
         );
-        let state = Index {
+        let mut state = Index {
             records: images.all()?.into_iter().collect(),
             tags: tags.all()?.into_iter().collect(),
             resolved: BTreeMap::new(),
             held: BTreeMap::new(),
         };
+        let lost = content.discard_unflushed().map_err(from_image)?;
+        let lost: Vec<String> = lost.iter().map(ToString::to_string).collect();
+        let damaged = |record: &ImageRecord| record.chain_ids.iter().any(|chain| lost.contains(chain));
+        for (id, _) in state.records.extract_if(.., |_, record| damaged(record)) {
+            images.delete_now(&id)?;
+            let mut names = Vec::new();
+            for (name, _) in state.tags.extract_if(.., |_, of| *of == id) {
+                tags.delete_now(&name)?;
+                names.push(name);
+            }
+            tracing::warn!(
+                image = id,
+                names = names.join(", "),
+                "the machine went down before this image was on the disk: it is forgotten, load it again"
+            );
+        }
+        let flusher = Flusher::default();
+        flusher.later(&content);
         Ok(Self {
             content,
             images,
             tags,
+            flusher,
             state: RwLock::new(state),
         })
     }
@@ -121,6 +143,11 @@ impl ImageIndex {
     /// The content store with blobs and layers.
     pub fn content(&self) -> &vessel_image::Store {
         &self.content
+    }
+
+    /// Layers were loaded: they reach the disk in the background.
+    pub(crate) fn flush_later(&self) {
+        self.flusher.later(&self.content);
     }
 
     /// All images.
@@ -352,12 +379,9 @@ impl Engine {
         let content = self.images.content.clone();
         let (loaded, content) = blocking(move || {
             let archive = vessel_init::hello_archive();
-            let options = LoadOptions {
-                sync: true,
-                ..LoadOptions::default()
-            };
-            let loaded = vessel_image::load(&content, archive.as_slice(), &options, &mut |_| {})
-                .map_err(from_image)?;
+            let loaded =
+                vessel_image::load(&content, archive.as_slice(), &LoadOptions::default(), &mut |_| {})
+                    .map_err(from_image)?;
             Ok((loaded, content))
         })
         .await?;
@@ -379,6 +403,7 @@ impl Engine {
         };
         // The lease in `image` keeps the content until the record does.
         self.images.insert(&id, record).await?;
+        self.images.flush_later();
         self.images.tag(vessel_init::HELLO_REFERENCE, &id).await?;
         Ok(id)
     }

@@ -233,13 +233,14 @@ impl Engine {
         })
     }
 
-    /// Prepares for the end of the process: what is prepared but not used is given back. Containers keep running.
+    /// Prepares for the end of the process: what is prepared but not used is given back, what was loaded reaches the
+    /// disk. Containers keep running.
     pub async fn shutdown(self: &Arc<Self>) {
         self.ending.store(true, Ordering::Release);
         let engine = Arc::clone(self);
         let drained = blocking(move || {
             engine.networks.drain();
-            Ok(())
+            engine.images.content().sync().map_err(image_index::from_image)
         });
         for result in [drained.await, self.store.sync().await] {
             if let Err(error) = result {

@@ -5,6 +5,7 @@
 //! to the content store, and what neither an image nor a container uses is collected after every removal.
 
 mod changes;
+pub(crate) mod flush;
 mod glob;
 mod remove;
 mod transfer;

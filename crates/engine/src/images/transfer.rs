@@ -172,7 +172,9 @@ impl Engine {
             tagged_at: time::now(),
             repo_digests: before.map(|record| record.repo_digests).unwrap_or_default(),
         };
-        self.images().insert(&id, record).await
+        self.images().insert(&id, record).await?;
+        self.images().flush_later();
+        Ok(())
     }
 
     /// Makes an image of a root's archive: plain, gzip, zstd or xz.

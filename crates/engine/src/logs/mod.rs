@@ -4,7 +4,7 @@
 //! or not the container runs. Following waits for the kernel to say that the directory changed.
 
 mod entry;
-mod reader;
+pub mod reader;
 mod watch;
 
 use std::sync::Arc;

@@ -20,7 +20,7 @@ const ATTEMPTS: u32 = 100;
 
 /// Where a reader is in a log.
 #[derive(Debug)]
-pub(super) struct Reader {
+pub struct Reader {
     path: PathBuf,
     options: LogsOptions,
     tty: bool,
@@ -36,7 +36,7 @@ pub(super) struct Reader {
 
 /// What a step of reading came to.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Step {
+pub enum Step {
     /// There may be more at once.
     More,
     /// Everything written so far was read.
