@@ -1,0 +1,34 @@
+//! Fuzz targets: one function per parser of hostile input. Each takes any bytes and panics when a promise is broken:
+//! that nothing panics, that what is accepted survives a round trip, that nothing is written outside a root, and that
+//! a failed load leaves nothing behind.
+
+mod files;
+#[allow(dead_code, reason = "the command line's file, of which not everything is needed here")]
+#[path = "../../crates/cli/src/output/template.rs"]
+mod go_template;
+mod text;
+
+pub use files::{journal, layer, load, logs, unpack, user};
+pub use text::{client, create, names, oci, ports, protocol, resolv, seccomp, template};
+
+/// A target's name and function.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// All of them.
+pub const TARGETS: &[Target] = &[
+    ("client", client),
+    ("create", create),
+    ("journal", journal),
+    ("layer", layer),
+    ("load", load),
+    ("logs", logs),
+    ("names", names),
+    ("oci", oci),
+    ("ports", ports),
+    ("protocol", protocol),
+    ("resolv", resolv),
+    ("seccomp", seccomp),
+    ("template", template),
+    ("unpack", unpack),
+    ("user", user),
+];
