@@ -3,13 +3,13 @@
 use vessel_api::EventMessage;
 use vessel_client::EventsOptions;
 
-use super::filters;
 use super::logs::time;
+use super::{filters, template};
 use crate::app::Run;
 use crate::context::Context;
 use crate::failure::{Failure, Result};
 use crate::output;
-use crate::output::template::{Data, Format};
+use crate::output::template::Data;
 
 /// Show what happens, as it happens
 #[derive(Debug, clap::Args)]
@@ -30,14 +30,7 @@ pub struct Args {
 
 impl Run for Args {
     fn run(self, context: &Context) -> Result {
-        let template = match self.format.as_deref() {
-            None | Some("") => None,
-            Some("json") => Some("{{json .}}"),
-            other => other,
-        };
-        let template = template
-            .map(|text| Format::parse(text).map_err(|e| Failure::new(e).with_code(64)))
-            .transpose()?;
+        let template = template(self.format.as_deref().unwrap_or_default())?;
         let wrong = |name: &str| {
             let name = name.to_string();
             move |why| Failure::new(format!("invalid value for \"{name}\": {why}"))

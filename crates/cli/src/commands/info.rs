@@ -4,37 +4,24 @@ use std::fmt::Display;
 
 use vessel_api::Info;
 
+use super::FormatOption;
 use crate::app::Run;
 use crate::context::Context;
 use crate::failure::{Failure, Result};
 use crate::output;
-use crate::output::template::{Data, Format};
+use crate::output::template::Data;
 use crate::output::units::bytes_size;
 
 /// Show what the daemon and its host are
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// json, or a Go template
-    #[arg(
-        short,
-        long,
-        value_name = "string",
-        default_value = "",
-        hide_default_value = true
-    )]
-    format: String,
+    #[command(flatten)]
+    format: FormatOption,
 }
 
 impl Run for Args {
     fn run(self, context: &Context) -> Result {
-        let template = match self.format.as_str() {
-            "" => None,
-            "json" => Some("{{json .}}"),
-            format => Some(format),
-        };
-        let template = template
-            .map(|text| Format::parse(text).map_err(|e| Failure::new(e).with_code(64)))
-            .transpose()?;
+        let template = self.format.template()?;
         let info = context.client()?.info()?;
         match template {
             Some(template) => {

@@ -3,24 +3,18 @@
 use serde_json::Value;
 use vessel_client::Client;
 
+use super::FormatOption;
 use crate::app::Run;
 use crate::context::Context;
 use crate::failure::{Failure, Result};
 use crate::output;
-use crate::output::template::{Data, Format};
+use crate::output::template::Data;
 
 /// Show everything about containers, images, volumes or networks
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// json, or a Go template
-    #[arg(
-        short,
-        long,
-        value_name = "string",
-        default_value = "",
-        hide_default_value = true
-    )]
-    format: String,
+    #[command(flatten)]
+    format: FormatOption,
     /// Show sizes of containers
     #[arg(short, long)]
     size: bool,
@@ -40,15 +34,8 @@ pub struct Args {
 /// Show everything about containers
 #[derive(Debug, clap::Args)]
 pub struct ContainerArgs {
-    /// json, or a Go template
-    #[arg(
-        short,
-        long,
-        value_name = "string",
-        default_value = "",
-        hide_default_value = true
-    )]
-    format: String,
+    #[command(flatten)]
+    format: FormatOption,
     /// Show sizes
     #[arg(short, long)]
     size: bool,
@@ -60,15 +47,8 @@ pub struct ContainerArgs {
 /// Show everything about images
 #[derive(Debug, clap::Args)]
 pub struct ImageArgs {
-    /// json, or a Go template
-    #[arg(
-        short,
-        long,
-        value_name = "string",
-        default_value = "",
-        hide_default_value = true
-    )]
-    format: String,
+    #[command(flatten)]
+    format: FormatOption,
     /// Images
     #[arg(value_name = "IMAGE", required = true)]
     names: Vec<String>,
@@ -77,15 +57,8 @@ pub struct ImageArgs {
 /// Show everything about networks
 #[derive(Debug, clap::Args)]
 pub struct NetworkArgs {
-    /// json, or a Go template
-    #[arg(
-        short,
-        long,
-        value_name = "string",
-        default_value = "",
-        hide_default_value = true
-    )]
-    format: String,
+    #[command(flatten)]
+    format: FormatOption,
     /// Include services and peers
     #[arg(short, long)]
     verbose: bool,
@@ -97,15 +70,8 @@ pub struct NetworkArgs {
 /// Show everything about volumes
 #[derive(Debug, clap::Args)]
 pub struct VolumeArgs {
-    /// json, or a Go template
-    #[arg(
-        short,
-        long,
-        value_name = "string",
-        default_value = "",
-        hide_default_value = true
-    )]
-    format: String,
+    #[command(flatten)]
+    format: FormatOption,
     /// Volumes
     #[arg(value_name = "VOLUME", required = true)]
     names: Vec<String>,
@@ -206,15 +172,12 @@ fn look(client: &Client, kind: Kind, name: &str, size: bool, verbose: bool) -> v
 }
 
 /// Shows what was found, as it was sent, and then what was not.
-fn inspect(names: &[String], format: &str, find: impl Fn(&str) -> vessel_client::Result<Value>) -> Result {
-    let template = match format {
-        "" => None,
-        "json" => Some("{{json .}}"),
-        format => Some(format),
-    };
-    let template = template
-        .map(|text| Format::parse(text).map_err(|e| Failure::new(e).with_code(64)))
-        .transpose()?;
+fn inspect(
+    names: &[String],
+    format: &FormatOption,
+    find: impl Fn(&str) -> vessel_client::Result<Value>,
+) -> Result {
+    let template = format.template()?;
     let mut found = Vec::new();
     let mut errors = Vec::new();
     for name in names {
@@ -278,6 +241,7 @@ fn indented(value: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::output::template::Format;
 
     #[test]
     fn templates_can_ask_for_what_a_container_does_not_have() {

@@ -46,12 +46,50 @@ pub mod wait;
 
 use crate::failure::{Failure, Result};
 use crate::output;
+use crate::output::template::Format;
+
+/// `--format` of commands that show one thing: without it in their own words.
+#[derive(Debug, clap::Args)]
+struct FormatOption {
+    /// json, or a Go template
+    #[arg(
+        short,
+        long,
+        value_name = "string",
+        default_value = "",
+        hide_default_value = true
+    )]
+    format: String,
+}
+
+impl FormatOption {
+    /// The template asked for, if any.
+    fn template(&self) -> Result<Option<Format>> {
+        template(&self.format)
+    }
+}
+
+/// The template that a value of `--format` means; `json` is one, and empty is none.
+fn template(format: &str) -> Result<Option<Format>> {
+    let text = match format {
+        "" => return Ok(None),
+        "json" => "{{json .}}",
+        format => format,
+    };
+    let template = Format::parse(text).map_err(|error| Failure::new(error).with_code(64))?;
+    Ok(Some(template))
+}
 
 /// Does something for each name and prints the name; goes on after an error and fails at the end.
 fn for_each(names: &[String], act: impl Fn(&str) -> vessel_client::Result<()>) -> Result {
+    tell(names.iter().map(|name| (name, act(name))))
+}
+
+/// Prints the names of what went well and the errors of what did not, and fails when there was one.
+fn tell<'a>(results: impl Iterator<Item = (&'a String, vessel_client::Result<()>)>) -> Result {
     let mut failed = false;
-    for name in names {
-        match act(name) {
+    for (name, result) in results {
+        match result {
             Ok(()) => output::print_line(name)?,
             Err(error @ vessel_client::Error::Connect { .. }) => return Err(error.into()),
             Err(error) => {
@@ -89,21 +127,7 @@ fn at_once<T: Send>(
 
 /// Like [`for_each`], with many at once.
 fn for_each_parallel(names: &[String], act: impl Fn(&str) -> vessel_client::Result<()> + Sync) -> Result {
-    let results = at_once(names, act);
-    let mut results = names.iter().zip(results);
-    let mut failed = false;
-    results.try_for_each(|(name, result)| -> Result {
-        match result {
-            Ok(()) => output::print_line(name)?,
-            Err(error @ vessel_client::Error::Connect { .. }) => return Err(error.into()),
-            Err(error) => {
-                output::warn(&format!("vessel: {error}"));
-                failed = true;
-            }
-        }
-        Ok(())
-    })?;
-    if failed { Err(Failure::silent(1)) } else { Ok(()) }
+    tell(names.iter().zip(at_once(names, act)))
 }
 
 /// Reads `--filter name=value` options.

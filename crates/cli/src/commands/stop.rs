@@ -8,6 +8,13 @@ use crate::failure::Result;
 /// Stop running containers
 #[derive(Debug, clap::Args)]
 pub struct Args {
+    #[command(flatten)]
+    stop: StopOptions,
+}
+
+/// Which containers to stop, and how.
+#[derive(Debug, clap::Args)]
+pub struct StopOptions {
     /// Signal to stop it with
     #[arg(
         short,
@@ -16,7 +23,7 @@ pub struct Args {
         default_value = "",
         hide_default_value = true
     )]
-    signal: String,
+    pub signal: String,
     /// Seconds to wait before it is killed; -1 for no limit
     #[arg(
         short = 't',
@@ -25,17 +32,20 @@ pub struct Args {
         value_name = "int",
         allow_hyphen_values = true
     )]
-    timeout: Option<i64>,
+    pub timeout: Option<i64>,
     /// Containers
     #[arg(value_name = "CONTAINER", required = true)]
-    containers: Vec<String>,
+    pub containers: Vec<String>,
 }
 
 impl Run for Args {
     fn run(self, context: &Context) -> Result {
         let client = context.client()?;
-        for_each_parallel(&self.containers, |name| {
-            client.container_stop(name, &self.signal, self.timeout)
-        })
+        let StopOptions {
+            signal,
+            timeout,
+            containers,
+        } = &self.stop;
+        for_each_parallel(containers, |name| client.container_stop(name, signal, *timeout))
     }
 }

@@ -3,36 +3,23 @@
 use serde_json::{Value, json};
 use vessel_api::Version;
 
+use super::FormatOption;
 use crate::app::Run;
 use crate::context::Context;
 use crate::failure::{Failure, Result};
 use crate::output;
-use crate::output::template::{Data, Format};
+use crate::output::template::Data;
 
 /// Show the versions of this command and of the daemon
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// json, or a Go template
-    #[arg(
-        short,
-        long,
-        value_name = "string",
-        default_value = "",
-        hide_default_value = true
-    )]
-    format: String,
+    #[command(flatten)]
+    format: FormatOption,
 }
 
 impl Run for Args {
     fn run(self, context: &Context) -> Result {
-        let template = match self.format.as_str() {
-            "" => None,
-            "json" => Some("{{json .}}"),
-            format => Some(format),
-        };
-        let template = template
-            .map(|text| Format::parse(text).map_err(|e| Failure::new(e).with_code(64)))
-            .transpose()?;
+        let template = self.format.template()?;
         let server = context
             .client()
             .and_then(|client| client.server_version().map_err(Failure::from));
