@@ -30,6 +30,10 @@ const ARGUMENT: &str = "spare                                                   
 /// The most descriptors one message carries (the kernel's `SCM_MAX_FD`).
 const MAX_FDS: usize = 253;
 
+/// How long after a launch the next spare is executed: when the shim and its daemon have done what keeps two processors
+/// busy, and the container's root is made on one.
+const BESIDE: std::time::Duration = std::time::Duration::from_millis(2);
+
 /// Where a shim's descriptors begin.
 const FIRST_FD: i32 = 3;
 
@@ -94,6 +98,7 @@ fn refill(executable: &OwnedFd, slot: &Mutex<Option<Ready>>, wants: &Receiver<()
         if slot.lock().unwrap_or_else(PoisonError::into_inner).is_some() {
             continue;
         }
+        std::thread::sleep(BESIDE);
         // Without a spare a launch executes its own, and says what is wrong.
         if let Ok(ready) = Ready::start(executable) {
             *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(ready);
