@@ -62,7 +62,7 @@ pub struct EngineConfig {
     pub root: PathBuf,
     /// Where sockets and shims' directories are; must not survive a reboot, e.g. `/run/vessel`.
     pub run: PathBuf,
-    /// The default bridge's name.
+    /// The default bridge's name, which no other daemon may use; `none`: no bridge, and loopback only for containers.
     pub bridge: String,
     /// The default bridge's own address and prefix length; none: a free one is chosen.
     pub bridge_address: Option<(Ipv4Addr, u8)>,

@@ -5,23 +5,30 @@ use std::os::fd::OwnedFd;
 use derived::network_id;
 use vessel_api::{EndpointResource, EndpointSettings, Ipam, IpamConfig, Network};
 use vessel_network::{
-    Bridge, BridgeConfig, EndpointRecord, EndpointRequest, NetnsConfig, Pool, PoolConfig, PortSpec,
+    Bridge, BridgeConfig, Claim, EndpointRecord, EndpointRequest, Netns, NetnsConfig, Pool, PoolConfig,
+    PortSpec,
 };
 
 use crate::container::record::Record;
 use crate::oci_spec::modes::NetworkMode;
 use crate::{Engine, EngineConfig, Error, Filters, Result};
 
+/// The name of the bridge of an engine without one.
+const NO_BRIDGE: &str = "none";
+
 /// The default bridge and what is made in advance.
 pub(crate) struct Networks {
-    pool: Pool,
+    /// None: containers on the default network have loopback only.
+    pool: Option<Pool>,
     created: i64,
+    /// Dropped last: until then the bridge is nobody else's.
+    _claim: Option<Claim>,
 }
 
 impl std::fmt::Debug for Networks {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Networks")
-            .field("bridge", &self.pool.bridge().name())
+            .field("bridge", &self.bridge().map(Bridge::name))
             .finish_non_exhaustive()
     }
 }
@@ -37,6 +44,15 @@ pub(crate) struct Attachment {
 impl Networks {
     /// Makes the bridge, or takes the one there is, and makes it match `records`. Blocks.
     pub fn open(config: &EngineConfig, records: &[EndpointRecord]) -> Result<Self> {
+        let created = crate::time::now();
+        if config.bridge == NO_BRIDGE {
+            return Ok(Self {
+                pool: None,
+                created,
+                _claim: None,
+            });
+        }
+        let claim = Claim::take(&config.bridge).map_err(from_network)?;
         let subnet = config
             .bridge_address
             .map(|(address, prefix)| ipnet::Ipv4Net::new(address, prefix))
@@ -64,25 +80,31 @@ impl Networks {
         )
         .map_err(from_network)?;
         Ok(Self {
-            pool,
-            created: crate::time::now(),
+            pool: Some(pool),
+            created,
+            _claim: Some(claim),
         })
     }
 
-    pub fn bridge(&self) -> &Bridge {
-        self.pool.bridge()
+    /// The default bridge, when there is one.
+    pub fn bridge(&self) -> Option<&Bridge> {
+        self.pool.as_ref().map(Pool::bridge)
     }
 
-    /// An end of the bridge with these ports published. Blocks, seldom for long.
+    /// An end of the bridge with these ports published; without a bridge nothing but loopback, as dockerd has it.
+    /// Blocks, seldom for long.
     pub fn attach(&self, request: &EndpointRequest, ports: &[PortSpec]) -> Result<Attachment> {
+        let Some(pool) = &self.pool else {
+            return self.isolated();
+        };
         let request = EndpointRequest {
             netns: namespace_config(),
             ..request.clone()
         };
-        let mut endpoint = self.pool.take(&request).map_err(from_network)?;
+        let mut endpoint = pool.take(&request).map_err(from_network)?;
         let mut reservations = Vec::new();
         if !ports.is_empty() {
-            match self.bridge().publish(&mut endpoint.record, ports) {
+            match pool.bridge().publish(&mut endpoint.record, ports) {
                 Ok(made) => {
                     reservations.extend(made.into_iter().filter_map(|reservation| reservation.socket))
                 }
@@ -101,10 +123,11 @@ impl Networks {
 
     /// A namespace with loopback only.
     pub fn isolated(&self) -> Result<Attachment> {
-        let netns = self
-            .pool
-            .take_isolated(&namespace_config())
-            .map_err(from_network)?;
+        let netns = match &self.pool {
+            Some(pool) => pool.take_isolated(&namespace_config()),
+            None => Netns::new_isolated(&namespace_config()),
+        }
+        .map_err(from_network)?;
         Ok(Attachment {
             netns: netns.into(),
             endpoint: None,
@@ -114,7 +137,9 @@ impl Networks {
 
     /// Gives an end of the bridge back.
     pub fn release(&self, record: &EndpointRecord) {
-        if let Err(error) = self.bridge().release(record) {
+        if let Some(bridge) = self.bridge()
+            && let Err(error) = bridge.release(record)
+        {
             tracing::warn!(
                 endpoint = record.id,
                 "{error}; the next start of the daemon cleans up"
@@ -124,8 +149,29 @@ impl Networks {
 
     /// Gives back what was made in advance.
     pub fn drain(&self) {
-        self.pool.drain();
+        if let Some(pool) = &self.pool {
+            pool.drain();
+        }
     }
+}
+
+/// The default bridge as the API shows it.
+fn default_network(bridge: &Bridge, mut network: Network) -> Network {
+    network.ipam.config.push(IpamConfig {
+        subnet: bridge.subnet().to_string(),
+        gateway: bridge.gateway().to_string(),
+        ..IpamConfig::default()
+    });
+    for (key, value) in [
+        ("com.docker.network.bridge.default_bridge", "true"),
+        ("com.docker.network.bridge.enable_icc", "true"),
+        ("com.docker.network.bridge.enable_ip_masquerade", "true"),
+        ("com.docker.network.bridge.host_binding_ipv4", "0.0.0.0"),
+        ("com.docker.network.bridge.name", bridge.name()),
+    ] {
+        network.options.insert(key.into(), value.into());
+    }
+    network
 }
 
 /// What Docker sets in a container's network namespace: programs may bind low ports and send pings without privilege.
@@ -204,25 +250,11 @@ impl Engine {
             },
             ..Network::default()
         };
-        let mut networks = vec![
-            plain("bridge", "bridge"),
-            plain("host", "host"),
-            plain("none", "null"),
-        ];
-        networks[0].ipam.config.push(IpamConfig {
-            subnet: bridge.subnet().to_string(),
-            gateway: bridge.gateway().to_string(),
-            ..IpamConfig::default()
-        });
-        for (key, value) in [
-            ("com.docker.network.bridge.default_bridge", "true"),
-            ("com.docker.network.bridge.enable_icc", "true"),
-            ("com.docker.network.bridge.enable_ip_masquerade", "true"),
-            ("com.docker.network.bridge.host_binding_ipv4", "0.0.0.0"),
-            ("com.docker.network.bridge.name", bridge.name()),
-        ] {
-            networks[0].options.insert(key.into(), value.into());
+        let mut networks = Vec::with_capacity(3);
+        if let Some(bridge) = bridge {
+            networks.push(default_network(bridge, plain("bridge", "bridge")));
         }
+        networks.extend([plain("host", "host"), plain("none", "null")]);
         for container in self.containers() {
             let (record, state) = (container.record(), container.state());
             if !state.status.has_process() {
@@ -265,7 +297,7 @@ impl Engine {
         let mode = NetworkMode::parse(&record.host.network_mode).ok()?;
         let name = mode.network_name()?;
         let mut settings = record.networks.get(name).cloned().unwrap_or_default();
-        if running {
+        if running && (name != "bridge" || self.networks.bridge().is_some()) {
             settings.network_id = self.network_id(name);
         }
         if let Some(endpoint) = endpoint {

@@ -11,6 +11,7 @@
 
 mod address;
 mod bridge;
+mod claim;
 mod conntrack;
 mod endpoint;
 mod error;
@@ -30,6 +31,7 @@ mod subnet;
 
 pub use address::MacAddr;
 pub use bridge::{Bridge, BridgeConfig, Inventory, Reconciled};
+pub use claim::Claim;
 pub use endpoint::{Endpoint, EndpointRecord, EndpointRequest};
 pub use error::{Error, ErrorKind, Result};
 pub use netns::{Netns, NetnsConfig};

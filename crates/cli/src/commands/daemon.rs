@@ -26,7 +26,7 @@ pub struct Args {
     /// Group that may use the Unix socket
     #[arg(long, value_name = "string", default_value = "vessel")]
     group: String,
-    /// Name of the default bridge
+    /// Name of the default bridge; none: containers have loopback only
     #[arg(long, value_name = "string", default_value = "vessel0")]
     bridge: String,
     /// The default bridge's address and the length of its prefix

@@ -17,6 +17,8 @@ pub struct Daemon {
     dir: tempfile::TempDir,
     bridge: String,
     subnet: String,
+    /// The next start is without a bridge.
+    pub no_bridge: bool,
     child: Option<Child>,
 }
 
@@ -70,6 +72,7 @@ pub fn daemon() -> Option<Daemon> {
         bridge: format!("vt{:x}n{number:x}", std::process::id()),
         // The default pools hold some thirty networks; a test run may want more.
         subnet: format!("10.{}.{}.1/24", 20 + std::process::id() % 200, number % 256),
+        no_bridge: false,
         child: None,
     };
     daemon.start();
@@ -147,7 +150,7 @@ impl Daemon {
                     .to_str()
                     .expect("a plain path"),
             ])
-            .args(["--bridge", &self.bridge])
+            .args(["--bridge", if self.no_bridge { "none" } else { &self.bridge }])
             .args(["--subnet", &self.subnet])
             .args(["--cgroup-parent", &self.cgroup_parent()])
             .stdin(Stdio::null())

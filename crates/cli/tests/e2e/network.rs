@@ -2,8 +2,9 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::process::Command;
 
-use crate::harness::daemon;
+use crate::harness::{Said, VESSEL, daemon};
 
 const SERVER: &str = "while :; do echo served | nc -l -p 8080; done";
 
@@ -156,4 +157,46 @@ fn the_bridge_reaches_out_and_containers_reach_each_other() {
             .vessel(&["run", "--rm", "busybox", "ping", "-c", "1", "-W", "3", target])
             .ok();
     }
+}
+
+#[test]
+fn a_bridge_belongs_to_one_daemon() {
+    let Some(daemon) = daemon() else { return };
+    daemon
+        .vessel(&["run", "-d", "--name", "up", "busybox", "sleep", "600"])
+        .ok();
+    let address = daemon.inspect("up", "{{.NetworkSettings.IPAddress}}");
+    let other = tempfile::tempdir().expect("a temporary directory");
+    let at = |name: &str| other.path().join(name).display().to_string();
+    let said: Said = Command::new(VESSEL)
+        .args(["daemon", "--root", &at("root"), "--run", &at("run")])
+        .args(["--bridge", daemon.bridge()])
+        .output()
+        .expect("the daemon runs")
+        .into();
+    let expected = format!("the bridge {} is in use by another daemon", daemon.bridge());
+    let text = said.fails(1);
+    assert!(text.contains(&expected), "{text}");
+    // Nothing of the first one's was touched.
+    daemon
+        .vessel(&["run", "--rm", "busybox", "ping", "-c", "1", "-W", "2", &address])
+        .ok();
+}
+
+#[test]
+fn without_a_bridge_there_is_loopback_only() {
+    let Some(mut daemon) = daemon() else { return };
+    let links = || {
+        std::fs::read_dir("/sys/class/net")
+            .map(|links| links.flatten().any(|link| link.file_name() == "none"))
+    };
+    let before = links().ok();
+    daemon.stop();
+    daemon.no_bridge = true;
+    daemon.start();
+    let said = daemon.vessel(&["run", "--rm", "-p", "80", "busybox", "ls", "/sys/class/net"]);
+    assert_eq!(said.ok(), "lo");
+    let networks = daemon.vessel(&["network", "ls", "--format", "{{.Name}}"]).ok();
+    assert_eq!(networks, "host\nnone");
+    assert_eq!(links().ok(), before);
 }

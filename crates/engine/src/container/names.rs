@@ -17,8 +17,8 @@ pub(super) struct Surroundings<'a> {
     pub mode: &'a NetworkMode,
     /// Its address on the bridge.
     pub address: Option<IpAddr>,
-    /// What `host-gateway` means.
-    pub gateway: IpAddr,
+    /// What `host-gateway` means, when there is a bridge.
+    pub gateway: Option<IpAddr>,
     /// The daemon's name servers.
     pub dns: &'a [IpAddr],
     /// Who is root inside, when it is not the host's.
@@ -40,7 +40,7 @@ pub(super) fn write(directory: &Path, record: &Record, around: &Surroundings<'_>
             let extra = Hosts {
                 own: Vec::new(),
                 extra: host.extra_hosts.clone(),
-                host_gateway: Some(around.gateway),
+                host_gateway: around.gateway,
             };
             let rendered = extra.render().map_err(invalid)?;
             text.extend(
@@ -65,7 +65,7 @@ pub(super) fn write(directory: &Path, record: &Record, around: &Surroundings<'_>
                 .into_iter()
                 .collect(),
             extra: host.extra_hosts.clone(),
-            host_gateway: Some(around.gateway),
+            host_gateway: around.gateway,
         }
         .render()
         .map_err(invalid)?

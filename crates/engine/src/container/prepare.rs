@@ -129,7 +129,7 @@ impl Engine {
                 &names::Surroundings {
                     mode: &mode,
                     address: endpoint.as_ref().map(|endpoint| endpoint.address),
-                    gateway: IpAddr::V4(self.networks.bridge().gateway()),
+                    gateway: self.networks.bridge().map(|bridge| IpAddr::V4(bridge.gateway())),
                     dns: &self.config.dns,
                     owner: namespaces.user.map(|range| range.start),
                 },
