@@ -18,6 +18,11 @@ pub fn route(method: &Method, segments: &[&str]) -> Answer {
             ..,
         ] => swarm(),
         ["plugins"] if *method == Method::GET => json(&json!([])),
+        // What looks a name up everywhere looks here last, and takes this for the end of its search.
+        ["plugins", name @ .., "json"] if *method == Method::GET => Err(ApiError::new(
+            StatusCode::NOT_FOUND,
+            format!("plugin \"{}\" not found", name.join("/")),
+        )),
         ["plugins", ..] => Err(ApiError::not_implemented("this engine has no plugins")),
         ["build", "prune"] => json(&json!({"CachesDeleted": null, "SpaceReclaimed": 0})),
         ["build" | "session" | "grpc", ..] => Err(ApiError::not_implemented(
@@ -53,4 +58,18 @@ fn registry() -> Answer {
     Err(ApiError::not_implemented(
         "registries arrive with the next release: bring images with load or import, take them away with save",
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plugin_is_not_found() {
+        let error = route(&Method::GET, &["plugins", "some", "name", "json"]).unwrap_err();
+        assert_eq!(error.status(), StatusCode::NOT_FOUND);
+        assert_eq!(error.message(), "plugin \"some/name\" not found");
+        let error = route(&Method::POST, &["plugins", "pull"]).unwrap_err();
+        assert_eq!(error.status(), StatusCode::NOT_IMPLEMENTED);
+    }
 }
