@@ -4,11 +4,14 @@
 //! chosen, through `openat2(2)` with `RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS`, so no name and no link in the
 //! archive leads out of it.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::ffi::OsStr;
-use std::fs::File;
-use std::io::{self, PipeReader, Read};
+use std::fs::{File, Metadata};
+use std::io::{self, PipeReader, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Component, Path, PathBuf};
 use std::thread::JoinHandle;
 
@@ -60,16 +63,14 @@ pub fn pack(path: PathBuf, name: String) -> impl Read + Send + 'static {
         },
         Ok((reader, writer)) => {
             let packer = std::thread::spawn(move || {
-                let mut builder = tar::Builder::new(io::BufWriter::with_capacity(64 * 1024, writer));
-                builder.follow_symlinks(false);
-                builder.mode(tar::HeaderMode::Complete);
-                if path.symlink_metadata()?.is_dir() {
-                    builder.append_dir_all(&name, &path)?;
-                } else {
-                    builder.append_path_with_name(&path, &name)?;
-                }
-                let mut out = builder.into_inner()?;
-                io::Write::flush(&mut out)
+                let out = io::BufWriter::with_capacity(64 * 1024, writer);
+                let mut packer = Packer {
+                    builder: tar::Builder::new(out),
+                    links: HashMap::new(),
+                };
+                packer.tree(path, PathBuf::from(name))?;
+                let mut out = packer.builder.into_inner()?;
+                out.flush()
             });
             Packed {
                 pipe: Ok(reader),
@@ -77,6 +78,137 @@ pub fn pack(path: PathBuf, name: String) -> impl Read + Send + 'static {
             }
         }
     }
+}
+
+/// Writes a tree as an archive: files, directories, links of both kinds, fifos and devices, with times to the nanosecond.
+struct Packer<W: Write> {
+    builder: tar::Builder<W>,
+    /// The first name of every file that has more, by device and inode.
+    links: HashMap<(u64, u64), PathBuf>,
+}
+
+impl<W: Write> Packer<W> {
+    fn tree(&mut self, path: PathBuf, name: PathBuf) -> io::Result<()> {
+        let mut left = vec![(path, name)];
+        while let Some((path, name)) = left.pop() {
+            let context = |error: io::Error| {
+                let words = crate::failure::words(&error);
+                io::Error::new(error.kind(), format!("{}: {words}", path.display()))
+            };
+            let data = path.symlink_metadata().map_err(context)?;
+            self.one(&path, &name, &data).map_err(context)?;
+            if data.is_dir() {
+                for entry in path.read_dir().map_err(context)? {
+                    let entry = entry.map_err(context)?;
+                    left.push((entry.path(), name.join(entry.file_name())));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn one(&mut self, path: &Path, name: &Path, data: &Metadata) -> io::Result<()> {
+        let kind = data.file_type();
+        if kind.is_socket() {
+            // An archive has no room for one, and a copy would be nobody's.
+            crate::output::warn(&format!(
+                "WARNING: {} is a socket and is not copied",
+                path.display()
+            ));
+            return Ok(());
+        }
+        if let Some(time) = pax_time(data.mtime(), data.mtime_nsec()) {
+            self.builder.append_pax_extensions([("mtime", time.as_bytes())])?;
+        }
+        let mut header = tar::Header::new_gnu();
+        header.set_metadata(data);
+        header.set_mtime(u64::try_from(data.mtime()).unwrap_or(0));
+        if !kind.is_file() {
+            header.set_size(0);
+        }
+        if kind.is_block_device() || kind.is_char_device() {
+            header.set_device_major(rustix::fs::major(data.rdev()))?;
+            header.set_device_minor(rustix::fs::minor(data.rdev()))?;
+        }
+        if kind.is_symlink() {
+            return self.builder.append_link(&mut header, name, path.read_link()?);
+        }
+        if !kind.is_file() {
+            return self.builder.append_data(&mut header, name, io::empty());
+        }
+        if data.nlink() > 1 {
+            let first = self.links.entry((data.dev(), data.ino()));
+            if let Entry::Occupied(first) = first {
+                header.set_entry_type(tar::EntryType::Link);
+                header.set_size(0);
+                return self.builder.append_link(&mut header, name, first.get());
+            }
+            first.or_insert_with(|| name.to_path_buf());
+        }
+        let mut content = File::open(path)?.take(data.len());
+        self.builder.append_data(&mut header, name, &mut content)?;
+        if content.limit() > 0 {
+            return Err(io::Error::other("it became shorter while it was read"));
+        }
+        Ok(())
+    }
+}
+
+/// A time as pax has it, when whole seconds since 1970 do not say it.
+fn pax_time(seconds: i64, nanoseconds: i64) -> Option<String> {
+    match (seconds, nanoseconds) {
+        (0.., 0) => None,
+        (0.., _) => Some(format!("{seconds}.{nanoseconds:09}")),
+        (_, 0) => Some(seconds.to_string()),
+        // -0.25 s is a second less and 0.75 s more.
+        _ => Some(format!(
+            "-{}.{:09}",
+            (seconds + 1).unsigned_abs(),
+            1_000_000_000 - nanoseconds
+        )),
+    }
+}
+
+/// Reads a time as pax has it.
+fn read_pax_time(text: &str) -> Option<Timespec> {
+    let (negative, digits) = match text.strip_prefix('-') {
+        Some(digits) => (true, digits),
+        None => (false, text),
+    };
+    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
+    let number = |text: &str| -> Option<i64> {
+        let plain = text.bytes().all(|byte| byte.is_ascii_digit());
+        plain.then(|| text.parse().ok()).flatten()
+    };
+    let whole = number(whole)?;
+    let nanoseconds = match fraction.get(..fraction.len().min(9))? {
+        "" => 0,
+        fraction => number(&format!("{fraction:0<9}"))?,
+    };
+    let (tv_sec, tv_nsec) = match (negative, nanoseconds) {
+        (false, _) => (whole, nanoseconds),
+        (true, 0) => (-whole, 0),
+        (true, _) => (-whole - 1, 1_000_000_000 - nanoseconds),
+    };
+    Some(Timespec { tv_sec, tv_nsec })
+}
+
+/// When an entry was changed.
+fn mtime(entry: &mut tar::Entry<'_, impl Read>) -> io::Result<Timespec> {
+    let said = entry.pax_extensions()?.and_then(|extensions| {
+        let said = extensions
+            .flatten()
+            .filter(|one| one.key_bytes() == b"mtime")
+            .last()?;
+        read_pax_time(said.value().ok()?)
+    });
+    Ok(match said {
+        Some(time) => time,
+        None => Timespec {
+            tv_sec: i64::try_from(entry.header().mtime()?).unwrap_or(0),
+            tv_nsec: 0,
+        },
+    })
 }
 
 /// Unpacks an archive below `directory`. Files belong to the caller; modes and times are those of the archive.
@@ -180,18 +312,14 @@ fn parent(root: &OwnedFd, name: &Path) -> io::Result<OwnedFd> {
     Ok(current)
 }
 
-fn times(mtime: u64) -> Timestamps {
-    let time = Timespec {
-        tv_sec: i64::try_from(mtime).unwrap_or(0),
-        tv_nsec: 0,
-    };
+fn times(time: Timespec) -> Timestamps {
     Timestamps {
         last_access: time,
         last_modification: time,
     }
 }
 
-type Directories = Vec<(PathBuf, Mode, u64)>;
+type Directories = Vec<(PathBuf, Mode, Timespec)>;
 
 fn unpack_entry(
     root: &OwnedFd,
@@ -200,10 +328,10 @@ fn unpack_entry(
     rename: Option<&Rename>,
     directories: &mut Directories,
 ) -> io::Result<()> {
+    let mtime = mtime(entry)?;
     let header = entry.header();
     let kind = header.entry_type();
     let mode = Mode::from(header.mode()? & 0o7777);
-    let mtime = header.mtime()?;
     // Only devices have numbers; other entries may leave the fields empty.
     let device = match kind {
         tar::EntryType::Char | tar::EntryType::Block => rustix::fs::makedev(
@@ -269,7 +397,9 @@ fn unpack_entry(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+    use proptest::prelude::*;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::os::unix::net::UnixListener;
 
     /// An archive of `(kind, name, link or content)`. Names are written raw, as an attacker would.
     fn archive(entries: &[(tar::EntryType, &str, &str)]) -> Vec<u8> {
@@ -317,6 +447,54 @@ mod tests {
             std::fs::metadata(other.join("sub/file")).unwrap().mode() & 0o7777,
             0o751
         );
+    }
+
+    #[test]
+    fn a_copy_keeps_links_and_times_and_leaves_sockets_out() {
+        let from = tempfile::tempdir().unwrap();
+        let tree = from.path().join("tree");
+        std::fs::create_dir_all(tree.join("sub")).unwrap();
+        std::fs::write(tree.join("a"), "one").unwrap();
+        std::fs::hard_link(tree.join("a"), tree.join("sub/b")).unwrap();
+        let _socket = UnixListener::bind(tree.join("socket")).unwrap();
+        mknodat(CWD, tree.join("fifo"), FileType::Fifo, Mode::from(0o600), 0).unwrap();
+        let time = |tv_sec, tv_nsec| Timespec { tv_sec, tv_nsec };
+        let set = |name: &str, time| {
+            utimensat(CWD, tree.join(name), &times(time), AtFlags::SYMLINK_NOFOLLOW).unwrap();
+        };
+        set("a", time(1_600_000_000, 123_456_789));
+        set("fifo", time(-2, 250_000_000));
+        set("sub", time(1_500_000_000, 5));
+        let to = tempfile::tempdir().unwrap();
+        unpack(pack(tree, "tree".into()), to.path(), None).unwrap();
+        let stat = |name: &str| std::fs::symlink_metadata(to.path().join("tree").join(name)).unwrap();
+        let (a, b) = (stat("a"), stat("sub/b"));
+        assert_eq!((a.ino(), a.nlink(), a.len()), (b.ino(), 2, 3));
+        assert_eq!((a.mtime(), a.mtime_nsec()), (1_600_000_000, 123_456_789));
+        assert_eq!(
+            (stat("fifo").mtime(), stat("fifo").mtime_nsec()),
+            (-2, 250_000_000)
+        );
+        assert_eq!(
+            (stat("sub").mtime(), stat("sub").mtime_nsec()),
+            (1_500_000_000, 5)
+        );
+        assert!(stat("fifo").file_type().is_fifo());
+        assert!(!to.path().join("tree/socket").exists());
+    }
+
+    proptest! {
+        #[test]
+        fn pax_times(seconds in -10_000_000_000i64..10_000_000_000, nanoseconds in 0i64..1_000_000_000) {
+            let text = pax_time(seconds, nanoseconds).unwrap_or_else(|| seconds.to_string());
+            let time = read_pax_time(&text).unwrap();
+            prop_assert_eq!((time.tv_sec, time.tv_nsec), (seconds, nanoseconds));
+        }
+
+        #[test]
+        fn hostile_pax_times(text in "[-0-9.é]{0,25}") {
+            let _ = read_pax_time(&text);
+        }
     }
 
     #[test]

@@ -97,6 +97,27 @@ fn plan(source: &str, source_is_dir: bool, destination: &str, target: Target) ->
     }
 }
 
+/// The most links from one to the next, as in the kernel.
+const LINKS: usize = 40;
+
+/// A path here with its last component followed while that is a symbolic link, whether what it leads to exists or not.
+fn followed(path: &Path) -> io::Result<String> {
+    let mut path = path.to_path_buf();
+    for _ in 0..LINKS {
+        // No link, not there, or wrong in a way that is told by what is done with it.
+        let Ok(target) = std::fs::read_link(&path) else {
+            break;
+        };
+        path = path.parent().unwrap_or(Path::new("")).join(target);
+    }
+    path.into_os_string().into_string().map_err(|_| {
+        io::Error::new(
+            io::ErrorKind::InvalidData,
+            "a link leads to a name that is not UTF-8",
+        )
+    })
+}
+
 /// Whether a path says of itself that it is a directory.
 fn names_directory(path: &str) -> bool {
     path.ends_with('/') || path.ends_with("/.") || path == "."
@@ -143,7 +164,9 @@ impl Args {
             stdout.flush()?;
             return Ok(());
         }
-        let destination = self.destination.as_str();
+        let destination = followed(Path::new(&self.destination))
+            .map_err(|error| Failure::new(format!("cannot read {}: {}", self.destination, words(&error))))?;
+        let destination = destination.as_str();
         let found = std::fs::metadata(destination);
         let target = Target {
             exists: found.is_ok(),
@@ -167,7 +190,7 @@ impl Args {
         });
         unpack(&mut counted, Path::new(&plan.directory), rename.as_ref())
             .map_err(|error| Failure::new(format!("cannot copy to {destination}: {}", words(&error))))?;
-        self.tell(&count, destination);
+        self.tell(&count, &self.destination);
         Ok(())
     }
 
@@ -220,7 +243,8 @@ impl Args {
     }
 
     fn tell(&self, count: &AtomicU64, destination: &str) {
-        if !self.quiet {
+        // As Docker has it: scripts are not told.
+        if !self.quiet && terminal::stdout_is_terminal() {
             let size = human_size(count.load(Ordering::SeqCst) as f64);
             output::warn(&format!("Successfully copied {size} to {destination}"));
         }
@@ -326,6 +350,28 @@ mod tests {
                 "{path}"
             );
         }
+    }
+
+    #[test]
+    fn a_destination_is_followed() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        std::os::unix::fs::symlink("b", at("a")).unwrap();
+        std::os::unix::fs::symlink(at("c"), at("b")).unwrap();
+        for there in [false, true] {
+            for name in ["a", "b", "c"] {
+                assert_eq!(
+                    followed(&at(name)).unwrap(),
+                    at("c").display().to_string(),
+                    "{name}"
+                );
+            }
+            if !there {
+                std::fs::write(at("c"), "").unwrap();
+            }
+        }
+        std::os::unix::fs::symlink("loop", at("loop")).unwrap();
+        assert!(followed(&at("loop")).unwrap().ends_with("loop"));
     }
 
     #[test]
