@@ -1,5 +1,8 @@
 //! `vessel create`
 
+use std::fs::File;
+use std::io::{self, Write};
+
 use vessel_api::{ContainerCreateRequest, ContainerCreateResponse};
 use vessel_client::Client;
 
@@ -36,12 +39,10 @@ pub fn create(
     options: &ContainerOptions,
     request: &ContainerCreateRequest,
 ) -> Result<ContainerCreateResponse> {
-    let cidfile = &options.process.cidfile;
-    if !cidfile.is_empty() && std::fs::exists(cidfile).unwrap_or(false) {
-        return Err(Failure::usage(format!(
-            "container ID file found, make sure the other container isn't running or delete {cidfile}"
-        )));
-    }
+    let cidfile = match options.process.cidfile.as_str() {
+        "" => None,
+        path => Some(IdFile::create(path)?),
+    };
     let (name, platform, image) = (&options.process.name, &options.platform, &request.config.image);
     let fail = |error: vessel_client::Error| Failure::from(error).with_code(125);
     if options.pull == "always" {
@@ -61,11 +62,54 @@ pub fn create(
     for warning in &created.warnings {
         output::warn(&format!("WARNING: {warning}"));
     }
-    if !cidfile.is_empty() {
-        std::fs::write(cidfile, &created.id)
-            .map_err(|error| Failure::usage(format!("cannot write {cidfile}: {}", words(&error))))?;
+    if let Some(cidfile) = cidfile {
+        cidfile.write(&created.id)?;
     }
     Ok(created)
+}
+
+/// The file that gets the container's ID. It is there before the container, so that no container is made whose ID cannot be
+/// written; without a container it goes again.
+struct IdFile<'a> {
+    path: &'a str,
+    file: File,
+    written: bool,
+}
+
+impl<'a> IdFile<'a> {
+    fn create(path: &'a str) -> Result<Self> {
+        let file = File::create_new(path).map_err(|error| match error.kind() {
+            io::ErrorKind::AlreadyExists => Failure::usage(format!(
+                "container ID file found, make sure the other container isn't running or delete {path}"
+            )),
+            _ => Failure::usage(format!(
+                "cannot create the container ID file {path}: {}",
+                words(&error)
+            )),
+        })?;
+        Ok(Self {
+            path,
+            file,
+            written: false,
+        })
+    }
+
+    fn write(mut self, id: &str) -> Result<()> {
+        self.file
+            .write_all(id.as_bytes())
+            .map_err(|error| Failure::usage(format!("cannot write {}: {}", self.path, words(&error))))?;
+        self.written = true;
+        Ok(())
+    }
+}
+
+impl Drop for IdFile<'_> {
+    fn drop(&mut self) {
+        if !self.written {
+            // It is empty; one that cannot be removed any more harms nobody.
+            let _ = std::fs::remove_file(self.path);
+        }
+    }
 }
 
 /// Whether the image is missing, and not a network or something else.
