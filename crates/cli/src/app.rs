@@ -165,7 +165,11 @@ static GROUPS: &[Group] = &[
 
 fn built(entry: &Entry) -> Command {
     let command = (entry.augment)(Command::new(entry.name).visible_aliases(entry.aliases));
-    command.args_override_self(true)
+    command.args_override_self(true).mut_args(|arg| {
+        // As Docker has it: what follows an option that takes a value is the value, whatever it looks like.
+        let takes = !arg.is_positional() && arg.get_action().takes_values();
+        if takes { arg.allow_hyphen_values(true) } else { arg }
+    })
 }
 
 fn built_group(group: &Group) -> Command {
@@ -302,14 +306,19 @@ fn usage(error: &clap::Error, arguments: &[String]) -> Result {
         return Ok(());
     }
     if error.kind() == K::DisplayHelpOnMissingArgumentOrSubcommand {
+        // As Docker has it: a group of commands by itself is a question, not a mistake.
         crate::output::warn(error.to_string().trim_end());
-        return Err(Failure::silent(1));
+        return Ok(());
     }
     let text = error.to_string();
     let paragraph = text.strip_prefix("error: ").unwrap_or(&text);
     let end = paragraph.find("\n\n").unwrap_or(paragraph.len());
     let sentence: Vec<&str> = paragraph[..end].lines().map(str::trim).collect();
-    let tip = text.lines().find_map(|line| line.trim().strip_prefix("tip: "));
+    let unknown = unknown_flag(error);
+    let tip = text
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("tip: "))
+        .filter(|tip| unknown.is_none() || tip.contains("exist"));
     let named: Vec<&str> = match first_word(arguments) {
         Some(at) => {
             let group = GROUPS.iter().any(|group| group.name == arguments[at]);
@@ -324,7 +333,7 @@ fn usage(error: &clap::Error, arguments: &[String]) -> Result {
     // As Docker has it: a missing argument or an unknown command is 1, a wrong option 125.
     let code = match error.kind() {
         K::MissingRequiredArgument | K::InvalidSubcommand | K::MissingSubcommand | K::TooFewValues => 1,
-        K::UnknownArgument if !sentence.iter().any(|line| line.contains("'-")) => 1,
+        K::UnknownArgument if unknown.is_none() => 1,
         _ => 125,
     };
     let see = match (error.kind(), named.as_slice()) {
@@ -332,7 +341,34 @@ fn usage(error: &clap::Error, arguments: &[String]) -> Result {
         (_, named) => format!("see 'vessel {} --help'", named.join(" ")),
     };
     let hint = tip.map_or(see.clone(), |tip| format!("{tip}; {see}"));
-    Err(Failure::new(sentence.join(" ")).with_code(code).with_hint(hint))
+    let message = unknown.unwrap_or_else(|| plain(&sentence.join(" ")));
+    Err(Failure::new(message).with_code(code).with_hint(hint))
+}
+
+/// What parsers of numbers say, in the users' words.
+fn plain(sentence: &str) -> String {
+    sentence
+        .replace("invalid digit found in string", "it must be an integer")
+        .replace("cannot parse integer from empty string", "it must be an integer")
+        .replace("number too large to fit in target type", "it is too large")
+        .replace("number too small to fit in target type", "it is too small")
+        .replace(" found; no more were expected", ": it must be true or false")
+        .replace(" [possible values: true, false]", ": it must be true or false")
+}
+
+/// An option that does not exist, in the words scripts know from Docker.
+fn unknown_flag(error: &clap::Error) -> Option<String> {
+    use clap::error::{ContextKind, ContextValue, ErrorKind};
+    let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidArg) else {
+        return None;
+    };
+    if error.kind() != ErrorKind::UnknownArgument || !word.starts_with('-') {
+        return None;
+    }
+    Some(match word.strip_prefix("--") {
+        Some(_) => format!("unknown flag: {}", word.split('=').next().unwrap_or(word)),
+        None => format!("unknown shorthand flag: '{}' in {word}", word.chars().nth(1)?),
+    })
 }
 
 #[cfg(test)]
@@ -384,6 +420,41 @@ mod tests {
     }
 
     #[test]
+    fn unknown_options_are_told_as_docker_tells_them() {
+        for (line, expected) in [
+            ("vessel run --nope=1 image", "unknown flag: --nope"),
+            ("vessel exec --rn c true", "unknown flag: --rn"),
+            ("vessel ps -qx", "unknown shorthand flag: 'x' in -x"),
+        ] {
+            let failure = run(words(line)).unwrap_err();
+            assert_eq!(
+                (failure.message.as_deref(), failure.code),
+                (Some(expected), 125),
+                "{line}"
+            );
+            assert!(!failure.hint.unwrap_or_default().contains("as a value"), "{line}");
+        }
+    }
+
+    #[test]
+    fn wrong_values_are_told_in_plain_words() {
+        for (line, expected) in [
+            ("vessel run --cpus -1 x", "must not be negative"),
+            ("vessel run --stop-timeout x y", "must be an integer"),
+            ("vessel run --pids-limit x y", "must be an integer"),
+            ("vessel run --init=maybe x", "must be true or false"),
+            ("vessel run --rm=maybe x", "must be true or false"),
+        ] {
+            let failure = run(words(line)).unwrap_err();
+            let message = failure.message.unwrap_or_default();
+            assert!(
+                message.contains(expected) && failure.code == 125,
+                "{line}: {message}"
+            );
+        }
+    }
+
+    #[test]
     fn flags_take_values() {
         let matches = |line: &str| with_values(whole()).try_get_matches_from(words(line)).unwrap();
         let ps = matches("vessel ps --all=false -q");
@@ -392,5 +463,8 @@ mod tests {
         let run = matches("vessel run -it --rm=true --sig-proxy=false x");
         let (_, run) = run.subcommand().unwrap();
         assert!(run.get_flag("interactive") && run.get_flag("tty") && run.get_flag("rm"));
+        let run = matches("vessel run -d=false -it=false x");
+        let (_, run) = run.subcommand().unwrap();
+        assert!(run.get_flag("interactive") && !run.get_flag("tty") && !run.get_flag("detach"));
     }
 }

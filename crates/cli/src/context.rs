@@ -41,6 +41,11 @@ impl Places {
     }
 }
 
+/// Whether connections have to be encrypted: as in Docker, any value but an empty one says so.
+fn wants_tls() -> bool {
+    std::env::var_os("DOCKER_TLS_VERIFY").is_some_and(|value| !value.is_empty())
+}
+
 /// What every command has at hand.
 #[derive(Debug)]
 pub struct Context {
@@ -66,7 +71,15 @@ impl Context {
         let variable = || std::env::var("DOCKER_HOST").ok().filter(|host| !host.is_empty());
         let mut client = match self.host.clone().or_else(variable) {
             Some(host) => {
-                Client::new(Host::parse(&host).map_err(|error| Failure::new(error).with_code(125))?)
+                let host = Host::parse(&host).map_err(Failure::new)?;
+                // Never in clear what was meant to be encrypted.
+                if matches!(host, Host::Tcp(_)) && wants_tls() {
+                    return Err(Failure::new(
+                        "DOCKER_TLS_VERIFY is set, and this version cannot encrypt its connection to the daemon",
+                    )
+                    .with_hint("use a Unix socket or forward one with ssh -L, or unset DOCKER_TLS_VERIFY"));
+                }
+                Client::new(host)
             }
             None => {
                 let places = Places::from_environment();

@@ -447,7 +447,60 @@ const SAME: &[&[&str]] = &[
     &["run", "--memory-swappiness", "101", "box"],
     &["run"],
     &["create"],
+    // Values attached to short options, flags with values.
+    &[
+        "run",
+        "--rm",
+        "--network=none",
+        "-eA=b",
+        "-u0",
+        "-w/tmp",
+        "-lfoo=bar",
+        "-hhh",
+        "-c512",
+        "-m100m",
+        "-v/tmp:/x",
+        "box",
+        "sh",
+        "-c",
+        "echo $A; pwd; cat /etc/hostname",
+    ],
+    &[
+        "run",
+        "--rm",
+        "--network=none",
+        "-i=false",
+        "-t=false",
+        "-d=false",
+        "-it=false",
+        "box",
+        "cat",
+    ],
+    &["run", "--rm", "--network=none", "box", "echo", "-e", "--rm", "-x"],
+    &["run", "-x", "box"],
+    &["run", "--cpus", "-1", "box"],
+    &["run", "--init=maybe", "box"],
+    &["run", "--pids-limit", "x", "box"],
+    &["run", "--cidfile", "/proc/version/id", "--name", "unmade", "box"],
+    &["inspect", "unmade"],
+    // Exit codes of the command itself.
+    &["container"],
+    &["image"],
+    &["inspect", "-f", "{{break}}", "up"],
+    &["ps", "--format", "{{break}}"],
+    &["ps", "--format", "{{"],
     // exec.
+    &[
+        "exec",
+        "-u7",
+        "-eX=y",
+        "-w/tmp",
+        "up",
+        "sh",
+        "-c",
+        "id; echo $X; pwd",
+    ],
+    &["exec", "-x", "up", "true"],
     &["exec", "up", "echo", "hello"],
     &["exec", "up", "sh", "-c", "exit 9"],
     &[
@@ -607,6 +660,19 @@ fn round_trip_of_files(dockerd: &Dockerd, scratch: &Path) {
         std::fs::read_to_string(scratch.join("tree/renamed")).unwrap(),
         "content"
     );
+    // What a tar archive has no room for is left out; the rest comes along.
+    let _socket = std::os::unix::net::UnixListener::bind(scratch.join("tree/socket")).unwrap();
+    copy(&here("tree"), "up:/withsocket");
+    copy("up:/withsocket", &here("withoutsocket"));
+    assert!(scratch.join("withoutsocket/sub/file").exists());
+    // A destination that is a link is written through.
+    std::os::unix::fs::symlink("target", scratch.join("link")).unwrap();
+    copy("up:/new/renamed", &here("link"));
+    assert!(scratch.join("link").is_symlink());
+    assert_eq!(
+        std::fs::read_to_string(scratch.join("target")).unwrap(),
+        "content"
+    );
     // An archive through a pipe.
     let packed = vessel(dockerd, &["cp", "up:/new/renamed", "-"], b"");
     let out = vessel(dockerd, &["cp", "-", "up:/bin"], &packed.stdout);
@@ -665,21 +731,46 @@ fn streams(dockerd: &Dockerd) {
 
 fn signals(dockerd: &Dockerd) {
     let script = "trap 'echo got; exit 5' TERM; echo ready; while :; do sleep 0.1; done";
+    for terminal in [&[][..], &["-t"], &["-it"]] {
+        signal_passes(dockerd, terminal, script);
+    }
+}
+
+/// The two ends of a terminal.
+fn terminal() -> (std::os::fd::OwnedFd, std::fs::File) {
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+    let main = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    grantpt(&main).unwrap();
+    unlockpt(&main).unwrap();
+    let name = ptsname(&main, Vec::new()).unwrap().into_string().unwrap();
+    let other = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open(name)
+        .unwrap();
+    (main, other)
+}
+
+fn signal_passes(dockerd: &Dockerd, options: &[&str], script: &str) {
+    let (_main, stdin) = terminal();
     let mut child = Command::new(env!("CARGO_BIN_EXE_vessel"))
-        .args(["run", "--rm", "--network", "none", "box", "sh", "-c", script])
+        .args(["run", "--rm", "--network", "none"])
+        .args(options)
+        .args(["box", "sh", "-c", script])
         .env("DOCKER_HOST", dockerd.host())
+        .stdin(stdin)
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
     let mut lines = std::io::BufRead::lines(std::io::BufReader::new(child.stdout.take().unwrap()));
-    assert_eq!(lines.next().unwrap().unwrap(), "ready");
+    assert_eq!(lines.next().unwrap().unwrap().trim_end(), "ready", "{options:?}");
     rustix::process::kill_process(
         rustix::process::Pid::from_child(&child),
         rustix::process::Signal::TERM,
     )
     .unwrap();
-    assert_eq!(lines.next().unwrap().unwrap(), "got");
-    assert_eq!(child.wait().unwrap().code(), Some(5));
+    assert_eq!(lines.next().unwrap().unwrap().trim_end(), "got", "{options:?}");
+    assert_eq!(child.wait().unwrap().code(), Some(5), "{options:?}");
 }
 
 #[test]

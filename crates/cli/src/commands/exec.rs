@@ -8,6 +8,7 @@ use crate::app::Run;
 use crate::context::Context;
 use crate::failure::{Failure, Result};
 use crate::options::env;
+use crate::output;
 use crate::terminal::session::{self, End};
 use crate::terminal::signals::{self, Signals};
 use crate::terminal::{self, RawMode, detach};
@@ -59,8 +60,7 @@ pub struct Args {
     #[arg(
         value_name = "CONTAINER COMMAND [ARG...]",
         required = true,
-        trailing_var_arg = true,
-        allow_hyphen_values = true
+        trailing_var_arg = true
     )]
     args: Vec<String>,
     /// Print help
@@ -77,9 +77,6 @@ impl Run for Args {
             )
             .with_hint("see 'vessel exec --help'"));
         };
-        if container.starts_with('-') {
-            return Err(Failure::usage(format!("unknown flag: {container}")));
-        }
         let attach_stdin = self.interactive && !self.detach;
         if self.tty && attach_stdin && !terminal::stdin_is_terminal() {
             return Err(Failure::new("the input device is not a TTY")
@@ -158,7 +155,8 @@ impl Run for Args {
         })?;
         drop(raw);
         if end == End::Detached {
-            return Ok(());
+            output::warn("\nread escape sequence");
+            return Err(Failure::silent(1));
         }
         match i32::try_from(client.exec_inspect(&id)?.exit_code.unwrap_or(0)).unwrap_or(1) {
             0 => Ok(()),

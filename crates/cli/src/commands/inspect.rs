@@ -191,7 +191,7 @@ fn inspect(
         Some(template) => {
             for mut value in found {
                 add_absent(&mut value);
-                output::print_line(&template.apply(&Data::new(&value)).map_err(Failure::new)?)?;
+                output::print_line(&template.apply(&Data::new(&value)).map_err(failed)?)?;
             }
         }
         None => output::print_line(&indented(&Value::Array(found)))?,
@@ -204,6 +204,16 @@ fn inspect(
     } else {
         Err(Failure::silent(1))
     }
+}
+
+/// A template that failed. Go finds a `break` without its loop when it reads the template, for which the code is 64.
+fn failed(message: String) -> Failure {
+    let code = if message.contains("outside of range") {
+        64
+    } else {
+        1
+    };
+    Failure::new(message).with_code(code)
 }
 
 /// Adds what Docker leaves out of a container when it is empty, so that templates can ask for it: `{{if .State.Health}}`.

@@ -51,7 +51,7 @@ impl Run for Args {
             return Err(Failure::new("the input device is not a TTY")
                 .with_hint("leave out -t, or run it in a terminal"));
         }
-        let client = context.client()?;
+        let client = context.client().map_err(|failure| failure.with_code(125))?;
         let created = create(client, &self.options, &request)?;
         let id = created.id.as_str();
         if self.detach {
@@ -180,7 +180,7 @@ impl Foreground<'_> {
             }
             self.resize();
         }
-        let mut on_signal = |signal| self.on_signal(signal, interactive);
+        let mut on_signal = |signal| self.on_signal(signal);
         if let Some(stream) = stream {
             let options = session::Options {
                 stdin: config.attach_stdin,
@@ -195,6 +195,7 @@ impl Foreground<'_> {
                 drop(raw);
                 if self.mode == Mode::Attach {
                     output::warn("\nread escape sequence");
+                    return Err(Failure::silent(1));
                 }
                 return Ok(());
             }
@@ -215,26 +216,26 @@ impl Foreground<'_> {
     }
 
     fn signals(&self, interactive: bool) -> Result<Option<Signals>> {
-        let wanted: Vec<i32> = if interactive {
-            signals::ENDING
-                .iter()
-                .copied()
-                .chain([signals::RESIZED])
-                .collect()
-        } else if self.sig_proxy && !self.config.tty {
-            signals::PROXIED.to_vec()
-        } else if self.config.tty {
-            vec![signals::RESIZED]
-        } else {
+        let mut wanted = Vec::new();
+        if self.sig_proxy {
+            wanted.extend(signals::PROXIED);
+        } else if interactive {
+            wanted.extend(signals::ENDING);
+        }
+        if self.config.tty {
+            wanted.push(signals::RESIZED);
+        }
+        if wanted.is_empty() {
             return Ok(None);
-        };
+        }
         Ok(Some(Signals::block(wanted)?))
     }
 
-    fn on_signal(&self, signal: i32, interactive: bool) -> Result<()> {
+    fn on_signal(&self, signal: i32) -> Result<()> {
         if signal == signals::RESIZED {
             self.resize();
-        } else if interactive {
+        } else if !self.sig_proxy {
+            // The terminal has to be restored before the end.
             return Err(Failure::silent(128 + signal));
         } else if let Some(name) = signals::name(signal) {
             // It may have exited meanwhile; that is told by its exit code.

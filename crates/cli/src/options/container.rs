@@ -53,8 +53,7 @@ pub struct ContainerOptions {
     #[arg(
         value_name = "IMAGE [COMMAND] [ARG...]",
         required = true,
-        trailing_var_arg = true,
-        allow_hyphen_values = true
+        trailing_var_arg = true
     )]
     pub args: Vec<String>,
 }
@@ -72,16 +71,6 @@ impl ContainerOptions {
 
     fn fill(&self) -> std::result::Result<ContainerCreateRequest, String> {
         let (image, command) = self.args.split_first().ok_or("the image is missing")?;
-        // Options are read before the image; what begins like one and is in its place is unknown.
-        if image.starts_with('-') && image.len() > 1 {
-            return Err(match image.strip_prefix("--") {
-                Some(_) => format!("unknown flag: {}", image.split('=').next().unwrap_or(image)),
-                None => format!(
-                    "unknown shorthand flag: '{}' in {image}",
-                    image.chars().nth(1).unwrap_or('-')
-                ),
-            });
-        }
         let mut request = ContainerCreateRequest::default();
         let (config, host) = (&mut request.config, &mut request.host_config);
         config.image = image.clone();
@@ -136,14 +125,38 @@ mod tests {
     }
 
     #[test]
-    fn unknown_options_are_named() {
-        assert_eq!(parse("--nope image").unwrap_err(), "unknown flag: --nope");
-        assert_eq!(parse("--nope=1 image").unwrap_err(), "unknown flag: --nope");
-        assert!(
-            parse("-x image")
-                .unwrap_err()
-                .contains("unknown shorthand flag: 'x'")
+    fn values_may_be_attached_to_short_options() {
+        let request =
+            parse("--rm -p8080:80 -eA=b -v/tmp:/x -uroot -m100m -w/tmp -lfoo=bar -hfoo -c512 -it image -e");
+        let (config, host) = request
+            .map(|request| (request.config, request.host_config))
+            .unwrap();
+        assert_eq!(
+            (config.image.as_str(), config.cmd),
+            ("image", vec!["-e".to_string()])
         );
+        assert_eq!(
+            (config.env, config.user.as_str()),
+            (vec!["A=b".to_string()], "root")
+        );
+        assert_eq!(
+            (config.working_dir.as_str(), config.hostname.as_str()),
+            ("/tmp", "foo")
+        );
+        assert_eq!(config.labels.get("foo").map(String::as_str), Some("bar"));
+        assert!(config.tty && config.open_stdin && host.port_bindings.contains_key("80/tcp"));
+        assert_eq!(
+            (host.binds, host.resources.memory),
+            (vec!["/tmp:/x".to_string()], 100 << 20)
+        );
+        assert_eq!(host.resources.cpu_shares, 512);
+    }
+
+    #[test]
+    fn unknown_options_are_named() {
+        assert!(parse("--nope image").unwrap_err().contains("'--nope'"));
+        assert!(parse("--nope=1 image").unwrap_err().contains("'--nope'"));
+        assert!(parse("-x image").unwrap_err().contains("'-x'"));
         assert!(parse("--rm").is_err());
         assert!(
             parse("--memory x image")

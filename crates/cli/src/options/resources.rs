@@ -131,6 +131,9 @@ pub fn parse_swap(text: &str) -> Result<i64, String> {
 /// `1.5` processors, in billionths.
 pub fn parse_cpus(text: &str) -> Result<i64, String> {
     let wrong = || format!("failed to parse {text} as a rational number");
+    if text.starts_with('-') {
+        return Err("it must not be negative".to_string());
+    }
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
     let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
     if (whole.is_empty() && fraction.is_empty()) || !digits(whole) || !digits(fraction) {

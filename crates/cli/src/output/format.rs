@@ -49,7 +49,7 @@ pub fn render(format: &str, default_table: &str, headers: &Headers, rows: Vec<Ro
     };
     let source = format.trim_matches(' ').replace("\\t", "\t").replace("\\n", "\n");
     let json_of_row = source.contains("json .}}") || source.contains("json . ");
-    let template = Format::parse(&source).map_err(|message| Failure::new(message).with_code(64))?;
+    let template = Format::parse(&source).map_err(Failure::new)?;
     let mut out = String::new();
     if table {
         let mut heading = Row::default();

@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-/// The signals that are passed on to a container without a terminal.
+/// The signals that are passed on to a container.
 pub const PROXIED: &[i32] = &[
     libc::SIGHUP,
     libc::SIGINT,
@@ -16,7 +16,7 @@ pub const PROXIED: &[i32] = &[
     libc::SIGTSTP,
 ];
 
-/// The signals that end a session with a terminal, which has to be restored then.
+/// The signals that end a session with a terminal when they are not passed on; the terminal has to be restored then.
 pub const ENDING: &[i32] = &[libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM];
 
 /// The terminal's size changed.
