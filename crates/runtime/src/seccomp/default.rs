@@ -5,7 +5,8 @@
 //! namespaces or change mounts, that reach kernel interfaces with a record of escapes (bpf, perf, keyrings, io_uring,
 //! userfaultfd), and obsolete ones. Capabilities open again what they are about: a container that has
 //! `CAP_SYS_ADMIN` may mount. Sockets of the families `AF_ALG` and `AF_VSOCK` are refused: the first exposes the
-//! kernel's crypto code, the second talks to the hypervisor past every network namespace.
+//! kernel's crypto code, the second talks to the hypervisor past every network namespace. Not so for 32-bit programs that
+//! call socketcall(2), whose arguments lie in memory, where no filter sees them: it stays allowed, as in Docker's.
 //!
 //! The lists hold names of all supported ABIs; the compiler skips what an ABI does not have.
 
@@ -111,27 +112,28 @@ const NAMESPACE_FLAGS: u64 = (libc::CLONE_NEWNS
     | libc::CLONE_NEWPID
     | libc::CLONE_NEWNET) as u64;
 
-/// All socket families but `AF_ALG` (38) and `AF_VSOCK` (40).
-const ALLOWED_FAMILIES: [Arg; 3] = [
-    Arg {
-        index: 0,
-        value: libc::AF_ALG as u64,
-        value_two: 0,
-        op: Operator::Less,
-    },
-    Arg {
-        index: 0,
-        value: libc::AF_NFC as u64,
-        value_two: 0,
-        op: Operator::Equal,
-    },
-    Arg {
-        index: 0,
-        value: libc::AF_VSOCK as u64,
-        value_two: 0,
-        op: Operator::Greater,
-    },
+/// Socket families: all up to 63 (the kernel has 46) but `AF_ALG` (38) and `AF_VSOCK` (40). The kernel looks at the lower 32
+/// bits of the argument only, and so must the filter.
+const ALLOWED_FAMILIES: [Arg; 8] = [
+    families(0, 32),
+    families(32, 4),
+    families(36, 2),
+    families(39, 1),
+    families(41, 1),
+    families(42, 2),
+    families(44, 4),
+    families(48, 16),
 ];
+
+/// `count` families from `first` on; `count` is a power of two, `first` a multiple of it.
+const fn families(first: u64, count: u64) -> Arg {
+    Arg {
+        index: 0,
+        value: 0xffff_ffff & !(count - 1),
+        value_two: first,
+        op: Operator::MaskedEqual,
+    }
+}
 
 /// `PER_LINUX`, `PER_LINUX32`, either with `UNAME26`, and the query.
 const ALLOWED_PERSONAS: [u64; 5] = [0x0, 0x8, 0x2_0000, 0x2_0008, 0xffff_ffff];
