@@ -7,6 +7,7 @@
 use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 
 use super::protocol::LogConfig;
 use crate::Result;
@@ -42,7 +43,7 @@ impl Log {
     /// # Errors
     /// When the file cannot be opened.
     pub fn open(config: LogConfig) -> Result<Self> {
-        let file = open_file(&config).context(|| format!("open the log {}", config.path.display()))?;
+        let file = open_file(&config.path).context(|| format!("open the log {}", config.path.display()))?;
         let size = file.metadata().map(|metadata| metadata.len()).unwrap_or(0);
         let mut attrs = Vec::new();
         if !config.attrs.is_empty() {
@@ -138,6 +139,9 @@ impl Log {
         }
         if self.file.write_all(&self.text).is_ok() {
             self.size += self.text.len() as u64;
+        } else {
+            // Half a line would swallow the next one that fits again.
+            let _ = self.file.set_len(self.size);
         }
         self.text.clear();
         if self.text.capacity() > 128 << 10 {
@@ -149,32 +153,34 @@ impl Log {
     }
 
     fn rotate(&mut self) {
-        let name = |number: u32| {
-            let mut name = self.config.path.clone().into_os_string();
-            name.push(format!(".{number}"));
-            name
+        // The new file first: without it, every line from here on would push an older file out.
+        let next = self.name("next");
+        let Ok(file) = open_file(&next) else {
+            return;
         };
-        if self.config.max_files <= 1 {
-            let _ = std::fs::remove_file(&self.config.path);
-        } else {
+        let name = |number: u32| self.name(&number.to_string());
+        if self.config.max_files > 1 {
             for number in (1..self.config.max_files - 1).rev() {
                 let _ = std::fs::rename(name(number), name(number + 1));
             }
             let _ = std::fs::rename(&self.config.path, name(1));
         }
-        if let Ok(file) = open_file(&self.config) {
+        if std::fs::rename(&next, &self.config.path).is_ok() {
             self.file = file;
             self.size = 0;
         }
     }
+
+    /// An older file, or one to be.
+    fn name(&self, end: &str) -> PathBuf {
+        let mut name = self.config.path.clone().into_os_string();
+        name.push(format!(".{end}"));
+        name.into()
+    }
 }
 
-fn open_file(config: &LogConfig) -> std::io::Result<File> {
-    File::options()
-        .create(true)
-        .append(true)
-        .mode(0o640)
-        .open(&config.path)
+fn open_file(path: &Path) -> std::io::Result<File> {
+    File::options().create(true).append(true).mode(0o640).open(path)
 }
 
 fn memchr(byte: u8, bytes: &[u8]) -> Option<usize> {
@@ -357,6 +363,54 @@ mod tests {
         let newest = lines(&dir.path().join("json.log.1"));
         let older = lines(&dir.path().join("json.log.2"));
         assert!(older.last().unwrap()["log"].as_str() < newest[0]["log"].as_str());
+    }
+
+    #[test]
+    fn a_full_disk_tears_no_line() {
+        // Detached: nobody sees it, and it is gone with its descriptor.
+        let size = [("size".to_owned(), Some("64k".to_owned()))];
+        let Ok(disk) = crate::rootfs::new_file_system("tmpfs", "tmpfs", &size, 0) else {
+            return; // It takes root.
+        };
+        let dir = PathBuf::from(format!(
+            "/proc/self/fd/{}",
+            std::os::fd::AsRawFd::as_raw_fd(&disk)
+        ));
+        let config = LogConfig {
+            path: dir.join("json.log"),
+            max_size: 0,
+            max_files: 1,
+            attrs: vec![],
+        };
+        let mut log = Log::open(config).unwrap();
+        std::fs::write(dir.join("filler"), vec![0; 16 << 10]).unwrap();
+        for _ in 0..100 {
+            log.write(Stream::Output, format!("{}\n", "x".repeat(3000)).as_bytes(), 0);
+        }
+        let full = lines(&dir.join("json.log")).len();
+        std::fs::remove_file(dir.join("filler")).unwrap();
+        log.write(Stream::Output, b"good again\n", 0);
+        let after = lines(&dir.join("json.log"));
+        assert!((1..100).contains(&full) && after.len() == full + 1);
+        assert_eq!(after[full]["log"], "good again\n");
+    }
+
+    #[test]
+    fn a_log_that_cannot_be_rotated_loses_no_older_file() {
+        let (dir, mut log) = log(1000, 3);
+        let write = |log: &mut Log| {
+            for number in 0..30 {
+                log.write(Stream::Output, format!("line {number}\n").as_bytes(), 0);
+            }
+        };
+        write(&mut log);
+        let older = std::fs::read(dir.path().join("json.log.1")).unwrap();
+        std::fs::create_dir(dir.path().join("json.log.next")).unwrap();
+        write(&mut log);
+        assert_eq!(std::fs::read(dir.path().join("json.log.1")).unwrap(), older);
+        std::fs::remove_dir(dir.path().join("json.log.next")).unwrap();
+        write(&mut log);
+        assert!(dir.path().join("json.log").metadata().unwrap().len() < 1200);
     }
 
     #[test]
