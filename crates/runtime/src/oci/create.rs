@@ -145,6 +145,11 @@ fn spawn(
 ) -> Result<(Container, Init)> {
     let hierarchies = Hierarchies::detect()?;
     let cgroup = CgroupPath::from_oci(&spec.linux().cgroups_path, id)?;
+    state::write_private(
+        &dir.join(state::MAKING),
+        &serde_json::to_vec(&cgroup).unwrap_or_default(),
+    )
+    .context(|| "record that the container is being made")?;
     let created = now();
     let start: Option<OwnedFd> = wait
         .then(|| {

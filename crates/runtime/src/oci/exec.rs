@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize};
@@ -11,7 +11,7 @@ use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetat
 use super::create::{send_terminal, write_pid};
 use super::state::{Container, Status};
 use crate::error::Context;
-use crate::process::{self, ExecPlan, Stdio};
+use crate::process::{self, ExecPlan, Stdio, terminal};
 use crate::spec::Process;
 use crate::{Error, ErrorKind, Result, seccomp};
 
@@ -214,52 +214,88 @@ pub(super) fn proxy(master: &OwnedFd, pidfd: BorrowedFd<'_>) -> Result<i32> {
         }
     };
     copy_size();
-    let (mut buffer, mut input_open, mut output_open) = (vec![0; 16 << 10], true, true);
+    // What the program does not read must not keep its output waiting.
+    rustix::io::ioctl_fionbio(master, true).context(|| "prepare the terminal")?;
+    // Held while the process lives: it may close its terminal everywhere and open it again.
+    let mut slave = terminal::peer(master.as_fd()).ok();
+    let (mut buffer, mut queue, mut input_open) = (vec![0; 16 << 10], Vec::new(), true);
     loop {
-        let none = PollFlags::empty();
-        let mut fds = [
-            PollFd::from_borrowed_fd(pidfd, if output_open { none } else { PollFlags::IN }),
+        let mut wanted = PollFlags::IN;
+        wanted.set(PollFlags::OUT, !queue.is_empty());
+        let reads = input_open && queue.len() < INPUT_HIGH_WATER;
+        let mut fds = vec![
+            PollFd::from_borrowed_fd(pidfd, PollFlags::IN),
             PollFd::new(&signals.0, PollFlags::IN),
-            PollFd::new(master, if output_open { PollFlags::IN } else { none }),
-            PollFd::from_borrowed_fd(
-                rustix::stdio::stdin(),
-                if input_open { PollFlags::IN } else { none },
-            ),
         ];
-        match poll(&mut fds, None) {
+        // What is not wanted is left out: a hang-up would be reported without end.
+        if slave.is_some() {
+            fds.push(PollFd::new(master, wanted));
+        }
+        if reads {
+            fds.push(PollFd::from_borrowed_fd(rustix::stdio::stdin(), PollFlags::IN));
+        }
+        match poll(&mut fds, slave.is_none().then_some(&HANGUP_PAUSE)) {
             Err(Errno::INTR) => continue,
             other => other.context(|| "wait for the container")?,
         };
-        let ready: [bool; 4] = std::array::from_fn(|index| !fds[index].revents().is_empty());
-        if ready[1]
-            && let Some(signal) = signals.read()
-        {
+        let mut ready = fds.iter().map(|fd| !fd.revents().is_empty());
+        let mut next = |wanted: bool| wanted && ready.next().unwrap_or(false);
+        let (ended, signalled) = (next(true), next(true));
+        let (output, input) = (next(slave.is_some()), next(reads));
+        if signalled && let Some(signal) = signals.read() {
             if signal == Signal::WINCH {
                 copy_size();
             } else {
                 let _ = pidfd_send_signal(pidfd, signal);
             }
         }
-        if ready[2] && output_open {
-            match rustix::io::read(master, &mut buffer[..]) {
-                Ok(count @ 1..) => write_all(rustix::stdio::stdout(), &buffer[..count]),
-                Err(Errno::INTR | Errno::AGAIN) => {}
-                // EIO: the other side is closed everywhere.
-                Ok(0) | Err(_) => output_open = false,
-            }
-        }
-        if ready[3] && input_open {
+        if input {
             match rustix::io::read(rustix::stdio::stdin(), &mut buffer[..]) {
-                Ok(count @ 1..) => write_all(master.as_fd(), &buffer[..count]),
+                Ok(count @ 1..) => queue.extend_from_slice(&buffer[..count]),
                 Err(Errno::INTR | Errno::AGAIN) => {}
                 Ok(0) | Err(_) => input_open = false,
             }
         }
-        if !output_open && ready[0] {
+        if !queue.is_empty()
+            && let Ok(count) = rustix::io::write(master, &queue)
+        {
+            queue.drain(..count);
+        }
+        if ended {
+            drop(slave);
+            // What is there now: others may have it open and write for ever.
+            for _ in 0..LAST_PIECES {
+                match rustix::io::read(master, &mut buffer[..]) {
+                    Ok(count @ 1..) => write_all(rustix::stdio::stdout(), &buffer[..count]),
+                    _ => break,
+                }
+            }
             return reap(pidfd);
+        }
+        if slave.is_none() {
+            slave = terminal::peer(master.as_fd()).ok();
+        } else if output {
+            match rustix::io::read(master, &mut buffer[..]) {
+                Ok(count @ 1..) => write_all(rustix::stdio::stdout(), &buffer[..count]),
+                Err(Errno::INTR | Errno::AGAIN) => {}
+                // EIO: the other side is closed everywhere, ours too.
+                Ok(0) | Err(_) => slave = None,
+            }
         }
     }
 }
+
+/// Input waiting for the process beyond which no more is read.
+const INPUT_HIGH_WATER: usize = 64 << 10;
+
+/// How long a terminal that was hung up is left alone: 50 ms.
+const HANGUP_PAUSE: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 50_000_000,
+};
+
+/// How many pieces are read after the process's end: far more than a terminal holds.
+const LAST_PIECES: usize = 64;
 
 fn write_all(fd: BorrowedFd<'_>, mut bytes: &[u8]) {
     while !bytes.is_empty() {

@@ -5,6 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use rustix::process::{Pid, Signal, pidfd_send_signal};
 
 use super::state::{Container, START, Status, through_descriptor};
@@ -66,13 +67,13 @@ impl Container {
         }
         let status = self.status();
         if status == Status::Stopped {
-            return Err(Error::new(
-                ErrorKind::Conflict,
-                format!("container {} is not running", self.id()),
-            ));
+            return Err(self.not_running());
         }
         let pidfd = self.pidfd()?;
-        pidfd_send_signal(&pidfd, signal).context(|| format!("send a signal to container {}", self.id()))?;
+        match pidfd_send_signal(&pidfd, signal) {
+            Err(Errno::SRCH) => return Err(self.not_running()),
+            other => other.context(|| format!("send a signal to container {}", self.id()))?,
+        }
         // Without a PID namespace of its own, the others would go on.
         let shares = self
             .spec()?

@@ -1,8 +1,9 @@
 //! What is kept of a container between commands.
 
 use std::collections::BTreeMap;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
@@ -16,6 +17,8 @@ use crate::{Error, ErrorKind, Result};
 
 const STATE: &str = "state.json";
 const CONFIG: &str = "config.json";
+/// Where its cgroup is going to be: all that can be left when the making of a container is cut short.
+pub(super) const MAKING: &str = "making.json";
 /// The socket the first process waits on until it is started.
 pub(super) const START: &str = "start.sock";
 
@@ -109,10 +112,10 @@ impl Container {
 
     pub(super) fn save(&self, spec: &Spec) -> Result<()> {
         let failed = |error| Error::with_source(ErrorKind::System, "encode the container's state", error);
-        std::fs::write(self.dir.join(CONFIG), serde_json::to_vec(spec).map_err(failed)?)
+        write_private(&self.dir.join(CONFIG), &serde_json::to_vec(spec).map_err(failed)?)
             .context(|| "keep the container's configuration")?;
         let aside = self.dir.join("state.tmp");
-        std::fs::write(&aside, serde_json::to_vec(&self.record).map_err(failed)?)
+        write_private(&aside, &serde_json::to_vec(&self.record).map_err(failed)?)
             .and_then(|()| std::fs::rename(&aside, self.dir.join(STATE)))
             .context(|| "write the container's state")
     }
@@ -159,12 +162,7 @@ impl Container {
     /// # Errors
     /// `Conflict` when it has ended.
     pub fn pidfd(&self) -> Result<OwnedFd> {
-        let ended = || {
-            Error::new(
-                ErrorKind::Conflict,
-                format!("container {} is not running", self.record.id),
-            )
-        };
+        let ended = || self.not_running();
         let pid = self.pid().ok_or_else(ended)?;
         let pidfd = pidfd_open(pid, PidfdFlags::empty()).map_err(|_| ended())?;
         // The number may have been given away before the pidfd was opened, not after.
@@ -173,6 +171,14 @@ impl Container {
         } else {
             Err(ended())
         }
+    }
+
+    /// In words containerd looks for: runc's.
+    pub(super) fn not_running(&self) -> Error {
+        Error::new(
+            ErrorKind::Conflict,
+            format!("container not running: {}", self.record.id),
+        )
     }
 
     /// Its cgroup.
@@ -210,6 +216,17 @@ impl Container {
             owner: String::new(),
         })
     }
+}
+
+/// Writes a new file that is its owner's alone: the environment is in the configuration, and secrets are in that.
+pub(super) fn write_private(path: &Path, text: &[u8]) -> std::io::Result<()> {
+    std::fs::File::options()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)?
+        .write_all(text)
 }
 
 /// Runs `call` with a short path of directory `dir`: the paths of sockets are limited to 107 bytes.
@@ -258,6 +275,19 @@ pub fn discard_unfinished(root: &Path, id: &str) -> Result<()> {
     let dir = root.join(id);
     if !is_unfinished(&dir) {
         return Ok(());
+    }
+    let cgroup = std::fs::read(dir.join(MAKING))
+        .ok()
+        .and_then(|text| serde_json::from_slice::<CgroupPath>(&text).ok());
+    if let Some(path) = cgroup {
+        match Cgroup::open(&Hierarchies::detect()?, &path) {
+            Ok(cgroup) => {
+                cgroup.kill_all(rustix::process::Signal::KILL)?;
+                cgroup.destroy()?;
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
     }
     std::fs::remove_dir_all(&dir).context(|| format!("remove {}", dir.display()))
 }

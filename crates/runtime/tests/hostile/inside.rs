@@ -22,6 +22,14 @@ pub fn main(arguments: &[String]) -> ! {
         [script] if script.starts_with("/script") => println!("ESCAPED: this is the host's interpreter"),
         ["stop-others"] => stop_others(),
         ["reopen"] => reopen(),
+        ["oom-score", wanted] => {
+            assert_eq!(
+                std::fs::read_to_string("/proc/self/oom_score_adj")
+                    .unwrap()
+                    .trim(),
+                *wanted
+            )
+        }
         ["exit", code] => std::process::exit(code.parse().unwrap()),
         ["home"] => println!("HOME={}", std::env::var("HOME").unwrap()),
         ["open", numbers @ ..] => open(numbers),

@@ -172,6 +172,11 @@ fn start() {
     let mut bundle = Bundle::new(&["nothing"]);
     bundle.script_as_program();
     assert_eq!(bundle.call("create", &[]).code, 0);
+    for name in ["config.json", "state.json"] {
+        let file = bundle.state().join(&bundle.id).join(name);
+        let mode = std::os::unix::fs::MetadataExt::mode(&file.metadata().unwrap());
+        assert_eq!(mode & 0o777, 0o600, "{name}: secrets are in the environment");
+    }
     let outcome = bundle.call("start", &[]);
     assert!(
         outcome.code == 125 && outcome.said.contains("exec format"),
@@ -206,8 +211,14 @@ fn killed_create() {
     assert_eq!(bundle.call("delete", &[]).code, 0);
     assert_eq!(bundle.leftovers(), Vec::<String>::new());
 
-    // Killed before there was a record, its directory is all that is left.
+    // Killed before there was a record, its directory and cgroup are all that is left.
     std::fs::create_dir_all(bundle.state().join(&bundle.id)).unwrap();
+    let path = vessel_runtime::cgroup::CgroupPath::parse(&bundle.id).unwrap();
+    let making = bundle.state().join(&bundle.id).join("making.json");
+    std::fs::write(making, serde_json::to_vec(&path).unwrap()).unwrap();
+    let hierarchies = vessel_runtime::cgroup::Hierarchies::detect().unwrap();
+    vessel_runtime::cgroup::Cgroup::create(&hierarchies, &path, &Default::default()).unwrap();
+    assert!(bundle.leftovers().len() > 1);
     let again = bundle.call("create", &[]);
     assert!(again.code == 125 && again.said.contains("--force"), "{again:?}");
     assert_eq!(bundle.call("delete", &[]).code, 0);
@@ -227,7 +238,8 @@ fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
 }
 
 fn success() {
-    let bundle = Bundle::new(&["nothing"]);
+    let mut bundle = Bundle::new(&["oom-score", "123"]);
+    bundle.config["process"]["oomScoreAdj"] = json!(123);
     assert_eq!(bundle.run().code, 0);
     assert_eq!(bundle.leftovers(), Vec::<String>::new());
 }
