@@ -15,11 +15,19 @@ use crate::{Error, ErrorKind, Result};
 /// When the mappings are not valid, or this process may not make them.
 pub fn user_namespace(uids: &[IdMapping], gids: &[IdMapping]) -> Result<OwnedFd> {
     let failed = || "make a user namespace for an idmapped mount";
-    // SAFETY: the child makes one plain system call and ends with another.
+    let parent = rustix::process::getpid().as_raw_nonzero().get();
+    // SAFETY: the child makes plain system calls only.
     let (pid, pidfd) = match unsafe { Clone3::new(flags::NEWUSER).pidfd().call() }.context(failed)? {
         Side::Child => loop {
-            // SAFETY: waits to be killed; no memory is touched.
-            unsafe { libc::pause() };
+            // SAFETY: these take integers, end this process or wait for its end; no memory is touched.
+            unsafe {
+                // It must not outlive its parent, nor keep what that has open.
+                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+                if libc::getppid() != parent {
+                    libc::_exit(1);
+                }
+                libc::pause();
+            }
         },
         Side::Parent { pid, pidfd } => (pid, pidfd),
     };

@@ -60,13 +60,22 @@ fn prepare(child: &Child<'_>) -> Result<Infallible> {
     // Modes in the configuration are meant as they are written.
     let umask = rustix::process::umask(Mode::empty());
 
+    let joined = namespaces.joined(NamespaceKind::User).is_some();
+    if !user_made
+        && !joined
+        && let Some(adjustment) = process.oom_score_adj
+    {
+        // Its own: whoever else wrote it could be later than the program. And now: /proc is still the host's.
+        std::fs::write("/proc/self/oom_score_adj", adjustment.to_string())
+            .context(|| format!("set oom_score_adj to {adjustment}"))?;
+    }
     let mut given_root = None;
     if *user_made {
         // The parent writes the mappings, and makes an overlay whose owners are mapped.
         let ToChild::Go(root) = channel.hear_parent()?;
         given_root = root;
         identity::become_root()?;
-    } else if namespaces.joined(NamespaceKind::User).is_some() {
+    } else if joined {
         identity::become_root()?;
     }
     namespaces.enter()?;

@@ -316,11 +316,13 @@ fn supervise(
 ) -> Result<Prepared> {
     let raw_pid = pid.as_raw_nonzero().get();
     let linux = plan.spec.linux();
-    if let Some(adjustment) = plan
-        .spec
-        .process
-        .as_ref()
-        .and_then(|process| process.oom_score_adj)
+    // In a user namespace it may not lower its own.
+    if (namespaces.makes(NamespaceKind::User) || namespaces.joined(NamespaceKind::User).is_some())
+        && let Some(adjustment) = plan
+            .spec
+            .process
+            .as_ref()
+            .and_then(|process| process.oom_score_adj)
     {
         std::fs::write(format!("/proc/{raw_pid}/oom_score_adj"), adjustment.to_string())
             .context(|| format!("set oom_score_adj to {adjustment}"))?;

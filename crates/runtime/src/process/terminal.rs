@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{FileType, Gid, Mode, OFlags, Uid};
+use rustix::fs::{FileType, Gid, Mode, OFlags, ResolveFlags, Uid};
 use rustix::io::Errno;
 use rustix::termios::{Winsize, tcsetwinsize};
 
@@ -34,22 +34,23 @@ pub struct Terminal {
 pub fn open(root: BorrowedFd<'_>, size: Option<ConsoleSize>, uid: u32) -> Result<Terminal> {
     // First the directory, then what is in it: nobody can put anything of his own into a devpts.
     let flags = OFlags::PATH | OFlags::DIRECTORY;
-    let instance = open_in_root(
-        root,
-        Path::new("/dev/pts"),
-        flags,
-        rustix::fs::ResolveFlags::empty(),
-    )
-    .context(|| "make a terminal: open /dev/pts of the container")?;
+    let instance = open_in_root(root, Path::new("/dev/pts"), flags, ResolveFlags::empty())
+        .context(|| "make a terminal: open /dev/pts of the container")?;
     let file_system = rustix::fs::fstatfs(&instance).context(|| "make a terminal")?;
     if file_system.f_type != DEVPTS_MAGIC {
         return Err(Error::invalid(
             "a terminal needs a devpts file system at /dev/pts of the container: add it to the mounts",
         ));
     }
-    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let master = rustix::fs::openat(&instance, "ptmx", flags, Mode::empty())
-        .context(|| "make a terminal: open /dev/pts/ptmx of the container")?;
+    // Something may be mounted over it.
+    let direct = ResolveFlags::NO_XDEV | ResolveFlags::NO_SYMLINKS;
+    let master = open_in_root(
+        &instance,
+        Path::new("ptmx"),
+        OFlags::RDWR | OFlags::NOCTTY,
+        direct,
+    )
+    .context(|| "make a terminal: open /dev/pts/ptmx of the container")?;
     rustix::pty::unlockpt(&master).context(|| "make a terminal: unlock it")?;
     let slave = peer(master.as_fd()).context(|| "make a terminal: open its other side")?;
     if let Some(size) = size {
