@@ -16,6 +16,7 @@ use rustix::mount::OpenTreeFlags;
 use super::protocol::{self, Attach, ShimConfig};
 use super::spare::Spare;
 use crate::error::Context;
+use crate::sys::close_range;
 use crate::sys::mount_setattr::{MountAttr, attr, mount_setattr};
 use crate::{Error, ErrorKind, Result};
 
@@ -55,6 +56,8 @@ impl Launcher {
     /// When the executable cannot be opened; a kernel or a privilege that does not allow the read-only mount is not an
     /// error: the plain file is used then (as without root, where a container cannot write it either).
     pub fn new() -> Result<Self> {
+        // What this process was started with is not for shims, which inherit whatever is not close-on-exec.
+        close_range::set_cloexec_from(3).context(|| "mark inherited descriptors")?;
         let executable = own_executable()?;
         let spare = Spare::keep(executable.try_clone().context(|| "open the running executable")?)?;
         Ok(Self { executable, spare })
