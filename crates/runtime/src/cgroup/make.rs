@@ -63,8 +63,10 @@ pub(super) fn member(
     }
     let dir = Dir::open(full.clone()).map_err(|errno| not_opened(&full, errno))?;
     if !fresh {
-        // One that was prepared for us is fine, one that somebody lives in is not.
-        let processes = dir.processes().map_err(|errno| not_opened(&full, errno))?;
+        // One that was prepared for us is fine, one that somebody lives in, or below it, is not.
+        let mut processes = Vec::new();
+        dir.processes_recursive(MAX_DEPTH, &mut processes)
+            .map_err(|errno| not_opened(&full, errno))?;
         if !processes.is_empty() {
             return Err(Error::new(
                 ErrorKind::Conflict,
