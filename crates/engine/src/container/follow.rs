@@ -114,7 +114,7 @@ impl Engine {
 
     /// The shim is gone without a word: what it recorded counts; else everything in the cgroup is killed.
     pub(crate) fn end_without_shim(&self, container: &Container) -> (Exit, String) {
-        let recorded = read_exit(&self.paths.exit_file(&container.id));
+        let recorded = self.exit_of(&container.id);
         if let Err(error) = self.clear_cgroup(container) {
             tracing::warn!(container = container.id, "{error}");
         }
@@ -145,7 +145,13 @@ impl Engine {
 
     /// The log of what a run had: for containers of an earlier daemon.
     pub(crate) fn recorded_exit(&self, record: &Record) -> Option<Exit> {
-        read_exit(&self.paths.exit_file(&record.id))
+        self.exit_of(&record.id)
+    }
+
+    /// What a shim recorded, in its own directory if the disk was full.
+    fn exit_of(&self, id: &str) -> Option<Exit> {
+        read_exit(&self.paths.exit_file(id))
+            .or_else(|| read_exit(&self.paths.shim(id).join(vessel_runtime::shim::protocol::EXIT)))
     }
 }
 

@@ -1,6 +1,7 @@
 //! Speaking with shims.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -39,8 +40,21 @@ fn nobody_listens(error: &vessel_runtime::Error) -> bool {
     })
 }
 
+/// How long a shim may take to answer. It never waits for anything but an exec's program, and for that 10 s.
+const ANSWER: Duration = Duration::from_secs(30);
+
 /// Sends a request and receives its reply; the stream goes on as the protocol says.
 pub(crate) async fn request(directory: PathBuf, request: &Request) -> Result<(Reply, UnixStream)> {
+    match tokio::time::timeout(ANSWER, exchange(directory, request)).await {
+        Ok(answered) => answered,
+        Err(_) => Err(Error::system(format!(
+            "the container's shim did not answer within {} s: is it stopped, or the machine overloaded?",
+            ANSWER.as_secs()
+        ))),
+    }
+}
+
+async fn exchange(directory: PathBuf, request: &Request) -> Result<(Reply, UnixStream)> {
     let frame = protocol::encode(request)?;
     let Some(mut stream) = connect(directory).await? else {
         return Err(Error::conflict(

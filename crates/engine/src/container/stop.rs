@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::process::Signal;
 use vessel_runtime::shim::Request;
 
 use super::record::Status;
@@ -103,7 +104,12 @@ impl Engine {
             if error.kind() == ErrorKind::Conflict {
                 return Ok(());
             }
-            return Err(error.wrap(format!("Cannot kill container: {}", record.name)));
+            // The kernel needs no shim for this one.
+            if number != libc::SIGKILL {
+                return Err(error.wrap(format!("Cannot kill container: {}", record.name)));
+            }
+            let cgroup = self.container_cgroup(container)?;
+            blocking(move || Ok(cgroup.kill_all(Signal::KILL)?)).await?;
         }
         self.container_event(&record, "kill", &[("signal", number.to_string())]);
         let ends = number == libc::SIGKILL
