@@ -689,12 +689,7 @@ pub(crate) fn remove_interface(route: &mut Socket, name: &str) -> Result<()> {
     }
 }
 
-fn install_rules(
-    nft: &mut Socket,
-    config: &BridgeConfig,
-    subnet: Ipv4Net,
-    bridges_only: bool,
-) -> Result<()> {
+fn install_rules(nft: &mut Socket, config: &BridgeConfig, subnet: Ipv4Net, bridges_only: bool) -> Result<()> {
     let rules = Ruleset {
         table: &config.table,
         bridge: &config.name,

@@ -4,7 +4,12 @@ use crate::harness::{Daemon, daemon};
 
 fn start(daemon: &Daemon, args: &[&str]) {
     let script = "while :; do sleep 1000; done";
-    let all = [&["run", "-d", "--stop-timeout", "0"], args, &["busybox", "sh", "-c", script]].concat();
+    let all = [
+        &["run", "-d", "--stop-timeout", "0"],
+        args,
+        &["busybox", "sh", "-c", script],
+    ]
+    .concat();
     daemon.vessel(&all).ok();
 }
 
@@ -12,12 +17,24 @@ fn start(daemon: &Daemon, args: &[&str]) {
 fn shared_memory_is_shared_and_limited() {
     let Some(daemon) = daemon() else { return };
     let size = "df -k /dev/shm | tail -1 | awk '{print $2}'";
-    start(&daemon, &["--name", "one", "--ipc", "shareable", "--shm-size", "8m"]);
+    start(
+        &daemon,
+        &["--name", "one", "--ipc", "shareable", "--shm-size", "8m"],
+    );
     let exec = |script: &str| daemon.vessel(&["exec", "one", "sh", "-c", script]).ok();
     exec("echo hello > /dev/shm/word");
     assert_eq!(exec(size), "8192");
     let joined = |script: &str| {
-        let run = ["run", "--rm", "--ipc", "container:one", "busybox", "sh", "-c", script];
+        let run = [
+            "run",
+            "--rm",
+            "--ipc",
+            "container:one",
+            "busybox",
+            "sh",
+            "-c",
+            script,
+        ];
         daemon.vessel(&run).ok()
     };
     assert_eq!(joined("cat /dev/shm/word; echo there > /dev/shm/word"), "hello");
@@ -25,7 +42,17 @@ fn shared_memory_is_shared_and_limited() {
     assert_eq!(exec("cat /dev/shm/word"), "there");
     assert!(joined("grep ' /dev/shm ' /proc/mounts").contains("nosuid,nodev,noexec"));
     // One that is mounted on purpose goes before.
-    let run = ["run", "--rm", "--ipc", "container:one", "--tmpfs", "/dev/shm", "busybox", "ls", "/dev/shm"];
+    let run = [
+        "run",
+        "--rm",
+        "--ipc",
+        "container:one",
+        "--tmpfs",
+        "/dev/shm",
+        "busybox",
+        "ls",
+        "/dev/shm",
+    ];
     assert_eq!(daemon.vessel(&run).ok(), "");
     start(&daemon, &["--name", "two", "--ipc", "private"]);
     let run = ["run", "--rm", "--ipc", "container:two", "busybox", "true"];
@@ -54,16 +81,27 @@ fn a_subpath_stays_in_its_volume() {
     }
     // Another container exchanges the directory for a link all the time.
     let toggle = format!(
-        "while :; do mkdir /v/t; rmdir /v/t; ln -s {} /v/t; rm /v/t; done",
+        "while :; do mkdir /v/t; usleep 20000; rmdir /v/t; ln -s {} /v/t; usleep 10000; rm /v/t; done",
         outside.display()
     );
-    let run = ["run", "-d", "--name", "toggler", "--stop-timeout", "0", "-v", "data:/v", "busybox"];
+    let run = [
+        "run",
+        "-d",
+        "--name",
+        "toggler",
+        "--stop-timeout",
+        "0",
+        "-v",
+        "data:/v",
+        "busybox",
+    ];
     daemon.vessel(&[&run[..], &["sh", "-c", &toggle]].concat()).ok();
-    let mut mounted = 0;
+    let (mut mounted, mut last) = (0, None);
     for _ in 0..40 {
         let said = look("t", &["ls", "/d"]);
         assert!(!said.out.contains("secret"), "the host's directory was mounted");
         mounted += usize::from(said.code == 0);
+        last = Some(said);
     }
-    assert!(mounted > 0, "the directory was never met");
+    assert!(mounted > 0, "the directory was never met: {last:?}");
 }

@@ -102,7 +102,10 @@ mod tests {
         rustix::fs::statat(&copy, "mine", rustix::fs::AtFlags::empty()).unwrap();
         assert!(subpath(&mount, &volume).is_err(), "a link was followed");
         for bad in ["../outside", "/etc", "missing"] {
-            let mount = MountRecord { subpath: bad.into(), ..mount.clone() };
+            let mount = MountRecord {
+                subpath: bad.into(),
+                ..mount.clone()
+            };
             assert!(subpath(&mount, &volume).is_err(), "{bad}");
         }
     }

@@ -76,8 +76,9 @@ impl Watcher {
         {
             return Ok(Arc::clone(&running.shared));
         }
-        let inotify = Inotify::init()
-            .context(|| "follow the log (too many programs watch files? see fs.inotify.max_user_instances)")?;
+        let inotify = Inotify::init().context(
+            || "follow the log (too many programs watch files? see fs.inotify.max_user_instances)",
+        )?;
         let shared = Arc::new(Shared {
             followed: Mutex::new(Followed {
                 watches: inotify.watches(),
@@ -133,7 +134,9 @@ async fn dispatch(mut inotify: AsyncFd<Inotify>, shared: Arc<Shared>) {
     };
     let followed = shared.followed();
     // Only this task sets it, once.
-    let _ = shared.failed.set(Error::system(format!("follow the log: {error}")));
+    let _ = shared
+        .failed
+        .set(Error::system(format!("follow the log: {error}")));
     for changed in followed.waiting.values().flatten() {
         changed.notify_one();
     }
@@ -191,21 +194,36 @@ mod tests {
         for number in 0..2 {
             std::fs::create_dir(of(number)).unwrap();
         }
-        let watches: Vec<Watch> = (0..400).map(|number| watcher.watch(&of(number)).unwrap()).collect();
+        let watches: Vec<Watch> = (0..400)
+            .map(|number| watcher.watch(&of(number)).unwrap())
+            .collect();
         std::fs::write(of(0).join("log"), "x").unwrap();
         for watch in watches.iter().step_by(2) {
-            timeout(Duration::from_secs(10), watch.changed()).await.unwrap().unwrap();
+            timeout(Duration::from_secs(10), watch.changed())
+                .await
+                .unwrap()
+                .unwrap();
         }
-        assert!(timeout(Duration::from_millis(50), watches[1].changed()).await.is_err());
+        assert!(
+            timeout(Duration::from_millis(50), watches[1].changed())
+                .await
+                .is_err()
+        );
         // Some leave, the others stay; all leave and one comes back.
         let mut watches = watches;
         watches.truncate(2);
         std::fs::write(of(1).join("log"), "x").unwrap();
-        timeout(Duration::from_secs(10), watches[1].changed()).await.unwrap().unwrap();
+        timeout(Duration::from_secs(10), watches[1].changed())
+            .await
+            .unwrap()
+            .unwrap();
         watches.clear();
         assert!(watcher.shared().unwrap().followed().waiting.is_empty());
         let again = watcher.watch(&of(1)).unwrap();
         std::fs::write(of(1).join("log"), "y").unwrap();
-        timeout(Duration::from_secs(10), again.changed()).await.unwrap().unwrap();
+        timeout(Duration::from_secs(10), again.changed())
+            .await
+            .unwrap()
+            .unwrap();
     }
 }

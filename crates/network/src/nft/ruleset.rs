@@ -9,7 +9,8 @@ use rustix::io::Errno;
 
 use super::expr::{Is, Rule, Side, Verdict};
 use super::{
-    CREATE, MSG_DELRULE, MSG_GETCHAIN, MSG_NEWCHAIN, MSG_NEWRULE, MSG_NEWSET, MSG_NEWTABLE, elements, push, transaction,
+    CREATE, MSG_DELRULE, MSG_GETCHAIN, MSG_NEWCHAIN, MSG_NEWRULE, MSG_NEWSET, MSG_NEWTABLE, elements, push,
+    transaction,
 };
 use crate::netlink::message::Batch;
 use crate::netlink::{Refusal, Socket};
@@ -50,10 +51,16 @@ pub(crate) struct Ruleset<'a> {
 /// Whether the table that exists lets the host forward for bridges only.
 pub(crate) fn bridges_only(nft: &mut Socket, table: &str) -> Result<bool, Refusal> {
     let mut batch = Batch::new();
-    push(&mut batch, "look for an nftables chain of", MSG_GETCHAIN, 0, |a| {
-        a.str(1, table);
-        a.str(3, OTHERS);
-    });
+    push(
+        &mut batch,
+        "look for an nftables chain of",
+        MSG_GETCHAIN,
+        0,
+        |a| {
+            a.str(1, table);
+            a.str(3, OTHERS);
+        },
+    );
     match nft.request(batch) {
         Ok(()) => Ok(true),
         Err(refusal) if refusal.errno == Errno::NOENT => Ok(false),
