@@ -431,12 +431,14 @@ impl Engine {
         Ok(())
     }
 
-    /// Makes the anonymous volumes of a container that is about to be removed outlive it.
-    pub(crate) fn disown_volumes(&self, mounts: &[MountRecord]) -> Result<()> {
+    /// Makes the anonymous volumes of a container that is about to be removed outlive it. Those of another container that
+    /// is there are still that one's.
+    pub(crate) fn disown_volumes(&self, container: &str, mounts: &[MountRecord]) -> Result<()> {
         for mount in mounts {
             let mut records = self.volumes.write();
             if let Some(record) = records.get_mut(&mount.name)
                 && !record.owner.is_empty()
+                && (record.owner == container || self.containers.get(&record.owner).is_none())
             {
                 let disowned = VolumeRecord {
                     owner: String::new(),

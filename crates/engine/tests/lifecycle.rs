@@ -190,6 +190,13 @@ fn what_nobody_owns_is_removed_and_anonymous_volumes_go_with_their_container() {
             volumes: true,
             ..RemoveOptions::default()
         };
+        let other = request(|_, host| host.volumes_from = vec![made.id.clone()]);
+        let other = engine.container_create(None, None, other).await.unwrap();
+        engine
+            .container_remove(&other.id, RemoveOptions::default())
+            .await
+            .unwrap();
+        assert_eq!(volumes().await, 2);
         engine.container_remove(&made.id, options).await.unwrap();
         assert_eq!(volumes().await, 1);
         let refused = engine

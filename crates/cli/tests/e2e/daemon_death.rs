@@ -188,3 +188,86 @@ fn restart_policies_hold_across_daemons() {
             && daemon.inspect("always", "{{.State.Pid}}") != pid
     });
 }
+
+/// The process that watches a container's.
+fn shim_of(pid: &str) -> rustix::process::Pid {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let parent = status
+        .lines()
+        .find_map(|line| line.strip_prefix("PPid:"))
+        .unwrap();
+    rustix::process::Pid::from_raw(parent.trim().parse().unwrap()).unwrap()
+}
+
+#[test]
+fn a_shim_that_stalls_while_the_daemon_comes_up_keeps_its_container() {
+    use rustix::process::{Signal, kill_process};
+    let Some(mut daemon) = daemon() else { return };
+    for name in ["stalled", "ends"] {
+        daemon
+            .vessel(&["run", "-d", "--name", name, "busybox", "sleep", "1000"])
+            .ok();
+    }
+    let pid = daemon.inspect("stalled", "{{.State.Pid}}");
+    let ends = daemon.inspect("ends", "{{.State.Pid}}");
+    let shims = [shim_of(&pid), shim_of(&ends)];
+    daemon.crash();
+    for shim in shims {
+        kill_process(shim, Signal::STOP).unwrap();
+    }
+    daemon.start();
+    assert_eq!(
+        daemon.inspect("stalled", "{{.State.Status}} {{.State.Pid}}"),
+        format!("running {pid}")
+    );
+    // One goes on, the other ends before anybody could ask it.
+    kill_process(shims[1], Signal::KILL).unwrap();
+    kill_process(shims[0], Signal::CONT).unwrap();
+    assert_eq!(daemon.vessel(&["exec", "stalled", "echo", "there"]).ok(), "there");
+    daemon.until("the other is recorded as ended", |daemon| {
+        daemon.inspect("ends", "{{.State.Status}} {{.State.ExitCode}}") == "exited 137"
+    });
+    daemon.until("the one is followed", |daemon| daemon.log().contains("adopted"));
+    daemon.vessel(&["stop", "-t", "0", "stalled"]).ok();
+    assert_eq!(
+        daemon.inspect("stalled", "{{.State.Status}} {{.State.ExitCode}}"),
+        "exited 137"
+    );
+}
+
+#[test]
+fn what_is_restarted_by_a_new_daemon_starts_at_the_first_attempt() {
+    let Some(mut daemon) = daemon() else { return };
+    let names: Vec<String> = (0..8).map(|number| format!("always{number}")).collect();
+    for name in &names {
+        daemon
+            .vessel(&[
+                "run",
+                "-d",
+                "--name",
+                name,
+                "--restart",
+                "always",
+                "busybox",
+                "sleep",
+                "1000",
+            ])
+            .ok();
+    }
+    let pids: Vec<String> = names
+        .iter()
+        .map(|name| daemon.inspect(name, "{{.State.Pid}}"))
+        .collect();
+    daemon.crash();
+    for pid in &pids {
+        let pid = rustix::process::Pid::from_raw(pid.parse().unwrap()).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    }
+    daemon.start();
+    for name in &names {
+        daemon.until("it runs again", |daemon| {
+            daemon.inspect(name, "{{.State.Running}} {{.RestartCount}}") == "true 1"
+        });
+    }
+    assert!(!daemon.log().contains("restart: "), "{}", daemon.log());
+}

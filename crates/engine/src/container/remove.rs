@@ -77,7 +77,7 @@ impl Engine {
         }
         let record = container.record();
         if !volumes {
-            self.disown_volumes(&record.mounts)?;
+            self.disown_volumes(&record.id, &record.mounts)?;
         }
         if !record.host.auto_remove {
             // A removal that is interrupted is finished by the next daemon; what removes itself is known by its record.

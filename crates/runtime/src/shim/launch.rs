@@ -142,9 +142,14 @@ pub fn connect(dir: &Path) -> Result<UnixStream> {
 /// Whether the shim whose directory is `dir` lives, or has been launched and is about to begin. What it runs may end
 /// a moment later than it.
 pub fn is_held(dir: &Path) -> bool {
-    std::fs::File::open(dir.join(protocol::CONFIG)).is_ok_and(|file| {
-        rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared) == Err(rustix::io::Errno::WOULDBLOCK)
-    })
+    match std::fs::File::open(dir.join(protocol::CONFIG)) {
+        Ok(file) => {
+            rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared)
+                == Err(rustix::io::Errno::WOULDBLOCK)
+        }
+        // Who cannot open it, for lack of descriptors for one, does not know.
+        Err(error) => error.kind() != std::io::ErrorKind::NotFound,
+    }
 }
 
 /// The running executable, through a detached read-only mount where the system allows.
