@@ -132,7 +132,9 @@ impl Reference {
         match self.path.strip_prefix(OFFICIAL) {
             // library/a/b would read back as user "a".
             Some(name) if !name.contains('/') => name.to_owned(),
-            _ => self.path.clone(),
+            _ if split_domain(&self.path) == (DEFAULT_DOMAIN, &self.path) => self.path.clone(),
+            // docker.io/a.b/c would read back as c of the registry a.b.
+            _ => self.repository(),
         }
     }
 
@@ -327,6 +329,7 @@ mod tests {
                 "debian:1",
             ),
             ("docker.io/library/debian", "docker.io/library/debian", "debian"),
+            ("docker.io/a.b/c", "docker.io/a.b/c", "docker.io/a.b/c"),
             ("docker.io/library/a/b", "docker.io/library/a/b", "library/a/b"),
             ("localhost/app", "localhost/app", "localhost/app"),
             (
