@@ -134,4 +134,3 @@ async fn send_all(
         }
     }
 }
-
