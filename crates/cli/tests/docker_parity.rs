@@ -249,6 +249,27 @@ const SAME: &[&[&str]] = &[
     &["system", "df"],
     &["system", "df", "-v"],
     &["system", "df", "--format", "{{.Type}}: {{.TotalCount}} {{.Size}}"],
+    &[
+        "system",
+        "df",
+        "-v",
+        "--format",
+        "{{range .Images}}{{.Repository}}:{{.Tag}} {{.ID}}{{end}}",
+    ],
+    &[
+        "system",
+        "df",
+        "-v",
+        "--format",
+        "{{range .Volumes}}{{.Name}} {{.Links}} {{.Size}}{{end}}",
+    ],
+    &[
+        "system",
+        "df",
+        "-v",
+        "--format",
+        "{{len .Containers}} {{json .BuildCache}}",
+    ],
     // One thing.
     &["inspect", "up"],
     &["inspect", "-s", "up"],
@@ -828,9 +849,18 @@ fn docker_and_vessel_do_the_same() {
     }
     let mut differences = Vec::new();
     for arguments in SAME {
-        let theirs = run("docker", &dockerd.host(), arguments, b"input");
-        let ours = vessel(&dockerd, arguments, b"input");
-        compare(arguments, &theirs, &ours, &mut differences);
+        // A second may begin between the two, which "5 seconds ago" shows; not twice.
+        let mut found = Vec::new();
+        for _ in 0..2 {
+            found.clear();
+            let theirs = run("docker", &dockerd.host(), arguments, b"input");
+            let ours = vessel(&dockerd, arguments, b"input");
+            compare(arguments, &theirs, &ours, &mut found);
+            if found.is_empty() {
+                break;
+            }
+        }
+        differences.append(&mut found);
     }
     for (arguments, undo) in CHANGING {
         let theirs = docker(&dockerd, arguments);

@@ -7,7 +7,7 @@ use crate::app::Run;
 use crate::context::Context;
 use crate::failure::{Failure, Result};
 use crate::output;
-use crate::output::format::{Headers, Row, render};
+use crate::output::format::{Headers, Row, render, render_lists};
 use crate::output::text::short_id;
 use crate::output::units::{ago, human_size};
 
@@ -33,16 +33,15 @@ const TABLE: &str = "{{.Type}}\t{{.TotalCount}}\t{{.Active}}\t{{.Size}}\t{{.Recl
 
 impl Run for Args {
     fn run(self, context: &Context) -> Result {
-        if self.verbose && !self.format.is_empty() && self.format != "json" {
-            return Err(Failure::new("conflicting options: --format and --verbose"));
-        }
         let usage = context.client()?.disk_usage(self.verbose)?;
         if self.verbose && self.format == "json" {
             let value = serde_json::to_string(&usage).map_err(Failure::new)?;
             output::print_line(&value)?;
             return Ok(());
         }
-        let text = if self.verbose {
+        let text = if self.verbose && !self.format.is_empty() {
+            render_lists(&self.format, lists(&usage, false))?
+        } else if self.verbose {
             verbose(&usage)?
         } else {
             let format = if self.format.is_empty() {
@@ -169,33 +168,45 @@ fn summary(usage: &DiskUsage) -> [Kind; 4] {
     ]
 }
 
-fn verbose(usage: &DiskUsage) -> Result<String> {
-    let mut out = String::from("Images space usage:\n\n");
+/// Everything one by one, by the names templates know it by.
+fn lists(usage: &DiskUsage, truncate: bool) -> [(&'static str, Vec<Row>); 4] {
     let mut rows = Vec::new();
     for image in &usage.images {
         for name in images::names(image, false) {
-            rows.push(images::row(image, &name, true));
+            rows.push(images::row(image, &name, truncate));
         }
     }
+    let container = |container| ps::row_without_virtual_size(container, truncate);
+    [
+        ("Images", rows),
+        ("Containers", usage.containers.iter().map(container).collect()),
+        ("Volumes", usage.volumes.iter().map(volume::row).collect()),
+        ("BuildCache", usage.build_cache.iter().map(cache_row).collect()),
+    ]
+}
+
+fn verbose(usage: &DiskUsage) -> Result<String> {
+    let [image_rows, containers, volumes, build_cache] = lists(usage, true).map(|(_, rows)| rows);
+    let mut out = String::from("Images space usage:\n\n");
     out.push_str(&render(
         "table",
         "{{.Repository}}\t{{.Tag}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}\t{{.SharedSize}}\t{{.UniqueSize}}\t{{.Containers}}",
         images::HEADERS,
-        rows,
+        image_rows,
     )?);
     out.push_str("\nContainers space usage:\n\n");
     out.push_str(&render(
         "table",
         "{{.ID}}\t{{.Image}}\t{{.Command}}\t{{.LocalVolumes}}\t{{.Size}}\t{{.RunningFor}}\t{{.Status}}\t{{.Names}}",
         ps::HEADERS,
-        usage.containers.iter().map(ps::row_without_virtual_size).collect(),
+        containers,
     )?);
     out.push_str("\nLocal Volumes space usage:\n\n");
     out.push_str(&render(
         "table",
         "{{.Name}}\t{{.Links}}\t{{.Size}}",
         volume::HEADERS,
-        usage.volumes.iter().map(volume::row).collect(),
+        volumes,
     )?);
     let cache: i64 = usage
         .build_cache
@@ -217,7 +228,7 @@ fn verbose(usage: &DiskUsage) -> Result<String> {
         "table",
         "{{.ID}}\t{{.CacheType}}\t{{.Size}}\t{{.CreatedSince}}\t{{.LastUsedSince}}\t{{.UsageCount}}\t{{.Shared}}",
         CACHE,
-        usage.build_cache.iter().map(cache_row).collect(),
+        build_cache,
     )?);
     if !usage.vessel_items.is_empty() {
         let total: u64 = usage.vessel_items.iter().map(|item| item.size).sum();
@@ -309,6 +320,11 @@ mod tests {
             (3, 1, 12, 7)
         );
         assert_eq!(cache.total, 0);
+        let said = render_lists(
+            "{{len .Images}} {{range .Containers}}{{.Size}} {{end}}{{json .BuildCache}}",
+            lists(&usage, false),
+        );
+        assert_eq!(said.unwrap(), "2 10B 20B []");
         let table = render("table", TABLE, HEADERS, vec![images.row(), cache.row()]).unwrap();
         assert!(
             table.contains("Images        2         1         1kB       500B (50%)\n"),

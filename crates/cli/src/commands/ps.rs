@@ -145,8 +145,8 @@ fn row(container: &ContainerSummary, truncate: bool) -> Row {
 }
 
 /// The same with the size of the container's own layer alone.
-pub fn row_without_virtual_size(container: &ContainerSummary) -> Row {
-    row(container, true).text("Size", human_size_digits(container.size_rw as f64, 3))
+pub fn row_without_virtual_size(container: &ContainerSummary, truncate: bool) -> Row {
+    row(container, truncate).text("Size", human_size_digits(container.size_rw as f64, 3))
 }
 
 fn names(names: &[String], truncate: bool) -> String {

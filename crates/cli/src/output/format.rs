@@ -79,6 +79,22 @@ pub fn render(format: &str, default_table: &str, headers: &Headers, rows: Vec<Ro
     Ok(if table { tabwriter::align(&out) } else { out })
 }
 
+/// Renders several lists at once, each of which a template knows by its name: `{{json .Images}}`.
+pub fn render_lists<const N: usize>(format: &str, lists: [(&'static str, Vec<Row>); N]) -> Result<String> {
+    let source = format.replace("\\t", "\t").replace("\\n", "\n");
+    let template = Format::parse(&source).map_err(Failure::new)?;
+    let rows = |rows: Vec<Row>| {
+        let maps = rows.into_iter().map(|mut row| {
+            row.0.remove(LABELS);
+            Value::Map(Arc::new(row.0))
+        });
+        Value::List(maps.collect())
+    };
+    let all = lists.map(|(name, list)| (Arc::from(name), rows(list)));
+    let data = Data::from_value(Value::Map(Arc::new(BTreeMap::from(all))));
+    template.apply(&data).map_err(Failure::new)
+}
+
 fn with_fields(message: String, headers: &Headers) -> Failure {
     if !message.contains("no field") {
         return Failure::new(message);
