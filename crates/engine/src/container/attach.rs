@@ -1,5 +1,7 @@
 //! Attaching to a container's streams.
 
+use std::sync::Arc;
+
 use rustix::event::{PollFd, PollFlags, Timespec};
 use tokio::net::UnixStream;
 use vessel_runtime::shim::{Attach, Request};
@@ -127,13 +129,13 @@ impl Engine {
         })
     }
 
-    async fn attach_stream(&self, container: &super::Container, attach: Attach) -> Result<UnixStream> {
+    async fn attach_stream(&self, container: &Arc<super::Container>, attach: Attach) -> Result<UnixStream> {
         let (ours, theirs) =
             std::os::unix::net::UnixStream::pair().context(|| "make a stream for the client")?;
         match container.wait_for_start(theirs.into(), &attach) {
             Waiting::ForStart => return shim::asynchronous(ours),
             // Those that waited were handed to the shim: this one asks it, when the start is over.
-            Waiting::Starting => drop(container.op.lock().await),
+            Waiting::Starting => drop(self.lock_op(container).await?),
             Waiting::Runs => {}
             Waiting::InVain => {
                 return Err(Error::conflict(format!(
