@@ -131,6 +131,7 @@ impl Engine {
         let engine = blocking(move || Self::build(config)).await?;
         let engine = Arc::new(engine);
         engine.adopt_all().await?;
+        engine.collect_after_start();
         Ok(engine)
     }
 

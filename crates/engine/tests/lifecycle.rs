@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use vessel_api::{ContainerConfig, ContainerCreateRequest, HostConfig, VolumeCreateRequest};
+use vessel_engine::images::{ImportOptions, Progress};
 use vessel_engine::{Engine, EngineConfig, ErrorKind, EventsOptions, Filters, ListOptions, RemoveOptions};
 
 /// A network of its own for the whole test process, so that bridges and rules end with it.
@@ -227,6 +228,58 @@ fn a_second_engine_on_the_root_is_refused() {
         let error = Engine::open(config(world.directory.path())).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Conflict);
         assert!(error.message().contains("in use by another"), "{error}");
+    });
+}
+
+/// A daemon that is killed while it loads, and a load that fails late, leave layers that no image has: they go, and what
+/// a load that is under way has stored stays.
+#[test]
+fn layers_of_no_image_are_collected() {
+    let Some(world) = World::new() else { return };
+    let root = world.directory.path().join("root");
+    let stored = || {
+        let count = |directory: &str| std::fs::read_dir(root.join(directory)).unwrap().count();
+        (count("layers"), count("blobs/sha256"))
+    };
+    let leave = |content: &vessel_image::Store| {
+        let archive = vessel_init::hello_archive();
+        vessel_image::load(content, archive.as_slice(), &Default::default(), &mut |_| {}).unwrap()
+    };
+    // As after a kill: nothing is recorded.
+    std::fs::create_dir(&root).unwrap();
+    drop(leave(&vessel_image::Store::open(&root).unwrap()));
+    assert_eq!(stored(), (1, 1));
+    world.run(async |_engine| {
+        assert_eq!(stored(), (1, 1), "the start waited for it");
+        let gone = async {
+            while stored() != (0, 0) {
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            }
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(20), gone)
+            .await
+            .expect("the leftovers of a killed daemon stay");
+    });
+    world.run(async |engine| {
+        let fail = async || {
+            let refused = engine.image_load(&b"junk"[..], true, Progress::silent()).await;
+            assert_eq!(refused.unwrap_err().kind(), ErrorKind::Invalid);
+        };
+        let under_way = leave(engine.images().content());
+        fail().await;
+        assert_eq!(stored(), (1, 1), "a load under way lost its layers");
+        drop(under_way);
+        fail().await;
+        assert_eq!(stored(), (0, 0));
+        drop(leave(engine.images().content()));
+        let refused = engine
+            .image_import(&b"junk"[..], ImportOptions::default(), Progress::silent())
+            .await;
+        assert_eq!(refused.unwrap_err().kind(), ErrorKind::Invalid);
+        assert_eq!(stored(), (0, 0));
+        drop(leave(engine.images().content()));
+        let report = engine.image_prune(&Filters::default()).await.unwrap();
+        assert_eq!((stored(), report.images_deleted.len()), ((0, 0), 1));
     });
 }
 

@@ -227,7 +227,9 @@ fn saved_archives_load_again_and_are_reproducible() {
         assert_eq!(loaded[0].references, std::slice::from_ref(&reference));
         assert_eq!(loaded[0].layers, image.layers);
         assert_eq!(loaded[0].raw_config, image.raw_config);
-        assert_eq!(loaded[0].manifest.is_some(), format == Format::Oci);
+        // Nothing is stored that no record will mention.
+        let blobs: Vec<_> = second.blobs().unwrap().into_iter().map(|blob| blob.digest).collect();
+        assert_eq!(blobs, [image.id.clone()]);
         for (i, layer) in layers.iter().enumerate() {
             assert!(archive_of(&second, &loaded[0], i) == *layer);
         }
@@ -299,8 +301,6 @@ fn oci_layouts_with_compressed_layers_and_platforms() {
     assert_eq!(images[0].references[0].familiar(), "multi:1");
     assert_eq!(images[0].layers.len(), 2);
     assert!(archive_of(&store, &images[0], 1) == layer);
-    let (descriptor, raw) = images[0].manifest.as_ref().unwrap();
-    assert!(descriptor.digest.verify(raw));
     // Asked for a platform that is not there, it says which ones are.
     let options = vessel_image::LoadOptions {
         platform: Platform {

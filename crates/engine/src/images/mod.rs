@@ -2,9 +2,10 @@
 //! (`transfer`).
 //!
 //! An image is its configuration's digest; names are given and taken away in [`crate::image_index`]. Content belongs
-//! to the content store, and what neither an image nor a container uses is collected after every removal.
+//! to the content store, and what neither an image nor a container uses is collected (`collect`).
 
 mod changes;
+mod collect;
 pub(crate) mod flush;
 mod glob;
 mod remove;

@@ -7,11 +7,11 @@
 use std::sync::Arc;
 
 use vessel_api::{ImageDeleteItem, ImagesPruneReport, Map};
-use vessel_image::{Collected, Digest, ImageConfig, LiveSet, Reference};
+use vessel_image::{ImageConfig, Reference};
 
-use super::{CHANGES, bad_until, chain_id, created};
+use super::{CHANGES, bad_until, created};
 use crate::container::record::Status;
-use crate::{Container, Engine, Error, ErrorKind, Filters, Result, blocking, time};
+use crate::{Container, Engine, Error, ErrorKind, Filters, Result, time};
 
 impl Engine {
     /// Gives an image a further name.
@@ -166,57 +166,6 @@ impl Engine {
             ..ImageDeleteItem::default()
         }));
         Ok(collected.freed)
-    }
-
-    /// Removes the blobs and layers that no image and no container uses.
-    pub(crate) async fn collect_images(self: &Arc<Self>) -> Result<Collected> {
-        let engine = Arc::clone(self);
-        blocking(move || {
-            let content = engine.images().content().clone();
-            let mut unreadable = None;
-            let collected = content.collect(|| {
-                let mut live = LiveSet::default();
-                let marked = engine.mark_live(&mut live);
-                if let Err(error) = marked {
-                    // What is not known to be unused is used.
-                    unreadable = Some(error);
-                    live.layers
-                        .extend(content.layers().into_iter().flatten().map(|layer| layer.chain_id));
-                    live.blobs
-                        .extend(content.blobs().into_iter().flatten().map(|blob| blob.digest));
-                }
-                live
-            })?;
-            match unreadable {
-                Some(error) => Err(error.wrap("unused layers were not removed")),
-                None => Ok(collected),
-            }
-        })
-        .await
-    }
-
-    fn mark_live(&self, live: &mut LiveSet) -> Result<()> {
-        for (id, record) in self.images().all() {
-            live.blobs.insert(id.parse::<Digest>()?);
-            for digest in &record.repo_digests {
-                if let Some((_, manifest)) = digest.split_once('@') {
-                    live.blobs.insert(manifest.parse::<Digest>()?);
-                }
-            }
-            for chain in &record.chain_ids {
-                live.layers.insert(chain_id(chain)?);
-            }
-        }
-        for container in self.containers() {
-            // A container may outlive its image when its removal was forced.
-            if let Ok(id) = container.record().image_id.parse::<Digest>() {
-                live.blobs.insert(id);
-            }
-            for layer in &container.record().layers {
-                live.layers.insert(chain_id(layer)?);
-            }
-        }
-        Ok(())
     }
 
     /// Removes images that no container uses: those without a name or, with `dangling=false`, all.

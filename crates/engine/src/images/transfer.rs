@@ -112,6 +112,15 @@ impl Engine {
         quiet: bool,
         progress: Progress,
     ) -> Result<()> {
+        self.or_collect(self.load_images(input, quiet, progress)).await
+    }
+
+    async fn load_images(
+        &self,
+        input: impl Read + Send + 'static,
+        quiet: bool,
+        progress: Progress,
+    ) -> Result<()> {
         let content = self.images().content().clone();
         let layers = if quiet {
             Progress::silent()
@@ -183,6 +192,15 @@ impl Engine {
     /// A name, platform or change that is not valid; an archive that is malformed or hostile.
     pub async fn image_import(
         self: &Arc<Self>,
+        input: impl Read + Send + 'static,
+        options: ImportOptions,
+        progress: Progress,
+    ) -> Result<()> {
+        self.or_collect(self.import_image(input, options, progress)).await
+    }
+
+    async fn import_image(
+        &self,
         input: impl Read + Send + 'static,
         options: ImportOptions,
         progress: Progress,

@@ -72,7 +72,6 @@ fn image(contents: &Contents, item: Item) -> Result<Found> {
         id,
         raw: raw.to_vec(),
         config,
-        manifest: None,
         references,
         layers,
     })

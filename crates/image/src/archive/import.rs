@@ -79,7 +79,6 @@ pub fn import(store: &Store, input: impl Read, options: &ImportOptions) -> Resul
         id,
         raw_config,
         config,
-        manifest: None,
         references: Vec::new(),
         layers: vec![layer],
         lease,

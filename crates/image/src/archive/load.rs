@@ -9,7 +9,7 @@ use crate::config::ImageConfig;
 use crate::digest::{ChainId, DiffId, Digest};
 use crate::error::{Error, ErrorKind, Result, show};
 use crate::fs::Limits;
-use crate::manifest::{Descriptor, Platform};
+use crate::manifest::Platform;
 use crate::reference::Reference;
 use crate::store::{LayerInfo, Lease, mismatch};
 use crate::{Store, store::PendingLayer};
@@ -61,8 +61,6 @@ pub struct LoadedImage {
     pub raw_config: Vec<u8>,
     /// The configuration.
     pub config: ImageConfig,
-    /// The manifest it came with, if any.
-    pub manifest: Option<(Descriptor, Vec<u8>)>,
     /// The names it came with.
     pub references: Vec<Reference>,
     /// The layers, bottom first.
@@ -83,7 +81,6 @@ pub(super) struct Found {
     pub(super) id: Digest,
     pub(super) raw: Vec<u8>,
     pub(super) config: ImageConfig,
-    pub(super) manifest: Option<(Descriptor, Vec<u8>)>,
     pub(super) references: Vec<Reference>,
     pub(super) layers: Vec<FoundLayer>,
 }
@@ -96,8 +93,9 @@ pub(super) struct FoundLayer {
 
 /// Loads every image of an archive: `docker save`'s format or an OCI layout, compressed or not.
 ///
-/// The archive is read once, front to back. All is verified before the first image is stored; after an error
-/// nothing of the archive remains.
+/// The archive is read once, front to back. All is verified before the first image is stored: an archive that is
+/// refused leaves nothing behind. When the store itself fails later, what it has of the archive is left to the next
+/// [`Store::collect`]. Of an OCI layout the manifests are not kept: an image is its configuration and its layers.
 pub fn load(
     store: &Store,
     input: impl Read + Send,
@@ -242,14 +240,10 @@ impl Plan {
             layers.push(layer);
         }
         store.put_blob(&image.raw, &mut lease)?;
-        if let Some((_, raw)) = &image.manifest {
-            store.put_blob(raw, &mut lease)?;
-        }
         Ok(LoadedImage {
             id: image.id,
             raw_config: image.raw,
             config: image.config,
-            manifest: image.manifest,
             references: image.references,
             layers,
             lease,

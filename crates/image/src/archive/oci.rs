@@ -135,7 +135,6 @@ impl Search<'_> {
                     id: crate::Digest::sha256(config_raw),
                     raw: config_raw.to_vec(),
                     config,
-                    manifest: Some((descriptor.clone(), raw.to_vec())),
                     references: names,
                     layers,
                 });

@@ -1,0 +1,103 @@
+//! Content that nothing needs: found and removed after a removal, after a load or import that failed, and after a start.
+//!
+//! Layers get their place in the content store before an image is recorded that has them, so a daemon that is killed
+//! meanwhile, or a disk that is full, leaves layers that no record knows. What is being loaded has leases, and what is
+//! leased stays: a collection may run at any time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use vessel_image::{Collected, Digest, LiveSet};
+
+use super::chain_id;
+use crate::{Engine, Result, blocking};
+
+/// How long after a start an earlier daemon's leftovers are looked for: who waited for the daemon comes first.
+const AFTER_START: Duration = Duration::from_secs(3);
+
+impl Engine {
+    /// Collects what an earlier daemon left behind, in the background and a while from now. All containers must be
+    /// known: what they use is kept for them.
+    pub(crate) fn collect_after_start(self: &Arc<Self>) {
+        // An engine that is dropped meanwhile is not kept.
+        let engine = Arc::downgrade(self);
+        tokio::spawn(async move {
+            tokio::time::sleep(AFTER_START).await;
+            let Some(engine) = engine.upgrade().filter(|engine| !engine.ending()) else {
+                return;
+            };
+            match engine.collect_images().await {
+                Ok(collected) if collected == Collected::default() => {}
+                Ok(collected) => tracing::info!(
+                    layers = collected.layers.len(),
+                    documents = collected.blobs.len(),
+                    bytes = collected.freed,
+                    "removed what no image and no container uses"
+                ),
+                Err(error) => tracing::warn!("{error}"),
+            }
+        });
+    }
+
+    /// Runs a load or import and, when it fails, collects what it has stored already: its leases have ended by then.
+    pub(super) async fn or_collect<T>(self: &Arc<Self>, work: impl Future<Output = Result<T>>) -> Result<T> {
+        let result = work.await;
+        if result.is_err()
+            && let Err(error) = self.collect_images().await
+        {
+            tracing::warn!("{error}");
+        }
+        result
+    }
+
+    /// Removes the blobs and layers that no image and no container uses.
+    pub(super) async fn collect_images(self: &Arc<Self>) -> Result<Collected> {
+        let engine = Arc::clone(self);
+        blocking(move || {
+            let content = engine.images().content().clone();
+            let mut unreadable = None;
+            let collected = content.collect(|| {
+                let mut live = LiveSet::default();
+                let marked = engine.mark_live(&mut live);
+                if let Err(error) = marked {
+                    // What is not known to be unused is used.
+                    unreadable = Some(error);
+                    live.layers
+                        .extend(content.layers().into_iter().flatten().map(|layer| layer.chain_id));
+                    live.blobs
+                        .extend(content.blobs().into_iter().flatten().map(|blob| blob.digest));
+                }
+                live
+            })?;
+            match unreadable {
+                Some(error) => Err(error.wrap("unused layers were not removed")),
+                None => Ok(collected),
+            }
+        })
+        .await
+    }
+
+    fn mark_live(&self, live: &mut LiveSet) -> Result<()> {
+        for (id, record) in self.images().all() {
+            live.blobs.insert(id.parse::<Digest>()?);
+            for digest in &record.repo_digests {
+                if let Some((_, manifest)) = digest.split_once('@') {
+                    live.blobs.insert(manifest.parse::<Digest>()?);
+                }
+            }
+            for chain in &record.chain_ids {
+                live.layers.insert(chain_id(chain)?);
+            }
+        }
+        for container in self.containers() {
+            // A container may outlive its image when its removal was forced.
+            if let Ok(id) = container.record().image_id.parse::<Digest>() {
+                live.blobs.insert(id);
+            }
+            for layer in &container.record().layers {
+                live.layers.insert(chain_id(layer)?);
+            }
+        }
+        Ok(())
+    }
+}
