@@ -18,8 +18,10 @@ use vessel_runtime::{Error, ErrorKind, Result};
 use args::{Command, Exec, Runtime, Update};
 use failure::Failures;
 
-/// `argv[0]` of the protected process.
-const PROTECTED: &[u8] = b"vessel-runtime";
+/// The name the protected process goes by.
+const NAME: &[u8] = b"vessel-runtime";
+/// The variable that tells a process, by its ID, that it was executed to be protected.
+const TRIED: &str = "_VESSEL_RUNTIME_EXECUTED";
 
 /// Runs the command and ends the process. `arguments` are those after `runtime`.
 pub fn main(arguments: impl Iterator<Item = OsString>) -> ! {
@@ -64,11 +66,14 @@ fn run(arguments: &[OsString]) -> i32 {
 }
 
 /// Goes on as a process whose executable the container cannot write to (CVE-2019-5736): the same program, executed
-/// through a detached read-only mount.
+/// through a detached read-only mount. Whether it is that already the kernel is asked; a name or a variable may come from
+/// anywhere.
 fn protect(arguments: &[OsString]) -> Result<()> {
-    if std::env::args_os()
-        .next()
-        .is_some_and(|name| name.as_bytes() == PROTECTED)
+    let protected = rustix::fs::statvfs("/proc/self/exe")
+        .is_ok_and(|found| found.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY));
+    // Where the system allows no such mount it is not tried for ever.
+    if protected
+        || std::env::var_os(TRIED).is_some_and(|tried| tried == std::process::id().to_string().as_str())
     {
         return Ok(());
     }
@@ -76,17 +81,25 @@ fn protect(arguments: &[OsString]) -> Result<()> {
     let c_string =
         |text: &[u8]| CString::new(text).map_err(|_| Error::invalid("an argument contains a NUL character"));
     let path = c_string(format!("/proc/self/fd/{}", executable.as_raw_fd()).as_bytes())?;
-    let mut argv = vec![c_string(PROTECTED)?, c_string(b"runtime")?];
+    let mut argv = vec![c_string(NAME)?, c_string(b"runtime")?];
     for argument in arguments {
         argv.push(c_string(argument.as_bytes())?);
     }
-    let pointers: Vec<_> = argv
-        .iter()
-        .map(|argument| argument.as_ptr())
-        .chain([std::ptr::null()])
-        .collect();
-    // SAFETY: path and arguments are NUL-terminated strings that outlive the call, the vector ends with a null pointer.
-    unsafe { libc::execv(path.as_ptr(), pointers.as_ptr()) };
+    let mut env = vec![c_string(format!("{TRIED}={}", std::process::id()).as_bytes())?];
+    for (name, value) in std::env::vars_os().filter(|(name, _)| name != TRIED) {
+        env.push(c_string(&[name.as_bytes(), b"=", value.as_bytes()].concat())?);
+    }
+    let pointers = |strings: &[CString]| -> Vec<_> {
+        strings
+            .iter()
+            .map(|string| string.as_ptr())
+            .chain([std::ptr::null()])
+            .collect()
+    };
+    let (arguments, environment) = (pointers(&argv), pointers(&env));
+    // SAFETY: path, arguments and environment are NUL-terminated strings that outlive the call, both vectors end with a
+    // null pointer.
+    unsafe { libc::execve(path.as_ptr(), arguments.as_ptr(), environment.as_ptr()) };
     Err(Error::with_source(
         ErrorKind::System,
         "execute the runtime from a protected place",
