@@ -290,6 +290,60 @@ fn what_is_kept_in_memory_is_bounded() {
 }
 
 #[test]
+fn a_document_is_not_read_as_often_as_it_is_named() {
+    let mut large = config(&[]);
+    large.truncate(large.len() - 1);
+    large.extend_from_slice(br#","x":""#);
+    large.resize((4 << 20) - 2, b'x');
+    large.extend_from_slice(br#""}"#);
+    let list = |count: usize, tags: usize| {
+        let tags = vec!["a:1"; tags];
+        let item = serde_json::json!({"Config": "c", "RepoTags": tags, "Layers": []});
+        serde_json::Value::Array(vec![item; count]).to_string()
+    };
+    let archive = |config: &[u8], manifest: &str| {
+        Tar::new()
+            .file("c", config)
+            .file("manifest.json", manifest.as_bytes())
+            .end()
+    };
+    let (_dir, store) = store();
+    for (config, manifest, why) in [
+        (large.clone(), list(500, 0), "64 MiB of documents"),
+        (config(&[]), list(5000, 0), "4096 images"),
+        (config(&[]), list(10, 2000), "16384 names"),
+    ] {
+        let error = load_bytes(&store, &archive(&config, &manifest)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Limit, "{error}");
+        assert!(error.to_string().contains(why), "{error}");
+    }
+    // The same through an index.
+    let digest = |data: &[u8]| vessel_image::Digest::sha256(data);
+    let descriptor = |data: &[u8]| serde_json::json!({"mediaType": "", "digest": digest(data).to_string(), "size": data.len()});
+    let path = |data: &[u8]| format!("blobs/sha256/{}", digest(data).hex());
+    let manifest = serde_json::json!({"schemaVersion": 2, "config": descriptor(&large), "layers": []});
+    let manifest = manifest.to_string().into_bytes();
+    let layout = |count: usize| {
+        let manifests = vec![descriptor(&manifest); count];
+        let index = serde_json::json!({"schemaVersion": 2, "manifests": manifests}).to_string();
+        Tar::new()
+            .file(&path(&large), &large)
+            .file(&path(&manifest), &manifest)
+            .file("index.json", index.as_bytes())
+            .end()
+    };
+    let error = load_bytes(&store, &layout(500)).unwrap_err();
+    assert!(error.to_string().contains("64 MiB of documents"), "{error}");
+    assert!(leftovers(&store).is_empty());
+    // Some times is no harm.
+    assert_eq!(load_bytes(&store, &layout(10)).unwrap().len(), 1);
+    assert_eq!(
+        load_bytes(&store, &archive(&large, &list(10, 2))).unwrap().len(),
+        1
+    );
+}
+
+#[test]
 fn a_hole_of_terabytes_costs_nothing() {
     use std::os::unix::fs::MetadataExt;
     let (_dir, store) = store();

@@ -6,7 +6,8 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 
 use common::{Tar, archive_of, config, docker_archive, load_bytes, load_layers, store};
 use vessel_image::{
-    ContainerConfig, Digest, Format, ImportOptions, LiveSet, Platform, Reference, SaveImage, import, save,
+    ContainerConfig, Digest, Format, ImageConfig, ImportOptions, LiveSet, Platform, Reference, SaveImage,
+    import, save,
 };
 
 fn every_kind() -> Vec<u8> {
@@ -228,7 +229,12 @@ fn saved_archives_load_again_and_are_reproducible() {
         assert_eq!(loaded[0].layers, image.layers);
         assert_eq!(loaded[0].raw_config, image.raw_config);
         // Nothing is stored that no record will mention.
-        let blobs: Vec<_> = second.blobs().unwrap().into_iter().map(|blob| blob.digest).collect();
+        let blobs: Vec<_> = second
+            .blobs()
+            .unwrap()
+            .into_iter()
+            .map(|blob| blob.digest)
+            .collect();
         assert_eq!(blobs, [image.id.clone()]);
         for (i, layer) in layers.iter().enumerate() {
             assert!(archive_of(&second, &loaded[0], i) == *layer);
@@ -343,8 +349,8 @@ fn imports_a_root_in_every_compression() {
             ..ImportOptions::default()
         };
         let image = import(&store, &archive[..], &options).unwrap();
-        assert_eq!(image.config.rootfs.diff_ids[0].0, Digest::sha256(&root));
-        assert_eq!(store.blob(&image.id).unwrap(), image.raw_config);
+        assert_eq!(image.layers[0].diff_id.0, Digest::sha256(&root));
+        assert_eq!(store.blob(&image.id).unwrap(), *image.raw_config);
         ids.push(image.id);
     }
     assert!(ids.iter().all(|id| *id == ids[0]));
@@ -362,7 +368,7 @@ fn collection_respects_leases_and_records() {
         .unwrap()
         .remove(0);
     let mut live = LiveSet::default();
-    live.add_image(&kept.id, &kept.config);
+    live.add_image(&kept.id, &ImageConfig::parse(&kept.raw_config).unwrap());
     let live = || live.clone();
     assert_eq!(store.collect(live).unwrap(), vessel_image::Collected::default());
     // Released while the collection reads its records, it stays this time.
@@ -398,7 +404,7 @@ fn damage_on_disk_is_noticed() {
     );
     // Loading it again repairs the blob.
     load_layers(&store, &[every_kind()]).unwrap();
-    assert_eq!(store.blob(&image.id).unwrap(), image.raw_config);
+    assert_eq!(store.blob(&image.id).unwrap(), *image.raw_config);
 }
 
 #[test]

@@ -7,6 +7,7 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io::Read;
+use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use super::load::{LoadOptions, Progress};
@@ -25,10 +26,46 @@ use crate::tar::{BLOCK, Kind, TarReader, is_header};
 const BUFFERS: usize = 64;
 /// Documents in one archive, together.
 const MAX_DOCUMENTS: usize = 64 << 20;
+/// Images that an archive lists, each as often as it does.
+const MAX_IMAGES: usize = 4096;
 /// Files in one archive: each layer has three in Docker's old format.
 const MAX_FILES: usize = 65_536;
 /// Links followed to find a layer.
 const MAX_LINKS: usize = 8;
+
+/// What may be read of documents, each counted as often as an archive refers to it: an archive of a few kilobytes can
+/// name one large document thousands of times.
+pub(super) struct Budget {
+    images: usize,
+    bytes: usize,
+}
+
+impl Budget {
+    pub(super) fn new() -> Self {
+        Self {
+            images: MAX_IMAGES,
+            bytes: MAX_DOCUMENTS,
+        }
+    }
+
+    /// One more entry of `manifest.json` or of an index.
+    pub(super) fn image(&mut self) -> Result<()> {
+        self.images = self
+            .images
+            .checked_sub(1)
+            .ok_or_else(|| Error::limit(format!("the archive lists more than {MAX_IMAGES} images")))?;
+        Ok(())
+    }
+
+    /// A document is about to be read.
+    pub(super) fn read(&mut self, document: &[u8]) -> Result<()> {
+        self.bytes = self
+            .bytes
+            .checked_sub(document.len())
+            .ok_or_else(|| Error::limit("the image archive refers to more than 64 MiB of documents"))?;
+        Ok(())
+    }
+}
 
 /// A layer found in the archive.
 pub(super) enum Slot {
@@ -41,7 +78,7 @@ pub(super) enum Slot {
 
 /// Files of an archive by path.
 pub(super) struct Contents {
-    documents: HashMap<Vec<u8>, Vec<u8>>,
+    documents: HashMap<Vec<u8>, Arc<[u8]>>,
     layers: HashMap<Vec<u8>, Slot>,
     links: HashMap<Vec<u8>, Vec<u8>>,
     /// What else was there, for a helpful error.
@@ -160,7 +197,7 @@ impl Contents {
                     "the image archive has more than 64 MiB of documents",
                 ));
             }
-            contents.documents.insert(path, document);
+            contents.documents.insert(path, document.into());
         }
         Ok(contents)
     }
@@ -186,12 +223,12 @@ impl Contents {
     }
 
     /// A document, through links.
-    pub(super) fn document(&self, path: &[u8]) -> Option<&[u8]> {
-        self.documents.get(&self.follow(path)).map(Vec::as_slice)
+    pub(super) fn document(&self, path: &[u8]) -> Option<&Arc<[u8]>> {
+        self.documents.get(&self.follow(path))
     }
 
     /// A document by digest, verified.
-    pub(super) fn blob(&self, digest: &Digest) -> Result<&[u8]> {
+    pub(super) fn blob(&self, digest: &Digest) -> Result<&Arc<[u8]>> {
         let path = blob_path(digest);
         let raw = self.document(path.as_bytes()).ok_or_else(|| {
             Error::new(

@@ -1,13 +1,18 @@
 //! The archive of `docker save`: `manifest.json` lists images, their configuration and layer files.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
-use super::contents::Contents;
+use super::contents::{Budget, Contents};
 use super::load::{Found, FoundLayer};
 use crate::config::ImageConfig;
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result, show};
 use crate::reference::Reference;
+
+/// Names in one archive.
+const MAX_NAMES: usize = 16_384;
 
 /// One image in `manifest.json`.
 #[derive(Serialize, Deserialize)]
@@ -23,10 +28,25 @@ pub(super) struct Item {
 pub(super) fn images(contents: &Contents, manifest: &[u8]) -> Result<Vec<Found>> {
     let items: Vec<Item> = serde_json::from_slice(manifest)
         .map_err(|e| Error::json("manifest.json in the archive is not valid", e))?;
-    items.into_iter().map(|item| image(contents, item)).collect()
+    let names = items
+        .iter()
+        .flat_map(|item| &item.repo_tags)
+        .map(Vec::len)
+        .sum::<usize>();
+    if names > MAX_NAMES {
+        return Err(Error::limit(format!(
+            "the archive gives its images more than {MAX_NAMES} names"
+        )));
+    }
+    let mut budget = Budget::new();
+    items
+        .into_iter()
+        .map(|item| image(contents, item, &mut budget))
+        .collect()
 }
 
-fn image(contents: &Contents, item: Item) -> Result<Found> {
+fn image(contents: &Contents, item: Item, budget: &mut Budget) -> Result<Found> {
+    budget.image()?;
     let raw = contents.document(item.config.as_bytes()).ok_or_else(|| {
         Error::new(
             ErrorKind::NotFound,
@@ -36,6 +56,7 @@ fn image(contents: &Contents, item: Item) -> Result<Found> {
             ),
         )
     })?;
+    budget.read(raw)?;
     let id = Digest::sha256(raw);
     if let Some(hex) = item.config.strip_prefix("blobs/sha256/")
         && hex != id.hex()
@@ -70,8 +91,8 @@ fn image(contents: &Contents, item: Item) -> Result<Found> {
         .collect();
     Ok(Found {
         id,
-        raw: raw.to_vec(),
-        config,
+        raw: Arc::clone(raw),
+        diff_ids: config.rootfs.diff_ids,
         references,
         layers,
     })

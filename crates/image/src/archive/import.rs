@@ -77,8 +77,7 @@ pub fn import(store: &Store, input: impl Read, options: &ImportOptions) -> Resul
     }
     Ok(LoadedImage {
         id,
-        raw_config,
-        config,
+        raw_config: raw_config.into(),
         references: Vec::new(),
         layers: vec![layer],
         lease,

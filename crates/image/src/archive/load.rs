@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 use std::io::Read;
+use std::sync::Arc;
 
 use super::contents::{Contents, Slot};
 use super::{docker, oci};
-use crate::config::ImageConfig;
 use crate::digest::{ChainId, DiffId, Digest};
 use crate::error::{Error, ErrorKind, Result, show};
 use crate::fs::Limits;
@@ -57,10 +57,8 @@ pub enum Progress {
 pub struct LoadedImage {
     /// The image ID: the digest of the configuration.
     pub id: Digest,
-    /// The configuration's bytes.
-    pub raw_config: Vec<u8>,
-    /// The configuration.
-    pub config: ImageConfig,
+    /// The configuration's bytes, for [`ImageConfig::parse`](crate::ImageConfig::parse).
+    pub raw_config: Arc<[u8]>,
     /// The names it came with.
     pub references: Vec<Reference>,
     /// The layers, bottom first.
@@ -79,8 +77,8 @@ impl LoadedImage {
 /// An image described by an archive.
 pub(super) struct Found {
     pub(super) id: Digest,
-    pub(super) raw: Vec<u8>,
-    pub(super) config: ImageConfig,
+    pub(super) raw: Arc<[u8]>,
+    pub(super) diff_ids: Vec<DiffId>,
     pub(super) references: Vec<Reference>,
     pub(super) layers: Vec<FoundLayer>,
 }
@@ -143,9 +141,13 @@ pub fn load(
 /// Images that occur more than once have all their names together.
 fn merge(found: Vec<Found>) -> Vec<Found> {
     let mut out: Vec<Found> = Vec::new();
+    let mut known: HashMap<Digest, usize> = HashMap::new();
     for image in found {
-        match out.iter_mut().find(|other| other.id == image.id) {
-            None => out.push(image),
+        match known.get(&image.id).and_then(|&at| out.get_mut(at)) {
+            None => {
+                known.insert(image.id.clone(), out.len());
+                out.push(image);
+            }
             Some(other) => {
                 for reference in image.references {
                     if !other.references.contains(&reference) {
@@ -173,8 +175,8 @@ struct Plan {
 
 impl Plan {
     fn verify(&mut self, contents: &mut Contents, image: &Found, lease: &mut Lease) -> Result<()> {
-        let chain = image.config.chain();
-        for ((layer, diff_id), chain) in image.layers.iter().zip(&image.config.rootfs.diff_ids).zip(&chain) {
+        let chain = ChainId::chain(&image.diff_ids);
+        for ((layer, diff_id), chain) in image.layers.iter().zip(&image.diff_ids).zip(&chain) {
             let present = lease.pin_layer(chain);
             let Some((_, slot)) = contents.layer(&layer.path) else {
                 if present {
@@ -223,7 +225,7 @@ impl Plan {
     ) -> Result<LoadedImage> {
         let mut lease = store.lease();
         let mut layers: Vec<LayerInfo> = Vec::new();
-        for (diff_id, chain) in image.config.rootfs.diff_ids.iter().zip(image.config.chain()) {
+        for (diff_id, chain) in image.diff_ids.iter().zip(ChainId::chain(&image.diff_ids)) {
             let parent = layers.last().map(|layer| layer.chain_id.clone());
             let layer = if lease.pin_layer(&chain) {
                 store.layer(&chain)?
@@ -243,7 +245,6 @@ impl Plan {
         Ok(LoadedImage {
             id: image.id,
             raw_config: image.raw,
-            config: image.config,
             references: image.references,
             layers,
             lease,

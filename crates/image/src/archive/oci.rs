@@ -1,6 +1,8 @@
 //! OCI image layouts: `index.json` leads to manifests, perhaps through more indexes.
 
-use super::contents::{Contents, blob_path};
+use std::sync::Arc;
+
+use super::contents::{Budget, Contents, blob_path};
 use super::load::{Found, FoundLayer};
 use crate::config::ImageConfig;
 use crate::error::{Error, ErrorKind, Result};
@@ -9,8 +11,6 @@ use crate::reference::Reference;
 
 /// Indexes within indexes.
 const MAX_DEPTH: usize = 4;
-/// Descriptors in all indexes together.
-const MAX_DESCRIPTORS: usize = 4096;
 
 /// The images for a platform in a layout whose `index.json` this is.
 pub(super) fn images(contents: &Contents, index: &[u8], platform: &Platform) -> Result<Vec<Found>> {
@@ -19,7 +19,7 @@ pub(super) fn images(contents: &Contents, index: &[u8], platform: &Platform) -> 
         contents,
         platform,
         found: Vec::new(),
-        seen: 0,
+        budget: Budget::new(),
         offered: Vec::new(),
     };
     search.index(&index, &[], 0)?;
@@ -41,7 +41,7 @@ struct Search<'a> {
     contents: &'a Contents,
     platform: &'a Platform,
     found: Vec<Found>,
-    seen: usize,
+    budget: Budget,
     offered: Vec<String>,
 }
 
@@ -51,12 +51,7 @@ impl Search<'_> {
             return Err(Error::limit("the indexes in the archive are nested too deeply"));
         }
         for descriptor in &index.manifests {
-            self.seen += 1;
-            if self.seen > MAX_DESCRIPTORS {
-                return Err(Error::limit(format!(
-                    "the indexes in the archive list more than {MAX_DESCRIPTORS} manifests"
-                )));
-            }
+            self.budget.image()?;
             self.descriptor(descriptor, names, depth)?;
         }
         Ok(())
@@ -90,6 +85,7 @@ impl Search<'_> {
             return Ok(());
         }
         let raw = self.contents.blob(&descriptor.digest)?;
+        self.budget.read(raw)?;
         if raw.len() as u64 != descriptor.size {
             return Err(Error::invalid(format!(
                 "{} has another size than its descriptor says",
@@ -100,6 +96,7 @@ impl Search<'_> {
             Document::Index(index) => self.index(&index, &names, depth + 1),
             Document::Manifest(manifest) => {
                 let config_raw = self.contents.blob(&manifest.config.digest)?;
+                self.budget.read(config_raw)?;
                 let config = ImageConfig::parse(config_raw)?;
                 let found = Platform {
                     architecture: config.architecture.clone(),
@@ -133,8 +130,8 @@ impl Search<'_> {
                     .collect();
                 self.found.push(Found {
                     id: crate::Digest::sha256(config_raw),
-                    raw: config_raw.to_vec(),
-                    config,
+                    raw: Arc::clone(config_raw),
+                    diff_ids: config.rootfs.diff_ids,
                     references: names,
                     layers,
                 });

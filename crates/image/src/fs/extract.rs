@@ -9,6 +9,8 @@
 use std::io::{BufRead, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
@@ -109,13 +111,46 @@ pub fn unpack_into(root: BorrowedFd<'_>, input: impl Read + Send, options: &Extr
     let input = ChunkReader::new(ReadSource::new(input, Pool::new(2)));
     let input = kind.reader(input)?;
     let mut tar = TarReader::new(ChunkReader::new(ReadSource::new(input, Pool::new(2))));
-    let mut extractor = Extractor::new(root, options.clone(), false);
+    let mut extractor = Extractor::new(root, options.clone(), false, LateMemory::default());
     extractor.run(&mut tar, &mut NoRecorder)?;
     Ok(())
 }
 
-/// Memory for directories until then: about a million of them.
+/// Memory for directories until then, of all layers that are unpacked into a store at the same time: about a million of
+/// them.
 const MAX_LATE: usize = 256 << 20;
+
+/// What is left of that memory.
+#[derive(Debug, Clone)]
+pub(crate) struct LateMemory {
+    left: Arc<AtomicUsize>,
+}
+
+impl Default for LateMemory {
+    fn default() -> Self {
+        Self::new(MAX_LATE)
+    }
+}
+
+impl LateMemory {
+    fn new(bytes: usize) -> Self {
+        Self {
+            left: Arc::new(AtomicUsize::new(bytes)),
+        }
+    }
+
+    fn take(&self, bytes: usize) -> bool {
+        self.left
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
+                left.checked_sub(bytes)
+            })
+            .is_ok()
+    }
+
+    fn give_back(&self, bytes: usize) {
+        self.left.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
 
 /// Metadata of a directory, set when everything is in place.
 struct LateDirectory {
@@ -132,6 +167,7 @@ pub(crate) struct Extractor<'a> {
     /// A new layer: whiteouts are converted, and everything there was made here.
     layer: bool,
     directories: Vec<LateDirectory>,
+    late_memory: LateMemory,
     late_bytes: usize,
     stats: Stats,
     seen_bytes: u64,
@@ -140,12 +176,18 @@ pub(crate) struct Extractor<'a> {
 }
 
 impl<'a> Extractor<'a> {
-    pub(crate) fn new(root: BorrowedFd<'a>, options: ExtractOptions, layer: bool) -> Self {
+    pub(crate) fn new(
+        root: BorrowedFd<'a>,
+        options: ExtractOptions,
+        layer: bool,
+        late_memory: LateMemory,
+    ) -> Self {
         Self {
             root: Root::new(root),
             options,
             layer,
             directories: Vec::new(),
+            late_memory,
             late_bytes: 0,
             stats: Stats::default(),
             seen_bytes: 0,
@@ -247,13 +289,14 @@ impl<'a> Extractor<'a> {
 
     fn late_directory(&mut self, path: Vec<u8>, entry: Entry) -> Result<()> {
         let attributes: usize = entry.xattrs.iter().map(|(n, v)| n.len() + v.len()).sum();
-        self.late_bytes += size_of::<LateDirectory>() + path.len() + attributes;
-        if self.late_bytes > MAX_LATE {
+        let bytes = size_of::<LateDirectory>() + path.len() + attributes;
+        if !self.late_memory.take(bytes) {
             return Err(Error::limit(format!(
-                "the archive has too many directories: their names and attributes take more than {} MiB of memory",
+                "the archive, with others that are unpacked at the same time, has too many directories: their names and attributes take more than {} MiB of memory",
                 MAX_LATE >> 20
             )));
         }
+        self.late_bytes += bytes;
         let owner = self.owner(&entry);
         self.directories.push(LateDirectory {
             path,
@@ -541,6 +584,12 @@ impl<'a> Extractor<'a> {
     }
 }
 
+impl Drop for Extractor<'_> {
+    fn drop(&mut self) {
+        self.late_memory.give_back(self.late_bytes);
+    }
+}
+
 fn tap(seen: &mut u64, limits: &Limits, recorder: &mut dyn Recorder, bytes: &[u8]) -> Result<()> {
     count(seen, limits, bytes.len() as u64)?;
     recorder.raw(bytes)
@@ -637,4 +686,37 @@ fn remove(parent: BorrowedFd<'_>, name: &[u8], directory: bool, depth: usize) ->
         remove(fd.as_fd(), child, directory, depth)?;
     }
     rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn those_that_unpack_at_the_same_time_share_the_memory_for_directories() {
+        let mut archive = ::tar::Builder::new(Vec::new());
+        for i in 0..40 {
+            let mut header = ::tar::Header::new_gnu();
+            header.set_entry_type(::tar::EntryType::Directory);
+            header.set_mode(0o755);
+            header.set_size(0);
+            header.set_path(format!("directory-{i}")).unwrap();
+            header.set_cksum();
+            archive.append(&header, &b""[..]).unwrap();
+        }
+        let archive = archive.into_inner().unwrap();
+        let memory = LateMemory::new(60 * size_of::<LateDirectory>());
+        let root = tempfile::tempdir().unwrap();
+        let root = std::fs::File::open(root.path()).unwrap();
+        let unpack = |extractor: &mut Extractor<'_>| {
+            let source = ReadSource::new(&archive[..], Pool::new(2));
+            extractor.run(&mut TarReader::new(ChunkReader::new(source)), &mut NoRecorder)
+        };
+        let new = || Extractor::new(root.as_fd(), ExtractOptions::default(), false, memory.clone());
+        let mut first = new();
+        unpack(&mut first).unwrap();
+        assert_eq!(unpack(&mut new()).unwrap_err().kind(), ErrorKind::Limit);
+        drop(first);
+        unpack(&mut new()).unwrap();
+    }
 }

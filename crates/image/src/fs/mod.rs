@@ -12,6 +12,6 @@ mod xattr;
 
 pub use changes::{Change, ChangeKind, changes};
 pub use extract::{ExtractOptions, Limits, Ownership, unpack_into};
-pub(crate) use extract::{Extractor, Recorder, Stats};
+pub(crate) use extract::{Extractor, LateMemory, Recorder, Stats};
 pub use pack::{PackOptions, pack};
 pub(crate) use root::clean;

@@ -20,13 +20,19 @@ use crate::chunk::{ChannelSource, Chunk, ChunkReader, Message, Pool, ReadSource,
 use crate::compression::{Compression, MAGIC_LEN};
 use crate::digest::{Algorithm, DiffId, Digest, Hasher};
 use crate::error::{Error, ErrorKind, Result};
-use crate::fs::{ExtractOptions, Extractor, Limits, Stats};
+use crate::fs::{ExtractOptions, Extractor, LateMemory, Limits, Stats};
 use crate::store::PendingLayer;
 use crate::tar::TarReader;
 use crate::{Store, compression};
 
 /// Buffers between decompressing and unpacking one layer.
 const DECOMPRESSED: usize = 16;
+
+/// What bounds the unpacking of one layer, and of all layers together.
+struct Bounds {
+    limits: Limits,
+    late_memory: LateMemory,
+}
 
 /// What unpacking a stream found out.
 pub(crate) struct Unpacked {
@@ -74,10 +80,14 @@ impl Drop for Feeder {
 pub(crate) fn spawn(store: &Store, algorithm: Algorithm, limits: Limits) -> Result<Feeder> {
     let pending = store.pending_layer()?;
     let (sender, receiver) = channel();
+    let bounds = Bounds {
+        limits,
+        late_memory: store.late_memory(),
+    };
     let thread = std::thread::Builder::new()
         .name("layer".into())
         .spawn(move || {
-            let unpacked = unpack(receiver, pending.path(), algorithm, limits)?;
+            let unpacked = unpack(receiver, pending.path(), algorithm, bounds)?;
             Ok(pending.with(unpacked))
         })
         .map_err(|e| Error::io("cannot start a thread to unpack a layer", e))?;
@@ -115,7 +125,7 @@ fn unpack(
     receiver: Receiver<Message>,
     layer: &Path,
     algorithm: Algorithm,
-    limits: Limits,
+    bounds: Bounds,
 ) -> Result<Unpacked> {
     let mut source = ChannelSource::new(receiver, None);
     let (compression, first) = peek(&mut source).map_err(|e| Error::input("cannot read the layer", e))?;
@@ -124,7 +134,7 @@ fn unpack(
             first: first.into_iter(),
             rest: source,
         };
-        let (diff_id, stats) = unpack_plain(source, layer, limits)?;
+        let (diff_id, stats) = unpack_plain(source, layer, bounds)?;
         return Ok(Unpacked {
             digest: diff_id.0.clone(),
             diff_id,
@@ -150,7 +160,7 @@ fn unpack(
             });
         let decompressor =
             decompressor.map_err(|e| Error::io("cannot start a thread to unpack a layer", e))?;
-        let result = unpack_plain(ChannelSource::new(receiver, None), layer, limits);
+        let result = unpack_plain(ChannelSource::new(receiver, None), layer, bounds);
         let digest = decompressor.join().map_err(|_| died())?;
         let (diff_id, stats) = result?;
         Ok(Unpacked {
@@ -186,7 +196,7 @@ fn decompress(
     Ok(())
 }
 
-fn unpack_plain(source: impl Source + CopyTo, layer: &Path, limits: Limits) -> Result<(DiffId, Stats)> {
+fn unpack_plain(source: impl Source + CopyTo, layer: &Path, bounds: Bounds) -> Result<(DiffId, Stats)> {
     let mut source = source;
     std::thread::scope(|scope| {
         let (sender, receiver) = channel::<Chunk>();
@@ -201,21 +211,21 @@ fn unpack_plain(source: impl Source + CopyTo, layer: &Path, limits: Limits) -> R
             });
         let hasher = hasher.map_err(|e| Error::io("cannot start a thread to hash a layer", e))?;
         source.copy_to(sender);
-        let result = unpack_files(source, layer, limits);
+        let result = unpack_files(source, layer, bounds);
         let diff_id = hasher.join().map_err(|_| died())?;
         Ok((diff_id, result?))
     })
 }
 
-fn unpack_files(source: impl Source, layer: &Path, limits: Limits) -> Result<Stats> {
+fn unpack_files(source: impl Source, layer: &Path, bounds: Bounds) -> Result<Stats> {
     let diff = open_directory(&layer.join("diff"))?;
     let mut split = SplitWriter::create(layer)?;
     let mut tar = TarReader::new(ChunkReader::new(source));
     let options = ExtractOptions {
-        limits,
+        limits: bounds.limits,
         ..ExtractOptions::default()
     };
-    let stats = Extractor::new(diff.as_fd(), options, true).run(&mut tar, &mut split)?;
+    let stats = Extractor::new(diff.as_fd(), options, true, bounds.late_memory).run(&mut tar, &mut split)?;
     split.finish()?;
     Ok(stats)
 }

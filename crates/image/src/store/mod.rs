@@ -38,6 +38,7 @@ pub(crate) use layer::{PendingLayer, mismatch};
 pub use lease::Lease;
 
 use crate::error::{Error, Result};
+use crate::fs::LateMemory;
 
 const TEMPORARY: &str = ".tmp-";
 /// Changes with every boot of the machine.
@@ -54,6 +55,7 @@ struct Inner {
     layers: OwnedFd,
     pins: Mutex<lease::Pins>,
     collecting: Mutex<()>,
+    late_memory: LateMemory,
     temporary: AtomicU64,
     boot: String,
 }
@@ -80,6 +82,7 @@ impl Store {
                 layers: fd.into(),
                 pins: Mutex::default(),
                 collecting: Mutex::new(()),
+                late_memory: LateMemory::default(),
                 temporary: AtomicU64::new(0),
                 boot: boot.trim().to_owned(),
             }),
@@ -114,6 +117,11 @@ impl Store {
             }
         }
         Ok(removed)
+    }
+
+    /// Shared by all layers that are unpacked at the same time.
+    pub(crate) fn late_memory(&self) -> LateMemory {
+        self.inner.late_memory.clone()
     }
 
     fn layers_path(&self) -> PathBuf {
