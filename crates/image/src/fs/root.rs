@@ -171,14 +171,12 @@ pub(crate) fn split(path: &[u8]) -> (&[u8], &[u8]) {
 
 /// A name from an archive as a clean relative path; empty is the root itself.
 ///
-/// Absolute paths and `..` are refused, not repaired: no honest archive of a root has them.
+/// A leading slash means the root of what is unpacked: honest layers have such names, for links that their builder adds
+/// or for all (`tar -P`). `..` is refused, not repaired: no honest archive of a root has it.
 pub(crate) fn clean(path: &[u8]) -> Result<Vec<u8>> {
     let refuse = |why: &str| Err(Error::invalid(format!("the path {} {why}", show(path))));
     if path.is_empty() {
         return refuse("in the archive is empty");
-    }
-    if path.starts_with(b"/") {
-        return refuse("in the archive is absolute");
     }
     if path.contains(&0) {
         return refuse("in the archive contains a null byte");
@@ -216,10 +214,12 @@ mod tests {
     fn cleans_and_refuses() {
         assert_eq!(clean(b"./a//b/./c/").unwrap(), b"a/b/c");
         assert_eq!(clean(b"./").unwrap(), b"");
+        assert_eq!(clean(b"/").unwrap(), b"");
+        assert_eq!(clean(b"//usr/bin/").unwrap(), b"usr/bin");
         for bad in [
             &b""[..],
-            b"/etc",
             b"../x",
+            b"/../x",
             b"a/../b",
             b"a\0b",
             &[b'a'; 256],
