@@ -111,9 +111,17 @@ impl Client {
         Ok(JsonStream::new(response))
     }
 
-    /// `POST /images/load`. The answer is JSON messages when its type says so, else text.
-    pub fn image_load(&self, quiet: bool, archive: impl Read + Send + 'static) -> Result<Response> {
-        let query = Query::new().add("quiet", u8::from(quiet));
+    /// `POST /images/load`, of images for a platform, `os[/architecture[/variant]]`, if it is not empty. The answer is
+    /// JSON messages when its type says so, else text.
+    pub fn image_load(
+        &self,
+        quiet: bool,
+        platform: &str,
+        archive: impl Read + Send + 'static,
+    ) -> Result<Response> {
+        let query = Query::new()
+            .add("quiet", u8::from(quiet))
+            .text("platform", &platform_json(platform));
         self.upload(Method::Post, "/images/load", &query, "application/x-tar", archive)
     }
 
@@ -122,9 +130,9 @@ impl Client {
         JsonStream::new(response)
     }
 
-    /// `GET /images/get`: a docker-archive of the images.
-    pub fn image_save(&self, names: &[String]) -> Result<Response> {
-        let mut query = Query::new();
+    /// `GET /images/get`: a docker-archive of the images, which must be for a platform if it is not empty.
+    pub fn image_save(&self, names: &[String], platform: &str) -> Result<Response> {
+        let mut query = Query::new().text("platform", &platform_json(platform));
         for name in names {
             query = query.add("names", name);
         }
@@ -135,5 +143,44 @@ impl Client {
     pub fn image_prune(&self, filters: &Filters) -> Result<ImagesPruneReport> {
         self.request(Method::Post, "/images/prune", &Query::new().filters(filters))?
             .json()
+    }
+}
+
+/// `os[/arch[/variant]]`, or an architecture of Linux alone, as the API wants it; empty when that is.
+fn platform_json(text: &str) -> String {
+    if text.is_empty() {
+        return String::new();
+    }
+    let mut parts = text.split('/');
+    let (os, architecture) = match (parts.next().unwrap_or_default(), parts.next()) {
+        ("linux", None) => ("linux", std::env::consts::ARCH),
+        (architecture, None) => ("linux", architecture),
+        (os, Some(architecture)) => (os, architecture),
+    };
+    let architecture = match architecture {
+        "x86_64" | "x86-64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    };
+    let mut platform = serde_json::json!({"os": os, "architecture": architecture});
+    if let Some(variant) = parts.next() {
+        platform["variant"] = variant.into();
+    }
+    platform.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::platform_json;
+
+    #[test]
+    fn platforms_are_sent_as_documents() {
+        let json = |os: &str, architecture: &str| serde_json::json!({"os": os, "architecture": architecture});
+        let parsed = |text| serde_json::from_str::<serde_json::Value>(&platform_json(text)).unwrap();
+        assert_eq!(parsed("linux/aarch64"), json("linux", "arm64"));
+        assert_eq!(parsed("arm64"), json("linux", "arm64"));
+        assert_eq!(parsed("linux/arm/v7")["variant"], "v7");
+        assert_eq!(parsed("linux")["os"], "linux");
+        assert_eq!(platform_json(""), "");
     }
 }

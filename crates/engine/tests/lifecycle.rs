@@ -262,7 +262,7 @@ fn layers_of_no_image_are_collected() {
     });
     world.run(async |engine| {
         let fail = async || {
-            let refused = engine.image_load(&b"junk"[..], true, Progress::silent()).await;
+            let refused = engine.image_load(&b"junk"[..], true, None, Progress::silent()).await;
             assert_eq!(refused.unwrap_err().kind(), ErrorKind::Invalid);
         };
         let under_way = leave(engine.images().content());

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{MAX_DOCUMENT, MAX_LAYERS};
+use crate::config::{ImageConfig, MAX_DOCUMENT, MAX_LAYERS};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 
@@ -91,6 +91,16 @@ impl Platform {
             os: "linux".into(),
             os_version: None,
             variant: None,
+        }
+    }
+
+    /// What an image's configuration says it is for.
+    pub fn of(config: &ImageConfig) -> Self {
+        Self {
+            architecture: config.architecture.clone(),
+            os: config.os.clone(),
+            os_version: config.os_version.clone(),
+            variant: config.variant.clone(),
         }
     }
 

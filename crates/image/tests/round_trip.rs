@@ -309,10 +309,10 @@ fn oci_layouts_with_compressed_layers_and_platforms() {
     assert!(archive_of(&store, &images[0], 1) == layer);
     // Asked for a platform that is not there, it says which ones are.
     let options = vessel_image::LoadOptions {
-        platform: Platform {
+        platform: Some(Platform {
             architecture: "riscv64".into(),
             ..host
-        },
+        }),
         ..vessel_image::LoadOptions::default()
     };
     let error = vessel_image::load(&store, &archive[..], &options, &mut |_| {})
@@ -324,6 +324,44 @@ fn oci_layouts_with_compressed_layers_and_platforms() {
     let at = broken.windows(10).position(|w| w == b"schemaVers").unwrap();
     broken[at] = b'S';
     assert!(load_bytes(&store, &broken).is_err());
+}
+
+#[test]
+fn images_for_another_platform_are_loaded_when_asked_for() {
+    let (_dir, store) = store();
+    let layer = Tar::new().file("a", b"1").end();
+    let config = String::from_utf8(config(std::slice::from_ref(&layer))).unwrap();
+    let arm = config.replace("amd64", "arm64");
+    let platform = |architecture: &str| Platform {
+        architecture: architecture.into(),
+        ..Platform::host()
+    };
+    let load_for = |archive: &[u8], architecture: Option<&str>| {
+        let options = vessel_image::LoadOptions {
+            platform: architecture.map(platform),
+            ..vessel_image::LoadOptions::default()
+        };
+        vessel_image::load(&store, archive, &options, &mut |_| {})
+    };
+    let docker = common::docker_archive_with(arm.as_bytes(), &[layer], "arm:1");
+    let image = load_for(&docker, None).unwrap().remove(0);
+    assert_eq!(load_for(&docker, Some("arm64")).unwrap()[0].id, image.id);
+    let mut layout = Vec::new();
+    let references = vec![Reference::parse("arm:1").unwrap()];
+    let id = image.id.clone();
+    save(&store, &[SaveImage { id, references }], Format::Oci, &mut layout).unwrap();
+    assert_eq!(load_for(&layout, Some("arm64")).unwrap()[0].id, image.id);
+    for (archive, architecture) in [
+        (&docker, Some("riscv64")),
+        (&layout, Some("riscv64")),
+        (&layout, None),
+    ] {
+        if architecture.is_none() && Platform::host() == platform("arm64") {
+            continue;
+        }
+        let error = load_for(archive, architecture).unwrap_err();
+        assert!(error.to_string().contains("only for linux/arm64"), "{error}");
+    }
 }
 
 #[test]

@@ -17,9 +17,9 @@ pub struct Args {
     /// Read from a file instead of standard input
     #[arg(short, long, value_name = "string")]
     input: Option<String>,
-    /// Only the platform OS[/ARCH[/VARIANT]]
-    #[arg(long, value_name = "string", hide = true)]
-    platform: Option<String>,
+    /// Only images for a platform: OS[/ARCH[/VARIANT]]
+    #[arg(long, value_name = "string", default_value = "", hide_default_value = true)]
+    platform: String,
     /// Print no progress
     #[arg(short, long)]
     quiet: bool,
@@ -40,7 +40,7 @@ impl Run for Args {
             None => Box::new(io::stdin()),
         };
         let quiet = self.quiet || !terminal::stdout_is_terminal();
-        let mut answer = context.client()?.image_load(quiet, source)?;
+        let mut answer = context.client()?.image_load(quiet, &self.platform, source)?;
         if answer
             .header("content-type")
             .is_some_and(|kind| kind.starts_with("application/json"))

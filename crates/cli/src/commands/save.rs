@@ -17,6 +17,9 @@ pub struct Args {
     /// Write to a file instead of standard output
     #[arg(short, long, value_name = "string")]
     output: Option<String>,
+    /// Only if the images are for a platform: OS[/ARCH[/VARIANT]]
+    #[arg(long, value_name = "string", default_value = "", hide_default_value = true)]
+    platform: String,
     /// Images
     #[arg(value_name = "IMAGE", required = true)]
     images: Vec<String>,
@@ -25,7 +28,10 @@ pub struct Args {
 impl Run for Args {
     fn run(self, context: &Context) -> Result {
         write_archive(self.output.as_deref(), "save", || {
-            context.client()?.image_save(&self.images).map_err(Into::into)
+            let client = context.client()?;
+            client
+                .image_save(&self.images, &self.platform)
+                .map_err(Into::into)
         })
     }
 }

@@ -9,7 +9,7 @@ use hyper::StatusCode;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::task::JoinHandle;
 use vessel_api::JsonMessage;
-use vessel_engine::images::{ImageListOptions, ImportOptions, Progress};
+use vessel_engine::images::{ImageListOptions, ImportOptions, Platform, Progress};
 
 use crate::body::Body;
 use crate::error::ApiError;
@@ -75,6 +75,24 @@ pub async fn prune(state: &Arc<State>, request: &Request) -> Answer {
         .await
 }
 
+/// The platform to load or save, as JSON of the OCI image specification.
+fn platform(request: &Request) -> Result<Option<Platform>, ApiError> {
+    let mut given = request.query.all("platform").filter(|text| !text.is_empty());
+    let Some(text) = given.next() else {
+        return Ok(None);
+    };
+    if given.next().is_some() {
+        return Err(ApiError::bad_request(
+            "several platforms are given: an image here is for one, give one at a time",
+        ));
+    }
+    serde_json::from_str(text).map(Some).map_err(|error| {
+        ApiError::bad_request(format!(
+            "failed to parse platform {text:?}: {error}: a JSON object with os and architecture is expected"
+        ))
+    })
+}
+
 /// `GET /images/{name}/get` and `GET /images/get?names=…`.
 pub async fn save(state: &Arc<State>, request: &Request, name: Option<String>) -> Answer {
     let names = match name {
@@ -84,16 +102,18 @@ pub async fn save(state: &Arc<State>, request: &Request, name: Option<String>) -
     if names.is_empty() {
         return Err(ApiError::bad_request("no image to save: name at least one"));
     }
-    let archive = state.engine.image_save(&names).await?;
+    let platform = platform(request)?;
+    let archive = state.engine.image_save(&names, platform.as_ref()).await?;
     response::stream("application/x-tar", tar_body(state, archive)?)
 }
 
 /// `POST /images/load`.
 pub async fn load(state: &Arc<State>, request: Request) -> Answer {
     let quiet = request.query.flag("quiet");
+    let platform = platform(&request)?;
     let (engine, reader) = (Arc::clone(&state.engine), request.reader());
     progress(state, move |progress| async move {
-        engine.image_load(reader, quiet, progress).await
+        engine.image_load(reader, quiet, platform, progress).await
     })
     .await
 }

@@ -21,6 +21,7 @@ use vessel_image::{ChainId, Digest, ImageConfig};
 
 pub(crate) use remove::short;
 pub use transfer::{ImportOptions, Progress};
+pub use vessel_image::Platform;
 
 use crate::image_index::{Found, ImageRecord, no_such_image};
 use crate::system::STORAGE_DRIVER;

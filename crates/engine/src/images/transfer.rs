@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc::UnboundedSender;
 use vessel_api::{JsonMessage, ProgressDetail};
-use vessel_image::{Format, LayerInfo, LoadOptions, LoadedImage, Platform, Reference, SaveImage};
+use vessel_image::{
+    Format, ImageConfig, LayerInfo, LoadOptions, LoadedImage, Platform, Reference, SaveImage,
+};
 
 use super::remove::short;
 use super::{CHANGES, changes};
@@ -102,7 +104,8 @@ pub struct ImportOptions {
 }
 
 impl Engine {
-    /// Loads the images of an archive: `docker save`'s format or an OCI layout, compressed or not.
+    /// Loads the images of an archive: `docker save`'s format or an OCI layout, compressed or not. `platform` is the only
+    /// one to load images for; without it those for the host are chosen from an index.
     ///
     /// # Errors
     /// An archive that is malformed, hostile or holds something else; a full disk. Nothing of it remains then.
@@ -110,15 +113,18 @@ impl Engine {
         self: &Arc<Self>,
         input: impl Read + Send + 'static,
         quiet: bool,
+        platform: Option<Platform>,
         progress: Progress,
     ) -> Result<()> {
-        self.or_collect(self.load_images(input, quiet, progress)).await
+        self.or_collect(self.load_images(input, quiet, platform, progress))
+            .await
     }
 
     async fn load_images(
         &self,
         input: impl Read + Send + 'static,
         quiet: bool,
+        platform: Option<Platform>,
         progress: Progress,
     ) -> Result<()> {
         let content = self.images().content().clone();
@@ -133,7 +139,11 @@ impl Engine {
                     layers.layer(&layer);
                 }
             };
-            let loaded = vessel_image::load(&content, input, &LoadOptions::default(), &mut tell);
+            let options = LoadOptions {
+                platform,
+                ..LoadOptions::default()
+            };
+            let loaded = vessel_image::load(&content, input, &options, &mut tell);
             give_back_memory();
             Ok(loaded?)
         })
@@ -278,11 +288,12 @@ impl Engine {
         }
     }
 
-    /// Prepares an archive of images. A name without a tag stands for all tags of the repository.
+    /// Prepares an archive of images. A name without a tag stands for all tags of the repository. An image is for one
+    /// platform: with `platform`, all must be for that.
     ///
     /// # Errors
-    /// No such image.
-    pub async fn image_save(&self, names: &[String]) -> Result<TarJob> {
+    /// No such image; one for another platform.
+    pub async fn image_save(&self, names: &[String], platform: Option<&Platform>) -> Result<TarJob> {
         let mut images: Vec<SaveImage> = Vec::new();
         for name in names {
             for (id, reference) in self.images_to_save(name)? {
@@ -296,6 +307,19 @@ impl Engine {
                 });
                 let references = &mut images[at].references;
                 references.extend(reference.filter(|reference| !references.contains(reference)));
+            }
+        }
+        if let Some(platform) = platform {
+            for image in &images {
+                let id = image.id.to_string();
+                let has = Platform::of(&ImageConfig::parse(&self.image_document(&id).await?)?);
+                if !platform.accepts(&has) {
+                    let name = image.references.first().map(Reference::familiar);
+                    return Err(Error::not_found(format!(
+                        "image with reference {} was found but its platform ({has}) does not match the specified platform ({platform})",
+                        name.as_deref().unwrap_or(&id)
+                    )));
+                }
             }
         }
         for image in &images {

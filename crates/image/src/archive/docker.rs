@@ -5,10 +5,11 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::contents::{Budget, Contents};
-use super::load::{Found, FoundLayer};
+use super::load::{Found, FoundLayer, not_for};
 use crate::config::ImageConfig;
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result, show};
+use crate::manifest::Platform;
 use crate::reference::Reference;
 
 /// Names in one archive.
@@ -24,8 +25,12 @@ pub(super) struct Item {
     pub(super) layers: Option<Vec<String>>,
 }
 
-/// The images in an archive whose `manifest.json` this is.
-pub(super) fn images(contents: &Contents, manifest: &[u8]) -> Result<Vec<Found>> {
+/// The images in an archive whose `manifest.json` this is: all, or those for a platform.
+pub(super) fn images(
+    contents: &Contents,
+    manifest: &[u8],
+    platform: Option<&Platform>,
+) -> Result<Vec<Found>> {
     let items: Vec<Item> = serde_json::from_slice(manifest)
         .map_err(|e| Error::json("manifest.json in the archive is not valid", e))?;
     let names = items
@@ -39,13 +44,21 @@ pub(super) fn images(contents: &Contents, manifest: &[u8]) -> Result<Vec<Found>>
         )));
     }
     let mut budget = Budget::new();
-    items
-        .into_iter()
-        .map(|item| image(contents, item, &mut budget))
-        .collect()
+    let (mut found, mut offered) = (Vec::new(), Vec::new());
+    for item in items {
+        let (has, image) = image(contents, item, &mut budget)?;
+        match platform {
+            Some(platform) if !platform.accepts(&has) => offered.push(has),
+            _ => found.push(image),
+        }
+    }
+    match platform {
+        Some(platform) if found.is_empty() && !offered.is_empty() => Err(not_for(platform, offered)),
+        _ => Ok(found),
+    }
 }
 
-fn image(contents: &Contents, item: Item, budget: &mut Budget) -> Result<Found> {
+fn image(contents: &Contents, item: Item, budget: &mut Budget) -> Result<(Platform, Found)> {
     budget.image()?;
     let raw = contents.document(item.config.as_bytes()).ok_or_else(|| {
         Error::new(
@@ -89,11 +102,13 @@ fn image(contents: &Contents, item: Item, budget: &mut Budget) -> Result<Found> 
             digest: None,
         })
         .collect();
-    Ok(Found {
+    let platform = Platform::of(&config);
+    let found = Found {
         id,
         raw: Arc::clone(raw),
         diff_ids: config.rootfs.diff_ids,
         references,
         layers,
-    })
+    };
+    Ok((platform, found))
 }

@@ -17,8 +17,8 @@ use crate::{Store, store::PendingLayer};
 /// How [`load`] behaves.
 #[derive(Debug, Clone)]
 pub struct LoadOptions {
-    /// The platform to choose from an index.
-    pub platform: Platform,
+    /// The only platform to load images for. None: the host's out of an index, and whatever else is there.
+    pub platform: Option<Platform>,
     /// Bounds for each layer.
     pub limits: Limits,
     /// Layers that are unpacked at the same time.
@@ -32,7 +32,7 @@ impl Default for LoadOptions {
     fn default() -> Self {
         let parallel = std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 8));
         Self {
-            platform: Platform::host(),
+            platform: None,
             limits: Limits::default(),
             parallel,
             sync: false,
@@ -101,10 +101,15 @@ pub fn load(
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Vec<LoadedImage>> {
     let mut contents = Contents::read(store, input, options, progress)?;
-    let found = if let Some(manifest) = contents.document(b"manifest.json") {
-        docker::images(&contents, manifest)?
-    } else if let Some(index) = contents.document(b"index.json") {
-        oci::images(&contents, index, &options.platform)?
+    let (manifest, index) = (
+        contents.document(b"manifest.json"),
+        contents.document(b"index.json"),
+    );
+    let found = if let Some(index) = index.filter(|_| manifest.is_none() || options.platform.is_some()) {
+        // With both, manifest.json has the images for one platform.
+        oci::images(&contents, index, options.platform.as_ref())?
+    } else if let Some(manifest) = manifest {
+        docker::images(&contents, manifest, options.platform.as_ref())?
     } else if contents.looks_like_root() {
         return Err(Error::invalid(
             "the archive holds a root file system, not images: it has neither manifest.json nor index.json; use `import` for it",
@@ -136,6 +141,20 @@ pub fn load(
         store.sync()?;
     }
     Ok(images)
+}
+
+/// The error for an archive that has images for other platforms only.
+pub(super) fn not_for(platform: &Platform, offered: Vec<Platform>) -> Error {
+    let mut offered: Vec<String> = offered.iter().map(Platform::to_string).collect();
+    offered.sort();
+    offered.dedup();
+    Error::new(
+        ErrorKind::NotFound,
+        format!(
+            "the archive has no image for {platform}, only for {}; choose one with --platform",
+            offered.join(", ")
+        ),
+    )
 }
 
 /// Images that occur more than once have all their names together.

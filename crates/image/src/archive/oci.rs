@@ -3,36 +3,29 @@
 use std::sync::Arc;
 
 use super::contents::{Budget, Contents, blob_path};
-use super::load::{Found, FoundLayer};
+use super::load::{Found, FoundLayer, not_for};
 use crate::config::ImageConfig;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::manifest::{ANNOTATION_IMAGE_NAME, ANNOTATION_REF_NAME, Descriptor, Document, Index, Platform};
 use crate::reference::Reference;
 
 /// Indexes within indexes.
 const MAX_DEPTH: usize = 4;
 
-/// The images for a platform in a layout whose `index.json` this is.
-pub(super) fn images(contents: &Contents, index: &[u8], platform: &Platform) -> Result<Vec<Found>> {
+/// The images for a platform, or for the host, in a layout whose `index.json` this is.
+pub(super) fn images(contents: &Contents, index: &[u8], platform: Option<&Platform>) -> Result<Vec<Found>> {
     let index = Index::parse(index).map_err(|e| e.context("index.json"))?;
+    let platform = platform.cloned().unwrap_or_else(Platform::host);
     let mut search = Search {
         contents,
-        platform,
+        platform: &platform,
         found: Vec::new(),
         budget: Budget::new(),
         offered: Vec::new(),
     };
     search.index(&index, &[], 0)?;
     if search.found.is_empty() && !search.offered.is_empty() {
-        search.offered.sort();
-        search.offered.dedup();
-        return Err(Error::new(
-            ErrorKind::NotFound,
-            format!(
-                "the archive has no image for {platform}, only for {}; choose one with --platform",
-                search.offered.join(", ")
-            ),
-        ));
+        return Err(not_for(&platform, search.offered));
     }
     Ok(search.found)
 }
@@ -42,7 +35,7 @@ struct Search<'a> {
     platform: &'a Platform,
     found: Vec<Found>,
     budget: Budget,
-    offered: Vec<String>,
+    offered: Vec<Platform>,
 }
 
 impl Search<'_> {
@@ -66,7 +59,7 @@ impl Search<'_> {
         if let Some(platform) = &descriptor.platform
             && !self.platform.accepts(platform)
         {
-            self.offered.push(platform.to_string());
+            self.offered.push(platform.clone());
             return Ok(());
         }
         let mut names = names.to_vec();
@@ -98,18 +91,13 @@ impl Search<'_> {
                 let config_raw = self.contents.blob(&manifest.config.digest)?;
                 self.budget.read(config_raw)?;
                 let config = ImageConfig::parse(config_raw)?;
-                let found = Platform {
-                    architecture: config.architecture.clone(),
-                    os: config.os.clone(),
-                    os_version: None,
-                    variant: config.variant.clone(),
-                };
+                let found = Platform::of(&config);
                 if descriptor.platform.is_none()
                     && depth == 0
                     && is_known(&found)
                     && !self.platform.accepts(&found)
                 {
-                    self.offered.push(found.to_string());
+                    self.offered.push(found);
                     return Ok(());
                 }
                 if manifest.layers.len() != config.rootfs.diff_ids.len() {

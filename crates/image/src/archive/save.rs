@@ -95,13 +95,8 @@ impl Plan {
         let manifest = encode(&manifest)?;
         let digest = Digest::sha256(&manifest);
         let mut entry = descriptor(media_type::OCI_MANIFEST, digest.clone(), manifest.len() as u64);
-        entry.platform = Some(Platform {
-            architecture: config.architecture.clone(),
-            os: config.os.clone(),
-            os_version: config.os_version.clone(),
-            variant: config.variant.clone(),
-        })
-        .filter(|platform| !platform.os.is_empty() && !platform.architecture.is_empty());
+        entry.platform = Some(Platform::of(&config))
+            .filter(|platform| !platform.os.is_empty() && !platform.architecture.is_empty());
         let config_path = blob_path(&image.id);
         self.blobs.insert(config_path.clone(), Content::Document(raw));
         self.blobs.insert(blob_path(&digest), Content::Document(manifest));
