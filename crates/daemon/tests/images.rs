@@ -136,10 +136,15 @@ fn bad_imports_leave_nothing() {
 fn archives_are_loaded_and_saved_for_a_platform() {
     let daemon = Daemon::start();
     // {"architecture":…,"os":"linux"}, as the Docker CLI sends it.
-    let platform = |arch: &str| format!("platform=%7B%22architecture%22%3A%22{arch}%22%2C%22os%22%3A%22linux%22%7D");
+    let platform =
+        |arch: &str| format!("platform=%7B%22architecture%22%3A%22{arch}%22%2C%22os%22%3A%22linux%22%7D");
     import(&daemon, "app:arm", "one", &[]);
     let archive = daemon.get("/images/app:arm/get").body;
-    let host = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
+    let host = if cfg!(target_arch = "aarch64") {
+        "arm64"
+    } else {
+        "amd64"
+    };
     for (arch, status) in [(host, 200), ("s390x", 404)] {
         let query = platform(arch);
         assert_eq!(daemon.get(&format!("/images/app:arm/get?{query}")).status, status);

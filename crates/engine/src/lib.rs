@@ -165,7 +165,11 @@ impl Engine {
         // (CVE-2021-41091): no user of the host gets there. Containers need no path to them, whatever their root is mapped
         // to. Only the way to the sockets is open.
         let private = [&paths.root, &paths.volumes(), &paths.containers(), &paths.shims()];
-        for (directory, mode) in private.map(|path| (path, 0o700)).into_iter().chain([(&paths.run, 0o711)]) {
+        for (directory, mode) in private
+            .map(|path| (path, 0o700))
+            .into_iter()
+            .chain([(&paths.run, 0o711)])
+        {
             std::fs::set_permissions(directory, std::os::unix::fs::PermissionsExt::from_mode(mode))
                 .context(|| format!("set the mode of {}", directory.display()))?;
         }

@@ -13,6 +13,7 @@ use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 use tokio::sync::OwnedMutexGuard;
 use vessel_api::{Map, Volume, VolumeCreateRequest, VolumeList, VolumesPruneReport};
+use vessel_runtime::rootfs::resolve::open_in_root;
 
 use crate::container::record::{MountKind, MountRecord};
 use crate::error::Context;
@@ -516,9 +517,8 @@ fn copy_up(layers: Vec<PathBuf>, destination: &str, data: &Path, alone: bool) ->
     }
     let root = crate::oci_spec::user::stack(layers)?;
     let relative = destination.trim_start_matches('/');
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let resolve = rustix::fs::ResolveFlags::IN_ROOT | rustix::fs::ResolveFlags::NO_MAGICLINKS;
-    let from = match rustix::fs::openat2(&root, relative, flags, Mode::empty(), resolve) {
+    let flags = OFlags::PATH | OFlags::DIRECTORY;
+    let from = match open_in_root(&root, relative.as_ref(), flags, rustix::fs::ResolveFlags::empty()) {
         Ok(from) => from,
         // The image has nothing there, or a file, which a volume hides.
         Err(_) => return Ok(()),

@@ -162,6 +162,7 @@ impl Daemon {
     }
 
     /// The daemon's process ID while it runs.
+    #[allow(dead_code, reason = "torture asks for it, e2e does not")]
     pub fn pid(&self) -> Option<u32> {
         self.child.as_ref().map(Child::id)
     }

@@ -6,6 +6,7 @@
 use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
+use vessel_runtime::rootfs::resolve::open_in_root;
 
 use crate::error::Context;
 use crate::{Error, Result};
@@ -165,9 +166,8 @@ fn id(text: &str) -> Result<Option<u32>> {
 
 fn read(root: BorrowedFd<'_>, path: &str) -> Result<String> {
     use rustix::io::Errno;
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    let file = match rustix::fs::openat2(root, path, flags, Mode::empty(), resolve) {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let file = match open_in_root(root, path.as_ref(), flags, ResolveFlags::empty()) {
         Ok(file) => file,
         Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(String::new()),
         Err(errno) => return Err(errno).context(|| format!("open the container's /{path}")),

@@ -173,7 +173,12 @@ fn receive(socket: OwnedFd) -> Result<Option<Vec<u8>>> {
     let mut id = [0; ARGUMENT.len()];
     let received = rustix::io::retry_on_intr(|| {
         let mut payload = [std::io::IoSliceMut::new(&mut id)];
-        recvmsg(rustix::stdio::stdin(), &mut payload, &mut control, RecvFlags::CMSG_CLOEXEC)
+        recvmsg(
+            rustix::stdio::stdin(),
+            &mut payload,
+            &mut control,
+            RecvFlags::CMSG_CLOEXEC,
+        )
     })
     .context(|| "wait for a launch")?;
     if received.bytes == 0 {
@@ -186,7 +191,10 @@ fn receive(socket: OwnedFd) -> Result<Option<Vec<u8>>> {
     for (number, fd) in (FIRST_FD..).zip(fds.flatten()) {
         // From here on the number is the owner, as in a shim that was executed for its launch.
         if fd.into_raw_fd() != number {
-            return Err(Error::new(ErrorKind::System, "a launch came with descriptors out of order"));
+            return Err(Error::new(
+                ErrorKind::System,
+                "a launch came with descriptors out of order",
+            ));
         }
     }
     let null = rustix::fs::open(
