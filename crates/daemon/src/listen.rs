@@ -179,7 +179,11 @@ async fn knock(path: &Path) -> io::Result<()> {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let give_up = tokio::time::Instant::now() + DYING;
     loop {
-        let mut stream = UnixStream::connect(path).await?;
+        let mut stream = match UnixStream::connect(path).await {
+            // Who listened died just now, with this connection in its queue.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => continue,
+            other => other?,
+        };
         let answer = async {
             stream.write_all(b"GET /_ping HTTP/1.0\r\n\r\n").await?;
             stream.read(&mut [0; 1]).await
