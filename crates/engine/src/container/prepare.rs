@@ -172,7 +172,12 @@ impl Engine {
             open_stdin: record.config.open_stdin,
             stdin_once: record.config.stdin_once,
             log,
-            exit_file: self.paths.exit_file(&record.id),
+            // What removes itself has no exit status once the machine was off.
+            exit_file: if host.auto_remove {
+                directory.join(vessel_runtime::shim::protocol::EXIT)
+            } else {
+                self.paths.exit_file(&record.id)
+            },
             durable: !host.auto_remove,
             fds: InheritedFds {
                 limit: rlimits::descriptors_before(),
