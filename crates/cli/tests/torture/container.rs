@@ -141,7 +141,7 @@ impl Container {
                 status == "paused" && goes_on(*pid) || wounded && (self.restarts || ended_by(&[137]))
             }
             State::Running { pid } => match self.program {
-                _ if status == "running" && goes_on(*pid) && !(settled && !self.program.stays()) => true,
+                _ if status == "running" && goes_on(*pid) && (!settled || self.program.stays()) => true,
                 // 128: the last run was ended before it began.
                 Program::Fails => !settled || ended_by(&[1]) || wounded && ended_by(&[137, 128]),
                 Program::Ends { code, .. } => ended_by(&[code]) || wounded && ended_by(&[137]),
