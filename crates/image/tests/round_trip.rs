@@ -235,7 +235,7 @@ fn saved_archives_load_again_and_are_reproducible() {
             .into_iter()
             .map(|blob| blob.digest)
             .collect();
-        assert_eq!(blobs, [image.id.clone()]);
+        assert_eq!(blobs, std::slice::from_ref(&image.id));
         for (i, layer) in layers.iter().enumerate() {
             assert!(archive_of(&second, &loaded[0], i) == *layer);
         }

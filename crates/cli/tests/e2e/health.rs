@@ -56,7 +56,10 @@ fn states_follow_the_command() {
         .vessel(&["run", "-d", "--name", "plain", "busybox", "sleep", "1000"])
         .ok();
     daemon.until("three failures", |daemon| {
-        daemon.inspect("web", "{{len .State.Health.Log}}") >= "3".to_owned()
+        daemon
+            .inspect("web", "{{len .State.Health.Log}}")
+            .parse::<u32>()
+            .is_ok_and(|count| count >= 3)
     });
     // In the start period failures do not count.
     assert_eq!(
