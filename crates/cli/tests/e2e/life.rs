@@ -102,6 +102,39 @@ fn detached_life() {
     assert_eq!(daemon.vessel(&["ps", "-aq"]).ok(), "");
 }
 
+/// What removes itself is mounted without syncing, which the kernel lets nobody do twice on the same layer by itself.
+#[test]
+fn what_removes_itself_is_restarted_with_its_files() {
+    let Some(daemon) = daemon() else { return };
+    daemon
+        .vessel(&["create", "--rm", "--name", "brief", "busybox", "sleep", "1000"])
+        .ok();
+    let file = daemon.dir().join("file");
+    std::fs::write(&file, "before the start").unwrap();
+    let source = file.to_str().unwrap();
+    daemon.vessel(&["cp", source, "brief:/root/before"]).ok();
+    daemon.vessel(&["start", "brief"]).ok();
+    daemon
+        .vessel(&[
+            "exec",
+            "brief",
+            "sh",
+            "-c",
+            "mount | grep ' / ' | grep -q volatile",
+        ])
+        .ok();
+    daemon
+        .vessel(&["exec", "brief", "sh", "-c", "echo after > /root/after"])
+        .ok();
+    daemon.vessel(&["restart", "-t", "0", "brief"]).ok();
+    let said = daemon
+        .vessel(&["exec", "brief", "cat", "/root/before", "/root/after"])
+        .ok();
+    assert_eq!(said, "before the startafter");
+    daemon.vessel(&["stop", "-t", "0", "brief"]).ok();
+    assert_eq!(daemon.vessel(&["ps", "-aq"]).ok(), "");
+}
+
 #[test]
 fn signals_reach_the_program() {
     let Some(daemon) = daemon() else { return };

@@ -262,10 +262,15 @@ fn make_volatile(context: &OwnedFd, overlay: &Overlay) -> Result<()> {
         return Ok(());
     }
     let incompat = work.join("work/incompat");
-    for directory in [incompat.join("volatile"), incompat] {
-        match rustix::fs::unlinkat(CWD, &directory, AtFlags::REMOVEDIR) {
+    let mark = incompat.join("volatile");
+    for (path, flags) in [
+        (mark.join("dirty"), AtFlags::empty()),
+        (mark, AtFlags::REMOVEDIR),
+        (incompat, AtFlags::REMOVEDIR),
+    ] {
+        match rustix::fs::unlinkat(CWD, &path, flags) {
             Err(Errno::NOENT) | Ok(()) => {}
-            Err(errno) => return Err(errno).context(|| format!("remove {}", directory.display())),
+            Err(errno) => return Err(errno).context(|| format!("remove {}", path.display())),
         }
     }
     fsconfig_set_flag(context, "volatile").context(failed)
