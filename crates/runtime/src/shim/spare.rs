@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
 };
 use rustix::process::{Pid, WaitOptions, waitpid};
@@ -183,6 +183,13 @@ fn receive(socket: OwnedFd) -> Result<Option<Vec<u8>>> {
     .context(|| "wait for a launch")?;
     if received.bytes == 0 {
         return Ok(None);
+    }
+    // Fewer descriptors than were sent: this process may not have so many.
+    if received.flags.contains(ReturnFlags::CTRUNC) {
+        return Err(Error::new(
+            ErrorKind::System,
+            "a launch came with more descriptors than a process may have",
+        ));
     }
     let fds = control.drain().filter_map(|message| match message {
         RecvAncillaryMessage::ScmRights(fds) => Some(fds),
