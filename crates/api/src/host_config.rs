@@ -219,6 +219,27 @@ model! {
     }
 }
 
+impl Ulimit {
+    /// The names there are.
+    pub const NAMES: [&str; 15] = [
+        "core",
+        "cpu",
+        "data",
+        "fsize",
+        "locks",
+        "memlock",
+        "msgqueue",
+        "nice",
+        "nofile",
+        "nproc",
+        "rss",
+        "rtprio",
+        "rttime",
+        "sigpending",
+        "stack",
+    ];
+}
+
 impl RestartPolicy {
     /// Whether the container is never restarted by the daemon.
     pub fn is_none(&self) -> bool {

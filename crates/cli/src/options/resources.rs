@@ -155,24 +155,6 @@ pub fn parse_cpus(text: &str) -> Result<i64, String> {
         .ok_or_else(wrong)
 }
 
-const ULIMITS: &[&str] = &[
-    "core",
-    "cpu",
-    "data",
-    "fsize",
-    "locks",
-    "memlock",
-    "msgqueue",
-    "nice",
-    "nofile",
-    "nproc",
-    "rss",
-    "rtprio",
-    "rttime",
-    "sigpending",
-    "stack",
-];
-
 /// Reads `--ulimit`s; of several of one name the last counts.
 fn ulimits(specs: &[String]) -> Result<Vec<Ulimit>, String> {
     let mut limits: Vec<Ulimit> = Vec::new();
@@ -189,7 +171,7 @@ fn ulimit(spec: &str) -> Result<Ulimit, String> {
     let (name, values) = spec
         .split_once('=')
         .ok_or_else(|| format!("invalid ulimit argument: {spec}"))?;
-    if !ULIMITS.contains(&name) {
+    if !Ulimit::NAMES.contains(&name) {
         return Err(format!("invalid ulimit type: {name}"));
     }
     let number = |text: &str| {

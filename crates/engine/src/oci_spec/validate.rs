@@ -395,27 +395,8 @@ pub fn bytes(text: &str) -> Option<u64> {
     (value < u64::MAX as f64).then_some(value as u64)
 }
 
-/// Names of limits, with `RLIMIT_` in front the kernel's.
-const ULIMITS: [&str; 15] = [
-    "core",
-    "cpu",
-    "data",
-    "fsize",
-    "locks",
-    "memlock",
-    "msgqueue",
-    "nice",
-    "nofile",
-    "nproc",
-    "rss",
-    "rtprio",
-    "rttime",
-    "sigpending",
-    "stack",
-];
-
 fn ulimit(limit: &vessel_api::Ulimit) -> Result<()> {
-    if !ULIMITS.contains(&limit.name.as_str()) {
+    if !vessel_api::Ulimit::NAMES.contains(&limit.name.as_str()) {
         return Err(Error::invalid(format!("invalid ulimit type: {}", limit.name)));
     }
     if limit.hard >= 0 && (limit.soft > limit.hard || limit.soft < 0) {
