@@ -1,0 +1,1 @@
+//! Dockerfiles to images: the language, the stage graph, the cache.

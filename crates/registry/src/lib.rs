@@ -1,0 +1,1 @@
+//! A registry server: the OCI distribution specification.
