@@ -1,0 +1,165 @@
+//! What the builder needs from the engine: images, processes, names.
+//!
+//! The builder decides what is done; a [`Worker`] does what needs a kernel, a network or the engine's records.
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use vessel_image::{ChainId, Digest, ImageConfig, Platform, Store};
+
+use crate::error::Result;
+use crate::progress::Progress;
+use crate::request::{Network, Resources, Ulimit};
+use crate::session::Session;
+
+/// The engine's side of a build. Futures that are dropped stop what they do: a process is killed, a pull ends.
+#[async_trait]
+pub trait Worker: Send + Sync + 'static {
+    /// The content store in which layers and configurations are.
+    fn store(&self) -> &Store;
+
+    /// The platform processes run on.
+    fn platform(&self) -> Platform;
+
+    /// Whether processes of a platform run here.
+    fn can_run(&self, platform: &Platform) -> bool;
+
+    /// Finds an image, pulling it if it is not here or `pull` says so. Its layers are in the store and stay there as long
+    /// as the result is kept.
+    async fn resolve(&self, request: ResolveRequest<'_>) -> Result<ResolvedImage>;
+
+    /// Runs a process to its end in a root of its own. `Ok` whatever its exit code.
+    async fn run(&self, request: RunRequest) -> Result<Exit>;
+
+    /// Makes an image of a configuration whose layers are in the store known under names, and keeps both.
+    async fn store_image(&self, config: &[u8], names: &[String]) -> Result<Digest>;
+
+    /// Pushes an image of the store to a registry.
+    async fn push(&self, request: PushRequest<'_>) -> Result<Digest>;
+}
+
+/// An image that is asked for.
+pub struct ResolveRequest<'a> {
+    /// Its name as written.
+    pub reference: &'a str,
+    /// For which platform.
+    pub platform: &'a Platform,
+    /// Whether the registry is asked even if the image is here.
+    pub pull: bool,
+    /// For credentials.
+    pub session: &'a Arc<dyn Session>,
+    /// Where progress goes.
+    pub progress: &'a Progress,
+    /// As whose progress.
+    pub vertex: &'a Digest,
+}
+
+/// An image that was found.
+#[derive(Debug, Clone)]
+pub struct ResolvedImage {
+    /// The image ID: the digest of its configuration.
+    pub id: Digest,
+    /// What names it for ever: `docker.io/library/busybox:latest@sha256:…`, or the reference when no digest is known.
+    pub reference: String,
+    /// The configuration.
+    pub config: ImageConfig,
+    /// Protects the layers from collection while it lives.
+    pub lease: Arc<vessel_image::Lease>,
+}
+
+/// An image that is pushed.
+pub struct PushRequest<'a> {
+    /// To where.
+    pub reference: &'a str,
+    /// The configurations of the images, one for each platform.
+    pub configs: &'a [Vec<u8>],
+    /// How layers are compressed.
+    pub compression: vessel_image::Compression,
+    /// Annotations of the manifests.
+    pub annotations: &'a BTreeMap<String, String>,
+    /// For credentials.
+    pub session: &'a Arc<dyn Session>,
+    /// Where progress goes.
+    pub progress: &'a Progress,
+    /// As whose progress.
+    pub vertex: &'a Digest,
+}
+
+/// A process to run.
+#[derive(Debug)]
+pub struct RunRequest {
+    /// The layers of the root, bottom first.
+    pub layers: Vec<ChainId>,
+    /// Where what it writes goes: the upper directory of the overlay, which exists.
+    pub upper: PathBuf,
+    /// The overlay's work directory, on the same file system; exists and is empty.
+    pub work: PathBuf,
+    /// The command.
+    pub args: Vec<String>,
+    /// Its environment, `NAME=value`.
+    pub env: Vec<String>,
+    /// Its working directory; made if it is not there.
+    pub cwd: String,
+    /// `name|uid[:group|gid]`, looked up in the root's account files; empty: root.
+    pub user: String,
+    /// The network.
+    pub network: Network,
+    /// `--security=insecure`: all capabilities, no filter, devices.
+    pub insecure: bool,
+    /// Mounts in the order of the Dockerfile.
+    pub mounts: Vec<Mount>,
+    /// Further lines of `/etc/hosts`.
+    pub extra_hosts: Vec<(String, std::net::IpAddr)>,
+    /// Host name.
+    pub hostname: String,
+    /// Size of `/dev/shm`; none: 64 MiB.
+    pub shm_size: Option<u64>,
+    /// Resource limits.
+    pub ulimits: Vec<Ulimit>,
+    /// Limits of the cgroup.
+    pub resources: Resources,
+    /// Parent of the cgroup.
+    pub cgroup_parent: Option<String>,
+    /// Where output goes.
+    pub progress: Progress,
+    /// As whose output.
+    pub vertex: Digest,
+}
+
+/// A mount of a process.
+#[derive(Debug)]
+pub struct Mount {
+    /// Where, absolute in the root.
+    pub target: String,
+    /// What.
+    pub source: MountSource,
+    /// Whether it is read-only.
+    pub read_only: bool,
+}
+
+/// What is mounted.
+#[derive(Debug)]
+pub enum MountSource {
+    /// A file or directory of this host.
+    Path(PathBuf),
+    /// Something open: a directory below a detached mount, a file in memory.
+    Descriptor(OwnedFd),
+    /// An empty file system in memory.
+    Tmpfs {
+        /// Its size in bytes; none: half of the memory.
+        size: Option<u64>,
+    },
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Exit {
+    /// Its exit code; 128 + the signal for one that was killed.
+    pub code: i32,
+    /// Whether the kernel killed something in it for want of memory.
+    pub oom_killed: bool,
+}
+
