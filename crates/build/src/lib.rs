@@ -5,6 +5,8 @@
 //! - [`Builder::build`] does it.
 
 mod builder;
+pub mod check;
+pub mod dockerfile;
 mod error;
 pub mod progress;
 pub mod request;
