@@ -31,6 +31,10 @@ pub enum ErrorKind {
     Permission,
     /// Reading the caller's input failed.
     Input,
+    /// A registry wants credentials, or others than it was given.
+    Unauthorized,
+    /// A registry cannot be reached, is overloaded, or does not speak as it should.
+    Unavailable,
     /// Any other failure of the file system.
     Io,
 }

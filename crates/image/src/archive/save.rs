@@ -86,6 +86,8 @@ impl Plan {
             |layer| layer.digest.hex().to_owned(),
         );
         let manifest = Manifest {
+            artifact_type: None,
+            subject: None,
             schema_version: 2,
             media_type: Some(media_type::OCI_MANIFEST.into()),
             config: descriptor(media_type::OCI_CONFIG, image.id.clone(), raw.len() as u64),
@@ -157,6 +159,8 @@ impl Plan {
             }
         }
         let index = Index {
+            artifact_type: None,
+            subject: None,
             schema_version: 2,
             media_type: Some(media_type::OCI_INDEX.into()),
             manifests: self.index,
@@ -205,14 +209,7 @@ fn copy(input: &mut impl Read, output: &mut impl Write, size: u64) -> Result<()>
 }
 
 fn descriptor(media_type: &str, digest: Digest, size: u64) -> Descriptor {
-    Descriptor {
-        media_type: media_type.into(),
-        digest,
-        size,
-        platform: None,
-        annotations: None,
-        artifact_type: None,
-    }
+    Descriptor::new(media_type, digest, size)
 }
 
 fn encode(value: &impl serde::Serialize) -> Result<Vec<u8>> {
