@@ -114,6 +114,73 @@ impl Chunk {
     }
 }
 
+/// Fills chunks and sends each that is full to another thread.
+pub(crate) struct ChunkWriter {
+    pool: Arc<Pool>,
+    sender: Sender<Chunk>,
+    buffer: Option<Buffer>,
+    end: usize,
+    written: u64,
+}
+
+impl ChunkWriter {
+    pub(crate) fn new(pool: Arc<Pool>, sender: Sender<Chunk>) -> Self {
+        Self {
+            pool,
+            sender,
+            buffer: None,
+            end: 0,
+            written: 0,
+        }
+    }
+
+    /// Where the next bytes go, at least one; [`Self::advance`] says how many were put there. It waits for a buffer.
+    pub(crate) fn space(&mut self) -> &mut [u8] {
+        let buffer = self.buffer.get_or_insert_with(|| Buffer {
+            bytes: self.pool.take(),
+            pool: Arc::clone(&self.pool),
+        });
+        &mut buffer.bytes[self.end..]
+    }
+
+    pub(crate) fn advance(&mut self, n: usize) {
+        self.end += n;
+        self.written += n as u64;
+        if self.end == CHUNK {
+            self.flush();
+        }
+    }
+
+    /// Copies bytes.
+    pub(crate) fn put(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let space = self.space();
+            let n = space.len().min(bytes.len());
+            space[..n].copy_from_slice(&bytes[..n]);
+            self.advance(n);
+            bytes = &bytes[n..];
+        }
+    }
+
+    /// Sends what there is.
+    pub(crate) fn flush(&mut self) {
+        let end = std::mem::take(&mut self.end);
+        if let Some(buffer) = self.buffer.take().filter(|_| end > 0) {
+            // The other side only stops early when it panicked, which joining it reports.
+            let _ = self.sender.send(Chunk {
+                buffer: Arc::new(buffer),
+                start: 0,
+                end,
+            });
+        }
+    }
+
+    /// Bytes so far.
+    pub(crate) fn written(&self) -> u64 {
+        self.written
+    }
+}
+
 /// Where chunks come from.
 pub(crate) trait Source {
     /// The next chunk; `None` at the end. Chunks are never empty.

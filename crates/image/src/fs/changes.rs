@@ -168,7 +168,8 @@ fn same(a: &Stat, b: &Stat) -> bool {
         == (b.st_mode, b.st_uid, b.st_gid, b.st_mtime, b.st_mtime_nsec)
 }
 
-fn is_whiteout(stat: &Stat) -> bool {
+/// Whether this hides a name of lower layers.
+pub(crate) fn is_whiteout(stat: &Stat) -> bool {
     FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == 0
 }
 
@@ -185,7 +186,8 @@ fn open_at(parent: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd, Errno> {
     rustix::fs::openat(parent, name, flags, Mode::empty())
 }
 
-pub(super) fn list(directory: BorrowedFd<'_>) -> Result<Vec<Vec<u8>>, Errno> {
+/// The names in a directory, sorted.
+pub(crate) fn list(directory: BorrowedFd<'_>) -> Result<Vec<Vec<u8>>, Errno> {
     let mut names = Vec::new();
     for entry in rustix::fs::Dir::read_from(directory)? {
         let entry = entry?;

@@ -647,7 +647,8 @@ fn times(mtime: Timestamp) -> Timestamps {
     }
 }
 
-fn set_opaque(fd: BorrowedFd<'_>, path: &[u8]) -> Result<()> {
+/// Marks a directory as hiding what is below it.
+pub(crate) fn set_opaque(fd: BorrowedFd<'_>, path: &[u8]) -> Result<()> {
     let mut result = rustix::fs::fsetxattr(fd, OVERLAY_OPAQUE, b"y", XattrFlags::empty());
     if result == Err(Errno::PERM) {
         // Only the host's root has trusted attributes; a rootless overlay is mounted with `userxattr`.

@@ -5,13 +5,17 @@
 //! nor a rename at the wrong moment leads out of the root.
 
 mod changes;
+mod copy;
 mod extract;
 mod pack;
 mod root;
-mod xattr;
+pub(crate) mod xattr;
 
 pub use changes::{Change, ChangeKind, changes};
+pub(crate) use changes::{is_whiteout, list};
+pub(crate) use copy::copy_tree;
 pub use extract::{ExtractOptions, Limits, Ownership, unpack_into};
-pub(crate) use extract::{Extractor, LateMemory, Recorder, Stats};
+pub(crate) use extract::{Extractor, LateMemory, Recorder, Stats, set_opaque};
+pub(crate) use pack::entry;
 pub use pack::{PackOptions, pack};
-pub(crate) use root::clean;
+pub(crate) use root::{MAX_DEPTH, clean};

@@ -210,7 +210,8 @@ impl<W: Write> Packer<W> {
     }
 }
 
-fn entry(stat: &rustix::fs::Stat, kind: Kind, path: Vec<u8>) -> Entry {
+/// The entry of a file with these properties.
+pub(crate) fn entry(stat: &rustix::fs::Stat, kind: Kind, path: Vec<u8>) -> Entry {
     let device = match kind {
         Kind::Char | Kind::Block => (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev)),
         _ => (0, 0),

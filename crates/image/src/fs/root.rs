@@ -14,7 +14,7 @@ const MAX_PATH: usize = 4096;
 /// Longest name of one component (NAME_MAX).
 const MAX_NAME: usize = 255;
 /// Deepest directory: removing a tree takes a descriptor for each level.
-pub(super) const MAX_DEPTH: usize = 256;
+pub(crate) const MAX_DEPTH: usize = 256;
 /// Directories kept open.
 const MAX_CACHED: usize = 64;
 /// How often a resolution is tried again when renames elsewhere disturb it.

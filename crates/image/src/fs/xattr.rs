@@ -5,7 +5,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 
-use crate::error::{Error, Result, show};
+use crate::error::{Error, ErrorKind, Result, show};
 
 /// What marks a directory whose lower directories overlayfs does not show.
 pub(super) const OVERLAY_OPAQUE: &str = "trusted.overlay.opaque";
@@ -69,6 +69,67 @@ pub(crate) fn apply(target: &Target<'_>, xattrs: &[(Vec<u8>, Vec<u8>)], path: &[
 
 /// The attributes of something in a directory, sorted, without those that never leave this host.
 pub(crate) fn read(dir: BorrowedFd<'_>, name: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    let mut names = names(dir, name)?;
+    names.retain(|name| accepted(name));
+    values(dir, name, names)
+}
+
+/// What is in an overlay's upper directory, by its attributes.
+#[derive(Default)]
+pub(crate) struct Upper {
+    /// Those that belong into an archive, sorted.
+    pub(crate) kept: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Notes of overlayfs and of the host's administrator, which a layer does not have.
+    pub(crate) stray: Vec<Vec<u8>>,
+}
+
+/// The attributes of something in an overlay's upper directory.
+///
+/// What refers to a lower layer by name (a directory that was renamed with `redirect_dir`, a file copied up with
+/// `metacopy`) is no content of its own and refused.
+pub(crate) fn upper(dir: BorrowedFd<'_>, name: &[u8]) -> Result<Upper> {
+    let (kept, other): (Vec<_>, Vec<_>) = names(dir, name)?.into_iter().partition(|name| accepted(name));
+    let mut stray = Vec::new();
+    for attribute in other {
+        if attribute.ends_with(b".overlay.redirect") || attribute.ends_with(b".overlay.metacopy") {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                format!(
+                    "{} has only a reference to a lower layer ({}); mount the overlay with redirect_dir=off,metacopy=off",
+                    show(name),
+                    show(&attribute)
+                ),
+            ));
+        }
+        let opaque = [OVERLAY_OPAQUE, OVERLAY_OPAQUE_USER].map(str::as_bytes);
+        let host = attribute.starts_with(b"trusted.") || attribute.starts_with(b"user.");
+        if host && !opaque.contains(&&attribute[..]) {
+            stray.push(attribute);
+        }
+    }
+    Ok(Upper {
+        kept: values(dir, name, kept)?,
+        stray,
+    })
+}
+
+/// Removes attributes.
+pub(crate) fn remove(dir: BorrowedFd<'_>, name: &[u8], attributes: &[Vec<u8>]) -> Result<()> {
+    for attribute in attributes {
+        match rustix::fs::lremovexattr(by_name(dir, name), &attribute[..]) {
+            Ok(()) | Err(Errno::NODATA) => {}
+            Err(e) => {
+                return Err(Error::io(
+                    format!("cannot remove attribute {} of {}", show(attribute), show(name)),
+                    e,
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn names(dir: BorrowedFd<'_>, name: &[u8]) -> Result<Vec<Vec<u8>>> {
     let path = by_name(dir, name);
     // Nearly always there are none or few; the large buffer (XATTR_LIST_MAX) is for the rest.
     let mut list = vec![0u8; 512];
@@ -87,27 +148,30 @@ pub(crate) fn read(dir: BorrowedFd<'_>, name: &[u8]) -> Result<Vec<(Vec<u8>, Vec
             ));
         }
     };
+    let names = list[..length].split(|&b| b == 0).filter(|n| !n.is_empty());
+    Ok(names.map(<[u8]>::to_vec).collect())
+}
+
+fn values(dir: BorrowedFd<'_>, name: &[u8], mut attributes: Vec<Vec<u8>>) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    let path = by_name(dir, name);
+    attributes.sort();
     let mut out = Vec::new();
-    for attribute in list[..length]
-        .split(|&b| b == 0)
-        .filter(|n| !n.is_empty() && accepted(n))
-    {
+    for attribute in attributes {
         let mut value = vec![0u8; MAX_VALUE];
-        match rustix::fs::lgetxattr(&path[..], attribute, &mut value[..]) {
+        match rustix::fs::lgetxattr(&path[..], &attribute[..], &mut value[..]) {
             Ok(length) => {
                 value.truncate(length);
-                out.push((attribute.to_vec(), value));
+                out.push((attribute, value));
             }
             Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
             Err(e) => {
                 return Err(Error::io(
-                    format!("cannot read attribute {} of {}", show(attribute), show(name)),
+                    format!("cannot read attribute {} of {}", show(&attribute), show(name)),
                     e,
                 ));
             }
         }
     }
-    out.sort();
     Ok(out)
 }
 

@@ -114,7 +114,7 @@ pub(crate) fn join<T>(thread: JoinHandle<Result<T>>) -> Result<T> {
     thread.join().unwrap_or_else(|_| Err(died()))
 }
 
-fn died() -> Error {
+pub(super) fn died() -> Error {
     Error::new(
         ErrorKind::Io,
         "a thread that unpacks a layer has died; this is a defect",

@@ -1,6 +1,8 @@
 //! Unpacking layers and putting their archives together again.
 
+mod directory;
 mod ingest;
 pub(crate) mod split;
 
+pub use directory::{DirectoryLayerOptions, LayerDirectory};
 pub(crate) use ingest::{Unpacked, feed, join, spawn};
