@@ -91,20 +91,28 @@ pub fn respond(
 
 /// Output only: the log, then what comes.
 fn output_body(attached: Attached) -> Body {
-    let Attached { logs, stream, .. } = attached;
-    Body::stream(stream::unfold((logs, stream), |(mut logs, stream)| async move {
+    let Attached {
+        logs, stream, ended, ..
+    } = attached;
+    let rest = (logs, stream, ended);
+    Body::stream(stream::unfold(rest, |(mut logs, stream, ended)| async move {
         if let Some(log) = &mut logs {
             match next_chunk(log).await {
-                Some(chunk) => return Some((Ok(chunk), (logs, stream))),
+                Some(chunk) => return Some((Ok(chunk), (logs, stream, ended))),
                 None => logs = None,
             }
         }
         let live = stream?;
         let piece = read_some(&live).await;
         match piece {
-            Ok(piece) if piece.is_empty() => None,
-            Ok(piece) => Some((Ok(piece), (logs, Some(live)))),
-            Err(error) => Some((Err(error), (None, None))),
+            Ok(piece) if piece.is_empty() => {
+                if let Some(ended) = &ended {
+                    ended.wait().await;
+                }
+                None
+            }
+            Ok(piece) => Some((Ok(piece), (logs, Some(live), ended))),
+            Err(error) => Some((Err(error), (None, None, None))),
         }
     }))
 }
@@ -152,7 +160,9 @@ async fn serve(upgraded: Upgraded, attached: Attached, rules: Rules) -> io::Resu
 
 /// Copies both ways until the output or the client is at its end. `first` was read from the client already.
 async fn pump(client: Conn, first: Bytes, attached: Attached, rules: Rules) -> io::Result<()> {
-    let Attached { logs, stream, .. } = attached;
+    let Attached {
+        logs, stream, ended, ..
+    } = attached;
     let taken = AtomicUsize::new(0);
     let output = async {
         if let Some(mut log) = logs {
@@ -160,10 +170,13 @@ async fn pump(client: Conn, first: Bytes, attached: Attached, rules: Rules) -> i
                 write_all(&client, &chunk).await?;
             }
         }
-        match &stream {
-            Some(engine) => copy_output(engine, &client).await,
-            None => Ok(()),
+        if let Some(engine) = &stream {
+            copy_output(engine, &client).await?;
         }
+        if let Some(ended) = &ended {
+            ended.wait().await;
+        }
+        Ok(())
     };
     let input = async {
         copy_input(&client, first, stream.as_ref(), rules, &taken).await?;
@@ -403,6 +416,7 @@ mod tests {
                 tty: false,
                 logs: None,
                 stream: Some(engine),
+                ended: None,
             };
             let rules = Rules {
                 stdin: true,

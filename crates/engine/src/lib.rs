@@ -43,7 +43,7 @@ use paths::Paths;
 use state::Table;
 
 pub use container::Container;
-pub use container::attach::{AttachOptions, Attached};
+pub use container::attach::{AttachOptions, Attached, Ended};
 pub use container::list::ListOptions;
 pub use container::remove::RemoveOptions;
 pub use container::stop::StopOptions;

@@ -102,6 +102,36 @@ fn detached_life() {
     assert_eq!(daemon.vessel(&["ps", "-aq"]).ok(), "");
 }
 
+/// The shim ends the stream and tells the exit code on two connections; whoever is told of the end can ask for the code.
+#[test]
+fn an_exec_whose_stream_has_ended_has_its_exit_code() {
+    let Some(daemon) = daemon() else { return };
+    daemon
+        .vessel(&[
+            "run",
+            "-d",
+            "--network",
+            "none",
+            "--name",
+            "many",
+            "busybox",
+            "sleep",
+            "1000",
+        ])
+        .ok();
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                for _ in 0..12 {
+                    let said = daemon.vessel(&["exec", "many", "sh", "-c", "echo said; exit 7"]);
+                    assert_eq!((said.code, said.out.as_str()), (7, "said\n"));
+                }
+            });
+        }
+    });
+    daemon.vessel(&["rm", "-f", "many"]).ok();
+}
+
 /// What removes itself is mounted without syncing, which the kernel lets nobody do twice on the same layer by itself.
 #[test]
 fn what_removes_itself_is_restarted_with_its_files() {

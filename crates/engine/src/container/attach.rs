@@ -1,12 +1,14 @@
 //! Attaching to a container's streams.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use tokio::net::UnixStream;
 use vessel_runtime::shim::{Attach, Request};
 use vessel_runtime::spec::ConsoleSize;
 
+use super::exec::Exec;
 use super::record::Status;
 use super::shim;
 use super::stop::not_running;
@@ -39,6 +41,21 @@ pub struct Attached {
     /// Raw bytes of input towards the program, output as above from it; its end is the end. Shutting down writing is
     /// the end of input.
     pub stream: Option<UnixStream>,
+    /// To be waited for between the end of the stream and telling the client of it.
+    pub ended: Option<Ended>,
+}
+
+/// The end of an exec as the daemon knows it. The shim ends the stream and says how the process ended at the same time,
+/// on two connections; a client whose stream has ended asks for the exit code at once.
+#[derive(Debug)]
+pub struct Ended(pub(super) Arc<Exec>);
+
+impl Ended {
+    /// Waits until the exit code is known.
+    pub async fn wait(&self) {
+        // Whoever waits longer waits for a shim that hangs.
+        let _ = tokio::time::timeout(Duration::from_secs(10), self.0.ended()).await;
+    }
 }
 
 /// What a client that attaches has to do.
@@ -126,6 +143,7 @@ impl Engine {
             tty: record.config.tty,
             logs,
             stream,
+            ended: None,
         })
     }
 

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Instant;
 
 use rustix::fs::{Mode, OFlags};
 use tokio::sync::Notify;
@@ -12,7 +13,7 @@ use vessel_runtime::shim::protocol::{ExecRequest, Reply};
 use vessel_runtime::shim::{Attach, Exit, Request};
 use vessel_runtime::spec::{ConsoleSize, Process, Seccomp};
 
-use super::attach::Attached;
+use super::attach::{Attached, Ended};
 use super::record::{Record, Status};
 use super::stop::not_running;
 use super::{Container, shim};
@@ -26,7 +27,7 @@ use crate::{Engine, Error, ErrorKind, Result, blocking, ids};
 pub(crate) struct Execs(RwLock<HashMap<String, Arc<Exec>>>);
 
 /// How many ended execs of a container can still be inspected.
-const ENDED_KEPT: usize = 32;
+const ENDED_KEPT: usize = 256;
 
 #[derive(Debug)]
 pub(super) struct Exec {
@@ -45,6 +46,7 @@ struct ExecState {
     running: bool,
     pid: i32,
     exit_code: Option<i32>,
+    ended: Option<Instant>,
 }
 
 impl Exec {
@@ -66,6 +68,7 @@ impl Exec {
         self.change(|state| {
             state.running = false;
             state.exit_code = Some(code);
+            state.ended = Some(Instant::now());
         });
         self.over.notify_one();
     }
@@ -175,9 +178,17 @@ impl Engine {
             )));
         }
         let started = self.start_exec(&exec, &request).await;
-        let Err(error) = started else { return started };
+        let error = match started {
+            Ok(attached) => {
+                return Ok(attached.map(|attached| Attached {
+                    ended: Some(Ended(exec)),
+                    ..attached
+                }));
+            }
+            Err(error) => error,
+        };
         exec.container.inner().execs.retain(|other| *other != exec.id);
-        exec.change(|state| state.exit_code = Some(error.exit_code().clamp(126, 127)));
+        exec.end(error.exit_code().clamp(126, 127));
         let missing = matches!(
             error.kind(),
             ErrorKind::CommandNotFound | ErrorKind::CommandNotExecutable
@@ -191,6 +202,7 @@ impl Engine {
             tty: exec.request.tty,
             logs: None,
             stream: Some(stream),
+            ended: None,
         }))
     }
 
@@ -263,6 +275,7 @@ impl Engine {
             tty: asked.tty,
             logs: None,
             stream: Some(stream),
+            ended: None,
         }))
     }
 
@@ -426,6 +439,7 @@ impl Engine {
             running: true,
             pid,
             exit_code: None,
+            ended: None,
         };
         self.execs.insert(Arc::new(Exec {
             id: id.to_owned(),
@@ -437,13 +451,22 @@ impl Engine {
         }));
     }
 
-    /// Forgets ended execs of a container when there are many: scripts make thousands.
+    /// Forgets the oldest ended execs of a container when there are many: scripts make thousands. The newest are about to
+    /// be asked for their exit codes.
     fn forget_ended(&self, container: &Container) {
-        let mut ended = 0;
+        let mut ended: Vec<Instant> = Vec::new();
+        let over = |exec: &Exec| exec.change(|state| state.ended.filter(|_| !state.running));
         self.execs.retain(&container.id, |exec| {
-            let over = exec.change(|state| state.started && !state.running);
-            ended += usize::from(over);
-            !over || ended <= ENDED_KEPT
+            ended.extend(over(exec));
+            true
+        });
+        let Some(excess) = ended.len().checked_sub(ENDED_KEPT).filter(|excess| *excess > 0) else {
+            return;
+        };
+        ended.sort_unstable();
+        let newest_to_go = ended[excess - 1];
+        self.execs.retain(&container.id, |exec| {
+            over(exec).is_none_or(|at| at > newest_to_go)
         });
     }
 }
