@@ -8,6 +8,7 @@ mod builder;
 pub mod check;
 pub mod dockerfile;
 mod error;
+pub mod ignore;
 pub mod progress;
 pub mod request;
 pub mod session;

@@ -87,7 +87,10 @@ impl Secret {
         if bytes.len() > MAX_SECRET {
             return Err(Error::new(
                 ErrorKind::Invalid,
-                format!("a secret may have {MAX_SECRET} bytes; this one has {}", bytes.len()),
+                format!(
+                    "a secret may have {MAX_SECRET} bytes; this one has {}",
+                    bytes.len()
+                ),
             ));
         }
         Ok(Self(bytes))

@@ -162,4 +162,3 @@ pub struct Exit {
     /// Whether the kernel killed something in it for want of memory.
     pub oom_killed: bool,
 }
-

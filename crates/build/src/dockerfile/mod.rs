@@ -6,11 +6,14 @@
 //! Limits: [`MAX_SIZE`] bytes, [`MAX_INSTRUCTIONS`] instructions. Here-documents and lines are bounded by the file's size.
 
 mod ast;
+mod command;
 mod diagnostic;
 mod directive;
 mod duration;
 pub mod expand;
+mod expose;
 mod flags;
+mod graph;
 mod heredoc;
 mod instruction;
 mod json;
@@ -19,6 +22,9 @@ mod node;
 mod pattern;
 mod source;
 pub(crate) mod suggest;
+#[cfg(test)]
+mod tests;
+mod vars;
 mod words;
 
 use std::sync::Arc;
@@ -27,11 +33,15 @@ pub use ast::{
     Add, ArgDecl, Command, CommandLine, Copy, Dockerfile, Healthcheck, HealthcheckOptions, Heredoc,
     InlineFile, Instruction, KeyValue, Network, Run, Security, Sources, Stage,
 };
+pub use command::{Expansion, Script};
 pub use diagnostic::{Diagnostic, Rule, Severity};
 pub use directive::{Directive, detect_syntax};
 pub use expand::{ExpandError, Expanded, Lexer};
+pub use expose::{Exposed, parse_port};
+pub use graph::{Base, Graph, Node, Origin};
 pub use mount::{Device, Mount, MountType, Sharing};
 pub use source::{Source, Span};
+pub use vars::{Globals, PLATFORM_ARGS, PROXY_ARGS, is_proxy_arg};
 
 /// The largest Dockerfile.
 pub const MAX_SIZE: usize = 16 << 20;
