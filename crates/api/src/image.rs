@@ -87,6 +87,11 @@ model! {
         pub untagged: String,
     }
 
+    /// The answer to `POST /commit`.
+    pub struct CommitResponse {
+        pub id: String,
+    }
+
     /// `POST /images/prune`.
     pub struct ImagesPruneReport {
         #[serde(serialize_with = "null_if_empty")]

@@ -71,6 +71,7 @@ static COMMANDS: &[Entry] = &[
     entry::<c::load::Args>("load", &[]),
     entry::<c::save::Args>("save", &[]),
     entry::<c::import::Args>("import", &[]),
+    entry::<c::commit::Args>("commit", &[]),
     entry::<c::history::Args>("history", &[]),
     entry::<c::info::Args>("info", &[]),
     entry::<c::version::Args>("version", &[]),
@@ -86,6 +87,7 @@ static GROUPS: &[Group] = &[
         about: "Manage containers",
         entries: &[
             entry::<c::attach::Args>("attach", &[]),
+            entry::<c::commit::Args>("commit", &[]),
             entry::<c::cp::Args>("cp", &[]),
             entry::<c::create::Args>("create", &[]),
             entry::<c::diff::Args>("diff", &[]),

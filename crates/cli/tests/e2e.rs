@@ -8,6 +8,8 @@
 #[path = "e2e/harness.rs"]
 mod harness;
 
+#[path = "e2e/commit.rs"]
+mod commit;
 #[path = "e2e/daemon_death.rs"]
 mod daemon_death;
 #[path = "e2e/failures.rs"]

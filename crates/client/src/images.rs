@@ -2,7 +2,9 @@
 
 use std::io::Read;
 
-use vessel_api::{HistoryItem, ImageDeleteItem, ImageInspect, ImageSummary, ImagesPruneReport, JsonMessage};
+use vessel_api::{
+    CommitResponse, HistoryItem, ImageDeleteItem, ImageInspect, ImageSummary, ImagesPruneReport, JsonMessage,
+};
 
 use crate::request::{Method, Response};
 use crate::{Client, Filters, JsonStream, Query, Result, encode};
@@ -35,7 +37,42 @@ pub struct ImportOptions {
     pub platform: String,
 }
 
+/// A container to make an image of.
+#[derive(Debug, Clone, Default)]
+pub struct CommitOptions {
+    /// The container.
+    pub container: String,
+    /// The new image's name; empty for none.
+    pub repo: String,
+    /// Its tag.
+    pub tag: String,
+    /// Kept in its history.
+    pub comment: String,
+    /// Who made it.
+    pub author: String,
+    /// Whether the container is paused meanwhile.
+    pub pause: bool,
+    /// Lines of a Dockerfile.
+    pub changes: Vec<String>,
+}
+
 impl Client {
+    /// `POST /commit`: makes an image of a container, and returns its ID.
+    pub fn container_commit(&self, options: &CommitOptions) -> Result<String> {
+        let mut query = Query::new()
+            .add("container", &options.container)
+            .text("repo", &options.repo)
+            .text("tag", &options.tag)
+            .text("comment", &options.comment)
+            .text("author", &options.author)
+            .add("pause", u8::from(options.pause));
+        for change in &options.changes {
+            query = query.add("changes", change);
+        }
+        let answer: CommitResponse = self.request(Method::Post, "/commit", &query)?.json()?;
+        Ok(answer.id)
+    }
+
     /// `GET /images/json`
     pub fn image_list(&self, all: bool, digests: bool, filters: &Filters) -> Result<Vec<ImageSummary>> {
         let query = Query::new()

@@ -35,7 +35,7 @@ pub use containers::{
 pub use error::Error;
 pub use hijack::{Hijacked, HijackedReader};
 pub use host::Host;
-pub use images::{ImageCreateOptions, ImportOptions};
+pub use images::{CommitOptions, ImageCreateOptions, ImportOptions};
 pub use json_stream::JsonStream;
 pub use query::{Filters, Query, encode};
 pub use request::{Method, Pending, Response};

@@ -12,7 +12,7 @@ use crate::error::ApiError;
 use crate::query::decode;
 use crate::request::Request;
 use crate::response::Answer;
-use crate::routes::{absent, containers, copy, exec, images, networks, streams, system, volumes};
+use crate::routes::{absent, commit, containers, copy, exec, images, networks, streams, system, volumes};
 use crate::server::State;
 use crate::version::ApiVersion;
 
@@ -45,6 +45,7 @@ pub async fn route(state: &Arc<State>, request: hyper::Request<Incoming>) -> Ans
             (Method::GET, "version") => system::version(state),
             (Method::GET, "info") => system::info(state),
             (Method::GET, "events") => system::events(state, &request),
+            (Method::POST, "commit") => commit::commit(state, request).await,
             (Method::POST, "auth") => system::auth(),
             _ => nowhere(&mut request, &segments).await,
         },

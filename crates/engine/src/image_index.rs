@@ -26,6 +26,9 @@ pub struct ImageRecord {
     pub tagged_at: i64,
     /// `name@sha256:…` it is known by.
     pub repo_digests: Vec<String>,
+    /// The image it was committed over; empty for any other.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub parent: String,
 }
 
 /// An image that was looked up.
@@ -399,7 +402,7 @@ impl Engine {
                 .map(|layer| layer.chain_id.to_string())
                 .collect(),
             tagged_at: crate::time::now(),
-            repo_digests: Vec::new(),
+            ..ImageRecord::default()
         };
         // The lease in `image` keeps the content until the record does.
         self.images.insert(&id, record).await?;

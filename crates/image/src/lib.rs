@@ -32,7 +32,7 @@ pub use error::{Error, ErrorKind, Result};
 pub use fs::{
     Change, ChangeKind, ExtractOptions, Limits, Ownership, PackOptions, changes, pack, unpack_into,
 };
-pub use layer::{DirectoryLayerOptions, LayerDirectory};
+pub use layer::{DirectoryLayerOptions, LayerDirectory, StagedDirectory};
 pub use manifest::{Descriptor, Document, Index, Manifest, Platform, media_type};
 pub use reference::{Reference, image_id_prefix};
 pub use store::{BlobInfo, Collected, LayerInfo, LayerReader, Lease, LiveSet, Store};

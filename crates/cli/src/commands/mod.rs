@@ -1,6 +1,7 @@
 //! The commands, one file each.
 
 pub mod attach;
+pub mod commit;
 pub mod completion;
 pub mod cp;
 pub mod create;

@@ -28,9 +28,6 @@ pub fn route(method: &Method, segments: &[&str]) -> Answer {
         ["build" | "session" | "grpc", ..] => Err(ApiError::not_implemented(
             "building images is not there yet: build elsewhere and bring the image with load or import",
         )),
-        ["commit"] => Err(ApiError::not_implemented(
-            "committing a container is not there yet: export it and import the archive",
-        )),
         ["distribution", ..] => registry(),
         _ => Err(ApiError::page_not_found()),
     }

@@ -1,6 +1,7 @@
 //! The routes, by object.
 
 pub mod absent;
+pub mod commit;
 pub mod containers;
 pub mod copy;
 pub mod exec;

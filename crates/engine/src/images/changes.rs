@@ -1,217 +1,198 @@
-//! The instructions that `import --change` applies to an image's configuration: those of a Dockerfile that make no
-//! layer.
+//! The instructions that `import --change` and `commit --change` apply to an image's configuration: those of a
+//! Dockerfile that make no layer, read as the builder reads them. Variables are those of the configuration.
 
-use vessel_image::{ContainerConfig, Empty, Healthcheck};
+use vessel_build::dockerfile::{Command, CommandLine, Healthcheck, KeyValue, Lexer, parse_trigger};
+use vessel_image::{ContainerConfig, Empty};
 
-use crate::{Error, Result};
+use crate::{Error, Result, signal};
 
-/// Longer instructions have no honest use.
-const MAX_LENGTH: usize = 64 * 1024;
+const ALLOWED: &str = "CMD, ENTRYPOINT, ENV, EXPOSE, HEALTHCHECK, LABEL, ONBUILD, SHELL, STOPSIGNAL, USER, VOLUME and WORKDIR are";
 
-/// Applies one instruction: `CMD`, `ENTRYPOINT`, `ENV`, `EXPOSE`, `HEALTHCHECK`, `LABEL`, `ONBUILD`, `SHELL`,
-/// `STOPSIGNAL`, `USER`, `VOLUME` or `WORKDIR`.
-pub(super) fn apply(config: &mut ContainerConfig, instruction: &str) -> Result<()> {
-    let text = instruction.trim();
-    if text.len() > MAX_LENGTH {
-        return Err(Error::invalid(format!(
-            "a change is longer than {MAX_LENGTH} bytes"
-        )));
-    }
-    let (name, rest) = text.split_once(char::is_whitespace).unwrap_or((text, ""));
-    let rest = rest.trim();
-    let name = name.to_ascii_uppercase();
-    if rest.is_empty() {
-        return Err(Error::invalid(format!("the change {name:?} has no value")));
-    }
-    match name.as_str() {
-        "CMD" => config.cmd = Some(command(rest)),
-        "ENTRYPOINT" => config.entrypoint = Some(command(rest)),
-        "SHELL" => {
-            let shell = json_list(rest)
-                .ok_or_else(|| Error::invalid("SHELL requires the arguments to be in JSON form"))?;
-            config.shell = Some(shell);
-        }
-        "ENV" => {
-            let env = config.env.get_or_insert_default();
-            for (key, value) in pairs("ENV", rest)? {
-                env.retain(|line| line.split_once('=').map_or(line.as_str(), |(known, _)| known) != key);
-                env.push(format!("{key}={value}"));
+/// Changes a configuration, instruction after instruction.
+pub(super) fn apply(config: &mut ContainerConfig, changes: &[String]) -> Result<()> {
+    let mut command_set = false;
+    for change in changes {
+        let instruction = parse_trigger(change).map_err(|error| Error::invalid(error.message))?;
+        let expand = Expand { config };
+        match &instruction.command {
+            Command::Cmd(line) => {
+                let words = words(config, line);
+                config.cmd = Some(words).filter(|words| !words.is_empty());
+                command_set = true;
             }
-        }
-        "LABEL" => config
-            .labels
-            .get_or_insert_default()
-            .extend(pairs("LABEL", rest)?),
-        "EXPOSE" => {
-            for port in rest.split_whitespace() {
-                config
-                    .exposed_ports
-                    .get_or_insert_default()
-                    .insert(exposed(port)?, Empty {});
+            Command::Entrypoint(line) => {
+                let words = words(config, line);
+                config.entrypoint = Some(words).filter(|words| !words.is_empty());
+                // The command was made for the entry point that goes.
+                if !command_set {
+                    config.cmd = None;
+                }
             }
-        }
-        "VOLUME" => {
-            for path in
-                json_list(rest).unwrap_or_else(|| rest.split_whitespace().map(str::to_owned).collect())
-            {
-                config.volumes.get_or_insert_default().insert(path, Empty {});
+            Command::Env(pairs) => {
+                let pairs = expand.pairs(pairs)?;
+                let env = config.env.get_or_insert_default();
+                for (key, value) in pairs {
+                    let line = format!("{key}={value}");
+                    let same = |known: &String| known.split('=').next() == Some(&key);
+                    match env.iter().position(same) {
+                        Some(at) => env[at] = line,
+                        None => env.push(line),
+                    }
+                }
             }
-        }
-        "USER" => config.user = Some(rest.to_owned()),
-        "STOPSIGNAL" => config.stop_signal = Some(rest.to_owned()),
-        "WORKDIR" => {
-            let before = config.working_dir.as_deref().unwrap_or("/");
-            config.working_dir = Some(match rest.starts_with('/') {
-                true => rest.to_owned(),
-                false => format!("{}/{rest}", before.trim_end_matches('/')),
-            });
-        }
-        "ONBUILD" => config.on_build.get_or_insert_default().push(rest.to_owned()),
-        "HEALTHCHECK" => config.healthcheck = Some(healthcheck(rest)?),
-        _ => {
-            return Err(Error::invalid(format!(
-                "{name} is not a valid change command: CMD, ENTRYPOINT, ENV, EXPOSE, HEALTHCHECK, LABEL, ONBUILD, SHELL, STOPSIGNAL, USER, VOLUME and WORKDIR are"
-            )));
+            Command::Label(pairs) => {
+                let pairs = expand.pairs(pairs)?;
+                config.labels.get_or_insert_default().extend(pairs);
+            }
+            Command::Expose(ports) => {
+                let ports = ports.iter().map(|port| expand.words(port));
+                let ports = ports.collect::<Result<Vec<_>>>()?.concat();
+                for port in ports {
+                    let all = config.exposed_ports.get_or_insert_default();
+                    all.extend(exposed(&port)?.map(|port| (port, Empty {})));
+                }
+            }
+            Command::Volume(paths) => {
+                for path in paths {
+                    let path = Expand { config }.word(path)?;
+                    if path.trim().is_empty() {
+                        return Err(Error::invalid("VOLUME specified can not be an empty string"));
+                    }
+                    config.volumes.get_or_insert_default().insert(path, Empty {});
+                }
+            }
+            Command::User(user) => config.user = Some(expand.word(user)?),
+            Command::StopSignal(name) => {
+                let name = expand.word(name)?;
+                signal::parse(&name)?;
+                config.stop_signal = Some(name);
+            }
+            Command::Workdir(path) => {
+                let path = expand.word(path)?;
+                config.working_dir = Some(directory(config.working_dir.as_deref(), &path));
+            }
+            Command::Onbuild(trigger) => {
+                config.on_build.get_or_insert_default().push(trigger.clone());
+            }
+            Command::Shell(shell) => config.shell = Some(shell.clone()),
+            Command::Healthcheck(check) => config.healthcheck = Some(healthcheck(check)),
+            other => {
+                return Err(Error::invalid(format!(
+                    "{} is not a valid change command: {ALLOWED}",
+                    other.name()
+                )));
+            }
         }
     }
     Ok(())
 }
 
-fn json_list(text: &str) -> Option<Vec<String>> {
-    text.starts_with('[')
-        .then(|| serde_json::from_str(text).ok())
-        .flatten()
+/// Expands the configuration's own variables.
+struct Expand<'a> {
+    config: &'a ContainerConfig,
 }
 
-/// A JSON list, or a line for the shell.
-fn command(text: &str) -> Vec<String> {
-    json_list(text).unwrap_or_else(|| vec!["/bin/sh".to_owned(), "-c".to_owned(), text.to_owned()])
+impl Expand<'_> {
+    fn lookup(&self, name: &str) -> Option<String> {
+        let env = self.config.env.iter().flatten();
+        let mut pairs = env.filter_map(|line| line.split_once('='));
+        pairs
+            .find(|(key, _)| *key == name)
+            .map(|(_, value)| value.to_owned())
+    }
+
+    fn word(&self, word: &str) -> Result<String> {
+        let expanded = Lexer::new('\\').word(word, &mut |name| self.lookup(name));
+        expanded
+            .map(|expanded| expanded.text)
+            .map_err(|error| Error::invalid(error.to_string()))
+    }
+
+    fn words(&self, text: &str) -> Result<Vec<String>> {
+        Lexer::new('\\')
+            .words(text, &mut |name| self.lookup(name))
+            .map_err(|error| Error::invalid(error.to_string()))
+    }
+
+    fn pairs(&self, pairs: &[KeyValue]) -> Result<Vec<(String, String)>> {
+        let expanded = pairs
+            .iter()
+            .map(|pair| Ok((self.word(&pair.key)?, self.word(&pair.value)?)));
+        expanded.collect()
+    }
 }
 
-fn exposed(port: &str) -> Result<String> {
-    let (number, protocol) = port.split_once('/').unwrap_or((port, "tcp"));
+/// A command's words: of the shell form, with the shell in front.
+fn words(config: &ContainerConfig, line: &CommandLine) -> Vec<String> {
+    if line.exec || line.words.is_empty() {
+        return line.words.clone();
+    }
+    let shell = config.shell.clone().filter(|shell| !shell.is_empty());
+    let mut out = shell.unwrap_or_else(|| vec!["/bin/sh".to_owned(), "-c".to_owned()]);
+    out.extend(line.words.iter().cloned());
+    out
+}
+
+/// A path as a process would see it that is in `from`.
+fn directory(from: Option<&str>, path: &str) -> String {
+    let from = from.filter(|_| !path.starts_with('/')).unwrap_or_default();
+    let mut parts: Vec<&str> = Vec::new();
+    for part in from.split('/').chain(path.split('/')) {
+        match part {
+            "" | "." => {}
+            ".." => {
+                parts.pop();
+            }
+            part => parts.push(part),
+        }
+    }
+    format!("/{}", parts.join("/"))
+}
+
+/// `80`, `53/udp`, `8000-8010/tcp` as the ports they mean.
+fn exposed(text: &str) -> Result<impl Iterator<Item = String>> {
+    let bad = || {
+        Error::invalid(format!(
+            "invalid containerPort: {text}: 80, 80/tcp, 8000-8010/udp are some"
+        ))
+    };
+    let (numbers, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
     let protocol = protocol.to_ascii_lowercase();
-    match number.parse::<u16>() {
-        Ok(number) if number > 0 && ["tcp", "udp", "sctp"].contains(&protocol.as_str()) => {
-            Ok(format!("{number}/{protocol}"))
-        }
-        _ => Err(Error::invalid(format!(
-            "invalid containerPort: {port}: 80, 80/tcp, 53/udp are some"
-        ))),
+    let (first, last) = numbers.split_once('-').unwrap_or((numbers, numbers));
+    let number = |text: &str| text.parse::<u16>().ok().filter(|&number| number > 0);
+    let (first, last) = (number(first).ok_or_else(bad)?, number(last).ok_or_else(bad)?);
+    if first > last || !["tcp", "udp", "sctp"].contains(&protocol.as_str()) {
+        return Err(bad());
     }
+    Ok((first..=last).map(move |port| format!("{port}/{protocol}")))
 }
 
-/// `key=value …` with quotes and backslashes, or `key the rest`.
-fn pairs(name: &str, text: &str) -> Result<Vec<(String, String)>> {
-    let first = text.split_whitespace().next().unwrap_or_default();
-    if !first.contains('=') {
-        return match text.split_once(char::is_whitespace) {
-            Some((key, value)) => Ok(vec![(key.to_owned(), value.trim().to_owned())]),
-            None => Err(Error::invalid(format!(
-                "{name} must have two arguments: {text:?} has one"
-            ))),
-        };
-    }
-    words(text)?
-        .into_iter()
-        .map(|word| match word.split_once('=') {
-            Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
-            _ => Err(Error::invalid(format!(
-                "Syntax error - can't find = in {word:?}. Must be of the form: name=value"
-            ))),
-        })
-        .collect()
-}
-
-/// Splits at blanks outside quotes.
-fn words(text: &str) -> Result<Vec<String>> {
-    let (mut words, mut word, mut begun) = (Vec::new(), String::new(), false);
-    let mut quote = None;
-    let mut characters = text.chars();
-    while let Some(character) = characters.next() {
-        match (character, quote) {
-            ('\\', None | Some('"')) => {
-                word.extend(characters.next());
-                begun = true;
-            }
-            (mark @ ('"' | '\''), None) => {
-                quote = Some(mark);
-                begun = true;
-            }
-            (mark, Some(open)) if mark == open => quote = None,
-            (blank, None) if blank.is_whitespace() => {
-                if begun {
-                    words.push(std::mem::take(&mut word));
-                }
-                begun = false;
-            }
-            (other, _) => {
-                word.push(other);
-                begun = true;
-            }
+fn healthcheck(check: &Healthcheck) -> vessel_image::Healthcheck {
+    let (line, options) = match check {
+        Healthcheck::None => {
+            return vessel_image::Healthcheck {
+                test: Some(vec!["NONE".to_owned()]),
+                ..vessel_image::Healthcheck::default()
+            };
         }
+        Healthcheck::Command { line, options } => (line, options),
+    };
+    let kind = if line.exec { "CMD" } else { "CMD-SHELL" };
+    let nanos = |length: std::time::Duration| {
+        Some(i64::try_from(length.as_nanos()).unwrap_or(i64::MAX)).filter(|&nanos| nanos != 0)
+    };
+    vessel_image::Healthcheck {
+        test: Some(
+            std::iter::once(kind.to_owned())
+                .chain(line.words.iter().cloned())
+                .collect(),
+        ),
+        interval: nanos(options.interval),
+        timeout: nanos(options.timeout),
+        start_period: nanos(options.start_period),
+        start_interval: nanos(options.start_interval),
+        retries: Some(i64::from(options.retries)).filter(|&retries| retries != 0),
     }
-    if quote.is_some() {
-        return Err(Error::invalid(format!("a quote is not closed in {text:?}")));
-    }
-    if begun {
-        words.push(word);
-    }
-    Ok(words)
-}
-
-/// `NONE`, or options and `CMD`.
-fn healthcheck(text: &str) -> Result<Healthcheck> {
-    let mut check = Healthcheck::default();
-    let mut rest = text;
-    while let Some(option) = rest.strip_prefix("--") {
-        let (option, after) = option.split_once(char::is_whitespace).unwrap_or((option, ""));
-        rest = after.trim_start();
-        let (key, value) = option.split_once('=').unwrap_or((option, ""));
-        let bad = || {
-            Error::invalid(format!(
-                "HEALTHCHECK: --{option} is not valid: --interval=30s, --timeout=5s, --start-period=1m, --start-interval=5s and --retries=3 are"
-            ))
-        };
-        let slot = match key {
-            "interval" => &mut check.interval,
-            "timeout" => &mut check.timeout,
-            "start-period" => &mut check.start_period,
-            "start-interval" => &mut check.start_interval,
-            "retries" => {
-                check.retries = Some(
-                    value
-                        .parse::<i64>()
-                        .ok()
-                        .filter(|&retries| retries >= 0)
-                        .ok_or_else(bad)?,
-                );
-                continue;
-            }
-            _ => return Err(bad()),
-        };
-        let length = value.parse::<jiff::SignedDuration>().map_err(|_| bad())?;
-        *slot = Some(
-            i64::try_from(length.as_nanos())
-                .ok()
-                .filter(|&nanos| nanos >= 0)
-                .ok_or_else(bad)?,
-        );
-    }
-    let (kind, command_text) = rest.split_once(char::is_whitespace).unwrap_or((rest, ""));
-    check.test = Some(match (kind.to_ascii_uppercase().as_str(), command_text.trim()) {
-        ("NONE", "") => vec!["NONE".to_owned()],
-        ("CMD", command) if !command.is_empty() => match json_list(command) {
-            Some(list) => std::iter::once("CMD".to_owned()).chain(list).collect(),
-            None => vec!["CMD-SHELL".to_owned(), command.to_owned()],
-        },
-        _ => {
-            return Err(Error::invalid(
-                "HEALTHCHECK: NONE or CMD and a command are expected",
-            ));
-        }
-    });
-    Ok(check)
 }
 
 #[cfg(test)]
@@ -219,36 +200,41 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn on(mut config: ContainerConfig, changes: &[&str]) -> Result<ContainerConfig> {
+        let changes: Vec<String> = changes.iter().map(|&change| change.to_owned()).collect();
+        apply(&mut config, &changes).map(|()| config)
+    }
+
     fn applied(changes: &[&str]) -> ContainerConfig {
-        let mut config = ContainerConfig::default();
-        for change in changes {
-            apply(&mut config, change).unwrap();
-        }
-        config
+        on(ContainerConfig::default(), changes).unwrap()
     }
 
     #[test]
     fn every_instruction() {
         let config = applied(&[
-            "cmd echo hi",
             "ENTRYPOINT [\"/bin/x\", \"-y\"]",
+            "cmd echo hi",
             "ENV A=1 B=\"two words\" C=a\\ b",
             "ENV A 2 and more",
+            "ENV D=${B}-$C E=$D",
             "LABEL k=v \"q u\"='x y'",
-            "EXPOSE 80 53/udp",
+            "EXPOSE 80 53/udp 90-91",
             "VOLUME /a /b",
             "VOLUME [\"/c d\"]",
             "USER 1:2",
             "WORKDIR /srv",
-            "WORKDIR app",
+            "WORKDIR app/../$A",
             "STOPSIGNAL SIGINT",
-            "ONBUILD RUN x",
+            "ONBUILD RUN $x",
             "SHELL [\"/bin/bash\"]",
             "HEALTHCHECK --interval=30s --retries=3 CMD curl x",
         ]);
         assert_eq!(config.cmd.unwrap(), ["/bin/sh", "-c", "echo hi"]);
         assert_eq!(config.entrypoint.unwrap(), ["/bin/x", "-y"]);
-        assert_eq!(config.env.unwrap(), ["B=two words", "C=a b", "A=2 and more"]);
+        assert_eq!(
+            config.env.unwrap(),
+            ["A=2 and more", "B=two words", "C=a b", "D=two words-a b", "E="]
+        );
         assert_eq!(
             config.labels.unwrap().into_iter().collect::<Vec<_>>(),
             [
@@ -258,42 +244,59 @@ mod tests {
         );
         assert_eq!(
             config.exposed_ports.unwrap().into_keys().collect::<Vec<_>>(),
-            ["53/udp", "80/tcp"]
+            ["53/udp", "80/tcp", "90/tcp", "91/tcp"]
         );
         assert_eq!(
             config.volumes.unwrap().into_keys().collect::<Vec<_>>(),
             ["/a", "/b", "/c d"]
         );
-        assert_eq!(config.working_dir.unwrap(), "/srv/app");
+        assert_eq!(config.working_dir.unwrap(), "/srv/2 and more");
+        assert_eq!(config.on_build.unwrap(), ["RUN $x"]);
         let check = config.healthcheck.unwrap();
         assert_eq!((check.interval, check.retries), (Some(30_000_000_000), Some(3)));
         assert_eq!(check.test.unwrap(), ["CMD-SHELL", "curl x"]);
     }
 
     #[test]
+    fn a_new_entry_point_drops_the_command_it_was_not_made_with() {
+        let inherited = ContainerConfig {
+            cmd: Some(vec!["serve".to_owned()]),
+            shell: Some(vec!["/bin/bash".to_owned(), "-c".to_owned()]),
+            ..ContainerConfig::default()
+        };
+        let config = on(inherited.clone(), &["ENTRYPOINT run it"]).unwrap();
+        assert_eq!(config.cmd, None);
+        assert_eq!(config.entrypoint.unwrap(), ["/bin/bash", "-c", "run it"]);
+        let config = on(inherited, &["CMD [\"x\"]", "ENTRYPOINT [\"y\"]"]).unwrap();
+        assert_eq!(config.cmd.unwrap(), ["x"]);
+    }
+
+    #[test]
     fn nonsense_is_refused() {
         for bad in [
             "",
-            "CMD",
             "RUN make",
+            "FROM x",
+            "COPY a b",
             "ENV A",
             "ENV A=1 B",
-            "ENV A='1",
             "EXPOSE 0",
+            "EXPOSE 9-8",
             "EXPOSE 80/icmp",
             "SHELL /bin/sh",
+            "STOPSIGNAL NOPE",
             "HEALTHCHECK --nope=1 CMD x",
-            "HEALTHCHECK CMD",
             "HEALTHCHECK --interval=x CMD y",
+            "USER a\nRUN b",
         ] {
-            assert!(apply(&mut ContainerConfig::default(), bad).is_err(), "{bad:?}");
+            assert!(on(ContainerConfig::default(), &[bad]).is_err(), "{bad:?}");
         }
     }
 
     proptest! {
         #[test]
-        fn never_panics(text in "(CMD|ENV|LABEL|HEALTHCHECK|EXPOSE|VOLUME) \\PC{0,60}") {
-            let _ = apply(&mut ContainerConfig::default(), &text);
+        fn never_panics(text in "(CMD|ENV|LABEL|HEALTHCHECK|EXPOSE|VOLUME|WORKDIR) \\PC{0,60}") {
+            let _ = on(ContainerConfig::default(), &[&text]);
         }
     }
 }

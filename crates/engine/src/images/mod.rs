@@ -6,6 +6,7 @@
 
 mod changes;
 mod collect;
+mod commit;
 pub(crate) mod flush;
 mod glob;
 mod remove;
@@ -19,6 +20,7 @@ use vessel_api::{
 };
 use vessel_image::{ChainId, Digest, ImageConfig};
 
+pub use commit::CommitOptions;
 pub(crate) use remove::short;
 pub use transfer::{ImportOptions, Progress};
 pub use vessel_image::Platform;
@@ -258,7 +260,11 @@ impl Engine {
             id: found.id,
             repo_tags,
             repo_digests: record.repo_digests,
-            comment: config.comment.unwrap_or_default(),
+            parent: self.known_parent(&record.parent),
+            comment: config
+                .comment
+                .or_else(|| config.history.last().and_then(|step| step.comment.clone()))
+                .unwrap_or_default(),
             created: config
                 .created
                 .unwrap_or_else(|| vessel_api::inspect::ZERO_TIME.to_owned()),
@@ -337,12 +343,24 @@ impl Engine {
             ..HistoryItem::default()
         }));
         items.reverse();
-        if let Some(newest) = items.first_mut() {
-            newest.tags = self.images().tags_of(&found.id);
-            newest.tags.sort();
-            newest.id = found.id;
+        // As dockerd: one image per step, as far down as it is known what was committed over what.
+        let mut id = found.id;
+        for item in &mut items {
+            item.tags = self.images().tags_of(&id);
+            item.tags.sort();
+            let parent = self.image_record(&id)?.parent;
+            item.id = std::mem::replace(&mut id, self.known_parent(&parent));
+            if id.is_empty() {
+                break;
+            }
         }
         Ok(items)
+    }
+
+    /// The image another was committed over, if it is still there.
+    fn known_parent(&self, parent: &str) -> String {
+        let there = self.images().all().iter().any(|(id, _)| id == parent);
+        if there { parent.to_owned() } else { String::new() }
     }
 }
 

@@ -174,6 +174,11 @@ impl Engine {
 
     /// Records an image whose content is in the store. Its lease may be dropped afterwards.
     async fn record_image(&self, image: &LoadedImage) -> Result<()> {
+        self.record_child(image, "").await
+    }
+
+    /// The same for one that was committed over another.
+    pub(super) async fn record_child(&self, image: &LoadedImage, parent: &str) -> Result<()> {
         let id = image.id.to_string();
         let before = self
             .images()
@@ -190,6 +195,7 @@ impl Engine {
                 .collect(),
             tagged_at: time::now(),
             repo_digests: before.map(|record| record.repo_digests).unwrap_or_default(),
+            parent: parent.to_owned(),
         };
         self.images().insert(&id, record).await?;
         self.images().flush_later();
@@ -215,21 +221,7 @@ impl Engine {
         options: ImportOptions,
         progress: Progress,
     ) -> Result<()> {
-        let name = match options.repository.as_str() {
-            "" => None,
-            repository => {
-                let reference = Reference::parse(repository)?;
-                if reference.digest().is_some() {
-                    return Err(Error::invalid("cannot import digest reference"));
-                }
-                let reference = if options.tag.is_empty() {
-                    reference
-                } else {
-                    reference.with_tag(&options.tag)?
-                };
-                Some(reference.with_default_tag())
-            }
-        };
+        let name = new_name(&options.repository, &options.tag)?;
         let mut import = vessel_image::ImportOptions {
             message: Some(options.message).filter(|message| !message.is_empty()),
             ..vessel_image::ImportOptions::default()
@@ -240,9 +232,7 @@ impl Engine {
         if !options.platform.is_empty() {
             import.platform = platform(&options.platform)?;
         }
-        for change in &options.changes {
-            changes::apply(&mut import.config, change)?;
-        }
+        changes::apply(&mut import.config, &options.changes)?;
         let content = self.images().content().clone();
         let image = transfer::run(move || {
             let image = vessel_image::import(&content, input, &import);
@@ -360,6 +350,22 @@ impl Engine {
 
 /// Gives the system back what an archive's buffers took: the allocator would keep it for the next archive, in a
 /// process that is meant to be small most of its life.
+/// The name for a new image; none without a repository.
+pub(super) fn new_name(repository: &str, tag: &str) -> Result<Option<Reference>> {
+    if repository.is_empty() {
+        return Ok(None);
+    }
+    let reference = Reference::parse(repository)?;
+    if reference.digest().is_some() {
+        return Err(Error::invalid("cannot import digest reference"));
+    }
+    let reference = match tag {
+        "" => reference,
+        tag => reference.with_tag(tag)?,
+    };
+    Ok(Some(reference.with_default_tag()))
+}
+
 fn give_back_memory() {
     // SAFETY: frees unused pages of the allocator; what is in use is not touched.
     unsafe { libc::malloc_trim(0) };

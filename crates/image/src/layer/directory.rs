@@ -24,7 +24,7 @@ use crate::chunk::{Chunk, ChunkWriter, Pool};
 use crate::digest::{Algorithm, ChainId, DiffId, Hasher};
 use crate::error::{Error, Result, show};
 use crate::fs::{Limits, MAX_DEPTH, Recorder, Stats, copy_tree, entry, is_whiteout, list, xattr};
-use crate::store::{LayerInfo, Lease, Store};
+use crate::store::{LayerInfo, Lease, PendingLayer, Store};
 use crate::tar::{Kind, TarWriter, Timestamp, plain};
 
 /// Longest name of an entry, as whoever unpacks it accepts.
@@ -53,6 +53,29 @@ pub struct DirectoryLayerOptions {
     pub limits: Limits,
 }
 
+/// Files that are in the store already and will be a layer; dropped, they are gone.
+pub struct StagedDirectory {
+    pending: PendingLayer,
+}
+
+impl std::fmt::Debug for StagedDirectory {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StagedDirectory")
+            .field("path", &self.pending.path())
+            .finish()
+    }
+}
+
+impl StagedDirectory {
+    /// Whether there is nothing in it.
+    pub fn is_empty(&self) -> Result<bool> {
+        let diff = self.pending.path().join("diff");
+        let mut items =
+            fs::read_dir(&diff).map_err(|e| Error::io(format!("cannot list {}", diff.display()), e))?;
+        Ok(items.next().is_none())
+    }
+}
+
 impl Store {
     /// Makes a layer of a directory and keeps it by the lease.
     ///
@@ -65,10 +88,27 @@ impl Store {
         options: &DirectoryLayerOptions,
         lease: &mut Lease,
     ) -> Result<LayerInfo> {
+        self.put_staged(self.stage_directory(&directory)?, parent, options, lease)
+    }
+
+    /// The first half of [`Self::put_directory`]: when it returns, whatever happens to the directory does not matter any
+    /// more. A container need not be paused for longer.
+    pub fn stage_directory(&self, directory: &LayerDirectory) -> Result<StagedDirectory> {
         let pending = self.pending_layer()?;
-        let diff = pending.path().join("diff");
-        bring(&directory, &diff)?;
-        let unpacked = archive(pending.path(), &diff, options)?;
+        bring(directory, &pending.path().join("diff"))?;
+        Ok(StagedDirectory { pending })
+    }
+
+    /// The second half.
+    pub fn put_staged(
+        &self,
+        staged: StagedDirectory,
+        parent: Option<&ChainId>,
+        options: &DirectoryLayerOptions,
+        lease: &mut Lease,
+    ) -> Result<LayerInfo> {
+        let StagedDirectory { pending } = staged;
+        let unpacked = archive(pending.path(), &pending.path().join("diff"), options)?;
         self.commit(pending.with(unpacked), parent, lease)
     }
 }

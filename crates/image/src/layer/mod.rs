@@ -4,5 +4,5 @@ mod directory;
 mod ingest;
 pub(crate) mod split;
 
-pub use directory::{DirectoryLayerOptions, LayerDirectory};
+pub use directory::{DirectoryLayerOptions, LayerDirectory, StagedDirectory};
 pub(crate) use ingest::{Unpacked, feed, join, spawn};

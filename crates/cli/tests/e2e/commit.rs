@@ -1,0 +1,123 @@
+//! Containers become images.
+
+use crate::harness::daemon;
+
+#[test]
+fn what_a_container_changed_is_in_the_image() {
+    let Some(daemon) = daemon() else { return };
+    let script = "echo new > /new; ln /new /second; rm /etc/group; rm -r /home; mkdir /home; ln -s new /link; \
+                  chown 5:6 /new; chmod 4711 /new; mkfifo /pipe; sleep 1000";
+    daemon
+        .vessel(&[
+            "run", "-d", "--name", "source", "-e", "A=1", "busybox", "sh", "-c", script,
+        ])
+        .ok();
+    daemon.until("it has written", |daemon| {
+        daemon.vessel(&["exec", "source", "test", "-p", "/pipe"]).code == 0
+    });
+    let changes = [
+        "ENV B=$A-2 PATH=$PATH:/x",
+        "CMD [\"cat\", \"/link\"]",
+        "LABEL k=v",
+    ];
+    let mut command = vec!["commit", "-m", "a remark", "-a", "somebody"];
+    command.extend(changes.iter().flat_map(|change| ["-c", *change]));
+    command.extend(["source", "result:1"]);
+    let id = daemon.vessel(&command).ok();
+    assert!(id.starts_with("sha256:"), "{id}");
+    let state = ["inspect", "-f", "{{.State.Status}}", "source"];
+    assert_eq!(daemon.vessel(&state).ok(), "running");
+
+    assert_eq!(daemon.vessel(&["run", "--rm", "result:1"]).ok(), "new");
+    let look =
+        "stat -c '%a %u:%g %h' /new; stat -c %F /pipe; ls /home; test -e /etc/group || echo gone; echo $B";
+    let seen = daemon.vessel(&["run", "--rm", "result:1", "sh", "-c", look]).ok();
+    assert_eq!(seen, "4711 5:6 2\nfifo\ngone\n1-2");
+    let form = "{{.Author}} {{.Comment}} {{.Parent}} {{len .RootFS.Layers}} {{.Config.Labels.k}}";
+    let parent = daemon
+        .vessel(&["inspect", "-f", "{{.Id}}", "--type", "image", "busybox"])
+        .ok();
+    assert_eq!(
+        daemon
+            .vessel(&["inspect", "-f", form, "--type", "image", "result:1"])
+            .ok(),
+        format!("somebody a remark {parent} 2 v")
+    );
+    let history = daemon
+        .vessel(&[
+            "history",
+            "--no-trunc",
+            "--format",
+            "{{.ID}}|{{.CreatedBy}}|{{.Size}}|{{.Comment}}",
+            "result:1",
+        ])
+        .ok();
+    let first = history.lines().next().unwrap_or_default().to_owned();
+    assert_eq!(first, format!("{id}|sh -c {script}|4B|a remark"));
+    assert!(
+        history
+            .lines()
+            .nth(1)
+            .is_some_and(|line| line.starts_with(&parent)),
+        "{history}"
+    );
+
+    // A save and load elsewhere does not change it.
+    let archive = daemon.root().join("result.tar").display().to_string();
+    daemon.vessel(&["save", "-o", &archive, "result:1"]).ok();
+    daemon.vessel(&["rmi", "result:1"]).ok();
+    daemon.vessel(&["load", "-i", &archive]).ok();
+    assert_eq!(daemon.vessel(&["images", "-q", "--no-trunc", "result"]).ok(), id);
+    assert_eq!(daemon.vessel(&["run", "--rm", "result:1"]).ok(), "new");
+}
+
+#[test]
+fn a_container_that_changed_nothing_adds_no_layer() {
+    let Some(daemon) = daemon() else { return };
+    daemon.vessel(&["create", "--name", "source", "busybox"]).ok();
+    daemon.vessel(&["commit", "source", "same"]).ok();
+    let layers = [
+        "inspect",
+        "-f",
+        "{{len .RootFS.Layers}}",
+        "--type",
+        "image",
+        "same",
+    ];
+    assert_eq!(daemon.vessel(&layers).ok(), "1");
+    let count = std::fs::read_dir(daemon.root().join("layers")).map(Iterator::count);
+    assert_eq!(count.ok(), Some(1));
+}
+
+#[test]
+fn what_cannot_be_committed_leaves_nothing() {
+    let Some(daemon) = daemon() else { return };
+    daemon
+        .vessel(&[
+            "run",
+            "-d",
+            "--name",
+            "source",
+            "busybox",
+            "sh",
+            "-c",
+            "touch /.wh.x; sleep 1000",
+        ])
+        .ok();
+    daemon.until("it has written", |daemon| {
+        daemon.vessel(&["exec", "source", "test", "-e", "/.wh.x"]).code == 0
+    });
+    let said = daemon.vessel(&["commit", "source", "x"]).fails(1);
+    assert!(said.contains(".wh.x"), "{said}");
+    let said = daemon.vessel(&["commit", "-c", "RUN y", "source", "x"]).fails(1);
+    assert!(said.contains("not a valid change command"), "{said}");
+    assert_eq!(
+        daemon
+            .vessel(&["inspect", "-f", "{{.State.Status}}", "source"])
+            .ok(),
+        "running"
+    );
+    assert_eq!(daemon.vessel(&["images", "-q"]).ok().lines().count(), 1);
+    let count = std::fs::read_dir(daemon.root().join("layers")).map(Iterator::count);
+    assert_eq!(count.ok(), Some(1));
+}
