@@ -154,6 +154,15 @@ static GROUPS: &[Group] = &[
         ],
     },
     Group {
+        name: "registry",
+        about: "Serve images to others",
+        entries: &[
+            entry::<c::registry::collect::Args>("garbage-collect", &["gc"]),
+            entry::<c::registry::serve::Args>("serve", &[]),
+            entry::<c::registry::user::Args>("user", &[]),
+        ],
+    },
+    Group {
         name: "system",
         about: "Manage Vessel",
         entries: &[

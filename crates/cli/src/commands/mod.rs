@@ -26,6 +26,7 @@ pub mod port;
 pub mod prune;
 pub mod ps;
 pub mod pull;
+pub mod registry;
 pub mod rename;
 pub mod restart;
 pub mod rm;

@@ -1,0 +1,203 @@
+//! `vessel registry serve`
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tracing_subscriber::EnvFilter;
+use vessel_registry::{
+    AuthOptions, CollectOptions, Config, ExternalIssuer, Quota, Server, Settings, StorageOptions, TlsFiles,
+};
+
+use super::{bytes, default_root, duration};
+use crate::app::Run;
+use crate::context::Context;
+use crate::failure::{Failure, Result, words};
+
+/// Run a registry in the foreground
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Addresses to listen at
+    #[arg(short, long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:5000")]
+    listen: Vec<SocketAddr>,
+    /// Directory of the registry's content
+    #[arg(long, value_name = "dir")]
+    root: Option<PathBuf>,
+    /// Certificate chain (PEM); read again when it changes
+    #[arg(long, value_name = "file", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// Key of the certificate (PEM)
+    #[arg(long, value_name = "file", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// Users and their bcrypt passwords; read again when it changes
+    #[arg(long, value_name = "file")]
+    htpasswd: Option<PathBuf>,
+    /// Rules who may do what where (JSON); read again when it changes
+    #[arg(long, value_name = "file")]
+    rules: Option<PathBuf>,
+    /// Let everybody pull everything
+    #[arg(long)]
+    anonymous_pull: bool,
+    /// Ask clients for a password with each request instead of giving them tokens
+    #[arg(long)]
+    basic: bool,
+    /// URL of an issuer of tokens elsewhere
+    #[arg(long, value_name = "url", requires_all = ["token_issuer", "token_key"])]
+    token_realm: Option<String>,
+    /// Name of that issuer
+    #[arg(long, value_name = "string")]
+    token_issuer: Option<String>,
+    /// Name of this registry in its tokens
+    #[arg(long, value_name = "string", default_value = "vessel-registry")]
+    token_service: String,
+    /// Its public key or certificate (PEM)
+    #[arg(long, value_name = "file")]
+    token_key: Option<PathBuf>,
+    /// URL by which clients reach this registry, if not the one they say
+    #[arg(long, value_name = "url")]
+    public_url: Option<String>,
+    /// Limit of space: SIZE for all, PREFIX=SIZE for the repositories below a name
+    #[arg(long, value_name = "[PREFIX=]SIZE", value_parser = quota)]
+    quota: Vec<Quota>,
+    /// Refuse pushes and deletions
+    #[arg(long)]
+    read_only: bool,
+    /// Refuse deletions
+    #[arg(long)]
+    no_delete: bool,
+    /// Serve no page for browsers
+    #[arg(long)]
+    no_page: bool,
+    /// Serve metrics at this address alone
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    metrics: Option<SocketAddr>,
+    /// Collect garbage so often, as in 12h
+    #[arg(long, value_name = "time", value_parser = duration)]
+    gc_interval: Option<Duration>,
+    /// Collect manifests without a tag, too
+    #[arg(long)]
+    gc_untagged: bool,
+    /// What is younger is no garbage
+    #[arg(long, value_name = "time", default_value = "1h", value_parser = duration)]
+    gc_grace: Duration,
+    /// Forget uploads of which nothing was heard for so long
+    #[arg(long, value_name = "time", default_value = "24h", value_parser = duration)]
+    upload_expiry: Duration,
+    /// Connections at most
+    #[arg(long, value_name = "number", default_value_t = 4096)]
+    max_connections: usize,
+    /// What to log: error, warn, info, debug or trace
+    #[arg(long, value_name = "string", default_value = "info")]
+    log_level: String,
+}
+
+impl Run for Args {
+    fn run(self, _context: &Context) -> Result {
+        let filter = EnvFilter::try_new(&self.log_level)
+            .map_err(|_| Failure::usage(format!("there is no log level \"{}\"", self.log_level)))?;
+        tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_writer(std::io::stderr)
+            .init();
+        let config = self.config()?;
+        let runtime = vessel_registry::runtime()
+            .map_err(|error| Failure::new(format!("cannot start threads: {}", words(&error))))?;
+        runtime.block_on(serve(config))
+    }
+}
+
+async fn serve(config: Config) -> Result {
+    // Before anything is made: a signal that comes while the registry starts ends it in order.
+    let shutdown = vessel_registry::end_of_process()
+        .map_err(|error| Failure::new(format!("cannot wait for signals: {}", words(&error))))?;
+    let tls = config.tls.is_some();
+    let server = Server::open(config).await.map_err(Failure::new)?;
+    for address in server.addresses() {
+        crate::output::warn(&format!(
+            "vessel registry: listening at {}://{address}",
+            if tls { "https" } else { "http" }
+        ));
+    }
+    server.run(shutdown).await;
+    Ok(())
+}
+
+impl Args {
+    fn config(self) -> Result<Config> {
+        let external = match (self.token_realm, self.token_issuer, self.token_key) {
+            (Some(realm), Some(issuer), Some(key)) => Some(ExternalIssuer {
+                realm,
+                issuer,
+                service: self.token_service,
+                key,
+            }),
+            (None, None, None) => None,
+            _ => {
+                return Err(Failure::usage(
+                    "--token-realm, --token-issuer and --token-key belong together",
+                ));
+            }
+        };
+        let tls = match (self.tls_cert, self.tls_key) {
+            (Some(certificate), Some(key)) => Some(TlsFiles { certificate, key }),
+            _ => None,
+        };
+        let collect = CollectOptions {
+            grace: self.gc_grace,
+            untagged: self.gc_untagged,
+            dry_run: false,
+        };
+        Ok(Config {
+            listen: self.listen,
+            metrics_listen: self.metrics,
+            root: self.root.unwrap_or_else(default_root),
+            storage: StorageOptions {
+                quotas: self.quota,
+                upload_expiry: self.upload_expiry,
+                ..StorageOptions::default()
+            },
+            tls,
+            auth: AuthOptions {
+                htpasswd: self.htpasswd,
+                rules: self.rules,
+                anonymous_pull: self.anonymous_pull,
+                basic: self.basic,
+                external,
+            },
+            settings: Settings {
+                read_only: self.read_only,
+                delete: !self.no_delete,
+                page: !self.no_page,
+                metrics: self.metrics.is_none(),
+                public_url: self.public_url.map(|url| url.trim_end_matches('/').to_owned()),
+            },
+            collect: self
+                .gc_interval
+                .map(|every| (every.max(Duration::from_secs(1)), collect)),
+            max_connections: self.max_connections.max(1),
+        })
+    }
+}
+
+fn quota(text: &str) -> std::result::Result<Quota, String> {
+    let (prefix, limit) = text.rsplit_once('=').unwrap_or(("", text));
+    if !prefix.is_empty() {
+        vessel_registry::Repository::parse(prefix).map_err(|error| error.to_string())?;
+    }
+    Ok(Quota {
+        prefix: prefix.to_owned(),
+        limit: bytes(limit)?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quotas() {
+        assert_eq!(quota("1kB").unwrap().limit, 1000);
+        assert_eq!(quota("team/a=1KiB").unwrap().prefix, "team/a");
+        assert!(quota("Team=1kB").is_err() && quota("team=").is_err());
+    }
+}

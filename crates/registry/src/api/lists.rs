@@ -1,0 +1,194 @@
+//! Lists in pages: tags, repositories, referrers.
+
+use hyper::header;
+use serde::Serialize;
+use vessel_image::Digest;
+
+use super::{OCI_FILTERS, document, value};
+use crate::error::{Code, Error, Result};
+use crate::http::{Response, query};
+use crate::manifest::{OCI_INDEX, Referrer};
+use crate::name::{self, Repository};
+use crate::storage::Storage;
+
+/// The longest page of names.
+const MAX_PAGE: usize = 10_000;
+/// Repositories in a page, if the client does not say.
+const CATALOG_PAGE: usize = 1_000;
+/// Each of them is a file to be read.
+const MAX_REFERRERS: usize = 1_000;
+
+/// What part of a list is asked for.
+struct Page {
+    /// Names at most.
+    n: usize,
+    /// The last name that the client has.
+    last: Option<String>,
+}
+
+impl Page {
+    fn parse(text: Option<&str>, default: usize) -> Result<Self> {
+        let n = match query::get(text, "n") {
+            None => default,
+            Some(n) => n.parse::<usize>().map_err(|_| {
+                Error::new(
+                    Code::PaginationNumberInvalid,
+                    format!("{} is not a number of results", name::show(&n)),
+                )
+            })?,
+        };
+        Ok(Self {
+            n: n.min(MAX_PAGE),
+            last: query::get(text, "last").filter(|last| !last.is_empty()),
+        })
+    }
+
+    /// The part, and the last name in it when there are more.
+    fn cut(&self, sorted: Vec<String>) -> (Vec<String>, Option<String>) {
+        let begin = match &self.last {
+            None => 0,
+            Some(last) => sorted.partition_point(|name| name <= last),
+        };
+        let mut page: Vec<String> = sorted.into_iter().skip(begin).collect();
+        let more = page.len() > self.n;
+        page.truncate(self.n);
+        let next = page.last().filter(|_| more).cloned();
+        (page, next)
+    }
+}
+
+fn json(content: &impl Serialize) -> Result<Vec<u8>> {
+    serde_json::to_vec(content).map_err(|error| Error::new(Code::Unknown, error.to_string()))
+}
+
+fn link(response: &mut Response, target: &str) {
+    response
+        .headers_mut()
+        .insert(header::LINK, value(format!("<{target}>; rel=\"next\"")));
+}
+
+/// `GET /v2/NAME/tags/list`
+pub fn tags(storage: &Storage, text: Option<&str>, name: &Repository) -> Result<Response> {
+    list_tags(
+        storage.tags(name)?.iter().map(ToString::to_string).collect(),
+        text,
+        name,
+    )
+}
+
+/// A page of tags, wherever they come from.
+pub fn list_tags(sorted: Vec<String>, text: Option<&str>, name: &Repository) -> Result<Response> {
+    #[derive(Serialize)]
+    struct Tags<'a> {
+        name: &'a str,
+        tags: Vec<String>,
+    }
+    let page = Page::parse(text, MAX_PAGE)?;
+    let (tags, next) = page.cut(sorted);
+    let mut response = document(
+        "application/json",
+        json(&Tags {
+            name: name.as_str(),
+            tags,
+        })?,
+    );
+    if let Some(last) = next {
+        link(
+            &mut response,
+            &format!("/v2/{name}/tags/list?n={}&last={}", page.n, query::encode(&last)),
+        );
+    }
+    Ok(response)
+}
+
+/// `GET /v2/_catalog`: the repositories that the client may read.
+pub fn catalog(storage: &Storage, text: Option<&str>, may: impl Fn(&Repository) -> bool) -> Result<Response> {
+    #[derive(Serialize)]
+    struct Catalog {
+        repositories: Vec<String>,
+    }
+    let page = Page::parse(text, CATALOG_PAGE)?;
+    let names = storage.repositories()?;
+    let names = names
+        .iter()
+        .filter(|name| may(name))
+        .map(ToString::to_string)
+        .collect();
+    let (repositories, next) = page.cut(names);
+    let mut response = document("application/json", json(&Catalog { repositories })?);
+    if let Some(last) = next {
+        link(
+            &mut response,
+            &format!("/v2/_catalog?n={}&last={}", page.n, query::encode(&last)),
+        );
+    }
+    Ok(response)
+}
+
+/// `GET /v2/NAME/referrers/DIGEST`
+pub fn referrers(
+    storage: &Storage,
+    text: Option<&str>,
+    name: &Repository,
+    subject: &Digest,
+) -> Result<Response> {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Index {
+        schema_version: u32,
+        media_type: &'static str,
+        manifests: Vec<Referrer>,
+    }
+    let artifact_type = query::get(text, "artifactType");
+    let last = query::get(text, "last")
+        .map(|last| name::digest(&last))
+        .transpose()?;
+    let (manifests, next) = storage.referrers(
+        name,
+        subject,
+        artifact_type.as_deref(),
+        last.as_ref(),
+        MAX_REFERRERS,
+    )?;
+    let index = Index {
+        schema_version: 2,
+        media_type: OCI_INDEX,
+        manifests,
+    };
+    let mut response = document(OCI_INDEX, json(&index)?);
+    if artifact_type.is_some() {
+        response.headers_mut().insert(OCI_FILTERS, value("artifactType"));
+    }
+    if let Some(next) = next {
+        let filter = artifact_type
+            .map(|text| format!("&artifactType={}", query::encode(&text)))
+            .unwrap_or_default();
+        link(
+            &mut response,
+            &format!("/v2/{name}/referrers/{subject}?last={next}{filter}"),
+        );
+    }
+    Ok(response)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_follow_each_other() {
+        let names = || ["a", "b", "c", "d"].map(String::from).to_vec();
+        let page = |query| Page::parse(Some(query), 3).unwrap().cut(names());
+        assert_eq!(
+            page(""),
+            (vec!["a".into(), "b".into(), "c".into()], Some("c".into()))
+        );
+        assert_eq!(page("last=c"), (vec!["d".into()], None));
+        assert_eq!(page("n=2&last=b"), (vec!["c".into(), "d".into()], None));
+        assert_eq!(page("n=1&last=bb").0, ["c"]);
+        assert_eq!(page("n=0"), (vec![], None));
+        for bad in ["n=-1", "n=x", "n="] {
+            assert!(Page::parse(Some(bad), 3).is_err(), "{bad}");
+        }
+    }
+}
