@@ -30,6 +30,12 @@ pub trait Session: Send + Sync {
     /// old and new files, each of them whole.
     async fn sync(&self, request: SyncRequest) -> Result<Synced>;
 
+    /// Names the client's directories beyond one session: contexts of sessions with the same key and the same name are
+    /// the same directory. Empty: nothing is known.
+    fn shared_key(&self) -> &str {
+        ""
+    }
+
     /// A secret's bytes; none: the client has no such secret. They are never stored.
     async fn secret(&self, id: &str) -> Result<Option<Secret>>;
 

@@ -9,6 +9,7 @@
 
 mod base64;
 mod body;
+mod buildkit;
 mod config;
 mod conn;
 mod detach;

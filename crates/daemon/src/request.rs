@@ -43,6 +43,11 @@ impl Request {
         Ok(vessel_engine::Filters::parse(self.query.text("filters"))?)
     }
 
+    /// The headers.
+    pub fn headers(&self) -> &hyper::HeaderMap {
+        self.inner.headers()
+    }
+
     /// Whether the client asks to leave HTTP behind.
     pub fn wants_upgrade(&self) -> bool {
         self.inner.headers().contains_key(UPGRADE)

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use hyper::Method;
 use hyper::body::Incoming;
 
+use crate::buildkit;
 use crate::error::ApiError;
 use crate::query::decode;
 use crate::request::Request;
@@ -47,6 +48,8 @@ pub async fn route(state: &Arc<State>, request: hyper::Request<Incoming>) -> Ans
             (Method::GET, "events") => system::events(state, &request),
             (Method::POST, "commit") => commit::commit(state, request).await,
             (Method::POST, "auth") => system::auth(),
+            (Method::POST, "session") => state.sessions.accept(request),
+            (Method::POST, "grpc") => buildkit::serve(state, request),
             _ => nowhere(&mut request, &segments).await,
         },
         ["system", "df"] if request.method == Method::GET => system::disk_usage(state, &request).await,

@@ -16,9 +16,12 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinSet;
+use vessel_build::Builder;
 use vessel_engine::Engine;
 
 use crate::body::Body;
+use crate::buildkit::jobs::Jobs;
+use crate::buildkit::sessions::Sessions;
 use crate::config::Config;
 use crate::conn::Conn;
 use crate::error::{ApiError, Error};
@@ -42,11 +45,20 @@ const READ_BUFFER: usize = 256 * 1024;
 pub struct State {
     /// The engine.
     pub engine: Arc<Engine>,
+    /// Clients that answer calls of builds.
+    pub sessions: Arc<Sessions>,
+    /// Builds under way.
+    pub jobs: Arc<Jobs>,
     busy: AtomicUsize,
     idle: Notify,
 }
 
 impl State {
+    /// The engine's builder.
+    pub fn builder(&self) -> Result<Arc<Builder>, ApiError> {
+        Err(ApiError::not_implemented("this engine has no builder"))
+    }
+
     /// Runs an operation to its end even when the client that asked for it goes away.
     pub async fn finish<F>(self: &Arc<Self>, operation: F) -> Answer
     where
@@ -111,6 +123,8 @@ impl Server {
         let engine = Engine::open(config.engine).await?;
         let state = State {
             engine,
+            sessions: Arc::default(),
+            jobs: Arc::default(),
             busy: AtomicUsize::new(0),
             idle: Notify::new(),
         };

@@ -14,7 +14,8 @@ pub struct Source {
 }
 
 impl Source {
-    pub(crate) fn new(name: &str, bytes: &[u8]) -> Self {
+    /// From a file's bytes.
+    pub fn new(name: &str, bytes: &[u8]) -> Self {
         let text = String::from_utf8_lossy(bytes).into_owned();
         let ends = text.bytes().zip(1u32..).filter(|&(byte, _)| byte == b'\n');
         let mut starts = vec![0];
