@@ -40,6 +40,9 @@ pub enum Error {
         /// The daemon's sentence.
         message: String,
     },
+    /// A build failed.
+    #[error("{0}")]
+    Build(Box<crate::build::BuildFailure>),
     /// The peer does not speak HTTP, or more of it than fits.
     #[error("the daemon's answer is not understood: {0}")]
     Protocol(String),

@@ -48,6 +48,11 @@ impl Hijacked {
         ))
     }
 
+    /// The stream, and what was read from it ahead.
+    pub(crate) fn into_parts(self) -> (Stream, Vec<u8>) {
+        (self.stream, self.rest)
+    }
+
     /// Tell the other side that nothing more will be written.
     pub fn close_write(&self) -> io::Result<()> {
         self.stream.shutdown(Shutdown::Write)

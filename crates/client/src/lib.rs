@@ -10,6 +10,7 @@
 
 mod archive;
 mod body;
+pub mod build;
 mod connection;
 mod containers;
 mod error;

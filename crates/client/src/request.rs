@@ -261,6 +261,15 @@ impl Client {
         self.send(&request, false)
     }
 
+    /// Sends a request that turns the connection into HTTP/2, and does not wait for the answer.
+    pub fn begin_upgrade(&self, path: &str, headers: &[(&str, String)]) -> Result<Pending> {
+        let mut all = vec![("Connection", "Upgrade"), ("Upgrade", "h2c")];
+        all.extend(headers.iter().map(|(name, value)| (*name, value.as_str())));
+        let mut request = self.head(Method::Post, path, &Query::new(), &all);
+        request.extend_from_slice(b"\r\n");
+        self.send(&request, false)
+    }
+
     /// Sends a request and waits for the status and headers of its answer.
     pub fn request(&self, method: Method, path: &str, query: &Query) -> Result<Response> {
         self.begin(method, path, query)?.response()
