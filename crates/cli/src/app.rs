@@ -64,6 +64,7 @@ static COMMANDS: &[Entry] = &[
     entry::<c::update::Args>("update", &[]),
     entry::<c::port::Args>("port", &[]),
     entry::<c::export::Args>("export", &[]),
+    entry::<c::build::Args>("build", &[]),
     entry::<c::images::Args>("images", &[]),
     entry::<c::rmi::Args>("rmi", &[]),
     entry::<c::tag::Args>("tag", &[]),
@@ -117,6 +118,7 @@ static GROUPS: &[Group] = &[
         name: "image",
         about: "Manage images",
         entries: &[
+            entry::<c::build::Args>("build", &[]),
             entry::<c::history::Args>("history", &[]),
             entry::<c::import::Args>("import", &[]),
             entry::<c::inspect::ImageArgs>("inspect", &[]),
@@ -127,6 +129,15 @@ static GROUPS: &[Group] = &[
             entry::<c::rmi::Args>("rm", &["remove"]),
             entry::<c::save::Args>("save", &[]),
             entry::<c::tag::Args>("tag", &[]),
+        ],
+    },
+    Group {
+        name: "builder",
+        about: "Manage builds",
+        entries: &[
+            entry::<c::build::Args>("build", &[]),
+            entry::<c::builder::UsageArgs>("du", &[]),
+            entry::<c::builder::PruneArgs>("prune", &[]),
         ],
     },
     Group {

@@ -1,6 +1,10 @@
 //! The commands, one file each.
 
 pub mod attach;
+pub mod build;
+mod build_context;
+mod build_options;
+pub mod builder;
 pub mod commit;
 pub mod completion;
 pub mod cp;

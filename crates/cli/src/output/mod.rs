@@ -1,5 +1,6 @@
 //! What is printed, and how.
 
+pub mod build_progress;
 pub mod format;
 pub mod progress;
 pub mod tabwriter;
