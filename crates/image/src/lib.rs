@@ -7,6 +7,7 @@
 //! - [`Reference`] parses names as Docker does, [`Digest`], [`DiffId`] and [`ChainId`] name content.
 //! - [`Store`] keeps blobs and unpacked layers; [`Lease`] protects what is being worked with.
 //! - [`load`], [`save`] and [`import`] convert archives.
+//! - [`registry`] is the client of registries: pull, push and what they are made of.
 //! - [`unpack_into`], [`pack`] and [`changes`] serve `cp`, `export` and `diff` of containers.
 
 mod archive;
@@ -19,6 +20,7 @@ mod fs;
 mod layer;
 mod manifest;
 mod reference;
+pub mod registry;
 mod store;
 mod tar;
 

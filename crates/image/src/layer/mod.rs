@@ -5,4 +5,4 @@ mod ingest;
 pub(crate) mod split;
 
 pub use directory::{DirectoryLayerOptions, LayerDirectory, StagedDirectory};
-pub(crate) use ingest::{Unpacked, feed, join, spawn};
+pub(crate) use ingest::{Feeder, Unpacked, feed, join, spawn};

@@ -8,6 +8,7 @@
 //! ROOT/layers/HEX/layer.json diff ID, parent, sizes, the boot it was made in
 //! ROOT/layers/HEX/flushed    all of the above has reached the disk
 //! ROOT/layers/.tmp-*         what is being made or removed
+//! ROOT/partial/              downloads that are not complete
 //! ```
 //!
 //! A blob or layer appears by a rename and is complete and verified from then on. A blob is durable at once. A
@@ -24,6 +25,7 @@ mod collect;
 mod durability;
 mod layer;
 mod lease;
+mod partial;
 
 use std::fs;
 use std::os::fd::OwnedFd;
@@ -36,6 +38,7 @@ pub use collect::{Collected, LiveSet};
 pub use layer::{LayerInfo, LayerReader};
 pub(crate) use layer::{PendingLayer, mismatch};
 pub use lease::Lease;
+pub(crate) use partial::Partial;
 
 use crate::error::{Error, Result};
 use crate::fs::LateMemory;

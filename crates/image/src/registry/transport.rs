@@ -1,0 +1,429 @@
+//! Requests over HTTP: connections, redirects, retries.
+//!
+//! Redirects are followed here, one by one: `Authorization` goes to the origin it was meant for and nowhere else, and
+//! never from `https:` to `http:`. What may succeed a moment later (a broken connection, 429, 5xx) is tried again with
+//! growing pauses, or the pause that the server asks for.
+
+use std::collections::HashMap;
+use std::error::Error as _;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER};
+use reqwest::{Body, Client, Method, NoProxy, Proxy, Response, StatusCode, Url};
+
+use super::headers;
+use super::settings::Settings;
+use super::tls;
+use crate::error::{Error, ErrorKind, Result, show};
+
+/// Redirects in a row.
+const MAX_REDIRECTS: usize = 10;
+/// The first pause before another try; each further one is twice as long.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+/// The longest pause of one's own.
+const MAX_PAUSE: Duration = Duration::from_secs(8);
+/// Of an error's answer so much is read.
+const MAX_COMPLAINT: usize = 64 << 10;
+/// Large windows: a layer is one stream, and the way may be long.
+const WINDOW: u32 = 4 << 20;
+
+/// A request that can be made more than once.
+#[derive(Debug, Clone)]
+pub(super) struct Call {
+    pub(super) method: Method,
+    pub(super) url: Url,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Vec<u8>,
+}
+
+impl Call {
+    pub(super) fn new(method: Method, url: Url) -> Self {
+        Self {
+            method,
+            url,
+            headers: HeaderMap::new(),
+            body: Vec::new(),
+        }
+    }
+
+    pub(super) fn header(mut self, name: &'static str, value: &str) -> Result<Self> {
+        let value = HeaderValue::from_str(value).map_err(|_| {
+            Error::invalid(format!("{} cannot be sent in the header {name}", show(value.as_bytes())))
+        })?;
+        self.headers.append(name, value);
+        Ok(self)
+    }
+}
+
+/// Connections to registries, shared by all who use the same settings.
+#[derive(Debug)]
+pub(super) struct Transport {
+    pub(super) settings: Settings,
+    /// By host, for those with certificates of their own or none that count; all others share one.
+    clients: Mutex<HashMap<String, Client>>,
+}
+
+impl Transport {
+    pub(super) fn new(settings: Settings) -> Arc<Self> {
+        Arc::new(Self {
+            settings,
+            clients: Mutex::default(),
+        })
+    }
+
+    fn client(&self, url: &Url) -> Result<Client> {
+        let authority = authority(url);
+        let own = tls::directory(&self.settings.certificates, &authority);
+        let secure = url.scheme() == "https";
+        let insecure = secure && own.is_none() && self.settings.is_insecure(&authority);
+        let key = match (secure, own.is_some() || insecure) {
+            (false, _) => "http:",
+            (true, true) => authority.as_str(),
+            (true, false) => "",
+        };
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(client) = clients.get(key) {
+            return Ok(client.clone());
+        }
+        let config = if secure {
+            tls::config(own.as_deref(), insecure)?
+        } else {
+            // Never used; the library wants one.
+            tls::config(None, true)?
+        };
+        let mut builder = Client::builder()
+            .user_agent(&self.settings.user_agent)
+            .tls_backend_preconfigured(config)
+            .redirect(reqwest::redirect::Policy::none())
+            .retry(reqwest::retry::never())
+            .referer(false)
+            .connect_timeout(self.settings.connect_timeout)
+            .read_timeout(self.settings.read_timeout)
+            .http2_initial_stream_window_size(WINDOW)
+            .http2_initial_connection_window_size(WINDOW * 2)
+            .no_proxy();
+        for proxy in self.proxies()? {
+            builder = builder.proxy(proxy);
+        }
+        let client = builder
+            .build()
+            .map_err(|error| Error::new(ErrorKind::Io, format!("cannot set up HTTP: {}", innermost(&error))))?;
+        // Redirects name hosts as they like.
+        if clients.len() >= 256 {
+            clients.clear();
+        }
+        clients.insert(key.to_owned(), client.clone());
+        Ok(client)
+    }
+
+    fn proxies(&self) -> Result<Vec<Proxy>> {
+        let settings = &self.settings;
+        // Like Go's: loopback is always reached directly.
+        let direct = format!(
+            "localhost,127.0.0.0/8,::1,{}",
+            settings.no_proxy.as_deref().unwrap_or_default()
+        );
+        let direct = NoProxy::from_string(&direct);
+        let mut proxies = Vec::new();
+        let all = [
+            (&settings.http_proxy, false),
+            (&settings.https_proxy, true),
+        ];
+        for (address, secure) in all {
+            let Some(address) = address.as_deref().filter(|address| !address.is_empty()) else {
+                continue;
+            };
+            // The address may hold a password.
+            let proxy = if secure { Proxy::https(address) } else { Proxy::http(address) };
+            let proxy = proxy
+                .map_err(|_| Error::invalid("the address of the proxy is not valid: http://proxy:3128 is one"))?;
+            proxies.push(proxy.no_proxy(direct.clone()));
+        }
+        Ok(proxies)
+    }
+
+    /// Makes a request once, following redirects where the method allows it. Any status is a result.
+    pub(super) async fn once(&self, call: &Call, authorization: Option<&HeaderValue>) -> Result<Response> {
+        let mut url = call.url.clone();
+        for _ in 0..=MAX_REDIRECTS {
+            let mut request = self
+                .client(&url)?
+                .request(call.method.clone(), url.clone())
+                .headers(call.headers.clone());
+            if let Some(authorization) = authorization.filter(|_| same_origin(&url, &call.url)) {
+                request = request.header(AUTHORIZATION, authorization);
+            }
+            if !call.body.is_empty() {
+                request = request.body(call.body.clone());
+            }
+            let response = request.send().await.map_err(|error| unreachable(&url, error))?;
+            let follows = call.method == Method::GET || call.method == Method::HEAD;
+            if !response.status().is_redirection() || response.status() == StatusCode::NOT_MODIFIED || !follows {
+                return Ok(response);
+            }
+            url = self.redirected(&url, &response)?;
+        }
+        Err(Error::new(
+            ErrorKind::Unavailable,
+            format!("{} leads through more than {MAX_REDIRECTS} redirects", origin(&call.url)),
+        ))
+    }
+
+    fn redirected(&self, from: &Url, response: &Response) -> Result<Url> {
+        let bad = |why: &str| {
+            Error::new(
+                ErrorKind::Unavailable,
+                format!("{} redirects {why}", origin(from)),
+            )
+        };
+        let location = response
+            .headers()
+            .get(LOCATION)
+            .and_then(|value| value.to_str().ok())
+            .ok_or_else(|| bad("to nowhere: it gives no location"))?;
+        let to = from.join(location).map_err(|_| bad("to something that is no address"))?;
+        match to.scheme() {
+            "https" => {}
+            "http" if from.scheme() == "http" || self.settings.is_insecure(&authority(&to)) => {}
+            "http" => return Err(bad("from https to http, which would give away what is encrypted")),
+            _ => return Err(bad("to something that is neither http nor https")),
+        }
+        Ok(to)
+    }
+
+    /// Makes a request whose body is a stream, once, without redirects.
+    pub(super) async fn stream(
+        &self,
+        call: &Call,
+        authorization: Option<&HeaderValue>,
+        body: Body,
+    ) -> Result<Response> {
+        let mut request = self
+            .client(&call.url)?
+            .request(call.method.clone(), call.url.clone())
+            .headers(call.headers.clone())
+            .body(body);
+        if let Some(authorization) = authorization {
+            request = request.header(AUTHORIZATION, authorization);
+        }
+        request.send().await.map_err(|error| unreachable(&call.url, error))
+    }
+
+    /// How long to wait before try number `attempt` (from 0), or `None` when there were enough.
+    pub(super) fn pause(&self, attempt: u32, asked: Option<Duration>) -> Option<Duration> {
+        if attempt >= self.settings.retries {
+            return None;
+        }
+        let own = FIRST_PAUSE.saturating_mul(1 << attempt.min(10)).min(MAX_PAUSE);
+        let own = own.mul_f64(0.5 + jitter());
+        Some(asked.map_or(own, |asked| asked.max(own)))
+    }
+
+    /// Makes a request, again and again while that may help.
+    pub(super) async fn send(&self, call: &Call, authorization: Option<&HeaderValue>) -> Result<Response> {
+        let mut attempt = 0;
+        loop {
+            let result = self.once(call, authorization).await;
+            let (asked, why) = match &result {
+                Ok(response) if is_passing(response.status()) => {
+                    (wanted_pause(response), response.status().to_string())
+                }
+                Err(error) if error.kind() == ErrorKind::Unavailable && is_connection(error) => {
+                    (None, error.to_string())
+                }
+                _ => return result,
+            };
+            let Some(pause) = self.pause(attempt, asked) else {
+                return result;
+            };
+            tracing::debug!(host = origin(&call.url), why, "trying again in {pause:?}");
+            tokio::time::sleep(pause).await;
+            attempt += 1;
+        }
+    }
+}
+
+/// The pause an answer asks for.
+pub(super) fn wanted_pause(response: &Response) -> Option<Duration> {
+    headers::retry_after(response.headers().get(RETRY_AFTER)?.to_str().ok()?)
+}
+
+/// Whether the same request may succeed later.
+pub(super) fn is_passing(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 408 | 429 | 500 | 502 | 503 | 504)
+}
+
+/// Between 0 and 1, different for each who waits.
+fn jitter() -> f64 {
+    let mut bytes = [0; 2];
+    let random = ring::rand::SystemRandom::new();
+    match ring::rand::SecureRandom::fill(&random, &mut bytes) {
+        Ok(()) => f64::from(u16::from_le_bytes(bytes)) / f64::from(u16::MAX),
+        Err(_) => 0.5,
+    }
+}
+
+fn same_origin(one: &Url, other: &Url) -> bool {
+    one.scheme() == other.scheme()
+        && one.host_str() == other.host_str()
+        && one.port_or_known_default() == other.port_or_known_default()
+}
+
+/// `host[:port]` of an address.
+pub(super) fn authority(url: &Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    match url.port() {
+        Some(port) => format!("{host}:{port}"),
+        None => host.to_owned(),
+    }
+}
+
+/// An address in a message: no path, no query, which may hold signatures.
+pub(super) fn origin(url: &Url) -> String {
+    format!("{}://{}", url.scheme(), authority(url))
+}
+
+/// A marker for failures of connections, which are worth another try.
+#[derive(Debug)]
+struct Broken {
+    why: String,
+    permanent: bool,
+}
+
+impl std::fmt::Display for Broken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.why)
+    }
+}
+
+impl std::error::Error for Broken {}
+
+/// Whether the connection failed in a way that may pass.
+pub(super) fn is_connection(error: &Error) -> bool {
+    error
+        .source()
+        .and_then(|source| source.downcast_ref::<Broken>())
+        .is_some_and(|broken| !broken.permanent)
+}
+
+pub(super) fn unreachable(url: &Url, error: reqwest::Error) -> Error {
+    let why = innermost(&error);
+    let lower = why.to_lowercase();
+    let mut permanent = false;
+    let advice = if lower.contains("certificate") || lower.contains("unknownissuer") {
+        permanent = true;
+        format!(
+            "; put the authority's certificate into /etc/vessel/certs.d/{}/ca.crt, or declare the registry with --insecure-registry",
+            authority(url)
+        )
+    } else if lower.contains("invalidcontenttype") || lower.contains("corrupt message") {
+        permanent = true;
+        "; it does not speak TLS: declare it with --insecure-registry if that is how it should be".to_owned()
+    } else if lower.contains("dns") || lower.contains("no record") || lower.contains("no connections available") {
+        permanent = lower.contains("no record");
+        "; is its name right, and is there a name server?".to_owned()
+    } else {
+        if error.is_connect() && lower.contains("refused") {
+            permanent = true;
+        }
+        String::new()
+    };
+    let what = if error.is_timeout() {
+        "does not answer in time"
+    } else if error.is_connect() {
+        "cannot be reached"
+    } else {
+        "broke the connection off"
+    };
+    Error::with_source(
+        ErrorKind::Unavailable,
+        format!("{} {what}", origin(url)),
+        Broken {
+            why: format!("{why}{advice}"),
+            permanent,
+        },
+    )
+}
+
+/// The cause at the bottom, which says most, without addresses that may hold signatures.
+fn innermost(error: &reqwest::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(next) = cause.source() {
+        cause = next;
+    }
+    match cause.downcast_ref::<reqwest::Error>() {
+        // Itself: its text has the whole address.
+        Some(_) => "the request could not be made".to_owned(),
+        None => {
+            let text = cause.to_string();
+            let end = text.find(" (os error").unwrap_or(text.len());
+            text[..end].to_owned()
+        }
+    }
+}
+
+/// Reads an answer of at most `limit` bytes.
+pub(super) async fn read_all(response: Response, limit: usize, what: &str) -> Result<Vec<u8>> {
+    let url = response.url().clone();
+    let too_large = || Error::limit(format!("{what} from {} is larger than {limit} bytes", origin(&url)));
+    if response.content_length().is_some_and(|length| length > limit as u64) {
+        return Err(too_large());
+    }
+    let mut bytes = Vec::new();
+    let mut stream = response.bytes_stream();
+    while let Some(piece) = stream.next().await {
+        let piece = piece.map_err(|error| unreachable(&url, error))?;
+        if bytes.len() + piece.len() > limit {
+            return Err(too_large());
+        }
+        bytes.extend_from_slice(&piece);
+    }
+    Ok(bytes)
+}
+
+/// What a registry says went wrong, as an error. `what` was attempted.
+pub(super) async fn complaint(response: Response, what: &str) -> Error {
+    #[derive(serde::Deserialize)]
+    struct Complaint {
+        errors: Vec<Entry>,
+    }
+    #[derive(serde::Deserialize)]
+    struct Entry {
+        #[serde(default)]
+        code: String,
+        #[serde(default)]
+        message: Option<String>,
+    }
+    let status = response.status();
+    let host = origin(response.url());
+    let body = read_all(response, MAX_COMPLAINT, "an error").await.unwrap_or_default();
+    let said = serde_json::from_slice::<Complaint>(&body)
+        .ok()
+        .and_then(|complaint| complaint.errors.into_iter().next())
+        .map(|entry| match entry.message.filter(|message| !message.is_empty()) {
+            Some(message) => message,
+            None => entry.code,
+        })
+        .map(|text| {
+            // It goes to a terminal.
+            let clean: String = text.chars().filter(|c| !c.is_control()).take(500).collect();
+            format!(": {clean}")
+        })
+        .unwrap_or_default();
+    let kind = match status.as_u16() {
+        401 => ErrorKind::Unauthorized,
+        403 => ErrorKind::Permission,
+        404 => ErrorKind::NotFound,
+        405 => ErrorKind::Unsupported,
+        400 | 409..=428 => ErrorKind::Invalid,
+        _ => ErrorKind::Unavailable,
+    };
+    let advice = match status.as_u16() {
+        401 | 403 => "; the repository may not exist, or may require `login`",
+        429 => "; it has had too many requests: wait, or `login` for a higher limit",
+        _ => "",
+    };
+    Error::new(kind, format!("{what}: {host} answers {status}{said}{advice}"))
+}
