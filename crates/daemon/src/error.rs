@@ -59,6 +59,7 @@ impl From<EngineError> for ApiError {
                 StatusCode::BAD_REQUEST
             }
             ErrorKind::Forbidden => StatusCode::FORBIDDEN,
+            ErrorKind::Unauthorized => StatusCode::UNAUTHORIZED,
             ErrorKind::NotModified => StatusCode::NOT_MODIFIED,
             ErrorKind::Unsupported => StatusCode::NOT_IMPLEMENTED,
             ErrorKind::System => StatusCode::INTERNAL_SERVER_ERROR,

@@ -48,6 +48,11 @@ impl Request {
         self.inner.headers()
     }
 
+    /// A header that is text.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.inner.headers().get(name)?.to_str().ok()
+    }
+
     /// Whether the client asks to leave HTTP behind.
     pub fn wants_upgrade(&self) -> bool {
         self.inner.headers().contains_key(UPGRADE)

@@ -118,7 +118,9 @@ async fn image(state: &Arc<State>, request: Request, path: &[&str]) -> Answer {
         (Method::POST, [name @ .., "tag"]) if !name.is_empty() => {
             images::tag(state, &request, &name.join("/")).await
         }
-        (Method::POST, [name @ .., "push"]) if !name.is_empty() => absent::push(),
+        (Method::POST, [name @ .., "push"]) if !name.is_empty() => {
+            images::push(state, request, name.join("/")).await
+        }
         (Method::DELETE, name) if !name.is_empty() => images::remove(state, &request, &name.join("/")).await,
         _ => Err(ApiError::page_not_found()),
     }

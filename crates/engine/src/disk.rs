@@ -87,6 +87,7 @@ fn items(root: &Path, known: &Known) -> Result<Vec<DiskItem>> {
                 "configurations and manifests of images",
                 true,
             )),
+            "partial" => items.push(item(&path, meter.tree(&path), "downloads to be resumed", true)),
             "bin" => items.push(item(
                 &path,
                 meter.tree(&path),

@@ -16,6 +16,8 @@ pub enum ErrorKind {
     Invalid,
     /// It is not allowed (403).
     Forbidden,
+    /// A registry wants credentials, or others (401).
+    Unauthorized,
     /// It is so already (304).
     NotModified,
     /// Vessel or this kernel does not have it (501).

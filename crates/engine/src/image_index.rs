@@ -29,6 +29,9 @@ pub struct ImageRecord {
     /// The image it was committed over; empty for any other.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub parent: String,
+    /// Digests of indexes and manifests it came with, which are kept as blobs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub documents: Vec<String>,
 }
 
 /// An image that was looked up.

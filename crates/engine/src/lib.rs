@@ -74,6 +74,10 @@ pub struct EngineConfig {
     pub dns: Vec<std::net::IpAddr>,
     /// Whether containers run under a small init unless they say otherwise.
     pub init: bool,
+    /// How registries are reached.
+    pub registries: vessel_image::registry::Settings,
+    /// Which signatures images must have.
+    pub trust: vessel_image::registry::TrustPolicy,
 }
 
 /// A range of IDs.
@@ -100,6 +104,9 @@ pub struct Engine {
     execs: container::exec::Execs,
     events: Events,
     images: ImageIndex,
+    registries: vessel_image::registry::RegistryClient,
+    /// Where layers are known to be, by diff ID: see [`images`].
+    places: Table<Vec<images::Place>>,
     volumes: volumes::Volumes,
     networks: network::Networks,
     launcher: Launcher,
@@ -191,6 +198,9 @@ impl Engine {
         let content = vessel_image::Store::open(&paths.root).map_err(image_index::from_image)?;
         content.sweep_temporary().map_err(image_index::from_image)?;
         let images = ImageIndex::open(&store, content)?;
+        let registries = vessel_image::registry::RegistryClient::new(config.registries.clone())
+            .map_err(image_index::from_image)?;
+        let places = store.table("places");
         let volumes = volumes::Volumes::open(&store)?;
         let (records, states) = (
             store.table::<Record>("containers"),
@@ -223,6 +233,8 @@ impl Engine {
             execs: Default::default(),
             events: Events::default(),
             images,
+            registries,
+            places,
             volumes,
             networks,
             launcher: Launcher::new()?,
@@ -277,6 +289,11 @@ impl Engine {
     /// What happened and happens.
     pub fn events(&self) -> &Events {
         &self.events
+    }
+
+    /// The client of registries.
+    pub fn registries(&self) -> &vessel_image::registry::RegistryClient {
+        &self.registries
     }
 
     /// Names and records of images.

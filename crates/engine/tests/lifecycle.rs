@@ -64,6 +64,8 @@ fn config(directory: &Path) -> EngineConfig {
         userns_remap: None,
         dns: Vec::new(),
         init: false,
+        registries: Default::default(),
+        trust: Default::default(),
     }
 }
 

@@ -17,6 +17,7 @@ mod config;
 mod digest;
 mod error;
 mod fs;
+mod gzip;
 mod layer;
 mod manifest;
 mod reference;

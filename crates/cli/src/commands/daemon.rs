@@ -10,6 +10,7 @@ use vessel_engine::{EngineConfig, IdRange};
 use crate::app::Run;
 use crate::context::{Context, Places};
 use crate::failure::{Failure, Result};
+use crate::options::registries::RegistryOptions;
 
 /// Run the daemon in the foreground
 #[derive(Debug, clap::Args)]
@@ -44,6 +45,8 @@ pub struct Args {
     /// Run an init in every container
     #[arg(long)]
     init: bool,
+    #[command(flatten)]
+    registries: RegistryOptions,
     /// What to log: error, warn, info, debug or trace
     #[arg(short, long, value_name = "string", default_value = "info")]
     log_level: String,
@@ -76,6 +79,8 @@ impl Run for Args {
             userns_remap: self.userns_remap.map(|(start, size)| IdRange { start, size }),
             dns: self.dns,
             init: self.init,
+            registries: self.registries.settings(),
+            trust: Default::default(),
         };
         let config = Config {
             engine,

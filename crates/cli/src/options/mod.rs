@@ -12,6 +12,7 @@ pub mod mounts;
 pub mod network;
 pub mod ports;
 pub mod process;
+pub mod registries;
 pub mod resources;
 pub mod security;
 

@@ -46,11 +46,6 @@ pub fn search() -> Answer {
     registry()
 }
 
-/// The answer to a push.
-pub fn push() -> Answer {
-    registry()
-}
-
 fn registry() -> Answer {
     Err(ApiError::not_implemented(
         "registries arrive with the next release: bring images with load or import, take them away with save",

@@ -9,7 +9,7 @@ use hyper::StatusCode;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::task::JoinHandle;
 use vessel_api::JsonMessage;
-use vessel_engine::images::{ImageListOptions, ImportOptions, Platform, Progress};
+use vessel_engine::images::{Credentials, ImageListOptions, ImportOptions, Platform, Progress, PullRequest, PushRequest};
 
 use crate::body::Body;
 use crate::error::ApiError;
@@ -118,15 +118,26 @@ pub async fn load(state: &Arc<State>, request: Request) -> Answer {
     .await
 }
 
-/// `POST /images/create`: import of an archive of a root, or what a pull is until there are registries.
+/// What the client shows to registries.
+fn credentials(request: &Request) -> Result<Credentials, ApiError> {
+    let header = request.header("x-registry-auth").unwrap_or_default();
+    Credentials::from_header(header).map_err(|error| ApiError::bad_request(error.to_string()))
+}
+
+/// `POST /images/create`: a pull, or import of an archive of a root.
 pub async fn create(state: &Arc<State>, request: Request) -> Answer {
     let query = &request.query;
     let engine = Arc::clone(&state.engine);
     let image = query.text("fromImage").to_owned();
     if !image.is_empty() {
-        let tag = query.text("tag").to_owned();
+        let pull = PullRequest {
+            image,
+            tag: query.text("tag").to_owned(),
+            platform: query.text("platform").to_owned(),
+            credentials: credentials(&request)?,
+        };
         return progress(state, move |progress| async move {
-            engine.image_pull(&image, &tag, progress).await
+            engine.image_pull(pull, progress).await
         })
         .await;
     }
@@ -146,6 +157,20 @@ pub async fn create(state: &Arc<State>, request: Request) -> Answer {
     let reader = request.reader();
     progress(state, move |progress| async move {
         engine.image_import(reader, options, progress).await
+    })
+    .await
+}
+
+/// `POST /images/{name}/push`.
+pub async fn push(state: &Arc<State>, request: Request, name: String) -> Answer {
+    let push = PushRequest {
+        image: name,
+        tag: request.query.text("tag").to_owned(),
+        credentials: credentials(&request)?,
+    };
+    let engine = Arc::clone(&state.engine);
+    progress(state, move |progress| async move {
+        engine.image_push(push, progress).await
     })
     .await
 }

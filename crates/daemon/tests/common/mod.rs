@@ -79,6 +79,8 @@ pub fn config(directory: &TempDir) -> Config {
             userns_remap: None,
             dns: Vec::new(),
             init: false,
+            registries: Default::default(),
+            trust: Default::default(),
         },
         listen: vec![Listen::Unix(directory.path().join("vessel.sock"))],
         group: "no-such-group".to_owned(),

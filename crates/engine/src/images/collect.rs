@@ -85,10 +85,15 @@ impl Engine {
                     live.blobs.insert(manifest.parse::<Digest>()?);
                 }
             }
+            for document in &record.documents {
+                live.blobs.insert(document.parse::<Digest>()?);
+            }
             for chain in &record.chain_ids {
                 live.layers.insert(chain_id(chain)?);
             }
         }
+        // A pull that was cut goes on where it was.
+        live.layers.extend(self.images().content().unfinished_layers());
         for container in self.containers() {
             // A container may outlive its image when its removal was forced.
             if let Ok(id) = container.record().image_id.parse::<Digest>() {

@@ -9,6 +9,8 @@ mod collect;
 mod commit;
 pub(crate) mod flush;
 mod glob;
+mod pull;
+mod push;
 mod remove;
 mod transfer;
 
@@ -21,9 +23,12 @@ use vessel_api::{
 use vessel_image::{ChainId, Digest, ImageConfig};
 
 pub use commit::CommitOptions;
+pub use pull::{Place, PullRequest};
+pub use push::PushRequest;
 pub(crate) use remove::short;
 pub use transfer::{ImportOptions, Progress};
 pub use vessel_image::Platform;
+pub use vessel_image::registry::{Credentials, Settings as RegistrySettings, TrustPolicy};
 
 use crate::image_index::{Found, ImageRecord, no_such_image};
 use crate::system::STORAGE_DRIVER;
@@ -54,6 +59,7 @@ impl From<vessel_image::Error> for Error {
             Kind::NotFound => ErrorKind::NotFound,
             Kind::Conflict => ErrorKind::Conflict,
             Kind::Permission => ErrorKind::Forbidden,
+            Kind::Unauthorized => ErrorKind::Unauthorized,
             _ => ErrorKind::System,
         };
         Self::new(kind, error.to_string())

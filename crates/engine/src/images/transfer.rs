@@ -1,4 +1,4 @@
-//! Archives: load, save, import; and what a pull can be without registries.
+//! Archives: load, save, import.
 
 use std::io::Read;
 use std::sync::Arc;
@@ -34,10 +34,18 @@ impl Progress {
         Self { messages: None }
     }
 
-    fn tell(&self, message: JsonMessage) {
+    pub(super) fn tell(&self, message: JsonMessage) {
         if let Some(messages) = &self.messages {
             // The operation goes on when nobody listens any more.
             let _ = messages.send(message);
+        }
+    }
+
+    /// Resolves when nobody listens any more; never when nobody ever did.
+    pub(super) async fn closed(&self) {
+        match &self.messages {
+            Some(messages) => messages.closed().await,
+            None => std::future::pending().await,
         }
     }
 
@@ -61,7 +69,7 @@ impl Progress {
 }
 
 /// Bytes as Docker writes them: `1.5MB`.
-fn human(bytes: u64) -> String {
+pub(super) fn human(bytes: u64) -> String {
     let mut value = bytes as f64;
     let mut units = ["B", "kB", "MB", "GB", "TB"].into_iter();
     let mut unit = units.next().unwrap_or_default();
@@ -194,8 +202,8 @@ impl Engine {
                 .map(|layer| layer.chain_id.to_string())
                 .collect(),
             tagged_at: time::now(),
-            repo_digests: before.map(|record| record.repo_digests).unwrap_or_default(),
             parent: parent.to_owned(),
+            ..before.unwrap_or_default()
         };
         self.images().insert(&id, record).await?;
         self.images().flush_later();
@@ -249,33 +257,6 @@ impl Engine {
         self.image_event("import", &id, &id);
         progress.tell(JsonMessage::status(id));
         Ok(())
-    }
-
-    /// What a pull is without registries: an image that is here (or built in) is up to date, another is out of reach.
-    ///
-    /// # Errors
-    /// An image that is not here.
-    pub async fn image_pull(self: &Arc<Self>, image: &str, tag: &str, progress: Progress) -> Result<()> {
-        let mut reference = Reference::parse(image)?;
-        if !tag.is_empty() {
-            reference = match tag.contains(':') {
-                true => reference.with_digest(tag.parse()?),
-                false => reference.with_tag(tag)?,
-            };
-        }
-        let name = reference.with_default_tag().familiar();
-        match self.image(&name).await {
-            Ok(_) => {
-                progress.tell(JsonMessage::status(format!(
-                    "Status: Image is up to date for {name}"
-                )));
-                Ok(())
-            }
-            Err(error) if error.kind() == crate::ErrorKind::NotFound => Err(Error::not_found(format!(
-                "the image {name} is not here and cannot be pulled: registries arrive with the next release; bring it with load or import"
-            ))),
-            Err(error) => Err(error),
-        }
     }
 
     /// Prepares an archive of images. A name without a tag stands for all tags of the repository. An image is for one
@@ -348,8 +329,6 @@ impl Engine {
     }
 }
 
-/// Gives the system back what an archive's buffers took: the allocator would keep it for the next archive, in a
-/// process that is meant to be small most of its life.
 /// The name for a new image; none without a repository.
 pub(super) fn new_name(repository: &str, tag: &str) -> Result<Option<Reference>> {
     if repository.is_empty() {
@@ -366,7 +345,9 @@ pub(super) fn new_name(repository: &str, tag: &str) -> Result<Option<Reference>>
     Ok(Some(reference.with_default_tag()))
 }
 
-fn give_back_memory() {
+/// Gives the system back what an archive's buffers took: the allocator would keep it for the next archive, in a
+/// process that is meant to be small most of its life.
+pub(super) fn give_back_memory() {
     // SAFETY: frees unused pages of the allocator; what is in use is not touched.
     unsafe { libc::malloc_trim(0) };
 }

@@ -27,7 +27,10 @@ enum Scheme {
     /// It has not said anything.
     Unknown,
     Basic,
-    Bearer { realm: Url, service: String },
+    Bearer {
+        realm: Url,
+        service: String,
+    },
 }
 
 /// What is known of a registry's wishes, and the tokens so far.
@@ -102,7 +105,12 @@ impl Authorizer {
             return Ok(false);
         }
         state.scheme = scheme;
-        let before = state.tokens.get(scope).and_then(Token::value).map(bearer).transpose()?;
+        let before = state
+            .tokens
+            .get(scope)
+            .and_then(Token::value)
+            .map(bearer)
+            .transpose()?;
         // Another request may have fetched a new one meanwhile.
         if before.as_ref() == shown {
             state.tokens.remove(scope);
@@ -122,7 +130,12 @@ impl Authorizer {
 }
 
 /// Chooses among the challenges: bearer before basic.
-fn choose(transport: &Transport, base: &Url, headers: &HeaderMap, credentials: &Credentials) -> Result<Scheme> {
+fn choose(
+    transport: &Transport,
+    base: &Url,
+    headers: &HeaderMap,
+    credentials: &Credentials,
+) -> Result<Scheme> {
     let challenges: Vec<Challenge> = headers
         .get_all(WWW_AUTHENTICATE)
         .iter()
@@ -204,7 +217,9 @@ fn by_get(credentials: &Credentials, realm: &Url, service: &str, scope: &str, of
             query.append_pair("account", &credentials.username);
         }
         if offline {
-            query.append_pair("offline_token", "true").append_pair("client_id", CLIENT_ID);
+            query
+                .append_pair("offline_token", "true")
+                .append_pair("client_id", CLIENT_ID);
         }
     }
     Call::new(Method::GET, url)
@@ -221,8 +236,8 @@ fn by_post(credentials: &Credentials, realm: &Url, service: &str, scope: &str) -
         .append_pair("scope", scope)
         .append_pair("refresh_token", &credentials.identitytoken);
     let body = form.query().unwrap_or_default().as_bytes().to_vec();
-    let mut call = Call::new(Method::POST, realm.clone())
-        .header("content-type", "application/x-www-form-urlencoded")?;
+    let mut call =
+        Call::new(Method::POST, realm.clone()).header("content-type", "application/x-www-form-urlencoded")?;
     call.body = body;
     Ok(call)
 }
@@ -251,8 +266,8 @@ fn secret(value: String) -> Result<HeaderValue> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use super::super::settings::Settings;
+    use super::*;
 
     fn chosen(base: &str, header: &'static str, credentials: &Credentials) -> Result<Scheme> {
         let transport = Transport::new(Settings::default());
@@ -270,7 +285,11 @@ mod tests {
         assert!(chosen("http://localhost:5000", clear, &me).is_ok());
         assert!(chosen("https://r.example", "Bearer realm=\"file:///etc/passwd\"", &me).is_err());
         assert!(matches!(
-            chosen("https://r.example", "Basic realm=x, Bearer realm=\"https://t.example\"", &me),
+            chosen(
+                "https://r.example",
+                "Basic realm=x, Bearer realm=\"https://t.example\"",
+                &me
+            ),
             Ok(Scheme::Bearer { .. })
         ));
     }
@@ -279,7 +298,13 @@ mod tests {
     fn requests_for_tokens() {
         let me = Credentials::password("me", "pw");
         let realm = Url::parse("https://t.example/token?a=b").unwrap();
-        let call = by_get(&me, &realm, "s", "repository:a:pull repository:b:pull,push", false);
+        let call = by_get(
+            &me,
+            &realm,
+            "s",
+            "repository:a:pull repository:b:pull,push",
+            false,
+        );
         assert_eq!(
             call.url.query(),
             Some("a=b&service=s&scope=repository%3Aa%3Apull&scope=repository%3Ab%3Apull%2Cpush&account=me")

@@ -60,7 +60,9 @@ impl BlobReader {
                     }
                 }
             }
-            let Some(response) = &mut self.response else { continue };
+            let Some(response) = &mut self.response else {
+                continue;
+            };
             match response.chunk().await {
                 Ok(Some(mut piece)) => {
                     if self.skip > 0 {
@@ -217,7 +219,11 @@ impl BlobReader {
             }
             status => {
                 let asked = wanted_pause(&response);
-                let error = complaint(response, &format!("cannot get the blob {}", self.descriptor.digest)).await;
+                let error = complaint(
+                    response,
+                    &format!("cannot get the blob {}", self.descriptor.digest),
+                )
+                .await;
                 if is_passing(status) {
                     self.failures = u32::MAX;
                 }

@@ -133,7 +133,9 @@ mod tests {
         assert_eq!(all[0].scheme, "bearer");
         assert_eq!(all[0].get("realm"), Some("https://auth.docker.io/token"));
         assert_eq!(all[0].get("scope"), Some("repository:a/b:pull,push"));
-        let all = Challenge::parse_all("Basic realm=\"a \\\"b\\\"\", Negotiate, BEARER realm=http://x/y , service=z");
+        let all = Challenge::parse_all(
+            "Basic realm=\"a \\\"b\\\"\", Negotiate, BEARER realm=http://x/y , service=z",
+        );
         let schemes: Vec<&str> = all.iter().map(|one| one.scheme.as_str()).collect();
         assert_eq!(schemes, ["basic", "negotiate", "bearer"]);
         assert_eq!(all[0].get("realm"), Some("a \"b\""));
@@ -145,8 +147,14 @@ mod tests {
     fn nonsense_ends_the_list() {
         assert!(Challenge::parse_all("").is_empty());
         assert!(Challenge::parse_all("=x").is_empty());
-        assert_eq!(Challenge::parse_all("Bearer realm=\"unfinished")[0].get("realm"), None);
-        assert_eq!(Challenge::parse_all("Bearer realm=\"a\nb\"")[0].get("realm"), None);
+        assert_eq!(
+            Challenge::parse_all("Bearer realm=\"unfinished")[0].get("realm"),
+            None
+        );
+        assert_eq!(
+            Challenge::parse_all("Bearer realm=\"a\nb\"")[0].get("realm"),
+            None
+        );
         assert_eq!(
             Challenge::parse_all("Bearer realm=\"a\",realm=\"b\"")[0].get("realm"),
             Some("a")

@@ -62,7 +62,11 @@ impl RegistryClient {
 
     /// The places where a repository may be read, mirrors first. Mirrors get no credentials: those that there are belong
     /// to the registry.
-    pub(super) async fn sources(&self, reference: &Reference, credentials: &Credentials) -> Result<Vec<Repository>> {
+    pub(super) async fn sources(
+        &self,
+        reference: &Reference,
+        credentials: &Credentials,
+    ) -> Result<Vec<Repository>> {
         let mut sources = Vec::new();
         if reference.domain() == DOCKER_HUB {
             for mirror in &self.transport.settings.mirrors {
@@ -70,7 +74,8 @@ impl RegistryClient {
                 if !text.ends_with('/') {
                     text.push('/');
                 }
-                let base = Url::parse(&text).map_err(|_| Error::invalid("the mirror's address is not valid"))?;
+                let base =
+                    Url::parse(&text).map_err(|_| Error::invalid("the mirror's address is not valid"))?;
                 sources.push(Repository::new(
                     Arc::clone(&self.transport),
                     base,
@@ -86,10 +91,15 @@ impl RegistryClient {
 
     /// The address of a registry.
     pub(super) async fn base(&self, domain: &str) -> Result<Url> {
-        let host = if domain == DOCKER_HUB { DOCKER_HUB_HOST } else { domain };
+        let host = if domain == DOCKER_HUB {
+            DOCKER_HUB_HOST
+        } else {
+            domain
+        };
         let address = |scheme: &str| {
-            Url::parse(&format!("{scheme}://{host}/"))
-                .map_err(|_| Error::invalid(format!("{} is not the name of a registry", show(host.as_bytes()))))
+            Url::parse(&format!("{scheme}://{host}/")).map_err(|_| {
+                Error::invalid(format!("{} is not the name of a registry", show(host.as_bytes())))
+            })
         };
         let secure = address("https")?;
         if !self.transport.settings.is_insecure(host) {

@@ -142,7 +142,9 @@ fn lenient(value: &str) -> Option<Vec<u8>> {
             other => other,
         })
         .collect();
-    base64::engine::general_purpose::STANDARD_NO_PAD.decode(plain).ok()
+    base64::engine::general_purpose::STANDARD_NO_PAD
+        .decode(plain)
+        .ok()
 }
 
 /// Says nothing of what was in it.
@@ -160,7 +162,10 @@ mod tests {
         let credentials = Credentials::password("me", "s3cret?>>");
         let header = credentials.to_header();
         assert_eq!(Credentials::from_header(&header).unwrap(), credentials);
-        assert_eq!(Credentials::from_header(header.trim_end_matches('=')).unwrap(), credentials);
+        assert_eq!(
+            Credentials::from_header(header.trim_end_matches('=')).unwrap(),
+            credentials
+        );
         assert!(Credentials::from_header("").unwrap().is_anonymous());
         assert!(Credentials::from_header("e30=").unwrap().is_anonymous());
         assert!(!format!("{credentials:?}").contains("s3cret"));

@@ -69,7 +69,9 @@ pub fn retry_after(value: &str) -> Option<Duration> {
 fn number(text: &str) -> Option<u64> {
     let text = text.trim();
     // `parse` would take a sign.
-    text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok())?
+    text.bytes()
+        .all(|b| b.is_ascii_digit())
+        .then(|| text.parse().ok())?
 }
 
 #[cfg(test)]
@@ -81,7 +83,15 @@ mod tests {
     fn ranges() {
         assert_eq!(content_range("bytes 5-9/10"), Some((5, 9, Some(10))));
         assert_eq!(content_range("bytes 5-9/*"), Some((5, 9, None)));
-        for bad in ["", "bytes", "bytes 9-5/10", "bytes 5-10/10", "bytes +5-9/10", "bytes */10", "items 0-1/2"] {
+        for bad in [
+            "",
+            "bytes",
+            "bytes 9-5/10",
+            "bytes 5-10/10",
+            "bytes +5-9/10",
+            "bytes */10",
+            "items 0-1/2",
+        ] {
             assert_eq!(content_range(bad), None, "{bad}");
         }
         assert_eq!(upload_offset("0-99"), Some(100));
@@ -93,7 +103,10 @@ mod tests {
 
     #[test]
     fn links() {
-        assert_eq!(next_link("</v2/_catalog?last=b&n=2>; rel=\"next\""), Some("/v2/_catalog?last=b&n=2"));
+        assert_eq!(
+            next_link("</v2/_catalog?last=b&n=2>; rel=\"next\""),
+            Some("/v2/_catalog?last=b&n=2")
+        );
         assert_eq!(next_link("<a>; rel=prev, <b>; rel=next"), Some("b"));
         assert_eq!(next_link("<a>; rel=\"prev next\""), Some("a"));
         for bad in ["", "<a>", "<a", "a; rel=next", "<>; rel=next"] {

@@ -156,7 +156,10 @@ impl RegistryClient {
                     if next.raw.len() as u64 != entry.size {
                         return Err(Error::new(
                             ErrorKind::Digest,
-                            format!("the manifest {} has another size than its index says", entry.digest),
+                            format!(
+                                "the manifest {} has another size than its index says",
+                                entry.digest
+                            ),
                         ));
                     }
                     documents.push(next);
@@ -241,7 +244,12 @@ impl RegistryClient {
         let mut leases = Vec::with_capacity(layers.len());
         let mut downloaded = false;
         while let Some((at, result)) = tasks.next().await {
-            let (layer, lease, fetched) = result?;
+            let (layer, lease, fetched) = result.inspect_err(|error| {
+                // Another try gets no further: nothing is kept for it.
+                if !is_passing(error) {
+                    store.finished(&chain);
+                }
+            })?;
             downloaded |= fetched;
             leases.push(lease);
             if let Some(slot) = layers.get_mut(at) {
@@ -271,11 +279,19 @@ impl RegistryClient {
     }
 }
 
+/// Whether the same pull may succeed later.
+fn is_passing(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Unauthorized)
+}
+
 /// Refuses what is not an image, by its name.
 fn check_is_image(manifest: &Manifest) -> Result<()> {
     let kind = manifest.config.media_type.as_str();
     // What has no type was made by somebody careless; the content decides.
-    let image = matches!(kind, "" | media_type::OCI_CONFIG | media_type::DOCKER_CONFIG | "application/octet-stream");
+    let image = matches!(
+        kind,
+        "" | media_type::OCI_CONFIG | media_type::DOCKER_CONFIG | "application/octet-stream"
+    );
     if !image || manifest.artifact_type.is_some() {
         let what = manifest.artifact_type.as_deref().unwrap_or(kind);
         return Err(Error::new(
@@ -420,9 +436,12 @@ impl Place<'_> {
             }
         };
         drop(sender);
-        let (unpacked, partial) = worker
-            .await
-            .map_err(|_| fail(Error::new(ErrorKind::Io, "a thread that unpacks a layer has died")))?;
+        let (unpacked, partial) = worker.await.map_err(|_| {
+            fail(Error::new(
+                ErrorKind::Io,
+                "a thread that unpacks a layer has died",
+            ))
+        })?;
         let verified = match (outcome, unpacked) {
             (Err(error), _) => Err(error),
             (Ok(()), Err(error)) => Err(error),
@@ -431,7 +450,7 @@ impl Place<'_> {
         if let Some(partial) = partial {
             match &verified {
                 // The rest may come later.
-                Err(error) if matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Unauthorized) => {}
+                Err(error) if is_passing(error) => {}
                 _ => partial.remove(),
             }
         }
@@ -492,7 +511,10 @@ impl Read for Input {
             let max = usize::try_from(self.replay).unwrap_or(usize::MAX).min(out.len());
             let count = partial.replay(&mut out[..max])?;
             if count == 0 {
-                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the partial download was changed"));
+                return Err(io::Error::new(
+                    io::ErrorKind::UnexpectedEof,
+                    "the partial download was changed",
+                ));
             }
             self.replay -= count as u64;
             if self.hash {
@@ -516,7 +538,10 @@ impl Read for Input {
                 }
                 Some(Message::End) => return Ok(0),
                 None => {
-                    return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the download was broken off"));
+                    return Err(io::Error::new(
+                        io::ErrorKind::UnexpectedEof,
+                        "the download was broken off",
+                    ));
                 }
             }
         }
@@ -545,4 +570,3 @@ fn flight(store: &Store, chain: &ChainId) -> Arc<tokio::sync::Mutex<()>> {
     flights.insert(key, Arc::downgrade(&flight));
     flight
 }
-

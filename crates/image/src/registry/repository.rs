@@ -89,7 +89,11 @@ impl RawManifest {
 
     /// Points to it.
     pub fn descriptor(&self) -> Descriptor {
-        Descriptor::new(self.media_type.clone(), self.digest.clone(), self.raw.len() as u64)
+        Descriptor::new(
+            self.media_type.clone(),
+            self.digest.clone(),
+            self.raw.len() as u64,
+        )
     }
 }
 
@@ -171,7 +175,7 @@ impl Repository {
         let inner = &self.inner;
         let mut tries = 0;
         loop {
-            let shown = inner.authorizer.header(&inner.transport, scope).await?;
+            let shown = self.shown(call, scope).await?;
             let response = inner.transport.send(call, shown.as_ref()).await?;
             if response.status() != StatusCode::UNAUTHORIZED
                 || tries == 2
@@ -186,12 +190,20 @@ impl Repository {
     /// Makes a request once whose body is a stream. The registry must have been asked something before, so that it is
     /// known what it wants to be shown.
     pub(super) async fn send_stream(&self, call: &Call, scope: &str, body: Body) -> Result<Response> {
-        let shown = self.inner.authorizer.header(&self.inner.transport, scope).await?;
+        let shown = self.shown(call, scope).await?;
         let response = self.inner.transport.stream(call, shown.as_ref(), body).await?;
         if response.status() == StatusCode::UNAUTHORIZED {
             self.learn(&response, scope, shown.as_ref()).await?;
         }
         Ok(response)
+    }
+
+    /// What to show; nothing to anybody but the registry.
+    async fn shown(&self, call: &Call, scope: &str) -> Result<Option<reqwest::header::HeaderValue>> {
+        if origin(&call.url) != origin(&self.inner.base) {
+            return Ok(None);
+        }
+        self.inner.authorizer.header(&self.inner.transport, scope).await
     }
 
     async fn learn(
@@ -230,7 +242,11 @@ impl Repository {
             return Err(self.no_manifest(target));
         }
         if !response.status().is_success() {
-            return Err(complaint(response, &format!("cannot get the manifest {target} of {}", self.inner.name)).await);
+            return Err(complaint(
+                response,
+                &format!("cannot get the manifest {target} of {}", self.inner.name),
+            )
+            .await);
         }
         let stated = header_digest(response.headers());
         let content_type = content_type(response.headers());
@@ -273,8 +289,14 @@ impl Repository {
             .get("content-length")
             .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
         match (header_digest(response.headers()), size) {
-            (Some(digest), Some(size)) if target.parse::<Digest>().map_or(true, |wanted| wanted == digest) => {
-                Ok(Some(Descriptor::new(content_type(response.headers()), digest, size)))
+            (Some(digest), Some(size))
+                if target.parse::<Digest>().map_or(true, |wanted| wanted == digest) =>
+            {
+                Ok(Some(Descriptor::new(
+                    content_type(response.headers()),
+                    digest,
+                    size,
+                )))
             }
             _ => match self.manifest(target).await {
                 Ok(manifest) => Ok(Some(manifest.descriptor())),
@@ -304,7 +326,11 @@ impl Repository {
         match response.status() {
             status if status.is_success() => Ok(()),
             StatusCode::NOT_FOUND => Err(self.no_manifest(target)),
-            _ => Err(complaint(response, &format!("cannot delete {target} of {}", self.inner.name)).await),
+            _ => Err(complaint(
+                response,
+                &format!("cannot delete {target} of {}", self.inner.name),
+            )
+            .await),
         }
     }
 
@@ -350,10 +376,14 @@ impl Repository {
                 // A list goes on where it began.
                 .filter(|link| origin(link) == origin(&url) && *link != url);
             if take(&read_all(response, MAX_PAGE, "a list").await?)? > MAX_NAMES {
-                return Err(Error::limit(format!("the registry lists more than {MAX_NAMES} names")));
+                return Err(Error::limit(format!(
+                    "the registry lists more than {MAX_NAMES} names"
+                )));
             }
         }
-        Err(Error::limit(format!("the registry's list has more than {MAX_PAGES} pages")))
+        Err(Error::limit(format!(
+            "the registry's list has more than {MAX_PAGES} pages"
+        )))
     }
 
     /// What refers to a manifest: signatures, bills of materials. Registries without the referrers API are asked for
@@ -370,7 +400,12 @@ impl Repository {
         };
         match self.pages(url, &self.scope(Access::Pull), take).await {
             Ok(()) => {}
-            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Unsupported | ErrorKind::Invalid) => {
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::NotFound | ErrorKind::Unsupported | ErrorKind::Invalid
+                ) =>
+            {
                 found.clear();
                 let tag = format!("{}-{}", digest.algorithm().name(), digest.hex());
                 match self.manifest(&tag).await {
@@ -466,8 +501,14 @@ fn type_of(raw: &[u8], content_type: &str) -> String {
         schema_version: Option<u32>,
     }
     match serde_json::from_slice::<Probe>(raw) {
-        Ok(Probe { media_type: Some(stated), .. }) if !stated.is_empty() => stated,
-        Ok(Probe { schema_version: Some(1), .. }) => media_type::DOCKER_SCHEMA1_UNSIGNED.to_owned(),
+        Ok(Probe {
+            media_type: Some(stated),
+            ..
+        }) if !stated.is_empty() => stated,
+        Ok(Probe {
+            schema_version: Some(1),
+            ..
+        }) => media_type::DOCKER_SCHEMA1_UNSIGNED.to_owned(),
         _ if MANIFESTS.contains(&content_type) => content_type.to_owned(),
         _ => match Document::parse(raw) {
             Ok(Document::Index(_)) => media_type::OCI_INDEX.to_owned(),

@@ -154,15 +154,36 @@ mod tests {
     #[test]
     fn who_may_be_spoken_to_in_clear() {
         let settings = Settings {
-            insecure: vec!["reg.example:5000".into(), "10.0.0.0/8".into(), "fd00::/16".into(), "any.example".into()],
+            insecure: vec![
+                "reg.example:5000".into(),
+                "10.0.0.0/8".into(),
+                "fd00::/16".into(),
+                "any.example".into(),
+            ],
             ..Settings::default()
         };
         settings.check().unwrap();
-        for yes in ["localhost", "localhost:5000", "127.0.0.1", "127.8.8.8:1", "[::1]:5000", "reg.example:5000",
-            "10.1.2.3:5000", "[fd00::1]", "any.example:1"] {
+        for yes in [
+            "localhost",
+            "localhost:5000",
+            "127.0.0.1",
+            "127.8.8.8:1",
+            "[::1]:5000",
+            "reg.example:5000",
+            "10.1.2.3:5000",
+            "[fd00::1]",
+            "any.example:1",
+        ] {
             assert!(settings.is_insecure(yes), "{yes}");
         }
-        for no in ["reg.example", "11.0.0.1", "docker.io", "localhost.example", "127.0.0.1.example", "[fd01::1]"] {
+        for no in [
+            "reg.example",
+            "11.0.0.1",
+            "docker.io",
+            "localhost.example",
+            "127.0.0.1.example",
+            "[fd01::1]",
+        ] {
             assert!(!settings.is_insecure(no), "{no}");
         }
     }
@@ -170,11 +191,17 @@ mod tests {
     #[test]
     fn bad_values_are_named() {
         for bad in ["", "10.0.0.0/33", "x/8", "a b"] {
-            let settings = Settings { insecure: vec![bad.into()], ..Settings::default() };
+            let settings = Settings {
+                insecure: vec![bad.into()],
+                ..Settings::default()
+            };
             assert!(settings.check().is_err(), "{bad}");
         }
         for bad in ["mirror", "ftp://x", "https://u:p@x"] {
-            let settings = Settings { mirrors: vec![bad.into()], ..Settings::default() };
+            let settings = Settings {
+                mirrors: vec![bad.into()],
+                ..Settings::default()
+            };
             assert!(settings.check().is_err(), "{bad}");
         }
     }

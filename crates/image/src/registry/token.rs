@@ -55,7 +55,8 @@ impl Token {
             return Err(bad("it is too large"));
         }
         // The parser's complaint may quote the token.
-        let answer: Answer = serde_json::from_slice(raw).map_err(|_| bad("it is not the JSON it should be"))?;
+        let answer: Answer =
+            serde_json::from_slice(raw).map_err(|_| bad("it is not the JSON it should be"))?;
         let visible = |token: &String| !token.is_empty() && token.bytes().all(|b| b.is_ascii_graphic());
         let value = answer
             .token
@@ -98,7 +99,13 @@ mod tests {
         assert!(token.until > Instant::now() + Duration::from_secs(280));
         let token = Token::parse(br#"{"access_token":"abc","refresh_token":"r"}"#).unwrap();
         assert_eq!((token.value(), token.refresh()), (Some("abc"), Some("r")));
-        for bad in [&b"{}"[..], b"[]", br#"{"token":""}"#, br#"{"token":"a\nb"}"#, br#"{"token":"a b"}"#] {
+        for bad in [
+            &b"{}"[..],
+            b"[]",
+            br#"{"token":""}"#,
+            br#"{"token":"a\nb"}"#,
+            br#"{"token":"a b"}"#,
+        ] {
             assert!(Token::parse(bad).is_err());
         }
         let huge = Token::parse(br#"{"token":"a","expires_in":1e300}"#).unwrap();

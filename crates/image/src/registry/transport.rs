@@ -50,7 +50,10 @@ impl Call {
 
     pub(super) fn header(mut self, name: &'static str, value: &str) -> Result<Self> {
         let value = HeaderValue::from_str(value).map_err(|_| {
-            Error::invalid(format!("{} cannot be sent in the header {name}", show(value.as_bytes())))
+            Error::invalid(format!(
+                "{} cannot be sent in the header {name}",
+                show(value.as_bytes())
+            ))
         })?;
         self.headers.append(name, value);
         Ok(self)
@@ -107,9 +110,12 @@ impl Transport {
         for proxy in self.proxies()? {
             builder = builder.proxy(proxy);
         }
-        let client = builder
-            .build()
-            .map_err(|error| Error::new(ErrorKind::Io, format!("cannot set up HTTP: {}", innermost(&error))))?;
+        let client = builder.build().map_err(|error| {
+            Error::new(
+                ErrorKind::Io,
+                format!("cannot set up HTTP: {}", innermost(&error)),
+            )
+        })?;
         // Redirects name hosts as they like.
         if clients.len() >= 256 {
             clients.clear();
@@ -127,18 +133,20 @@ impl Transport {
         );
         let direct = NoProxy::from_string(&direct);
         let mut proxies = Vec::new();
-        let all = [
-            (&settings.http_proxy, false),
-            (&settings.https_proxy, true),
-        ];
+        let all = [(&settings.http_proxy, false), (&settings.https_proxy, true)];
         for (address, secure) in all {
             let Some(address) = address.as_deref().filter(|address| !address.is_empty()) else {
                 continue;
             };
             // The address may hold a password.
-            let proxy = if secure { Proxy::https(address) } else { Proxy::http(address) };
-            let proxy = proxy
-                .map_err(|_| Error::invalid("the address of the proxy is not valid: http://proxy:3128 is one"))?;
+            let proxy = if secure {
+                Proxy::https(address)
+            } else {
+                Proxy::http(address)
+            };
+            let proxy = proxy.map_err(|_| {
+                Error::invalid("the address of the proxy is not valid: http://proxy:3128 is one")
+            })?;
             proxies.push(proxy.no_proxy(direct.clone()));
         }
         Ok(proxies)
@@ -160,14 +168,20 @@ impl Transport {
             }
             let response = request.send().await.map_err(|error| unreachable(&url, error))?;
             let follows = call.method == Method::GET || call.method == Method::HEAD;
-            if !response.status().is_redirection() || response.status() == StatusCode::NOT_MODIFIED || !follows {
+            if !response.status().is_redirection()
+                || response.status() == StatusCode::NOT_MODIFIED
+                || !follows
+            {
                 return Ok(response);
             }
             url = self.redirected(&url, &response)?;
         }
         Err(Error::new(
             ErrorKind::Unavailable,
-            format!("{} leads through more than {MAX_REDIRECTS} redirects", origin(&call.url)),
+            format!(
+                "{} leads through more than {MAX_REDIRECTS} redirects",
+                origin(&call.url)
+            ),
         ))
     }
 
@@ -183,7 +197,9 @@ impl Transport {
             .get(LOCATION)
             .and_then(|value| value.to_str().ok())
             .ok_or_else(|| bad("to nowhere: it gives no location"))?;
-        let to = from.join(location).map_err(|_| bad("to something that is no address"))?;
+        let to = from
+            .join(location)
+            .map_err(|_| bad("to something that is no address"))?;
         match to.scheme() {
             "https" => {}
             "http" if from.scheme() == "http" || self.settings.is_insecure(&authority(&to)) => {}
@@ -208,7 +224,10 @@ impl Transport {
         if let Some(authorization) = authorization {
             request = request.header(AUTHORIZATION, authorization);
         }
-        request.send().await.map_err(|error| unreachable(&call.url, error))
+        request
+            .send()
+            .await
+            .map_err(|error| unreachable(&call.url, error))
     }
 
     /// How long to wait before try number `attempt` (from 0), or `None` when there were enough.
@@ -321,7 +340,10 @@ pub(super) fn unreachable(url: &Url, error: reqwest::Error) -> Error {
     } else if lower.contains("invalidcontenttype") || lower.contains("corrupt message") {
         permanent = true;
         "; it does not speak TLS: declare it with --insecure-registry if that is how it should be".to_owned()
-    } else if lower.contains("dns") || lower.contains("no record") || lower.contains("no connections available") {
+    } else if lower.contains("dns")
+        || lower.contains("no record")
+        || lower.contains("no connections available")
+    {
         permanent = lower.contains("no record");
         "; is its name right, and is there a name server?".to_owned()
     } else {
@@ -367,8 +389,16 @@ fn innermost(error: &reqwest::Error) -> String {
 /// Reads an answer of at most `limit` bytes.
 pub(super) async fn read_all(response: Response, limit: usize, what: &str) -> Result<Vec<u8>> {
     let url = response.url().clone();
-    let too_large = || Error::limit(format!("{what} from {} is larger than {limit} bytes", origin(&url)));
-    if response.content_length().is_some_and(|length| length > limit as u64) {
+    let too_large = || {
+        Error::limit(format!(
+            "{what} from {} is larger than {limit} bytes",
+            origin(&url)
+        ))
+    };
+    if response
+        .content_length()
+        .is_some_and(|length| length > limit as u64)
+    {
         return Err(too_large());
     }
     let mut bytes = Vec::new();
@@ -398,14 +428,18 @@ pub(super) async fn complaint(response: Response, what: &str) -> Error {
     }
     let status = response.status();
     let host = origin(response.url());
-    let body = read_all(response, MAX_COMPLAINT, "an error").await.unwrap_or_default();
+    let body = read_all(response, MAX_COMPLAINT, "an error")
+        .await
+        .unwrap_or_default();
     let said = serde_json::from_slice::<Complaint>(&body)
         .ok()
         .and_then(|complaint| complaint.errors.into_iter().next())
-        .map(|entry| match entry.message.filter(|message| !message.is_empty()) {
-            Some(message) => message,
-            None => entry.code,
-        })
+        .map(
+            |entry| match entry.message.filter(|message| !message.is_empty()) {
+                Some(message) => message,
+                None => entry.code,
+            },
+        )
         .map(|text| {
             // It goes to a terminal.
             let clean: String = text.chars().filter(|c| !c.is_control()).take(500).collect();

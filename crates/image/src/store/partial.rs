@@ -112,7 +112,9 @@ impl Store {
     /// Layers of images that were not pulled to their end a short while ago. They are live for [`Store::collect`].
     pub fn unfinished_layers(&self) -> Vec<ChainId> {
         let entries = read_dir(&self.partial_path()).unwrap_or_default();
-        let names = entries.iter().filter_map(|entry| entry.file_name().into_string().ok());
+        let names = entries
+            .iter()
+            .filter_map(|entry| entry.file_name().into_string().ok());
         names
             .filter_map(|name| Digest::from_sha256_hex(name.strip_prefix(LAYER)?).ok())
             .map(ChainId)
