@@ -18,6 +18,8 @@ pub struct ImageCreateOptions {
     pub tag: String,
     /// `os[/arch[/variant]]`, or empty for the daemon's own.
     pub platform: String,
+    /// What to show to the registry: the value of `X-Registry-Auth`.
+    pub credentials: String,
 }
 
 /// A root file system to make an image of.
@@ -116,11 +118,20 @@ impl Client {
             .add("fromImage", &options.from_image)
             .text("tag", &options.tag)
             .text("platform", &options.platform);
-        Ok(JsonStream::new(self.request(
+        self.with_credentials(Method::Post, "/images/create", &query, &options.credentials)
+            .map(JsonStream::new)
+    }
+
+    /// `POST /images/{name}/push`: an empty tag stands for all. `credentials` is the value of `X-Registry-Auth`.
+    pub fn image_push(&self, name: &str, tag: &str, credentials: &str) -> Result<JsonStream<JsonMessage>> {
+        let query = Query::new().text("tag", tag);
+        self.with_credentials(
             Method::Post,
-            "/images/create",
+            &format!("/images/{}/push", encode(name)),
             &query,
-        )?))
+            credentials,
+        )
+        .map(JsonStream::new)
     }
 
     /// `POST /images/create`: makes an image of a tar archive.

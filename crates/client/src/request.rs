@@ -231,6 +231,20 @@ impl Client {
         self.send(&request, method == Method::Head)
     }
 
+    /// Sends a request without a body that shows credentials for a registry.
+    pub fn with_credentials(
+        &self,
+        method: Method,
+        path: &str,
+        query: &Query,
+        credentials: &str,
+    ) -> Result<Response> {
+        let headers = [("X-Registry-Auth", credentials), ("Content-Length", "0")];
+        let mut request = self.head(method, path, query, &headers);
+        request.extend_from_slice(b"\r\n");
+        self.send(&request, false)?.response()
+    }
+
     /// Sends a request with a body of JSON and does not wait for the answer.
     pub fn begin_json(&self, path: &str, query: &Query, body: &impl Serialize) -> Result<Pending> {
         let body = serde_json::to_vec(body)?;

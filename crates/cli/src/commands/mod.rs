@@ -31,6 +31,7 @@ pub mod prune;
 pub mod ps;
 pub mod pull;
 pub mod registry;
+pub mod push;
 pub mod rename;
 pub mod restart;
 pub mod rm;

@@ -4,6 +4,7 @@ use vessel_client::{Client, ImageCreateOptions};
 
 use crate::app::Run;
 use crate::context::Context;
+use crate::credentials;
 use crate::failure::{Failure, Result};
 use crate::output::{self, progress};
 
@@ -45,15 +46,11 @@ impl Run for Args {
             from_image: repository.to_string(),
             tag: tag.to_string(),
             platform: self.platform.clone(),
+            credentials: credentials::header_for(repository)?,
         };
         let messages = context.client()?.image_pull(&options)?;
         if self.quiet {
-            for message in messages {
-                let message = message?;
-                if let Some(error) = message.error_detail {
-                    return Err(Failure::new(error.message));
-                }
-            }
+            progress::quietly(messages)?;
         } else {
             progress::show(messages)?;
         }
@@ -71,18 +68,14 @@ pub fn pull_for_run(client: &Client, image: &str, platform: &str, quiet: bool) -
         from_image: repository.to_string(),
         tag: tag.unwrap_or("latest").to_string(),
         platform: platform.to_string(),
+        credentials: credentials::header_for(repository).map_err(|failure| failure.with_code(125))?,
     };
     let fail = |failure: Failure| failure.with_code(125);
     let messages = client.image_pull(&options).map_err(|error| fail(error.into()))?;
     if !quiet {
         return progress::show_on_stderr(messages).map_err(fail);
     }
-    for message in messages {
-        if let Some(error) = message.map_err(|error| fail(error.into()))?.error_detail {
-            return Err(fail(Failure::new(error.message)));
-        }
-    }
-    Ok(())
+    progress::quietly(messages).map_err(fail)
 }
 
 /// Splits `name:tag` or `name@digest`; a colon before a slash belongs to a port.
@@ -105,7 +98,7 @@ pub fn with_default_tag(reference: &str) -> String {
 }
 
 /// The reference with registry and tag: `docker.io/library/busybox:latest`.
-fn full_name(reference: &str) -> String {
+pub fn full_name(reference: &str) -> String {
     let tagged = with_default_tag(reference);
     match tagged.split_once('/') {
         None => format!("docker.io/library/{tagged}"),

@@ -35,6 +35,16 @@ pub fn show_on_stderr(messages: impl Iterator<Item = vessel_client::Result<JsonM
     Ok(())
 }
 
+/// Shows nothing; a message of failure is the command's.
+pub fn quietly(messages: impl Iterator<Item = vessel_client::Result<JsonMessage>>) -> Result {
+    for message in messages {
+        if let Some(error) = message?.error_detail {
+            return Err(Failure::new(error.message));
+        }
+    }
+    Ok(())
+}
+
 struct Display<W> {
     out: W,
     terminal: bool,

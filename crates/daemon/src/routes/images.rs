@@ -9,7 +9,9 @@ use hyper::StatusCode;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::task::JoinHandle;
 use vessel_api::JsonMessage;
-use vessel_engine::images::{Credentials, ImageListOptions, ImportOptions, Platform, Progress, PullRequest, PushRequest};
+use vessel_engine::images::{
+    Credentials, ImageListOptions, ImportOptions, Platform, Progress, PullRequest, PushRequest,
+};
 
 use crate::body::Body;
 use crate::error::ApiError;

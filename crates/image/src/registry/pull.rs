@@ -399,6 +399,7 @@ impl Place<'_> {
         let input = Input {
             receiver,
             piece: Bytes::new(),
+            ended: false,
             partial,
             replay: kept,
             // The pipeline hashes compressed streams only.
@@ -496,6 +497,7 @@ enum Message {
 struct Input {
     receiver: mpsc::Receiver<Message>,
     piece: Bytes,
+    ended: bool,
     partial: Option<Partial>,
     /// So many bytes of the partial file are still to be read.
     replay: u64,
@@ -522,7 +524,7 @@ impl Read for Input {
             }
             return Ok(count);
         }
-        while self.piece.is_empty() {
+        while self.piece.is_empty() && !self.ended {
             match self.receiver.blocking_recv() {
                 Some(Message::Piece(piece)) => {
                     if let Some(partial) = &mut self.partial
@@ -536,7 +538,7 @@ impl Read for Input {
                     }
                     self.piece = piece;
                 }
-                Some(Message::End) => return Ok(0),
+                Some(Message::End) => self.ended = true,
                 None => {
                     return Err(io::Error::new(
                         io::ErrorKind::UnexpectedEof,
