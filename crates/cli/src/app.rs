@@ -120,6 +120,8 @@ static GROUPS: &[Group] = &[
         about: "Manage images",
         entries: &[
             entry::<c::build::Args>("build", &[]),
+            entry::<c::image_diff::Args>("diff", &[]),
+            entry::<c::image_explain::Args>("explain", &[]),
             entry::<c::history::Args>("history", &[]),
             entry::<c::import::Args>("import", &[]),
             entry::<c::inspect::ImageArgs>("inspect", &[]),

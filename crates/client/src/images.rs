@@ -3,7 +3,8 @@
 use std::io::Read;
 
 use vessel_api::{
-    CommitResponse, HistoryItem, ImageDeleteItem, ImageInspect, ImageSummary, ImagesPruneReport, JsonMessage,
+    CommitResponse, HistoryItem, ImageDeleteItem, ImageDifference, ImageExplanation, ImageInspect,
+    ImageSummary, ImagesPruneReport, JsonMessage,
 };
 
 use crate::request::{Method, Response};
@@ -94,9 +95,21 @@ impl Client {
         self.get(&format!("/images/{}/json", encode(name)), &Query::new())
     }
 
-    /// `GET /images/{name}/history`
-    pub fn image_history(&self, name: &str) -> Result<Vec<HistoryItem>> {
-        self.get(&format!("/images/{}/history", encode(name)), &Query::new())
+    /// `GET /images/{name}/history`, of an image that must be for a platform if it is not empty.
+    pub fn image_history(&self, name: &str, platform: &str) -> Result<Vec<HistoryItem>> {
+        let query = Query::new().text("platform", &platform_json(platform));
+        self.get(&format!("/images/{}/history", encode(name)), &query)
+    }
+
+    /// `GET /images/{name}/explain`
+    pub fn image_explain(&self, name: &str) -> Result<ImageExplanation> {
+        self.get(&format!("/images/{}/explain", encode(name)), &Query::new())
+    }
+
+    /// `GET /images/{name}/diff`
+    pub fn image_diff(&self, from: &str, to: &str) -> Result<ImageDifference> {
+        let query = Query::new().add("to", to);
+        self.get(&format!("/images/{}/diff", encode(from)), &query)
     }
 
     /// `POST /images/{name}/tag`

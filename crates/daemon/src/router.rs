@@ -13,7 +13,9 @@ use crate::error::ApiError;
 use crate::query::decode;
 use crate::request::Request;
 use crate::response::Answer;
-use crate::routes::{absent, commit, containers, copy, exec, images, networks, streams, system, volumes};
+use crate::routes::{
+    absent, commit, containers, copy, exec, image_explain, images, networks, streams, system, volumes,
+};
 use crate::server::State;
 use crate::version::ApiVersion;
 
@@ -110,7 +112,13 @@ async fn image(state: &Arc<State>, request: Request, path: &[&str]) -> Answer {
             images::inspect(state, &name.join("/")).await
         }
         (Method::GET, [name @ .., "history"]) if !name.is_empty() => {
-            images::history(state, &name.join("/")).await
+            images::history(state, &request, &name.join("/")).await
+        }
+        (Method::GET, [name @ .., "explain"]) if !name.is_empty() => {
+            image_explain::explain(state, &name.join("/")).await
+        }
+        (Method::GET, [name @ .., "diff"]) if !name.is_empty() => {
+            image_explain::diff(state, &request, &name.join("/")).await
         }
         (Method::GET, [name @ .., "get"]) if !name.is_empty() => {
             images::save(state, &request, Some(name.join("/"))).await

@@ -33,7 +33,8 @@ pub use config::{
 pub use digest::{Algorithm, ChainId, DiffId, Digest, Hasher};
 pub use error::{Error, ErrorKind, Result};
 pub use fs::{
-    Change, ChangeKind, ExtractOptions, Limits, Ownership, PackOptions, changes, pack, unpack_into,
+    Amount, Change, ChangeKind, ExtractOptions, FileKind, LayerChanges, LayerStack, Limits, Ownership,
+    PackOptions, StackFile, Waste, changes, pack, unpack_into,
 };
 pub use layer::{DirectoryLayerOptions, LayerDirectory, StagedDirectory};
 pub use manifest::{Descriptor, Document, Index, Manifest, Platform, media_type};

@@ -25,6 +25,9 @@ pub struct Args {
     /// Only IDs
     #[arg(short, long)]
     quiet: bool,
+    /// The image must be for this platform: OS[/ARCH[/VARIANT]]
+    #[arg(long, value_name = "string", default_value = "", hide_default_value = true)]
+    platform: String,
     /// The image
     #[arg(value_name = "IMAGE")]
     image: String,
@@ -43,7 +46,7 @@ const TABLE_EXACT: &str = "{{.ID}}\t{{.CreatedAt}}\t{{.CreatedBy}}\t{{.Size}}\t{
 
 impl Run for Args {
     fn run(self, context: &Context) -> Result {
-        let history = context.client()?.image_history(&self.image)?;
+        let history = context.client()?.image_history(&self.image, &self.platform)?;
         let rows = history.iter().map(|item| self.row(item)).collect();
         let format = match &self.format {
             Some(format) if !format.is_empty() => format.as_str(),

@@ -3,7 +3,7 @@
 use vessel_api::ImageSummary;
 
 use super::pull::split_reference;
-use super::{filters, ps};
+use super::{filters, images_tree, ps};
 use crate::app::Run;
 use crate::context::Context;
 use crate::failure::Result;
@@ -33,6 +33,9 @@ pub struct Args {
     /// Only IDs
     #[arg(short, long)]
     quiet: bool,
+    /// Platforms and layers of each image
+    #[arg(long, conflicts_with_all = ["digests", "format", "quiet"])]
+    tree: bool,
     /// Only those of a repository
     #[arg(value_name = "REPOSITORY[:TAG]")]
     reference: Option<String>,
@@ -62,6 +65,11 @@ impl Run for Args {
             filters.add("reference", reference);
         }
         let list = context.client()?.image_list(self.all, self.digests, &filters)?;
+        if self.tree {
+            let client = context.client()?;
+            output::print(&images_tree::tree(client, &list, !self.no_trunc)?)?;
+            return Ok(());
+        }
         let format = match &self.format {
             Some(format) if !format.is_empty() => format.as_str(),
             _ if self.quiet => "{{.ID}}",

@@ -121,3 +121,75 @@ fn what_cannot_be_committed_leaves_nothing() {
     let count = std::fs::read_dir(daemon.root().join("layers")).map(Iterator::count);
     assert_eq!(count.ok(), Some(1));
 }
+
+#[test]
+fn images_are_explained_and_compared() {
+    let Some(daemon) = daemon() else { return };
+    let script =
+        "dd if=/dev/zero of=/big bs=1000 count=100 2>/dev/null; echo x > /etc/group; mkdir /d; touch /d/e";
+    daemon
+        .vessel(&["run", "--name", "one", "busybox", "sh", "-c", script])
+        .ok();
+    daemon.vessel(&["commit", "one", "first"]).ok();
+    let script = "echo y > /big; rm /etc/group; chmod 700 /etc/shadow";
+    daemon
+        .vessel(&["run", "--name", "two", "first", "sh", "-c", script])
+        .ok();
+    daemon
+        .vessel(&["commit", "-c", "ENV NEW=1", "two", "second"])
+        .ok();
+
+    let explained = daemon.vessel(&["image", "explain", "-f", "json", "second"]).ok();
+    let explained: serde_json::Value = serde_json::from_str(&explained).unwrap();
+    let layer = |at: usize| &explained["Steps"][at]["Layer"];
+    assert_eq!(
+        explained["Steps"].as_array().map(Vec::len),
+        Some(3),
+        "{explained}"
+    );
+    assert_eq!(layer(1)["Wasted"], 100_002);
+    assert_eq!(layer(1)["SharedBy"], serde_json::json!(["first:latest"]));
+    assert_eq!(layer(2)["SharedBy"], serde_json::json!([]));
+    assert_eq!(layer(2)["Deleted"]["Files"], 1);
+    assert_eq!(layer(2)["AttributesOnly"]["Files"], 1);
+    assert_eq!(explained["Waste"][0]["Path"], "/big");
+    let seen = |name: &str| explained[name].as_u64().unwrap();
+    assert_eq!(seen("Size"), seen("Visible") + seen("Wasted"));
+    let text = daemon.vessel(&["image", "explain", "second"]).ok();
+    assert!(text.contains("Step 2 is shared with first:latest"), "{text}");
+
+    let difference = daemon
+        .vessel(&["image", "diff", "-f", "json", "first", "second"])
+        .ok();
+    let difference: serde_json::Value = serde_json::from_str(&difference).unwrap();
+    let files = &difference["Files"];
+    assert_eq!(files["Deleted"][0]["Path"], "/etc/group");
+    assert_eq!(files["Added"], serde_json::json!([]));
+    let changed = files["Changed"].as_array().unwrap();
+    let what: Vec<_> = changed
+        .iter()
+        .map(|file| (&file["Path"], &file["What"]))
+        .collect();
+    let expected = [("/big", vec!["content"]), ("/etc/shadow", vec!["mode"])];
+    let expected: Vec<_> = expected
+        .into_iter()
+        .map(|(path, what)| (serde_json::json!(path), serde_json::json!(what)))
+        .collect();
+    assert_eq!(
+        what,
+        expected
+            .iter()
+            .map(|(path, what)| (path, what))
+            .collect::<Vec<_>>()
+    );
+    assert!(
+        difference["Config"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|item| item["Field"] == "Env.NEW")
+    );
+    assert_eq!(difference["CommonLayers"], 2);
+    let tree = daemon.vessel(&["image", "ls", "--tree"]).ok();
+    assert_eq!(tree.matches("linux/").count(), 3, "{tree}");
+}

@@ -41,8 +41,9 @@ pub async fn inspect(state: &Arc<State>, name: &str) -> Answer {
 }
 
 /// `GET /images/{name}/history`.
-pub async fn history(state: &Arc<State>, name: &str) -> Answer {
-    json(&state.engine.image_history(name).await?)
+pub async fn history(state: &Arc<State>, request: &Request, name: &str) -> Answer {
+    let platform = platform(request)?;
+    json(&state.engine.image_history(name, platform.as_ref()).await?)
 }
 
 /// `POST /images/{name}/tag`.

@@ -5,6 +5,7 @@ pub mod commit;
 pub mod containers;
 pub mod copy;
 pub mod exec;
+pub mod image_explain;
 pub mod images;
 pub mod networks;
 pub mod streams;

@@ -7,6 +7,8 @@
 mod changes;
 mod collect;
 mod commit;
+mod diff;
+mod explain;
 pub(crate) mod flush;
 mod glob;
 mod pull;
@@ -310,10 +312,11 @@ impl Engine {
     /// How an image came about, newest step first.
     ///
     /// # Errors
-    /// No such image; content that cannot be read.
-    pub async fn image_history(&self, name: &str) -> Result<Vec<HistoryItem>> {
+    /// No such image, or one for another platform than it must be for; content that cannot be read.
+    pub async fn image_history(&self, name: &str, platform: Option<&Platform>) -> Result<Vec<HistoryItem>> {
         let found = self.find_image(name)?;
         let config = ImageConfig::parse(&self.image_document(&found.id).await?)?;
+        must_be_for(platform, &config, found.name.as_deref().unwrap_or(name))?;
         let chain = config.chain();
         let content = self.images().content().clone();
         let sizes = blocking(move || {
@@ -367,6 +370,17 @@ impl Engine {
     fn known_parent(&self, parent: &str) -> String {
         let there = self.images().all().iter().any(|(id, _)| id == parent);
         if there { parent.to_owned() } else { String::new() }
+    }
+}
+
+/// Refuses an image that is for another platform than was asked for.
+fn must_be_for(platform: Option<&Platform>, config: &ImageConfig, name: &str) -> Result<()> {
+    let has = Platform::of(config);
+    match platform {
+        Some(platform) if !platform.accepts(&has) => Err(Error::not_found(format!(
+            "image with reference {name} was found but its platform ({has}) does not match the specified platform ({platform})"
+        ))),
+        _ => Ok(()),
     }
 }
 

@@ -10,7 +10,7 @@ use vessel_image::{
 };
 
 use super::remove::short;
-use super::{CHANGES, changes};
+use super::{CHANGES, changes, must_be_for};
 use crate::files::TarJob;
 use crate::image_index::ImageRecord;
 use crate::{Engine, Error, Result, time, transfer};
@@ -280,17 +280,12 @@ impl Engine {
                 references.extend(reference.filter(|reference| !references.contains(reference)));
             }
         }
-        if let Some(platform) = platform {
+        if platform.is_some() {
             for image in &images {
                 let id = image.id.to_string();
-                let has = Platform::of(&ImageConfig::parse(&self.image_document(&id).await?)?);
-                if !platform.accepts(&has) {
-                    let name = image.references.first().map(Reference::familiar);
-                    return Err(Error::not_found(format!(
-                        "image with reference {} was found but its platform ({has}) does not match the specified platform ({platform})",
-                        name.as_deref().unwrap_or(&id)
-                    )));
-                }
+                let config = ImageConfig::parse(&self.image_document(&id).await?)?;
+                let name = image.references.first().map(Reference::familiar);
+                must_be_for(platform, &config, name.as_deref().unwrap_or(&id))?;
             }
         }
         for image in &images {

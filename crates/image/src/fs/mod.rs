@@ -9,6 +9,7 @@ mod copy;
 mod extract;
 mod pack;
 mod root;
+mod stack;
 pub(crate) mod xattr;
 
 pub use changes::{Change, ChangeKind, changes};
@@ -19,3 +20,4 @@ pub(crate) use extract::{Extractor, LateMemory, Recorder, Stats, set_opaque};
 pub(crate) use pack::entry;
 pub use pack::{PackOptions, pack};
 pub(crate) use root::{MAX_DEPTH, clean};
+pub use stack::{Amount, FileKind, LayerChanges, LayerStack, StackFile, Waste};
