@@ -1,6 +1,7 @@
 //! "Did you mean": the nearest of what exists, at most two edits away.
 
-/// The nearest known word. None if a word is known: then it was not the word that was wrong.
+/// The nearest known word; of two as near, the one that begins alike. None if a word is known: then it was not the word
+/// that was wrong.
 pub(crate) fn closest<'a>(
     word: &str,
     known: impl IntoIterator<Item = &'a str>,
@@ -14,23 +15,21 @@ pub(crate) fn closest<'a>(
         }
     };
     let wanted = fold(word);
-    let mut best: Option<(usize, String)> = None;
+    let mut best: Option<((usize, std::cmp::Reverse<usize>), String)> = None;
     for candidate in known {
         let folded = fold(candidate);
         if folded == wanted {
             return None;
         }
-        let limit = best.as_ref().map_or(3, |(distance, _)| *distance);
-        let distance = distance(&wanted, &folded, limit);
-        if distance < limit {
-            best = Some((
-                distance,
-                if case_sensitive {
-                    candidate.to_owned()
-                } else {
-                    folded
-                },
-            ));
+        let distance = distance(&wanted, &folded, 3);
+        let alike = folded
+            .chars()
+            .zip(wanted.chars())
+            .take_while(|(one, other)| one == other)
+            .count();
+        let rank = (distance, std::cmp::Reverse(alike));
+        if distance < 3 && best.as_ref().is_none_or(|(known, _)| rank < *known) {
+            best = Some((rank, folded));
         }
     }
     let (_, found) = best?;

@@ -96,7 +96,7 @@ impl Globals {
     }
 
     /// Expands a word of `FROM`.
-    pub(crate) fn expand(&self, dockerfile: &Dockerfile, word: &str) -> Result<Expanded, super::ExpandError> {
+    pub fn expand(&self, dockerfile: &Dockerfile, word: &str) -> Result<Expanded, super::ExpandError> {
         dockerfile
             .lexer()
             .word(word, &mut |name| self.values.get(name).cloned())

@@ -1,7 +1,7 @@
 //! Go's `filepath.Match`: the wildcards of `COPY` and `ADD` sources.
 //!
 //! `*` is any text and `?` any character, both without `/`; `[a-z]` and `[^a-z]` are classes; `\` makes a character
-//! ordinary. A match is of the whole name.
+//! ordinary. A match is of the whole name. As in Go, what stands behind the first mismatch is not checked.
 
 /// A pattern with an open class or an escape character at its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -39,12 +39,6 @@ pub fn matches(pattern: &str, name: &str) -> Result<bool, BadPattern> {
                     continue 'pattern;
                 }
             }
-        }
-        // The rest has to be well formed.
-        while !pattern.is_empty() {
-            let (_, piece, rest) = split(pattern);
-            pattern = rest;
-            piece_matches(piece, "")?;
         }
         return Ok(false);
     }
