@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 
 pub use config::Config;
 
-use crate::dockerfile::{Command, Diagnostic, Dockerfile, Globals, Instruction, Rule, Severity, Span};
+use crate::dockerfile::{Command, Diagnostic, Dockerfile, Globals, Instruction, Rule, Span};
 use crate::ignore::Matcher;
 
 /// What checks need to know of a base image.

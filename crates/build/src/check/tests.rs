@@ -1,4 +1,5 @@
 use super::*;
+use crate::dockerfile::Severity;
 
 fn report(text: &str) -> Report {
     with(text, &BTreeMap::new(), None)
