@@ -4,7 +4,7 @@ import json
 
 from .targets import TARGETS
 
-ORDER = ("vessel", "docker", "podman", "crun", "runc", "youki")
+ORDER = ("vessel", "docker", "buildkit", "podman", "buildah", "crun", "runc", "youki")
 
 
 def number(value):

@@ -34,4 +34,13 @@ TARGETS = [
     Target("load", "docker", 1 / 3),
     Target("load", "podman", 2 / 3),
     Target("restart-to-ps", "docker", 1 / 10),
+    Target("build-cached", "docker", 1 / 10),
+    Target("build-cached", "buildkit", 1 / 10),
+    Target("build-cached", "buildah", 1 / 10),
+    Target("build-cold", "docker", 1 / 2),
+    Target("build-cold", "buildkit", 1 / 2),
+    Target("build-cold", "buildah", 1 / 2),
+    # One file of 1 MB has changed; the rest is the Dockerfile and the protocol.
+    Target("context-read", None, 3),
+    Target("context-sent", None, 3),
 ]
