@@ -1,13 +1,21 @@
 //! The builder: one for each engine, many builds at a time.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::SystemTime;
 
+use tokio::sync::{OwnedMutexGuard, Semaphore, SemaphorePermit};
+
+use crate::blocking;
+use crate::cache::Cache;
+use crate::dockerfile::Dockerfile;
 use crate::error::{Error, ErrorKind, Result};
 use crate::progress::Progress;
-use crate::request::{BuildRequest, BuildResult};
+use crate::request::{BuildRequest, BuildResult, Goal};
 use crate::session::Session;
+use crate::solve::output::{Exporter, Finished};
+use crate::solve::{Cancelled, Opened, Plan, Solve, from_diagnostic};
 use crate::worker::Worker;
 
 /// How a builder is set up.
@@ -74,6 +82,10 @@ pub struct Pruned {
 pub struct Builder {
     worker: Arc<dyn Worker>,
     config: BuilderConfig,
+    cache: Arc<Cache>,
+    permits: Semaphore,
+    /// Steps that are being made, by their keys.
+    making: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
 }
 
 impl std::fmt::Debug for Builder {
@@ -81,6 +93,15 @@ impl std::fmt::Debug for Builder {
         f.debug_struct("Builder")
             .field("config", &self.config)
             .finish_non_exhaustive()
+    }
+}
+
+/// Cancels what blocks when the build's future is dropped.
+struct CancelOnDrop(Cancelled);
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        self.0.cancel();
     }
 }
 
@@ -92,7 +113,50 @@ impl Builder {
     pub fn open(worker: Arc<dyn Worker>, config: BuilderConfig) -> Result<Arc<Self>> {
         std::fs::create_dir_all(&config.root)
             .map_err(|error| Error::io(format!("cannot create {}", config.root.display()), error))?;
-        Ok(Arc::new(Self { worker, config }))
+        let limit = match config.keep_bytes {
+            Some(limit) => limit,
+            None => default_limit(&config.root),
+        };
+        let cache = Cache::open(&config.root, worker.store().clone(), limit)?;
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        Ok(Arc::new(Self {
+            permits: Semaphore::new(config.parallelism.unwrap_or(processors.max(4)).max(1)),
+            cache: Arc::new(cache),
+            making: Mutex::default(),
+            worker,
+            config,
+        }))
+    }
+
+    pub(crate) fn worker(&self) -> &Arc<dyn Worker> {
+        &self.worker
+    }
+
+    pub(crate) fn cache(&self) -> &Arc<Cache> {
+        &self.cache
+    }
+
+    /// Waits for a place among the steps that run.
+    pub(crate) async fn permit(&self) -> Result<SemaphorePermit<'_>> {
+        let closed = |_| Error::new(ErrorKind::Cancelled, "the builder is ending");
+        self.permits.acquire().await.map_err(closed)
+    }
+
+    /// Waits until nobody else makes a step.
+    pub(crate) async fn alone(&self, key: &str) -> OwnedMutexGuard<()> {
+        let lock = {
+            let mut making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+            match making.get(key).and_then(Weak::upgrade) {
+                Some(lock) => lock,
+                None => {
+                    making.retain(|_, lock| lock.strong_count() > 0);
+                    let lock = Arc::<tokio::sync::Mutex<()>>::default();
+                    making.insert(key.to_owned(), Arc::downgrade(&lock));
+                    lock
+                }
+            }
+        };
+        lock.lock_owned().await
     }
 
     /// Builds. Dropping the future cancels: processes are killed, what is half made is removed, what steps finished stays
@@ -102,24 +166,98 @@ impl Builder {
     /// With [`Error::located`] when an instruction is to blame.
     pub async fn build(
         self: &Arc<Self>,
-        _request: BuildRequest,
-        _session: Arc<dyn Session>,
-        _progress: Progress,
+        request: BuildRequest,
+        session: Arc<dyn Session>,
+        progress: Progress,
     ) -> Result<BuildResult> {
-        let _ = &self.worker;
+        let cancelled = Cancelled::default();
+        let _guard = CancelOnDrop(cancelled.clone());
+        let request = Arc::new(request);
+        let opened = Opened::new(self, &request, &session, &progress, &cancelled);
+        let (name, text) = opened.dockerfile().await?;
+        let dockerfile = Dockerfile::parse(&text, &name).map_err(from_diagnostic)?;
+        let dockerfile = Arc::new(dockerfile);
+        if request.goal != Goal::Build {
+            return self.answer(&request, &dockerfile);
+        }
+        if request.squash {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                "squashing is not supported: use a last stage that copies from the others, as in FROM scratch and COPY --from=0 / /",
+            ));
+        }
+        if let Some(other) = request.cache_from.iter().map(|_| "--cache-from").chain(request.cache_to.iter().map(|_| "--cache-to")).next() {
+            tracing::debug!("{other} has no effect yet: the cache of this host is used");
+        }
+        let mut platforms = request.platforms.clone();
+        if platforms.is_empty() {
+            platforms.push(self.worker.platform());
+        }
+        let several = platforms.len() > 1;
+        let solve = |platform: &vessel_image::Platform| {
+            Solve::new(Plan {
+                builder: Arc::clone(self),
+                request: Arc::clone(&request),
+                session: Arc::clone(&session),
+                progress: progress.clone(),
+                cancelled: cancelled.clone(),
+                opened: Arc::clone(&opened),
+                dockerfile: Arc::clone(&dockerfile),
+                platform: platform.clone(),
+                several,
+            })
+        };
+        let solves = platforms.iter().map(solve).collect::<Result<Vec<_>>>()?;
+        let states = futures_util::future::try_join_all(solves.iter().map(Solve::run)).await?;
+        let finished: Vec<Finished> = platforms
+            .into_iter()
+            .zip(states)
+            .zip(&solves)
+            .map(|((platform, state), solve)| Finished { platform, state, epoch: solve.epoch })
+            .collect();
+        let exporter = Exporter {
+            builder: Arc::clone(self),
+            session,
+            progress,
+        };
+        let result = exporter.export(&request.outputs, &finished).await?;
+        drop((finished, solves, exporter));
+        let builder = Arc::clone(self);
+        blocking(move || builder.cache.enforce(&builder.worker.used_layers())).await?;
+        Ok(result)
+    }
+
+    /// What the Dockerfile itself answers.
+    fn answer(&self, request: &BuildRequest, dockerfile: &Arc<Dockerfile>) -> Result<BuildResult> {
+        let _ = dockerfile;
         Err(Error::new(
             ErrorKind::Unsupported,
-            "the solver is not part of this revision",
+            format!("{:?} is not answered by this builder", request.goal),
         ))
     }
 
-    /// The records of the cache.
-    pub async fn cache_records(&self) -> Result<Vec<CacheRecord>> {
-        Ok(Vec::new())
+    /// The records of the cache, the most recently used first.
+    ///
+    /// # Errors
+    /// When the cache cannot be read.
+    pub async fn cache_records(self: &Arc<Self>) -> Result<Vec<CacheRecord>> {
+        let builder = Arc::clone(self);
+        blocking(move || Ok(builder.cache.records(&builder.worker.used_layers()))).await
     }
 
-    /// Removes records. What a running build uses stays.
-    pub async fn prune(&self, _options: PruneOptions) -> Result<Pruned> {
-        Ok(Pruned::default())
+    /// Removes records. What a running build uses stays. Layers that nothing holds any more are the image store's to
+    /// collect: the caller does that afterwards.
+    ///
+    /// # Errors
+    /// When the index cannot be written or a directory cannot be removed.
+    pub async fn prune(self: &Arc<Self>, options: PruneOptions) -> Result<Pruned> {
+        let builder = Arc::clone(self);
+        blocking(move || builder.cache.prune(&options, &builder.worker.used_layers())).await
     }
+}
+
+/// A tenth of the file system, at least 2 GiB.
+fn default_limit(root: &std::path::Path) -> u64 {
+    let size = rustix::fs::statvfs(root).map_or(0, |stat| stat.f_blocks.saturating_mul(stat.f_frsize));
+    (size / 10).max(2 << 30)
 }

@@ -5,6 +5,7 @@
 //! - [`Builder::build`] does it.
 
 mod builder;
+mod cache;
 pub mod check;
 pub mod dockerfile;
 mod error;
@@ -12,7 +13,17 @@ pub mod ignore;
 pub mod progress;
 pub mod request;
 pub mod session;
+mod solve;
+mod time;
+mod tree;
 pub mod worker;
 
 pub use builder::{Builder, BuilderConfig, CacheRecord, PruneOptions, Pruned};
 pub use error::{Error, ErrorKind, Located, Location, Result};
+
+/// Runs what blocks on a thread made for that.
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|error| Err(Error::new(ErrorKind::System, format!("a thread of the builder ended abnormally: {error}"))))
+}

@@ -19,6 +19,9 @@ const CAPACITY: usize = 256;
 pub enum Event {
     /// A vertex began, ended or came from the cache. The newest says all.
     Vertex(Vertex),
+    /// An instruction that only changes the configuration was evaluated: for the classic builder, which counts it. It has
+    /// no vertex.
+    Step(Step),
     /// Progress of a part of a vertex.
     Status(Status),
     /// Output of a vertex.

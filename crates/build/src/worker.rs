@@ -2,9 +2,9 @@
 //!
 //! The builder decides what is done; a [`Worker`] does what needs a kernel, a network or the engine's records.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -13,7 +13,7 @@ use vessel_image::{ChainId, Digest, ImageConfig, Platform, Store};
 use crate::error::Result;
 use crate::progress::Progress;
 use crate::request::{Network, Resources, Ulimit};
-use crate::session::Session;
+use crate::session::{Secret, Session};
 
 /// The engine's side of a build. Futures that are dropped stop what they do: a process is killed, a pull ends.
 #[async_trait]
@@ -27,18 +27,38 @@ pub trait Worker: Send + Sync + 'static {
     /// Whether processes of a platform run here.
     fn can_run(&self, platform: &Platform) -> bool;
 
+    /// Mounts layers (bottom first) without attaching the mount anywhere; dropping the descriptor unmounts it. With a
+    /// writable layer, what is written goes there; without, the mount is read-only. Blocks for a moment.
+    fn mount(&self, layers: &[ChainId], writable: Option<Writable<'_>>) -> Result<OwnedFd>;
+
+    /// The layers that images and containers have: they are not the cache's to free.
+    fn used_layers(&self) -> HashSet<ChainId>;
+
     /// Finds an image, pulling it if it is not here or `pull` says so. Its layers are in the store and stay there as long
     /// as the result is kept.
     async fn resolve(&self, request: ResolveRequest<'_>) -> Result<ResolvedImage>;
 
+    /// Downloads a file of an HTTP server.
+    async fn download(&self, request: Download<'_>) -> Result<Downloaded>;
+
     /// Runs a process to its end in a root of its own. `Ok` whatever its exit code.
     async fn run(&self, request: RunRequest) -> Result<Exit>;
 
-    /// Makes an image of a configuration whose layers are in the store known under names, and keeps both.
-    async fn store_image(&self, config: &[u8], names: &[String]) -> Result<Digest>;
+    /// Makes an image of a configuration whose layers are in the store known under names, and keeps both. The lease keeps
+    /// the layers until then.
+    async fn store_image(&self, config: &[u8], names: &[String], lease: &vessel_image::Lease) -> Result<Digest>;
 
     /// Pushes an image of the store to a registry.
     async fn push(&self, request: PushRequest<'_>) -> Result<Digest>;
+}
+
+/// The writable layer of a mount.
+#[derive(Debug, Clone, Copy)]
+pub struct Writable<'a> {
+    /// The upper directory of the overlay; exists.
+    pub upper: &'a Path,
+    /// Its work directory, beside it; exists and is empty.
+    pub work: &'a Path,
 }
 
 /// An image that is asked for.
@@ -55,6 +75,27 @@ pub struct ResolveRequest<'a> {
     pub progress: &'a Progress,
     /// As whose progress.
     pub vertex: &'a Digest,
+}
+
+/// A file to download.
+pub struct Download<'a> {
+    /// From where.
+    pub url: &'a str,
+    /// To where; the file is made.
+    pub destination: &'a Path,
+    /// Where progress goes.
+    pub progress: &'a Progress,
+    /// As whose progress.
+    pub vertex: &'a Digest,
+}
+
+/// What was downloaded.
+#[derive(Debug, Clone)]
+pub struct Downloaded {
+    /// The sha256 of the content.
+    pub digest: Digest,
+    /// `Last-Modified`, seconds since 1970.
+    pub modified: Option<i64>,
 }
 
 /// An image that was found.
@@ -89,7 +130,6 @@ pub struct PushRequest<'a> {
 }
 
 /// A process to run.
-#[derive(Debug)]
 pub struct RunRequest {
     /// The layers of the root, bottom first.
     pub layers: Vec<ChainId>,
@@ -127,10 +167,11 @@ pub struct RunRequest {
     pub progress: Progress,
     /// As whose output.
     pub vertex: Digest,
+    /// Dropped when nothing of the process is left, even if nobody waits for its end any more: what it works on.
+    pub keep: Option<Arc<dyn std::any::Any + Send + Sync>>,
 }
 
 /// A mount of a process.
-#[derive(Debug)]
 pub struct Mount {
     /// Where, absolute in the root.
     pub target: String,
@@ -141,12 +182,35 @@ pub struct Mount {
 }
 
 /// What is mounted.
-#[derive(Debug)]
 pub enum MountSource {
-    /// A file or directory of this host.
+    /// A directory of this host that is the builder's.
     Path(PathBuf),
-    /// Something open: a directory below a detached mount, a file in memory.
+    /// A file or directory that is open (`O_PATH`), below a detached mount or not.
     Descriptor(OwnedFd),
+    /// A file in memory, nowhere else, gone with the process.
+    Secret {
+        /// Its content.
+        content: Secret,
+        /// Mode.
+        mode: u32,
+        /// Owner.
+        uid: u32,
+        /// Group.
+        gid: u32,
+    },
+    /// A socket that leads to an agent of the client.
+    Agent {
+        /// Its ID.
+        id: String,
+        /// The client.
+        session: Arc<dyn Session>,
+        /// Mode.
+        mode: u32,
+        /// Owner.
+        uid: u32,
+        /// Group.
+        gid: u32,
+    },
     /// An empty file system in memory.
     Tmpfs {
         /// Its size in bytes; none: half of the memory.

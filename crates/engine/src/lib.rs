@@ -5,6 +5,7 @@
 //! more than a moment runs on tokio's blocking threads, no lock is held across such a call, and each container has a
 //! state and an order of operations of its own, so a container that hangs delays nobody else.
 
+mod build;
 pub mod container;
 mod disk;
 mod error;
@@ -117,6 +118,7 @@ pub struct Engine {
     accounts: container::prepare::AccountCache,
     filters: container::prepare::FilterCache,
     log_watcher: logs::Watcher,
+    builder: std::sync::OnceLock<Arc<vessel_build::Builder>>,
     ending: AtomicBool,
 }
 
@@ -137,6 +139,7 @@ impl Engine {
     pub async fn open(config: EngineConfig) -> Result<Arc<Self>> {
         let engine = blocking(move || Self::build(config)).await?;
         let engine = Arc::new(engine);
+        engine.open_builder().await?;
         engine.adopt_all().await?;
         engine.collect_after_start();
         Ok(engine)
@@ -244,6 +247,7 @@ impl Engine {
             accounts: Default::default(),
             filters: Default::default(),
             log_watcher: Default::default(),
+            builder: Default::default(),
             ending: AtomicBool::new(false),
             config,
             store,

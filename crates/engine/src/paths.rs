@@ -40,6 +40,16 @@ impl Paths {
         self.container(id).join("exit.json")
     }
 
+    /// The build cache.
+    pub fn build(&self) -> PathBuf {
+        self.root.join("build")
+    }
+
+    /// The root that has no layers.
+    pub fn build_empty(&self) -> PathBuf {
+        self.build().join("empty")
+    }
+
     pub fn volumes(&self) -> PathBuf {
         self.root.join("volumes")
     }
@@ -70,10 +80,11 @@ impl Paths {
     }
 
     /// All directories that must exist.
-    pub fn directories(&self) -> [PathBuf; 6] {
+    pub fn directories(&self) -> [PathBuf; 7] {
         [
             self.containers(),
             self.volumes(),
+            self.build_empty(),
             self.root.join("bin"),
             self.run.clone(),
             self.shims(),

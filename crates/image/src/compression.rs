@@ -64,6 +64,22 @@ impl Compression {
     }
 }
 
+/// The plain bytes of a stream, however it is compressed; also with bzip2, which no layer is but what `ADD` unpacks may be.
+///
+/// # Errors
+/// When its beginning cannot be read.
+pub fn decompressed<'a>(input: impl Read + Send + 'a) -> Result<Box<dyn Read + Send + 'a>> {
+    let (kind, input) = peek(input).map_err(|e| Error::input("cannot read the archive", e))?;
+    let mut input = io::BufReader::with_capacity(64 << 10, input);
+    let start = input
+        .fill_buf()
+        .map_err(|e| Error::input("cannot read the archive", e))?;
+    if start.starts_with(b"BZh") {
+        return Ok(Box::new(Named("bzip2", bzip2::bufread::MultiBzDecoder::new(input))));
+    }
+    kind.reader(input)
+}
+
 /// Says which decompressor complains.
 struct Named<R>(&'static str, R);
 

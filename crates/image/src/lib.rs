@@ -26,7 +26,7 @@ mod store;
 mod tar;
 
 pub use archive::{Format, ImportOptions, LoadOptions, LoadedImage, Progress, SaveImage, import, load, save};
-pub use compression::Compression;
+pub use compression::{Compression, decompressed};
 pub use config::{
     ContainerConfig, Empty, Healthcheck, History, ImageConfig, MAX_DOCUMENT, MAX_LAYERS, RootFs,
 };

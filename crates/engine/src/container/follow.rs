@@ -170,7 +170,7 @@ fn read_exit(path: &Path) -> Option<Exit> {
 }
 
 /// Collects the exit status of a shim that was our child and is ending, so that it does not stay a zombie.
-pub(super) fn reap(pid: i32) {
+pub(crate) fn reap(pid: i32) {
     tokio::spawn(async move {
         let Some(pid) = Pid::from_raw(pid) else { return };
         // Its last word came just before its end; a shim that hangs is looked at less and less often.

@@ -13,7 +13,7 @@ use crate::oci_spec::modes::NetworkMode;
 use crate::{Error, Result};
 
 /// What the names of a container depend on beside its record.
-pub(super) struct Surroundings<'a> {
+pub(crate) struct Surroundings<'a> {
     pub mode: &'a NetworkMode,
     /// Its address on the bridge.
     pub address: Option<IpAddr>,
@@ -26,7 +26,7 @@ pub(super) struct Surroundings<'a> {
 }
 
 /// Writes the files into `directory`.
-pub(super) fn write(directory: &Path, record: &Record, around: &Surroundings<'_>) -> Result<NameFiles> {
+pub(crate) fn write(directory: &Path, record: &Record, around: &Surroundings<'_>) -> Result<NameFiles> {
     let host = &record.host;
     let name = &record.config.hostname;
     let full = match record.config.domainname.as_str() {

@@ -171,6 +171,7 @@ impl Engine {
             seccomp_program,
             open_stdin: record.config.open_stdin,
             stdin_once: record.config.stdin_once,
+            leashed: false,
             log,
             // What removes itself has no exit status once the machine was off.
             exit_file: if host.auto_remove {
@@ -228,7 +229,7 @@ impl Engine {
     }
 
     /// The default filter for a bounding set, compiled once per daemon.
-    pub(super) fn default_filter(&self, bounding: vessel_runtime::capabilities::CapSet) -> Result<PathBuf> {
+    pub(crate) fn default_filter(&self, bounding: vessel_runtime::capabilities::CapSet) -> Result<PathBuf> {
         let mut cache = self.filters.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(path) = cache.get(&bounding.bits()) {
             return Ok(path.clone());

@@ -38,7 +38,7 @@ use crate::{Engine, Error, ErrorKind, Filters, Result, blocking, time};
 
 /// Held while names and records change together: an image that is recorded and not yet named must not look like one
 /// that lost its name. Engines in one process share it; changes are rare and short.
-static CHANGES: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+pub(crate) static CHANGES: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 /// What to list.
 #[derive(Debug, Clone, Default)]

@@ -33,7 +33,7 @@ impl Engine {
     }
 
     /// Gives an image a name and tells so. Returns the ID of another image that had it.
-    pub(super) async fn name_image(&self, name: &Reference, id: &str) -> Result<Option<String>> {
+    pub(crate) async fn name_image(&self, name: &Reference, id: &str) -> Result<Option<String>> {
         let name = name.familiar();
         let before = self.images().tag(&name, id).await?;
         self.image_event("tag", id, &name);

@@ -181,7 +181,7 @@ impl Engine {
     }
 
     /// Records an image whose content is in the store. Its lease may be dropped afterwards.
-    async fn record_image(&self, image: &LoadedImage) -> Result<()> {
+    pub(crate) async fn record_image(&self, image: &LoadedImage) -> Result<()> {
         self.record_child(image, "").await
     }
 

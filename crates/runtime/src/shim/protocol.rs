@@ -69,6 +69,10 @@ pub struct ShimConfig {
     pub open_stdin: bool,
     /// Whether standard input ends when the first client that had it leaves (`StdinOnce`).
     pub stdin_once: bool,
+    /// Whether the container is killed when a client that attached before the start leaves before its end: what a build
+    /// runs does not outlive the daemon.
+    #[serde(default)]
+    pub leashed: bool,
     /// Where output is logged.
     #[serde(default)]
     pub log: Option<LogConfig>,

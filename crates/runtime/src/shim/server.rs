@@ -113,7 +113,7 @@ impl Server {
                     terminal,
                     ends,
                     input_once: config.stdin_once,
-                    leashed: false,
+                    leashed: config.leashed,
                 },
             )?;
             Ok((poller, listener_token, oom, session))

@@ -44,6 +44,7 @@ impl Shim {
             seccomp_program: None,
             open_stdin: false,
             stdin_once: false,
+            leashed: false,
             log: Some(LogConfig {
                 path: bundle.path().join("log"),
                 max_size: 0,

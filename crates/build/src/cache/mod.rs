@@ -1,0 +1,330 @@
+//! The cache: which step gave which layer, and directories that outlive builds.
+//!
+//! ```text
+//! ROOT/index          journal of records, one per line: checksum, then JSON
+//! ROOT/mounts/ID/     directories of `RUN --mount=type=cache`: `data` and `record.json`
+//! ROOT/contexts/ID/   what clients synchronized: `files`, `digests`, `lock`
+//! ROOT/tmp/           what is being made
+//! ```
+//!
+//! Nothing in the index is needed for anything but speed: a line that is damaged or cut off is skipped, a record whose
+//! layer is gone is dropped, and a power failure may take what the disk had not yet. A record pins its layer in the
+//! content store, so that no collection of images takes it. [`Cache::enforce`] removes the least recently used records
+//! until the rest keeps to the limit.
+
+pub(crate) mod index;
+pub(crate) mod mounts;
+
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use serde::{Deserialize, Serialize};
+use vessel_image::{ChainId, DiffId, Lease, Store};
+
+use crate::builder::{CacheRecord, PruneOptions, Pruned};
+use crate::error::{Error, Result};
+use crate::time;
+use index::{Index, Line};
+
+/// The name of a step: a digest of all that decides its result.
+pub(crate) type Key = String;
+
+/// What a step gave.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Record {
+    pub key: Key,
+    /// The layer, with what is below it when it was made.
+    pub chain: ChainId,
+    pub diff: DiffId,
+    pub description: String,
+    pub size: u64,
+    /// Nanoseconds since the epoch.
+    pub created: i64,
+    pub used: i64,
+    pub uses: u64,
+}
+
+struct Entry {
+    record: Record,
+    _lease: Lease,
+}
+
+/// The cache of an engine.
+pub(crate) struct Cache {
+    root: PathBuf,
+    store: Store,
+    state: Mutex<State>,
+    pub mounts: mounts::Mounts,
+    limit: u64,
+}
+
+struct State {
+    records: HashMap<Key, Entry>,
+    index: Index,
+    /// Layers that running builds hold, by how many.
+    busy: HashMap<ChainId, usize>,
+}
+
+/// Layers a build uses: what has them is not pruned meanwhile.
+pub(crate) struct Busy {
+    cache: Arc<Cache>,
+    chain: ChainId,
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        let mut state = self.cache.state();
+        if let Some(count) = state.busy.get_mut(&self.chain) {
+            *count -= 1;
+            if *count == 0 {
+                state.busy.remove(&self.chain);
+            }
+        }
+    }
+}
+
+impl Cache {
+    pub fn open(root: &Path, store: Store, limit: u64) -> Result<Self> {
+        for directory in ["mounts", "contexts", "tmp"] {
+            let path = root.join(directory);
+            std::fs::create_dir_all(&path)
+                .map_err(|error| Error::io(format!("cannot create {}", path.display()), error))?;
+        }
+        for left in std::fs::read_dir(root.join("tmp")).into_iter().flatten().flatten() {
+            crate::tree::copy::remove(&left.path());
+        }
+        let (mut index, lines) = Index::open(&root.join("index"))?;
+        let mut found: HashMap<Key, Record> = HashMap::new();
+        for line in lines {
+            match line {
+                Line::Put(record) => {
+                    found.insert(record.key.clone(), record);
+                }
+                Line::Used { key, at } => {
+                    if let Some(record) = found.get_mut(&key) {
+                        record.used = record.used.max(at);
+                        record.uses += 1;
+                    }
+                }
+                Line::Removed { key } => {
+                    found.remove(&key);
+                }
+            }
+        }
+        let mut records = HashMap::with_capacity(found.len());
+        for (key, record) in found {
+            let mut lease = store.lease();
+            if lease.pin_layer(&record.chain) {
+                records.insert(key, Entry { record, _lease: lease });
+            }
+        }
+        index.rewrite_if_long(records.values().map(|entry| &entry.record))?;
+        Ok(Self {
+            root: root.to_owned(),
+            store,
+            state: Mutex::new(State {
+                records,
+                index,
+                busy: HashMap::new(),
+            }),
+            mounts: mounts::Mounts::open(&root.join("mounts"))?,
+            limit,
+        })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn contexts(&self) -> PathBuf {
+        self.root.join("contexts")
+    }
+
+    pub fn temporary(&self) -> PathBuf {
+        self.root.join("tmp")
+    }
+
+    /// Looks a step up. What is found counts as used, and the lease keeps its layer.
+    pub fn get(&self, key: &str, lease: &mut Lease) -> Option<Record> {
+        let mut state = self.state();
+        let state = &mut *state;
+        let entry = state.records.get_mut(key)?;
+        if !lease.pin_layer(&entry.record.chain) {
+            state.records.remove(key);
+            return None;
+        }
+        entry.record.used = time::now();
+        entry.record.uses += 1;
+        let record = entry.record.clone();
+        let line = Line::Used { key: record.key.clone(), at: record.used };
+        if let Err(error) = state.index.append(&line) {
+            tracing::warn!("{error}");
+        }
+        Some(record)
+    }
+
+    /// Whether a step is known; it does not count as used.
+    pub fn knows(&self, key: &str) -> bool {
+        self.state().records.contains_key(key)
+    }
+
+    /// Remembers what a step gave. That it cannot be written costs the next daemon the record, no build.
+    pub fn put(&self, record: Record) {
+        let mut lease = self.store.lease();
+        if !lease.pin_layer(&record.chain) {
+            return;
+        }
+        let mut state = self.state();
+        if let Err(error) = state.index.append(&Line::Put(record.clone())) {
+            tracing::warn!("{error}");
+        }
+        state.records.insert(record.key.clone(), Entry { record, _lease: lease });
+    }
+
+    /// Marks a layer as used by a running build.
+    pub fn hold(self: &Arc<Self>, chain: &ChainId) -> Busy {
+        *self.state().busy.entry(chain.clone()).or_default() += 1;
+        Busy {
+            cache: Arc::clone(self),
+            chain: chain.clone(),
+        }
+    }
+
+    /// All records. `shared`: the layers images have.
+    pub fn records(&self, shared: &HashSet<ChainId>) -> Vec<CacheRecord> {
+        let state = self.state();
+        let mut out: Vec<CacheRecord> = state
+            .records
+            .values()
+            .map(|Entry { record, .. }| CacheRecord {
+                id: record.key.clone(),
+                kind: "regular",
+                description: record.description.clone(),
+                in_use: state.busy.contains_key(&record.chain),
+                shared: shared.contains(&record.chain),
+                size: record.size,
+                created: time::system(record.created),
+                last_used: time::system(record.used),
+                usage_count: record.uses,
+            })
+            .collect();
+        drop(state);
+        out.extend(self.mounts.records());
+        out.extend(contexts(&self.contexts()));
+        out.sort_by(|a, b| b.last_used.cmp(&a.last_used).then_with(|| a.id.cmp(&b.id)));
+        out
+    }
+
+    /// Removes records.
+    pub fn prune(&self, options: &PruneOptions, shared: &HashSet<ChainId>) -> Result<Pruned> {
+        let now = std::time::SystemTime::now();
+        let mut kept = 0;
+        let mut pruned = Pruned::default();
+        for record in self.records(shared) {
+            let any = |wanted: &[String], test: &dyn Fn(&str) -> bool| wanted.is_empty() || wanted.iter().any(|one| test(one));
+            let wanted = !record.in_use
+                && (options.all || !record.shared && record.kind != "source.local")
+                && any(&options.ids, &|id| record.id.starts_with(id))
+                && any(&options.kinds, &|kind| record.kind == kind)
+                && any(&options.descriptions, &|text| record.description.contains(text))
+                && options.unused_for.is_none_or(|least| {
+                    now.duration_since(record.last_used).is_ok_and(|unused| unused >= least)
+                });
+            // The newest come first: they are what is kept.
+            let fits = options
+                .keep_storage
+                .is_some_and(|keep| !record.shared && kept + record.size <= keep);
+            if !wanted || fits {
+                kept += if record.shared { 0 } else { record.size };
+                continue;
+            }
+            if self.remove(&record)? {
+                pruned.reclaimed += if record.shared { 0 } else { record.size };
+                pruned.ids.push(record.id);
+            }
+        }
+        Ok(pruned)
+    }
+
+    /// Forgets a record. False: a build began to use it meanwhile.
+    fn remove(&self, record: &CacheRecord) -> Result<bool> {
+        match record.kind {
+            "exec.cachemount" => self.mounts.remove(&record.id),
+            "source.local" => Ok(remove_context(&self.contexts().join(&record.id))),
+            _ => {
+                let mut state = self.state();
+                let Some(entry) = state.records.get(&record.id) else { return Ok(false) };
+                if state.busy.contains_key(&entry.record.chain) {
+                    return Ok(false);
+                }
+                state.index.append(&Line::Removed { key: record.id.clone() })?;
+                state.records.remove(&record.id);
+                Ok(true)
+            }
+        }
+    }
+
+    /// Removes what is beyond the limit, the least recently used first. Layers that images have count nothing.
+    pub fn enforce(&self, shared: &HashSet<ChainId>) -> Result<Pruned> {
+        let total: u64 = self
+            .records(shared)
+            .iter()
+            .filter(|record| !record.shared)
+            .map(|record| record.size)
+            .sum();
+        if total <= self.limit {
+            let mut state = self.state();
+            let state = &mut *state;
+            state.index.rewrite_if_long(state.records.values().map(|entry| &entry.record))?;
+            return Ok(Pruned::default());
+        }
+        let options = PruneOptions {
+            all: true,
+            keep_storage: Some(self.limit),
+            ..PruneOptions::default()
+        };
+        self.prune(&options, shared)
+    }
+}
+
+/// Contexts that were synchronized.
+fn contexts(root: &Path) -> Vec<CacheRecord> {
+    let mut out = Vec::new();
+    for entry in std::fs::read_dir(root).into_iter().flatten().flatten() {
+        let Ok(id) = entry.file_name().into_string() else { continue };
+        let path = entry.path();
+        let time = |result: std::io::Result<std::time::SystemTime>| result.unwrap_or(std::time::UNIX_EPOCH);
+        let (Ok(about), Ok(lock)) = (path.metadata(), path.join("lock").metadata()) else { continue };
+        out.push(CacheRecord {
+            id,
+            kind: "source.local",
+            description: std::fs::read_to_string(path.join("name")).unwrap_or_default(),
+            in_use: is_locked(&path.join("lock")),
+            shared: false,
+            size: std::fs::read_to_string(path.join("size"))
+                .ok()
+                .and_then(|size| size.parse().ok())
+                .unwrap_or(0),
+            created: time(about.created()),
+            last_used: time(lock.modified()),
+            usage_count: 1,
+        });
+    }
+    out
+}
+
+fn is_locked(path: &Path) -> bool {
+    let Ok(file) = std::fs::File::open(path) else { return false };
+    matches!(file.try_lock(), Err(std::fs::TryLockError::WouldBlock))
+}
+
+/// Removes a context nobody uses.
+fn remove_context(path: &Path) -> bool {
+    let Ok(file) = std::fs::File::options().write(true).open(path.join("lock")) else { return false };
+    if file.try_lock().is_err() {
+        return false;
+    }
+    crate::tree::copy::remove(path);
+    true
+}

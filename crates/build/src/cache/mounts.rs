@@ -1,0 +1,202 @@
+//! Directories of `RUN --mount=type=cache`: named by an ID, kept between builds, shared by builds as asked.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+use tokio::sync::{OwnedMutexGuard, OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
+
+use crate::builder::CacheRecord;
+use crate::dockerfile::Sharing;
+use crate::error::{Error, Result};
+use crate::{time, tree};
+
+/// All of them.
+#[derive(Debug)]
+pub(crate) struct Mounts {
+    root: PathBuf,
+    /// Those in use or used since the start: readers share, a writer is alone.
+    locks: Mutex<HashMap<String, Locks>>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Locks {
+    /// Held by who uses it: shared, or alone when it is removed.
+    users: Arc<RwLock<()>>,
+    /// Held by the one `locked` user.
+    alone: Arc<tokio::sync::Mutex<()>>,
+}
+
+/// What is kept beside a directory.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct About {
+    description: String,
+    created: i64,
+    used: i64,
+    uses: u64,
+    size: u64,
+}
+
+/// A directory in use.
+#[derive(Debug)]
+pub(crate) struct Held {
+    /// The directory to mount.
+    pub data: PathBuf,
+    directory: PathBuf,
+    _shared: Option<OwnedRwLockReadGuard<()>>,
+    _private: Option<OwnedRwLockWriteGuard<()>>,
+    _alone: Option<OwnedMutexGuard<()>>,
+}
+
+impl Held {
+    /// To be called, on a thread that may block, when the process has ended: what it takes on the disk is counted anew.
+    pub fn count(&self) {
+        let mut about = read(&self.directory);
+        about.size = tree::disk_usage(&self.data);
+        about.used = time::now();
+        write(&self.directory, &about);
+    }
+}
+
+fn read(directory: &Path) -> About {
+    std::fs::read(directory.join("record.json"))
+        .ok()
+        .and_then(|text| serde_json::from_slice(&text).ok())
+        .unwrap_or_default()
+}
+
+fn write(directory: &Path, about: &About) {
+    let new = directory.join(format!("record.{:x}.new", time::now()));
+    let written = serde_json::to_vec(about)
+        .map_err(std::io::Error::other)
+        .and_then(|text| std::fs::write(&new, text))
+        .and_then(|()| std::fs::rename(&new, directory.join("record.json")));
+    if let Err(error) = written {
+        tracing::warn!("cannot write {}: {error}", new.display());
+    }
+}
+
+impl Mounts {
+    pub fn open(root: &Path) -> Result<Self> {
+        // A removal that was interrupted, and private copies of a daemon that died.
+        for entry in std::fs::read_dir(root)
+            .map_err(|error| Error::io(format!("cannot list {}", root.display()), error))?
+            .flatten()
+        {
+            if entry.file_name().to_string_lossy().starts_with('.') {
+                tree::copy::remove(&entry.path());
+            }
+        }
+        Ok(Self {
+            root: root.to_owned(),
+            locks: Mutex::default(),
+        })
+    }
+
+    fn locks(&self, id: &str) -> Locks {
+        let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
+        locks.entry(id.to_owned()).or_default().clone()
+    }
+
+    /// Takes a directory into use, waiting if another user wants to be alone with it. `make` fills a new one.
+    pub async fn take(
+        &self,
+        name: &str,
+        sharing: Sharing,
+        make: impl FnOnce(&Path) -> Result<()> + Send + 'static,
+    ) -> Result<Held> {
+        let digest = Sha256::digest(name.as_bytes());
+        let base: String = digest[..16].iter().map(|byte| format!("{byte:02x}")).collect();
+        let (id, shared, private, alone) = match sharing {
+            Sharing::Shared => {
+                let locks = self.locks(&base);
+                (base, Some(locks.users.read_owned().await), None, None)
+            }
+            Sharing::Locked => {
+                let locks = self.locks(&base);
+                let alone = locks.alone.lock_owned().await;
+                (base, Some(locks.users.read_owned().await), None, Some(alone))
+            }
+            Sharing::Private => {
+                // The first that nobody uses; a new one if all are in use.
+                let mut number = 0;
+                loop {
+                    let id = if number == 0 { base.clone() } else { format!("{base}-{number}") };
+                    if let Ok(guard) = self.locks(&id).users.try_write_owned() {
+                        break (id, None, Some(guard), None);
+                    }
+                    number += 1;
+                }
+            }
+        };
+        let directory = self.root.join(&id);
+        let data = directory.join("data");
+        let (at, description) = (directory.clone(), name.to_owned());
+        crate::blocking(move || {
+            if !at.join("data").is_dir() {
+                let new = at.with_file_name(format!(".{}-{:x}", time::now(), std::process::id()));
+                std::fs::create_dir_all(&new).map_err(|error| Error::io(format!("cannot create {}", new.display()), error))?;
+                make(&new.join("data"))?;
+                write(&new, &About { description, created: time::now(), ..About::default() });
+                if std::fs::rename(&new, &at).is_err() {
+                    // Another user was faster.
+                    tree::copy::remove(&new);
+                }
+            }
+            let mut about = read(&at);
+            about.used = time::now();
+            about.uses += 1;
+            write(&at, &about);
+            Ok(())
+        })
+        .await?;
+        Ok(Held {
+            data,
+            directory,
+            _shared: shared,
+            _private: private,
+            _alone: alone,
+        })
+    }
+
+    pub fn records(&self) -> Vec<CacheRecord> {
+        let mut out = Vec::new();
+        for entry in std::fs::read_dir(&self.root).into_iter().flatten().flatten() {
+            let Ok(id) = entry.file_name().into_string() else { continue };
+            if id.starts_with('.') {
+                continue;
+            }
+            let about = read(&entry.path());
+            out.push(CacheRecord {
+                in_use: self.locks(&id).users.try_write().is_err(),
+                kind: "exec.cachemount",
+                description: format!("cached mount {}", about.description),
+                shared: false,
+                size: about.size,
+                created: time::system(about.created),
+                last_used: time::system(about.used),
+                usage_count: about.uses,
+                id,
+            });
+        }
+        out
+    }
+
+    /// Removes a directory nobody uses.
+    pub fn remove(&self, id: &str) -> Result<bool> {
+        let locks = self.locks(id);
+        let Ok(_alone) = locks.users.try_write() else { return Ok(false) };
+        let (from, to) = (self.root.join(id), self.root.join(format!(".{id}")));
+        match std::fs::rename(&from, &to) {
+            Ok(()) => {
+                tree::copy::remove(&to);
+                Ok(true)
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(Error::io(format!("cannot remove {}", from.display()), error)),
+        }
+    }
+}

@@ -1,0 +1,394 @@
+//! Trees of files a build takes from: contexts of the client, directories of this host, what was fetched.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rustix::fs::OFlags;
+use tokio::sync::OnceCell;
+use vessel_image::Platform;
+
+use super::copy::skipping;
+use super::state::State;
+use super::step::{Cached, Workspace, digest, key};
+use super::vertex::Pending;
+use super::{Cancelled, Solve, as_vertex};
+use crate::builder::Builder;
+use crate::error::{Error, ErrorKind, Result};
+use crate::ignore;
+use crate::progress::Progress;
+use crate::request::{BuildRequest, DockerfileSource, Source};
+use crate::session::{Session, SyncRequest};
+use crate::tree::copy::{Copier, Options, Skip};
+use crate::tree::digest::Memory;
+use crate::{blocking, tree};
+
+/// The largest Dockerfile or ignore file that is read.
+const MAX_TEXT: u64 = 16 << 20;
+
+/// A tree of files.
+pub(crate) struct Files {
+    path: PathBuf,
+    skip: Option<Skip>,
+    memory: Mutex<Memory>,
+    memory_path: Option<PathBuf>,
+    /// Held while a build uses what was synchronized.
+    _lock: Option<File>,
+    /// Removed with it.
+    _temporary: Option<Workspace>,
+}
+
+impl Files {
+    pub fn open(&self) -> Result<OwnedFd> {
+        tree::open_root(&self.path)
+    }
+
+    /// What of it an ignore file leaves out.
+    pub fn skip(&self) -> Option<Skip> {
+        self.skip.clone()
+    }
+
+    pub fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes what is known of the files for later builds.
+    pub fn keep_memory(&self) {
+        if let Some(path) = &self.memory_path
+            && let Err(error) = self.memory().write(path)
+        {
+            tracing::warn!("cannot write {}: {error}", path.display());
+        }
+    }
+
+    fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        read_text(self.open()?.as_fd(), name)
+    }
+}
+
+/// Reads a small file of a tree; none: it is not there.
+fn read_text(root: std::os::fd::BorrowedFd<'_>, name: &str) -> Result<Option<Vec<u8>>> {
+    use std::io::Read;
+    let fail = |error: std::io::Error| Error::with_source(ErrorKind::Invalid, format!("cannot read {name}"), error);
+    let fd = match tree::open_in(root, name.as_bytes(), OFlags::RDONLY | OFlags::NONBLOCK) {
+        Ok(fd) => fd,
+        Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => return Ok(None),
+        Err(error) => return Err(fail(error.into())),
+    };
+    let mut text = Vec::new();
+    File::from(fd).take(MAX_TEXT + 1).read_to_end(&mut text).map_err(fail)?;
+    if text.len() as u64 > MAX_TEXT {
+        return Err(Error::invalid(format!("{name} is larger than {MAX_TEXT} bytes")));
+    }
+    Ok(Some(text))
+}
+
+/// The trees of one build, each opened once.
+pub(crate) struct Opened {
+    builder: Arc<Builder>,
+    request: Arc<BuildRequest>,
+    session: Arc<dyn Session>,
+    progress: Progress,
+    cancelled: Cancelled,
+    files: Mutex<HashMap<Source, Arc<OnceCell<Arc<Files>>>>>,
+    /// Patterns of the ignore file of the build context.
+    ignored: OnceCell<Vec<String>>,
+    /// What lies beside the Dockerfile.
+    beside: OnceCell<Option<Vec<u8>>>,
+}
+
+impl Opened {
+    pub fn new(
+        builder: &Arc<Builder>,
+        request: &Arc<BuildRequest>,
+        session: &Arc<dyn Session>,
+        progress: &Progress,
+        cancelled: &Cancelled,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            builder: Arc::clone(builder),
+            request: Arc::clone(request),
+            session: Arc::clone(session),
+            progress: progress.clone(),
+            cancelled: cancelled.clone(),
+            files: Mutex::default(),
+            ignored: OnceCell::new(),
+            beside: OnceCell::new(),
+        })
+    }
+
+    /// The Dockerfile's name and text.
+    pub async fn dockerfile(&self) -> Result<(String, Vec<u8>)> {
+        let (source, path) = match &self.request.dockerfile {
+            DockerfileSource::Inline(text) => return Ok(("Dockerfile".to_owned(), text.clone())),
+            DockerfileSource::File { source, path } => (source.as_ref(), path.clone()),
+        };
+        let name = if path.is_empty() { "Dockerfile".to_owned() } else { path };
+        let vertex = Pending::new(&format!("[internal] load build definition from {}", base(&name)));
+        let work = async {
+            let source = source.unwrap_or(&self.request.context);
+            let beside = format!("{name}.dockerignore");
+            let wanted = [name.clone(), beside.clone(), ".dockerignore".to_owned()];
+            let files = self.some(source, &wanted).await?;
+            let (first, second) = (name.clone(), beside);
+            let (text, ignore) = blocking(move || Ok((files.read(&first)?, files.read(&second)?))).await?;
+            let _set = self.beside.set(ignore);
+            text.ok_or_else(|| {
+                Error::not_found(format!(
+                    "failed to read dockerfile: open {name}: no such file or directory; -f names another file"
+                ))
+            })
+        };
+        let text = as_vertex(&self.progress, &vertex, work).await?;
+        Ok((name, text))
+    }
+
+    /// A few files of a source, before all of it is needed.
+    async fn some(&self, source: &Source, wanted: &[String]) -> Result<Arc<Files>> {
+        match source {
+            Source::Session(name) => self.synchronize(name, wanted.to_vec(), Vec::new()).await.map(Arc::new),
+            other => self.open(other).await,
+        }
+    }
+
+    /// Patterns of the ignore file: the one beside the Dockerfile, or the context's.
+    async fn ignored(&self) -> Result<&Vec<String>> {
+        let read = || async {
+            let text = match self.beside.get() {
+                Some(Some(text)) => Some(text.clone()),
+                _ => {
+                    let files = self.some(&self.request.context, &[".dockerignore".to_owned()]).await?;
+                    blocking(move || files.read(".dockerignore")).await?
+                }
+            };
+            match text {
+                Some(text) => ignore::read(&text).map_err(|error| Error::invalid(format!(".dockerignore: {error}"))),
+                None => Ok(Vec::new()),
+            }
+        };
+        self.ignored.get_or_try_init(read).await
+    }
+
+    /// The build context, what the ignore file names left out.
+    pub async fn context(&self) -> Result<Arc<Files>> {
+        let cell = self.cell(&self.request.context);
+        let open = || async {
+            let vertex = Pending::new("[internal] load build context");
+            let work = async {
+                match &self.request.context {
+                    Source::Session(name) => {
+                        let patterns = self.ignored().await?.clone();
+                        self.synchronize(name, Vec::new(), patterns).await.map(Arc::new)
+                    }
+                    other => {
+                        let files = self.open(other).await?;
+                        let patterns = self.ignored().await?;
+                        if patterns.is_empty() {
+                            return Ok(files);
+                        }
+                        let matcher = ignore::Matcher::new(patterns)
+                            .map_err(|error| Error::invalid(format!(".dockerignore: {error}")))?;
+                        let mut ignoring = self.open_now(other).await?;
+                        ignoring.skip = Some(skipping(matcher));
+                        Ok(Arc::new(ignoring))
+                    }
+                }
+            };
+            as_vertex(&self.progress, &vertex, work).await
+        };
+        cell.get_or_try_init(open).await.map(Arc::clone)
+    }
+
+    fn cell(&self, source: &Source) -> Arc<OnceCell<Arc<Files>>> {
+        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(files.entry(source.clone()).or_default())
+    }
+
+    /// Another source, all of it.
+    async fn open(&self, source: &Source) -> Result<Arc<Files>> {
+        if *source == self.request.context {
+            return self.open_now(source).await.map(Arc::new);
+        }
+        let cell = self.cell(source);
+        let open = || async { self.open_now(source).await.map(Arc::new) };
+        cell.get_or_try_init(open).await.map(Arc::clone)
+    }
+
+    async fn open_now(&self, source: &Source) -> Result<Files> {
+        match source {
+            Source::Empty => {
+                let root = self.builder.cache().temporary();
+                let workspace = blocking(move || Workspace::new(&root)).await?;
+                Ok(Files {
+                    path: workspace.upper.clone(),
+                    skip: None,
+                    memory: Mutex::default(),
+                    memory_path: None,
+                    _lock: None,
+                    _temporary: Some(workspace),
+                })
+            }
+            Source::Session(name) => self.synchronize(name, Vec::new(), Vec::new()).await,
+            Source::Directory(path) => {
+                let root = self.builder.cache().contexts();
+                let id = digest(path.as_os_str().as_encoded_bytes());
+                let path = path.clone();
+                blocking(move || {
+                    let (home, lock) = home(&root, &id[..32], &path.display().to_string())?;
+                    let memory_path = home.join("digests");
+                    Ok(Files {
+                        path,
+                        skip: None,
+                        memory: Mutex::new(Memory::read(&memory_path)),
+                        memory_path: Some(memory_path),
+                        _lock: Some(lock),
+                        _temporary: None,
+                    })
+                })
+                .await
+            }
+            Source::Remote(address) => {
+                let (path, temporary) = super::remote::context(&self.builder, address, &self.progress).await?;
+                Ok(Files {
+                    path,
+                    skip: None,
+                    memory: Mutex::default(),
+                    memory_path: None,
+                    _lock: None,
+                    _temporary: Some(temporary),
+                })
+            }
+        }
+    }
+
+    /// Brings a directory of the client here, or what of it changed.
+    async fn synchronize(&self, name: &str, include: Vec<String>, exclude: Vec<String>) -> Result<Files> {
+        self.cancelled.check()?;
+        let shared = self.session.shared_key(name);
+        let id = digest(format!("{shared}\0{name}\0{include:?}").as_bytes());
+        let (root, about) = (self.builder.cache().contexts(), format!("local source for {name}"));
+        let (home, lock) = blocking(move || home(&root, &id[..32], &about)).await?;
+        let path = home.join("files");
+        let request = SyncRequest {
+            name: name.to_owned(),
+            destination: path.clone(),
+            follow: Vec::new(),
+            include,
+            exclude,
+        };
+        let synced = self.session.sync(request).await?;
+        tracing::debug!(name, entries = synced.entries, bytes = synced.bytes, "synchronized");
+        let memory_path = home.join("digests");
+        let of = memory_path.clone();
+        let (memory, home) = (blocking(move || Ok(Memory::read(&of))).await?, home);
+        if synced.bytes > 0 {
+            let of = path.clone();
+            let size = blocking(move || Ok(tree::disk_usage(&of))).await?;
+            if let Err(error) = std::fs::write(home.join("size"), size.to_string()) {
+                tracing::warn!("cannot write the size of a context: {error}");
+            }
+        }
+        Ok(Files {
+            path,
+            skip: None,
+            memory: Mutex::new(memory),
+            memory_path: Some(memory_path),
+            _lock: Some(lock),
+            _temporary: None,
+        })
+    }
+}
+
+/// A directory for what is kept of a source, that nobody else uses now.
+fn home(root: &Path, id: &str, about: &str) -> Result<(PathBuf, File)> {
+    for number in 0.. {
+        let home = root.join(if number == 0 { id.to_owned() } else { format!("{id}-{number}") });
+        let fail = |error| Error::io(format!("cannot use {}", home.display()), error);
+        std::fs::create_dir_all(home.join("files")).map_err(fail)?;
+        let lock = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(home.join("lock"))
+            .map_err(fail)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(std::fs::TryLockError::WouldBlock) => continue,
+            Err(std::fs::TryLockError::Error(error)) => return Err(fail(error)),
+        }
+        // Pruned in between: begin again.
+        if !home.join("lock").exists() {
+            continue;
+        }
+        lock.set_modified(std::time::SystemTime::now()).map_err(fail)?;
+        if !home.join("name").exists() {
+            std::fs::write(home.join("name"), about).map_err(fail)?;
+        }
+        return Ok((home, lock));
+    }
+    Err(Error::invalid("all directories for contexts are in use"))
+}
+
+fn base(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or(path)
+}
+
+impl Solve {
+    /// The build context.
+    pub(super) async fn context(&self) -> Result<Arc<Files>> {
+        self.plan.opened.context().await
+    }
+
+    /// A named context of files.
+    pub(super) async fn files(&self, source: &Source) -> Result<Arc<Files>> {
+        if *source == self.plan.request.context {
+            return self.context().await;
+        }
+        self.plan.opened.open(source).await
+    }
+
+    /// A named context of files in the place of an image: one layer.
+    pub(super) async fn state_of_files(self: &Arc<Self>, source: &Source, platform: &Platform) -> Result<State> {
+        let files = self.files(source).await?;
+        let mut state = State::scratch(platform);
+        let name = "[internal] load a context as image";
+        let vertex = Pending::new(name);
+        self.tell(vertex.started()).await;
+        let mut line = super::dispatch::Line {
+            label: String::new(),
+            number: 0,
+            total: 0,
+            previous: None,
+            no_cache: true,
+            platform: None,
+        };
+        let cached = Cached {
+            key: key("context", &vertex.digest)?,
+            aliases: Vec::new(),
+            description: name.to_owned(),
+            link: false,
+            ignore: true,
+        };
+        let (solve, worker) = (Arc::clone(self), Arc::clone(self.plan.builder.worker()));
+        let make = |workspace: Workspace| {
+            blocking(move || {
+                let root = worker.mount(&[], workspace.writable())?;
+                let options = Options {
+                    owner: Some((0, 0)),
+                    mtime: solve.epoch,
+                    skip: files.skip(),
+                    chmod: None,
+                };
+                let source = files.open()?;
+                Copier::new(root.as_fd(), options, &solve.plan.cancelled).copy(source.as_fd(), b"/", b"/")?;
+                drop(root);
+                Ok(workspace)
+            })
+        };
+        self.layer(&mut state, &mut line, vertex, cached, make).await?;
+        state.base_layers = 1;
+        Ok(state)
+    }
+}

@@ -1,0 +1,376 @@
+//! Mounts of `RUN`, and where `--from` leads.
+//!
+//! What a mount is counts for the key of its step, by content where it shows files of a context, by the chain ID where it
+//! shows layers, and by its name alone for caches, secrets and agents. It is made ready only when the process runs.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+
+use rustix::fs::OFlags;
+use sha2::{Digest as _, Sha256};
+
+use super::dispatch::absolute;
+use super::state::State;
+use super::step::hex;
+use super::{Files, Solve};
+use crate::blocking;
+use crate::cache::mounts::Held;
+use crate::dockerfile::{Mount as AskedMount, MountType, Origin, Sharing};
+use crate::error::{Error, Result};
+use crate::request::NamedContext;
+use crate::session::Secret;
+use crate::tree::{self, copy::Options, digest::Digester};
+use crate::worker::{Mount, MountSource};
+
+/// A mount that is ready.
+#[derive(Default)]
+pub(super) struct Ready {
+    pub mount: Option<Mount>,
+    /// A variable of the process.
+    pub variable: Option<(String, String)>,
+    pub keep: Keep,
+}
+
+/// What a mount needs while the process runs.
+#[derive(Default)]
+pub(super) struct Keep {
+    pub cache: Option<Held>,
+    _files: Option<Arc<Files>>,
+    _state: Option<Arc<State>>,
+}
+
+impl Solve {
+    /// What a `--mount` is, and what of it counts for the key.
+    pub(super) async fn plan_mount(self: &Arc<Self>, state: &State, mount: &AskedMount, index: usize) -> Result<(Asked, String)> {
+        let mut target = mount.target.clone().map(|target| absolute(state, &target));
+        if target.as_deref() == Some("/") {
+            return Err(Error::invalid("invalid mount target \"/\": a mount cannot cover the root"));
+        }
+        let need_target = |target: Option<String>| {
+            target.ok_or_else(|| Error::invalid(format!("a {} mount needs a target", mount.kind.name())))
+        };
+        let (what, key) = match mount.kind {
+            MountType::Bind => {
+                let from = self.mounted(mount).await?;
+                let key = from.key(self, mount.source.as_deref().unwrap_or("/")).await?;
+                let source = mount.source.clone().unwrap_or_else(|| "/".to_owned());
+                (What::Bind { from, source }, key)
+            }
+            MountType::Cache => {
+                let given = need_target(target.clone())?;
+                let id = mount.id.clone().unwrap_or(given);
+                let from = match &mount.from {
+                    Some(_) => Some(self.mounted(mount).await?),
+                    None => None,
+                };
+                let key = format!("cache {id}");
+                let what = What::Cache {
+                    id,
+                    sharing: mount.sharing.unwrap_or(Sharing::Shared),
+                    from,
+                    source: mount.source.clone().unwrap_or_else(|| "/".to_owned()),
+                    mode: mount.mode.unwrap_or(0o755),
+                    owner: (mount.uid.unwrap_or(0), mount.gid.unwrap_or(0)),
+                };
+                (what, key)
+            }
+            MountType::Tmpfs => {
+                let size = u64::try_from(mount.size).ok().filter(|&size| size > 0);
+                (What::Tmpfs { size }, format!("tmpfs {size:?}"))
+            }
+            MountType::Secret => {
+                let id = [&mount.id, &mount.source].into_iter().flatten().next().cloned();
+                let id = match (id, &mount.target) {
+                    (Some(id), _) => id,
+                    (None, Some(target)) => base(target).to_owned(),
+                    (None, None) => return Err(Error::invalid("one of source, target required")),
+                };
+                let file = target.is_some() || mount.env.is_none();
+                if file && target.is_none() {
+                    target = Some(format!("/run/secrets/{}", base(&id)));
+                }
+                let env = mount.env.clone().map(|env| if env.is_empty() { id.clone() } else { env });
+                let key = format!("secret {id} {env:?}");
+                let what = What::Secret {
+                    file,
+                    env,
+                    required: mount.required,
+                    mode: mount.mode.unwrap_or(0o400),
+                    owner: (mount.uid.unwrap_or(0), mount.gid.unwrap_or(0)),
+                    id,
+                };
+                target.get_or_insert_default();
+                (what, key)
+            }
+            MountType::Ssh => {
+                let id = mount.id.clone().unwrap_or_else(|| "default".to_owned());
+                target.get_or_insert_with(|| format!("/run/buildkit/ssh_agent.{index}"));
+                let key = format!("ssh {id}");
+                let what = What::Agent {
+                    required: mount.required,
+                    mode: mount.mode.unwrap_or(0o600),
+                    owner: (mount.uid.unwrap_or(0), mount.gid.unwrap_or(0)),
+                    id,
+                };
+                (what, key)
+            }
+        };
+        let asked = Asked {
+            index,
+            target: need_target(target)?,
+            read_only: mount.read_only,
+            what,
+        };
+        Ok((asked, key))
+    }
+
+    /// What `from` of a mount means; without it, the build context.
+    async fn mounted(self: &Arc<Self>, mount: &AskedMount) -> Result<From> {
+        let Some(name) = &mount.from else {
+            return Ok(From::Files(self.context().await?));
+        };
+        self.from(name, false).await
+    }
+
+    /// What `--from` or `from=` means.
+    pub(super) async fn from(self: &Arc<Self>, name: &str, numbers: bool) -> Result<From> {
+        match self.plan.dockerfile.origin(name, numbers).map_err(Error::invalid)? {
+            Origin::Stage(index) => Ok(From::State(self.stage_for(index).await?)),
+            Origin::Image(name) => {
+                if let Some(NamedContext::Files(source)) = self.named_context(&name) {
+                    return Ok(From::Files(self.files(source).await?));
+                }
+                let vertex = crate::progress::unique_digest(&name);
+                Ok(From::State(self.image(&name, &self.plan.platform, &vertex).await?))
+            }
+        }
+    }
+}
+
+/// Where files come from.
+#[derive(Clone)]
+pub(super) enum From {
+    State(Arc<State>),
+    Files(Arc<Files>),
+}
+
+impl From {
+    /// An open root.
+    pub fn open(&self, solve: &Solve) -> Result<OwnedFd> {
+        match self {
+            Self::State(state) => solve.plan.builder.worker().mount(&state.chain, None),
+            Self::Files(files) => files.open(),
+        }
+    }
+
+    /// What of it counts for the key of a step that sees a path of it.
+    async fn key(&self, solve: &Arc<Solve>, path: &str) -> Result<String> {
+        match self {
+            Self::State(state) => Ok(format!("layers {:?} {path}", state.top())),
+            Self::Files(files) => {
+                let (files, path, cancelled) = (Arc::clone(files), path.to_owned(), solve.plan.cancelled.clone());
+                blocking(move || {
+                    let root = files.open()?;
+                    let options = Options {
+                        skip: files.skip(),
+                        ..Options::default()
+                    };
+                    let mut memory = files.memory();
+                    let mut hasher = Sha256::new();
+                    Digester {
+                        owners: true,
+                        options: &options,
+                        memory: Some(&mut memory),
+                        cancelled: &cancelled,
+                        read: 0,
+                    }
+                    .path(root.as_fd(), path.as_bytes(), b"", &mut hasher)?;
+                    Ok(hex(&hasher.finalize()))
+                })
+                .await
+            }
+        }
+    }
+
+    fn keep(&self) -> Keep {
+        match self {
+            Self::State(state) => Keep {
+                _state: Some(Arc::clone(state)),
+                ..Keep::default()
+            },
+            Self::Files(files) => Keep {
+                _files: Some(Arc::clone(files)),
+                ..Keep::default()
+            },
+        }
+    }
+}
+
+/// A mount that is asked for.
+pub(super) struct Asked {
+    /// Its place in the instruction.
+    pub index: usize,
+    pub target: String,
+    pub read_only: bool,
+    what: What,
+}
+
+enum What {
+    Inline(String),
+    Bind {
+        from: From,
+        source: String,
+    },
+    Cache {
+        id: String,
+        sharing: Sharing,
+        from: Option<From>,
+        source: String,
+        mode: u32,
+        owner: (u32, u32),
+    },
+    Tmpfs {
+        size: Option<u64>,
+    },
+    Secret {
+        id: String,
+        file: bool,
+        env: Option<String>,
+        required: bool,
+        mode: u32,
+        owner: (u32, u32),
+    },
+    Agent {
+        id: String,
+        required: bool,
+        mode: u32,
+        owner: (u32, u32),
+    },
+}
+
+impl Asked {
+    /// A script of the Dockerfile that is executed.
+    pub fn script(name: &str, content: String) -> Self {
+        Self {
+            index: 0,
+            target: format!("/dev/pipes/{name}"),
+            read_only: true,
+            what: What::Inline(content),
+        }
+    }
+
+    /// In which order mounts are taken: by their IDs, so that no two builds wait for each other.
+    pub fn order(&self) -> &str {
+        match &self.what {
+            What::Cache { id, .. } => id,
+            _ => "",
+        }
+    }
+
+    /// Makes the mount ready, when the process is about to run. None: it is not there and need not be.
+    pub async fn take(self, solve: &Arc<Solve>) -> Result<Option<Ready>> {
+        let (target, read_only) = (self.target, self.read_only);
+        let mount = |source| {
+            let target = target.clone();
+            Some(Mount { target, source, read_only })
+        };
+        let ready = match self.what {
+            What::Inline(content) => {
+                let content = Secret::new(content.into_bytes())?;
+                let (mode, uid, gid) = (0o755, 0, 0);
+                let mount = mount(MountSource::Secret { content, mode, uid, gid });
+                Ready { mount, ..Ready::default() }
+            }
+            What::Bind { from, source } => {
+                let keep = from.keep();
+                let shared = Arc::clone(solve);
+                let fd = blocking(move || {
+                    let root = from.open(&shared)?;
+                    tree::open_in(root.as_fd(), source.as_bytes(), OFlags::PATH)
+                        .map_err(|error| Error::io(format!("cannot mount {source}"), error))
+                });
+                let mount = mount(MountSource::Descriptor(fd.await?));
+                Ready { mount, keep, variable: None }
+            }
+            What::Cache { id, sharing, from, source, mode, owner } => {
+                let shared = Arc::clone(solve);
+                let fill = move |path: &Path| fill_cache(&shared, path, from.as_ref(), &source, mode, owner);
+                let held = solve.plan.builder.cache().mounts.take(&id, sharing, fill).await?;
+                let mount = mount(MountSource::Path(held.data.clone()));
+                let keep = Keep { cache: Some(held), ..Keep::default() };
+                Ready { mount, keep, variable: None }
+            }
+            What::Tmpfs { size } => Ready {
+                mount: mount(MountSource::Tmpfs { size }),
+                ..Ready::default()
+            },
+            What::Secret { id, file, env, required, mode, owner } => {
+                let Some(content) = solve.plan.session.secret(&id).await? else {
+                    return match required {
+                        false => Ok(None),
+                        true => Err(Error::not_found(format!(
+                            "secret {id}: not found: give it with --secret id={id},src=FILE"
+                        ))),
+                    };
+                };
+                let text = || {
+                    String::from_utf8(content.bytes().to_vec())
+                        .ok()
+                        .filter(|value| !value.contains('\0'))
+                        .ok_or_else(|| Error::invalid(format!("secret {id} is no text and cannot be a variable")))
+                };
+                let variable = match env {
+                    Some(name) => Some((name, text()?)),
+                    None => None,
+                };
+                let (uid, gid) = owner;
+                let source = MountSource::Secret { content, mode, uid, gid };
+                let mount = if file { mount(source) } else { None };
+                Ready { mount, variable, ..Ready::default() }
+            }
+            What::Agent { id, required, mode, owner } => {
+                if !solve.plan.session.has_agent(&id).await? {
+                    return match required {
+                        false => Ok(None),
+                        true => Err(Error::not_found(format!(
+                            "unset ssh forward key {id}: give it with --ssh {id}"
+                        ))),
+                    };
+                }
+                let (session, (uid, gid)) = (Arc::clone(&solve.plan.session), owner);
+                let mount = mount(MountSource::Agent { id, session, mode, uid, gid });
+                let variable = Some(("SSH_AUTH_SOCK".to_owned(), target.clone()));
+                Ready { mount, variable, ..Ready::default() }
+            }
+        };
+        Ok(Some(ready))
+    }
+}
+
+/// What a new cache directory begins with.
+fn fill_cache(
+    solve: &Solve,
+    path: &Path,
+    from: Option<&From>,
+    source: &str,
+    mode: u32,
+    owner: (u32, u32),
+) -> Result<()> {
+    use std::os::unix::fs::{PermissionsExt, chown};
+    let fail = |error| Error::io(format!("cannot create {}", path.display()), error);
+    std::fs::create_dir(path).map_err(fail)?;
+    if let Some(from) = from {
+        let root = from.open(solve)?;
+        let into = tree::open_root(path)?;
+        let options = Options::default();
+        tree::copy::Copier::new(into.as_fd(), options, &solve.plan.cancelled).copy(root.as_fd(), source.as_bytes(), b"/")?;
+    }
+    chown(path, Some(owner.0), Some(owner.1)).map_err(fail)?;
+    std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).map_err(fail)
+}
+
+fn base(path: &str) -> &str {
+    path.trim_end_matches('/').rsplit('/').next().unwrap_or(path)
+}
+

@@ -1,0 +1,263 @@
+//! A step that makes a layer: from the cache, or made.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde::Serialize;
+use sha2::{Digest as _, Sha256};
+use vessel_image::{ChainId, DiffId, DirectoryLayerOptions, LayerDirectory, Lease, Limits};
+
+use super::dispatch::Line;
+use super::state::State;
+use super::vertex::Pending;
+use super::Solve;
+use crate::cache::{Key, Record};
+use crate::error::{Error, Result};
+use crate::worker::Writable;
+use crate::{blocking, time, tree};
+
+/// Changes when a step of the same key would give another result.
+const VERSION: &str = "vessel-build-1";
+
+/// A key: a digest of what decides a step's result.
+pub(super) fn key(kind: &str, parts: &impl Serialize) -> Result<Key> {
+    let text = serde_json::to_vec(&(VERSION, kind, parts))
+        .map_err(|error| Error::invalid(format!("cannot encode the key of a step: {error}")))?;
+    Ok(vessel_image::Digest::sha256(&text).hex().to_owned())
+}
+
+/// A place to make a layer in; removed when it is dropped.
+pub(crate) struct Workspace {
+    directory: PathBuf,
+    pub upper: PathBuf,
+    pub work: PathBuf,
+}
+
+impl Workspace {
+    pub fn new(root: &std::path::Path) -> Result<Self> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let directory = root.join(format!("{}", NEXT.fetch_add(1, Ordering::Relaxed)));
+        let (upper, work) = (directory.join("upper"), directory.join("work"));
+        for path in [&directory, &upper, &work] {
+            std::fs::create_dir(path)
+                .and_then(|()| std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o755)))
+                .map_err(|error| Error::io(format!("cannot create {}", path.display()), error))?;
+        }
+        Ok(Self { directory, upper, work })
+    }
+
+    /// A further, empty directory.
+    pub fn scratch(&self) -> Result<PathBuf> {
+        let path = self.directory.join("scratch");
+        std::fs::create_dir(&path).map_err(|error| Error::io(format!("cannot create {}", path.display()), error))?;
+        Ok(path)
+    }
+
+    pub fn writable(&self) -> Option<Writable<'_>> {
+        Some(Writable {
+            upper: &self.upper,
+            work: &self.work,
+        })
+    }
+}
+
+impl Drop for Workspace {
+    fn drop(&mut self) {
+        tree::copy::remove(&self.directory);
+    }
+}
+
+/// A layer a step gave.
+pub(super) struct Made {
+    chain: ChainId,
+    diff: DiffId,
+    created: i64,
+    cached: bool,
+    lease: Lease,
+}
+
+/// What a step is to the cache.
+pub(super) struct Cached {
+    pub key: Key,
+    /// Further keys under which the same result is found.
+    pub aliases: Vec<Key>,
+    pub description: String,
+    /// Whether the result does not depend on what is below (`--link`).
+    pub link: bool,
+    /// Whether it must not come from the cache.
+    pub ignore: bool,
+}
+
+/// The chain of a layer on top of a state.
+fn on_top(state: &State, diff: &DiffId) -> ChainId {
+    match state.top() {
+        Some(parent) => parent.child(diff),
+        None => ChainId::base(diff),
+    }
+}
+
+impl Solve {
+    /// Runs a step as a vertex: from the cache, or by `make`, which fills a workspace. Returns when the layer was made.
+    pub(super) async fn layer<F, W>(
+        self: &Arc<Self>,
+        state: &mut State,
+        line: &mut Line,
+        vertex: Pending,
+        cached: Cached,
+        make: F,
+    ) -> Result<i64>
+    where
+        F: FnOnce(Workspace) -> W,
+        W: Future<Output = Result<Workspace>>,
+    {
+        line.previous = Some(vertex.digest.clone());
+        let made = self.cached_or_made(state, &cached, make).await;
+        let about = |made: &Made| (made.cached, Some(made.chain.0.clone()));
+        let made = self.told(vertex, made, about).await?;
+        let held = self.hold(&made.chain, made.lease);
+        state.push_layer(made.chain, made.diff, held);
+        Ok(made.created)
+    }
+
+    async fn cached_or_made<F, W>(self: &Arc<Self>, state: &State, cached: &Cached, make: F) -> Result<Made>
+    where
+        F: FnOnce(Workspace) -> W,
+        W: Future<Output = Result<Workspace>>,
+    {
+        if let Some(made) = self.find(state, cached).await? {
+            return Ok(made);
+        }
+        let builder = &self.plan.builder;
+        // Another build may be at the same step: it is waited for.
+        let _only = builder.alone(&cached.key).await;
+        if let Some(made) = self.find(state, cached).await? {
+            return Ok(made);
+        }
+        let _permit = builder.permit().await?;
+        let temporary = builder.cache().temporary();
+        let workspace = make(Workspace::new(&temporary)?).await?;
+        let store = builder.worker().store().clone();
+        let parent = state.top().cloned();
+        let clamp = self.epoch;
+        let (info, lease) = blocking(move || {
+            let mut lease = store.lease();
+            let directory = LayerDirectory {
+                path: workspace.upper.clone(),
+                take: true,
+            };
+            let options = DirectoryLayerOptions {
+                clamp,
+                limits: Limits::default(),
+            };
+            let info = store.put_directory(directory, parent.as_ref(), &options, &mut lease)?;
+            Ok((info, lease))
+        })
+        .await?;
+        let now = time::now();
+        for key in cached.aliases.iter().chain([&cached.key]) {
+            builder.cache().put(Record {
+                key: key.clone(),
+                chain: info.chain_id.clone(),
+                diff: info.diff_id.clone(),
+                description: cached.description.clone(),
+                size: info.size,
+                created: now,
+                used: now,
+                uses: 1,
+            });
+        }
+        Ok(Made {
+            chain: info.chain_id,
+            diff: info.diff_id,
+            created: now,
+            cached: false,
+            lease,
+        })
+    }
+
+    async fn find(&self, state: &State, cached: &Cached) -> Result<Option<Made>> {
+        if cached.ignore {
+            return Ok(None);
+        }
+        let builder = &self.plan.builder;
+        let mut lease = builder.worker().store().lease();
+        let Some(record) = builder.cache().get(&cached.key, &mut lease) else {
+            return Ok(None);
+        };
+        let chain = on_top(state, &record.diff);
+        let found = |lease| Made {
+            chain: chain.clone(),
+            diff: record.diff.clone(),
+            created: record.created,
+            cached: true,
+            lease,
+        };
+        if chain == record.chain || lease.pin_layer(&chain) {
+            return Ok(Some(found(lease)));
+        }
+        if !cached.link {
+            return Ok(None);
+        }
+        // The same layer on another base.
+        let store = builder.worker().store().clone();
+        let (from, parent, diff) = (record.chain.clone(), state.top().cloned(), record.diff.clone());
+        let lease = blocking(move || {
+            let archive = store.layer_archive(&from)?;
+            store.put_layer(archive, parent.as_ref(), &diff, &Limits::default(), &mut lease)?;
+            Ok(lease)
+        })
+        .await?;
+        Ok(Some(found(lease)))
+    }
+
+    /// The layer in which a directory was made.
+    pub(super) async fn make_directory(
+        self: &Arc<Self>,
+        state: &mut State,
+        line: &mut Line,
+        vertex: Pending,
+        path: &str,
+    ) -> Result<i64> {
+        self.tell(vertex.started()).await;
+        let user = state.user().to_owned();
+        let cached = Cached {
+            key: key("workdir", &(state.top(), path, &user, self.epoch))?,
+            aliases: Vec::new(),
+            description: format!("WORKDIR {path}"),
+            link: false,
+            ignore: line.no_cache,
+        };
+        let (worker, layers) = (Arc::clone(self.plan.builder.worker()), state.chain.clone());
+        let (path, epoch) = (path.to_owned(), self.epoch);
+        let make = |workspace: Workspace| {
+            blocking(move || {
+                use std::os::fd::AsFd;
+                let root = worker.mount(&layers, workspace.writable())?;
+                let owner = match user.as_str() {
+                    "" => (0, 0),
+                    user => tree::accounts::owner(Some(root.as_fd()), user)?,
+                };
+                let making = tree::Making {
+                    mode: 0o755,
+                    owner: Some(owner),
+                    mtime: epoch,
+                };
+                tree::make_dirs(root.as_fd(), path.as_bytes(), &making)?;
+                drop(root);
+                Ok(workspace)
+            })
+        };
+        self.layer(state, line, vertex, cached, make).await
+    }
+}
+
+/// A digest of bytes, for keys.
+pub(super) fn digest(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
+}
+
+/// Bytes in hexadecimal.
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
