@@ -18,12 +18,6 @@ pub const MAX_SECRET: usize = 500 << 10;
 /// is abandoned: nothing of it may go on.
 #[async_trait]
 pub trait Session: Send + Sync {
-    /// What is the same for all builds of one directory of one client, and different for others (BuildKit's shared key,
-    /// the name of the directory in it): directories kept for clients are found again by it.
-    fn shared_key(&self, _directory: &str) -> String {
-        String::new()
-    }
-
     /// Makes a directory on this host equal to the wanted part of a directory of the client.
     ///
     /// The destination is private to the builder and kept between builds: it holds what the last call for the same

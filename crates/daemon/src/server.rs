@@ -56,7 +56,7 @@ pub struct State {
 impl State {
     /// The engine's builder.
     pub fn builder(&self) -> Result<Arc<Builder>, ApiError> {
-        Err(ApiError::not_implemented("this engine has no builder"))
+        Ok(Arc::clone(self.engine.builder()?))
     }
 
     /// Runs an operation to its end even when the client that asked for it goes away.

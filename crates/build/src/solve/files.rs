@@ -266,7 +266,7 @@ impl Opened {
     /// Brings a directory of the client here, or what of it changed.
     async fn synchronize(&self, name: &str, include: Vec<String>, exclude: Vec<String>) -> Result<Files> {
         self.cancelled.check()?;
-        let shared = self.session.shared_key(name);
+        let shared = self.session.shared_key();
         let id = digest(format!("{shared}\0{name}\0{include:?}").as_bytes());
         let (root, about) = (self.builder.cache().contexts(), format!("local source for {name}"));
         let (home, lock) = blocking(move || home(&root, &id[..32], &about)).await?;

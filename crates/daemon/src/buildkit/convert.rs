@@ -36,6 +36,8 @@ pub fn status_response(events: Vec<Event>) -> StatusResponse {
     let mut response = StatusResponse::default();
     for event in events {
         match event {
+            // For the classic builder, which counts them.
+            Event::Step(_) => {}
             Event::Vertex(vertex) => response.vertexes.push(Vertex {
                 digest: vertex.digest.to_string(),
                 inputs: vertex.inputs.iter().map(ToString::to_string).collect(),

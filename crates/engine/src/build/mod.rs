@@ -1,6 +1,7 @@
 //! The builder in the engine: what [`vessel_build`] needs of it, and its cache in `system df` and prune.
 
 mod mounts;
+mod progress;
 mod run;
 
 use std::collections::HashSet;
@@ -12,10 +13,11 @@ use vessel_build::worker::{
     Download, Downloaded, Exit, PushRequest, ResolveRequest, ResolvedImage, RunRequest, Worker, Writable,
 };
 use vessel_build::{Builder, BuilderConfig};
-use vessel_image::{ChainId, Digest, ImageConfig, LoadedImage, Platform, Reference};
+use vessel_image::registry::{Credentials, PullOptions, PushImage};
+use vessel_image::{ChainId, Compression, Digest, ImageConfig, LoadedImage, Platform, Reference};
 use vessel_runtime::shim::Overlay;
 
-use crate::images::{CHANGES, chain_id};
+use crate::images::{CHANGES, Progress, chain_id};
 use crate::oci_spec::user;
 use crate::paths::Paths;
 use crate::{Engine, Error, ErrorKind, Result, blocking};
@@ -86,8 +88,50 @@ impl EngineWorker {
             .ok_or_else(|| Error::system("the engine is ending"))
     }
 
+    /// An image: the one that is here, unless it is to be asked for or is for another platform; else the registry's.
     async fn find(&self, request: &ResolveRequest<'_>) -> Result<ResolvedImage> {
         let engine = self.engine()?;
+        if !request.pull {
+            match self.find_here(&engine, request).await {
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                found => return found,
+            }
+        }
+        let reference = Reference::parse(request.reference)?.with_default_tag();
+        let host = reference.domain().to_owned();
+        let given = request.session.credentials(&host).await.map_err(Error::from)?;
+        let credentials = given.map(credentials).unwrap_or_default();
+        let options = PullOptions {
+            platform: Some(request.platform.clone()),
+            trust: engine.config().trust.clone(),
+            ..PullOptions::default()
+        };
+        let (messages, receiver) = tokio::sync::mpsc::unbounded_channel();
+        let teller = tokio::spawn(progress::tell(receiver, request.progress.clone(), request.vertex.clone()));
+        let pulled = engine
+            .pull_content(&reference, &options, &credentials, &Progress::new(messages))
+            .await;
+        // It ends with the pull, which had the other end.
+        let _told = teller.await;
+        let pulled = pulled?;
+        let config = ImageConfig::parse(&pulled.raw_config)?;
+        let _change = CHANGES.lock().await;
+        engine
+            .record_pulled(&pulled, &reference.with_digest(pulled.digest.clone()))
+            .await?;
+        // A name means the image for this host.
+        if reference.digest().is_none() && Platform::host().accepts(request.platform) {
+            engine.name_image(&reference, &pulled.id.to_string()).await?;
+        }
+        Ok(ResolvedImage {
+            reference: reference.with_digest(pulled.digest.clone()).familiar(),
+            id: pulled.id,
+            config,
+            lease: Arc::new(pulled.lease),
+        })
+    }
+
+    async fn find_here(&self, engine: &Arc<Engine>, request: &ResolveRequest<'_>) -> Result<ResolvedImage> {
         let found = engine.find_image(request.reference)?;
         let id: Digest = found.id.parse()?;
         let (store, named, wanted) = (self.store.clone(), found.name, request.platform.clone());
@@ -224,9 +268,47 @@ impl Worker for EngineWorker {
     }
 
     async fn push(&self, request: PushRequest<'_>) -> vessel_build::Result<Digest> {
-        Err(vessel_build::Error::new(
-            vessel_build::ErrorKind::Unsupported,
-            format!("{} cannot be pushed: this engine has no registry client", request.reference),
-        ))
+        self.send(&request).await.map_err(to_build)
+    }
+}
+
+fn credentials(given: vessel_build::session::Credentials) -> Credentials {
+    Credentials {
+        username: given.username,
+        password: given.password,
+        identitytoken: given.identity_token.unwrap_or_default(),
+        registrytoken: given.registry_token.unwrap_or_default(),
+        ..Credentials::default()
+    }
+}
+
+impl EngineWorker {
+    /// Pushes an image whose layers are here.
+    async fn send(&self, request: &PushRequest<'_>) -> Result<Digest> {
+        let engine = self.engine()?;
+        let [config] = request.configs else {
+            return Err(Error::invalid(
+                "images of several platforms cannot be pushed under one name yet: push each under its own",
+            ));
+        };
+        if request.compression != Compression::Gzip || !request.annotations.is_empty() {
+            return Err(Error::invalid("pushed images have gzip layers and no annotations"));
+        }
+        let reference = Reference::parse(request.reference)?.with_default_tag();
+        let given = request.session.credentials(reference.domain()).await.map_err(Error::from)?;
+        let credentials = given.map(credentials).unwrap_or_default();
+        let parsed = ImageConfig::parse(config)?;
+        let image = PushImage {
+            manifest: None,
+            raw_config: config.clone(),
+            known: vec![Vec::new(); parsed.rootfs.diff_ids.len()],
+        };
+        let (progress, vertex) = (request.progress.clone(), request.vertex.clone());
+        let tell = move |event| progress::pushing(&progress, &vertex, event);
+        let pushed = engine
+            .registries()
+            .push(&self.store, &image, &reference, &credentials, tell)
+            .await?;
+        Ok(pushed.digest)
     }
 }

@@ -179,7 +179,7 @@ impl Engine {
     }
 
     /// Records a pulled image. Its lease may be dropped afterwards.
-    async fn record_pulled(&self, pulled: &PulledImage, digested: &Reference) -> Result<()> {
+    pub(crate) async fn record_pulled(&self, pulled: &PulledImage, digested: &Reference) -> Result<()> {
         let id = pulled.id.to_string();
         let before = self.image_record(&id).ok();
         let mut record = ImageRecord {
