@@ -2,12 +2,14 @@
 //! that nothing panics, that what is accepted survives a round trip, that nothing is written outside a root, and that
 //! a failed load leaves nothing behind.
 
+mod build;
 mod files;
 #[allow(dead_code, reason = "the command line's file, of which not everything is needed here")]
 #[path = "../../crates/cli/src/output/template.rs"]
 mod go_template;
 mod text;
 
+pub use build::{dockerfile, expand, ignore};
 pub use files::{journal, layer, load, logs, unpack, user};
 pub use text::{client, create, names, oci, ports, protocol, resolv, seccomp, template};
 
@@ -18,6 +20,9 @@ pub type Target = (&'static str, fn(&[u8]));
 pub const TARGETS: &[Target] = &[
     ("client", client),
     ("create", create),
+    ("dockerfile", dockerfile),
+    ("expand", expand),
+    ("ignore", ignore),
     ("journal", journal),
     ("layer", layer),
     ("load", load),

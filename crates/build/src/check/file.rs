@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::{Command, Linter, all, platform, rules};
-use crate::dockerfile::{Globals, Span, suggest};
+use super::{Command, Linter, all, rules};
+use crate::dockerfile::{Globals, Span, platform as platforms, suggest};
 
 /// Upper or lower case throughout.
 fn is_consistent(word: &str) -> bool {
@@ -233,7 +233,7 @@ impl Linter<'_> {
             let name = stage.name.as_deref().unwrap_or_default();
             if expanded.used.is_empty()
                 && expanded.undefined.is_empty()
-                && let Some((system, architecture)) = platform::parse(&expanded.text)
+                && let Some((system, architecture)) = platforms::parse(&expanded.text)
                 && !name.contains(&system)
                 && !name.contains(&architecture)
             {

@@ -6,7 +6,6 @@
 
 mod config;
 mod file;
-mod platform;
 pub mod rules;
 mod stages;
 

@@ -189,6 +189,9 @@ impl Linter<'_> {
             }
             Command::Healthcheck(_) => self.once(last.healthcheck.replace(instruction), keyword),
             Command::Shell(_) => state.shell = true,
+            Command::Volume(volumes) if volumes.iter().any(String::is_empty) => {
+                return Err(wrong("VOLUME specified can not be an empty string".to_owned()));
+            }
             Command::Workdir(path) => {
                 if !state.workdir && !path.starts_with('/') {
                     let message = format!(

@@ -6,7 +6,7 @@
 
 use super::ast::{Command, Dockerfile, Instruction, Stage};
 use super::vars::Globals;
-use super::{Diagnostic, parse_trigger, suggest};
+use super::{Diagnostic, parse_trigger, platform as platforms, suggest};
 
 /// What a stage builds on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -193,6 +193,10 @@ impl Dockerfile {
                 let message = format!("empty platform value from expression {word}");
                 return Err(wrong(suggest::with(message, suggestion), word));
             }
+            if platforms::parse(&expanded.text).is_none() {
+                let message = format!("failed to parse platform {word}: {:?} is not one", expanded.text);
+                return Err(wrong(message, word).help("Write SYSTEM/ARCHITECTURE, such as linux/arm64."));
+            }
             platform = Some(expanded.text);
         }
         let context = stage
@@ -213,6 +217,14 @@ impl Dockerfile {
             Base::Stage(earlier.index)
         } else if base.text == "scratch" {
             Base::Scratch
+        } else if !is_context(&base.text)
+            && let Err(error) = vessel_image::Reference::parse(&base.text)
+        {
+            let message = format!(
+                "failed to parse stage name {:?}: invalid reference format",
+                base.text
+            );
+            return Err(wrong(message, &stage.base).help(error.to_string()));
         } else {
             Base::Image(base.text)
         };

@@ -20,6 +20,7 @@ mod json;
 mod mount;
 mod node;
 mod pattern;
+pub(crate) mod platform;
 mod source;
 pub(crate) mod suggest;
 #[cfg(test)]

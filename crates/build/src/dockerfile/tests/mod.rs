@@ -1,7 +1,10 @@
 //! Tests of the language.
 
+mod expand;
+mod golden;
 mod graph;
 mod parse;
+mod property;
 
 use super::*;
 

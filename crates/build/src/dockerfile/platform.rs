@@ -1,4 +1,4 @@
-//! Platforms as `FROM --platform` writes them, as far as a check needs: the system and the architecture.
+//! Platforms as `FROM --platform` writes them: `linux/amd64`, `linux`, `arm64`, `linux/arm/v7`.
 
 const SYSTEMS: [&str; 17] = [
     "aix",
@@ -64,7 +64,7 @@ fn architecture(name: &str) -> &str {
 }
 
 /// The system and the architecture of a platform, normalized; none if it is not one.
-pub(super) fn parse(text: &str) -> Option<(String, String)> {
+pub(crate) fn parse(text: &str) -> Option<(String, String)> {
     let text = text.to_lowercase();
     let part = |part: &str| {
         !part.is_empty()
