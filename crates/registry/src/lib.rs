@@ -16,6 +16,7 @@ mod manifest;
 mod metrics;
 mod name;
 mod page;
+mod proxy;
 mod registry;
 mod route;
 mod server;
@@ -27,6 +28,7 @@ pub use control::collect_running;
 pub use error::{Code, Error, Result};
 pub use http::tls::TlsFiles;
 pub use name::Repository;
+pub use proxy::{ProxyOptions, UpstreamOptions};
 pub use registry::{Registry, Settings};
 pub use server::{Config, Server, end_of_process, runtime};
 pub use storage::{CollectOptions, Collected, OpenError, Quota, Storage, StorageOptions};
@@ -39,5 +41,6 @@ pub mod parse {
     pub use crate::http::fields::{Range, content_range, none_match, range};
     pub use crate::http::query;
     pub use crate::manifest::Manifest;
+    pub use crate::proxy::parse_challenge as challenge;
     pub use crate::route::Route;
 }

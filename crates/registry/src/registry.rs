@@ -15,6 +15,7 @@ use crate::http::{Body, Request, Response, query};
 use crate::metrics::{Gauges, Metrics};
 use crate::name::Repository;
 use crate::page;
+use crate::proxy::Proxy;
 use crate::route::{Kind, Route};
 use crate::storage::Storage;
 
@@ -53,8 +54,9 @@ impl Default for Settings {
 pub struct Registry {
     storage: Storage,
     auth: Option<Auth>,
+    proxy: Option<Arc<Proxy>>,
     settings: Settings,
-    metrics: Metrics,
+    metrics: Arc<Metrics>,
 }
 
 /// Why somebody may not.
@@ -66,12 +68,18 @@ enum Refusal {
 }
 
 impl Registry {
-    pub(crate) fn new(storage: Storage, auth: Option<Auth>, settings: Settings) -> Self {
+    pub(crate) fn new(
+        storage: Storage,
+        auth: Option<Auth>,
+        proxy: Option<Proxy>,
+        settings: Settings,
+    ) -> Self {
         Self {
             storage,
             auth,
+            proxy: proxy.map(Arc::new),
             settings,
-            metrics: Metrics::default(),
+            metrics: Arc::default(),
         }
     }
 
@@ -183,6 +191,28 @@ impl Registry {
             ));
         }
         let storage = &self.storage;
+        if let Some(proxy) = &self.proxy {
+            let (method, headers) = (request.method(), request.headers());
+            match &route {
+                Route::Manifest(name, which) if reading => {
+                    proxy.ensure_manifest(&self.metrics, name, which).await?
+                }
+                Route::Blob(name, digest) if reading => {
+                    if let Some(response) = proxy.blob(&self.metrics, method, headers, name, digest).await? {
+                        return Ok(response);
+                    }
+                }
+                Route::Tags(name) if reading => return proxy.tags(name, request.uri().query()).await,
+                Route::Referrers(name, digest) if reading => {
+                    return proxy.referrers(name, digest, request.uri().query()).await;
+                }
+                _ if action == Action::Push => {
+                    let why = format!("this registry is a cache of {}; push there", proxy.host());
+                    return Err(Error::new(Code::Unsupported, why));
+                }
+                _ => {}
+            }
+        }
         let wrong = || {
             Err(Error::new(
                 Code::Unsupported,

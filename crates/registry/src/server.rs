@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::http::receive::blocking;
 use crate::http::server::{Listener, run};
 use crate::http::tls::{Tls, TlsFiles};
+use crate::proxy::{Proxy, ProxyOptions};
 use crate::registry::{Registry, Settings};
 use crate::storage::{CollectOptions, OpenError, Storage, StorageOptions};
 
@@ -36,6 +37,8 @@ pub struct Config {
     pub tls: Option<TlsFiles>,
     /// Users and rights.
     pub auth: AuthOptions,
+    /// The registry behind this one, whose cache it then is.
+    pub proxy: Option<ProxyOptions>,
     /// How it behaves.
     pub settings: Settings,
     /// Collect garbage so often.
@@ -95,6 +98,10 @@ impl Server {
         let root = config.root.clone();
         let storage = Storage::open(&root, config.storage)?;
         let auth = Auth::open(&config.auth, &root)?;
+        let proxy = config
+            .proxy
+            .map(|options| Proxy::new(&options, storage.clone()))
+            .transpose()?;
         let tls = config.tls.map(Tls::open).transpose()?.map(Arc::new);
         let mut listeners = Vec::new();
         let metrics = config.metrics_listen.map(|address| (address, true));
@@ -115,7 +122,7 @@ impl Server {
         }
         let control = Control::open(&root)?;
         Ok(Self {
-            registry: Arc::new(Registry::new(storage, auth, config.settings)),
+            registry: Arc::new(Registry::new(storage, auth, proxy, config.settings)),
             listeners,
             control,
             collect: config.collect,

@@ -231,9 +231,13 @@ fn in_directory(directory: &Path, act: impl Fn() -> io::Result<()>) -> io::Resul
     let mut tries = 0;
     loop {
         match act() {
-            Err(e) if e.kind() == io::ErrorKind::NotFound && tries < 16 => {
+            Err(e) if e.kind() == io::ErrorKind::NotFound && tries < 100 => {
                 tries += 1;
-                make_durable(directory)?;
+                match make_durable(directory) {
+                    // A parent, too, may be removed in the same moment.
+                    Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+                    _ => {}
+                }
             }
             result => return result,
         }

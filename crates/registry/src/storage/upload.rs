@@ -276,6 +276,11 @@ impl Upload {
         self.size
     }
 
+    /// A second handle, to read what was stored, also after the end.
+    pub fn reader(&self) -> Result<File> {
+        File::open(&self.path).map_err(|e| Error::io(format!("cannot open {}", self.path.display()), e))
+    }
+
     /// Appends.
     pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
         let length = bytes.len() as u64;

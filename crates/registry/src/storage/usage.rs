@@ -82,6 +82,19 @@ impl Usage {
             .collect()
     }
 
+    /// Whether a repository may have more.
+    pub fn has_room(&self, name: &Repository, bytes: u64) -> bool {
+        let state = self.state();
+        self.quotas.iter().zip(&state.used).all(|(quota, used)| {
+            let used = if quota.prefix.is_empty() {
+                state.disk
+            } else {
+                *used
+            };
+            !quota.covers(name) && !quota.prefix.is_empty() || used.saturating_add(bytes) <= quota.limit
+        })
+    }
+
     /// A repository is about to have more.
     pub(super) fn charge(&self, name: &Repository, bytes: u64) -> Result<()> {
         let mut state = self.state();

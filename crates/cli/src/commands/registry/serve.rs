@@ -1,12 +1,13 @@
 //! `vessel registry serve`
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
 use vessel_registry::{
-    AuthOptions, CollectOptions, Config, ExternalIssuer, Quota, Server, Settings, StorageOptions, TlsFiles,
+    AuthOptions, CollectOptions, Config, ExternalIssuer, ProxyOptions, Quota, Server, Settings,
+    StorageOptions, TlsFiles, UpstreamOptions,
 };
 
 use super::{bytes, default_root, duration};
@@ -56,6 +57,24 @@ pub struct Args {
     /// URL by which clients reach this registry, if not the one they say
     #[arg(long, value_name = "url")]
     public_url: Option<String>,
+    /// Be a cache of the registry at this URL
+    #[arg(long, value_name = "url")]
+    proxy: Option<String>,
+    /// User at that registry
+    #[arg(long, value_name = "string", requires = "proxy_password_file")]
+    proxy_user: Option<String>,
+    /// File with the password
+    #[arg(long, value_name = "file", requires = "proxy_user")]
+    proxy_password_file: Option<PathBuf>,
+    /// Certificate (PEM) to trust for that registry, beside those of the system
+    #[arg(long, value_name = "file", requires = "proxy")]
+    proxy_ca: Option<PathBuf>,
+    /// How long a tag of that registry is believed
+    #[arg(long, value_name = "time", default_value = "5m", value_parser = duration)]
+    proxy_ttl: Duration,
+    /// Proxy on the way to that registry
+    #[arg(long, value_name = "url", requires = "proxy")]
+    http_proxy: Option<String>,
     /// Limit of space: SIZE for all, PREFIX=SIZE for the repositories below a name
     #[arg(long, value_name = "[PREFIX=]SIZE", value_parser = quota)]
     quota: Vec<Quota>,
@@ -142,6 +161,25 @@ impl Args {
             (Some(certificate), Some(key)) => Some(TlsFiles { certificate, key }),
             _ => None,
         };
+        let proxy = match self.proxy {
+            None => None,
+            Some(url) => Some(ProxyOptions {
+                upstream: UpstreamOptions {
+                    url,
+                    credentials: match (self.proxy_user, self.proxy_password_file) {
+                        (Some(user), Some(file)) => {
+                            let password = String::from_utf8(read(&file)?)
+                                .map_err(|_| Failure::new(format!("{} is not text", file.display())))?;
+                            Some((user, password.trim_end_matches(['\r', '\n']).to_owned()))
+                        }
+                        _ => None,
+                    },
+                    ca: self.proxy_ca.as_deref().map(read).transpose()?,
+                    http_proxy: self.http_proxy,
+                },
+                ttl: self.proxy_ttl,
+            }),
+        };
         let collect = CollectOptions {
             grace: self.gc_grace,
             untagged: self.gc_untagged,
@@ -164,6 +202,7 @@ impl Args {
                 basic: self.basic,
                 external,
             },
+            proxy,
             settings: Settings {
                 read_only: self.read_only,
                 delete: !self.no_delete,
@@ -177,6 +216,11 @@ impl Args {
             max_connections: self.max_connections.max(1),
         })
     }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    std::fs::read(path)
+        .map_err(|error| Failure::new(format!("cannot read {}: {}", path.display(), words(&error))))
 }
 
 fn quota(text: &str) -> std::result::Result<Quota, String> {

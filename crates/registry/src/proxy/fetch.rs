@@ -1,0 +1,317 @@
+//! One blob on its way from the other registry: stored once, read by everybody who asked for it meanwhile.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use hyper::Method;
+use hyper::header;
+use tokio::sync::{Semaphore, mpsc, watch};
+use vessel_image::Digest;
+
+use super::Proxy;
+use crate::api::field;
+use crate::error::{Code, Error, Result};
+use crate::http::receive::blocking;
+use crate::name::Repository;
+use crate::storage::Upload;
+
+/// Blobs on their way at once.
+const AT_ONCE: usize = 64;
+/// What is written or read at once.
+const BATCH: usize = 256 << 10;
+
+/// How far it is.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Progress {
+    /// So many bytes are stored.
+    Stored(u64),
+    /// All of it, with the right digest.
+    Complete(u64),
+    /// It broke off.
+    Failed(String),
+}
+
+/// All blobs on their way.
+#[derive(Debug)]
+pub(super) struct Fetches {
+    running: Arc<Mutex<HashMap<(Repository, Digest), Fetched>>>,
+    room: Arc<Semaphore>,
+}
+
+impl Default for Fetches {
+    fn default() -> Self {
+        Self {
+            running: Arc::default(),
+            room: Arc::new(Semaphore::new(AT_ONCE)),
+        }
+    }
+}
+
+/// A blob on its way, as who asked for it sees it.
+#[derive(Debug, Clone)]
+pub(super) enum Fetched {
+    /// It is stored.
+    Stored {
+        file: Arc<File>,
+        length: Option<u64>,
+        progress: watch::Receiver<Progress>,
+    },
+    /// There is no room for it: it is only passed on.
+    Passed {
+        pieces: Arc<Mutex<Option<mpsc::Receiver<io::Result<Bytes>>>>>,
+        length: Option<u64>,
+    },
+}
+
+impl Proxy {
+    /// Begins to fetch a blob, or joins who does.
+    pub(super) async fn fetch(self: &Arc<Self>, name: &Repository, digest: &Digest) -> Result<Fetched> {
+        let key = (name.clone(), digest.clone());
+        let turn = self.turn(name, &digest.to_string());
+        let _turn = turn.lock().await;
+        if let Some(running) = self.running().get(&key) {
+            return Ok(running.clone());
+        }
+        // Who was waiting for this turn may find it stored by now.
+        if let Ok(content) = self.storage.blob(name, digest) {
+            let (_, progress) = watch::channel(Progress::Complete(content.size));
+            return Ok(Fetched::Stored {
+                file: Arc::new(content.file),
+                length: Some(content.size),
+                progress,
+            });
+        }
+        let room = Arc::clone(&self.fetches.room);
+        let place = room
+            .acquire_owned()
+            .await
+            .map_err(|_| Error::new(Code::Unavailable, "the registry ends"))?;
+        let response = self
+            .upstream
+            .ask(Method::GET, name, &format!("blobs/{digest}"))
+            .await?;
+        self.check(response.status(), Code::BlobUnknown, || {
+            format!("{name} has no blob {digest}")
+        })?;
+        let length =
+            field(response.headers(), header::CONTENT_LENGTH).and_then(|length| length.parse::<u64>().ok());
+        if !self.storage.usage().has_room(name, length.unwrap_or(0)) {
+            let (send, receive) = mpsc::channel(2);
+            let upstream = Arc::clone(&self.upstream);
+            tokio::spawn(async move {
+                let _place = place;
+                let mut response = response;
+                loop {
+                    let piece = match response.chunk().await {
+                        Ok(Some(piece)) => Ok(piece),
+                        Ok(None) => return,
+                        Err(error) => Err(io::Error::other(upstream.unavailable(&error))),
+                    };
+                    let failed = piece.is_err();
+                    if send.send(piece).await.is_err() || failed {
+                        return;
+                    }
+                }
+            });
+            return Ok(Fetched::Passed {
+                pieces: Arc::new(Mutex::new(Some(receive))),
+                length,
+            });
+        }
+        let (storage, to, algorithm) = (self.storage.clone(), name.clone(), digest.algorithm());
+        let (upload, file) = blocking(move || {
+            let upload = storage.begin_upload(&to, algorithm)?;
+            let file = upload.reader()?;
+            Ok((upload, file))
+        })
+        .await?;
+        let (tell, progress) = watch::channel(Progress::Stored(0));
+        let fetched = Fetched::Stored {
+            file: Arc::new(file),
+            length,
+            progress,
+        };
+        self.running().insert(key.clone(), fetched.clone());
+        let proxy = Arc::clone(self);
+        tokio::spawn(async move {
+            let _place = place;
+            let digest = key.1.clone();
+            let end = match proxy.store(response, upload, length, &digest, &tell).await {
+                Ok(size) => Progress::Complete(size),
+                Err(error) => {
+                    tracing::warn!(%error, name = %key.0, %digest, "a blob cannot be fetched");
+                    Progress::Failed(error.to_string())
+                }
+            };
+            proxy.running().remove(&key);
+            tell.send_replace(end);
+        });
+        Ok(fetched)
+    }
+
+    fn running(&self) -> std::sync::MutexGuard<'_, HashMap<(Repository, Digest), Fetched>> {
+        self.fetches
+            .running
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn store(
+        &self,
+        response: reqwest::Response,
+        upload: Upload,
+        length: Option<u64>,
+        digest: &Digest,
+        tell: &watch::Sender<Progress>,
+    ) -> Result<u64> {
+        let mut upload = Some(upload);
+        let stored = self.receive(response, &mut upload, length, tell).await;
+        let Some(upload) = upload else {
+            return stored.map(|()| 0);
+        };
+        let wanted = digest.clone();
+        match stored {
+            Ok(()) => blocking(move || upload.commit(&wanted)).await,
+            Err(error) => {
+                // A cache does not resume: who asks next begins anew.
+                let _ = blocking(move || upload.cancel()).await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn receive(
+        &self,
+        mut response: reqwest::Response,
+        upload: &mut Option<Upload>,
+        length: Option<u64>,
+        tell: &watch::Sender<Progress>,
+    ) -> Result<()> {
+        let ended = || Error::new(Code::Unknown, "a thread that stores a blob ended abnormally");
+        loop {
+            let mut batch = Vec::new();
+            let mut size = 0;
+            let mut last = false;
+            while size < BATCH && !last {
+                match response
+                    .chunk()
+                    .await
+                    .map_err(|e| self.upstream.unavailable(&e))?
+                {
+                    Some(piece) => {
+                        size += piece.len();
+                        batch.push(piece);
+                    }
+                    None => last = true,
+                }
+            }
+            let mut taken = upload.take().ok_or_else(ended)?;
+            let (taken, written) = tokio::task::spawn_blocking(move || {
+                let written = batch.iter().try_for_each(|piece| taken.write(piece));
+                (taken, written)
+            })
+            .await
+            .map_err(|_| ended())?;
+            let stored = taken.size();
+            *upload = Some(taken);
+            written?;
+            if length.is_some_and(|length| stored > length) {
+                return Err(Error::new(
+                    Code::Unavailable,
+                    format!(
+                        "the registry {} behind this one sends more than it said",
+                        self.host()
+                    ),
+                ));
+            }
+            tell.send_replace(Progress::Stored(stored));
+            if last {
+                return Ok(());
+            }
+        }
+    }
+}
+
+impl Fetched {
+    /// Its size, if the other registry said.
+    pub(super) fn length(&self) -> Option<u64> {
+        match self {
+            Self::Stored { length, .. } | Self::Passed { length, .. } => *length,
+        }
+    }
+
+    /// Waits until it is here.
+    pub(super) async fn complete(&self) -> Result<()> {
+        let Self::Stored { progress, .. } = self else {
+            return Err(Error::new(
+                Code::Denied,
+                "the quota has no room for this blob, and without storing it no part of it can be served",
+            ));
+        };
+        let mut progress = progress.clone();
+        let end = progress
+            .wait_for(|progress| !matches!(progress, Progress::Stored(_)))
+            .await
+            .map(|end| end.clone());
+        match end {
+            Ok(Progress::Complete(_)) => Ok(()),
+            Ok(Progress::Failed(why)) => Err(Error::new(Code::Unavailable, why)),
+            _ => Err(Error::new(Code::Unavailable, "the blob's way here broke off")),
+        }
+    }
+
+    /// Its bytes, as they come.
+    pub(super) fn follow(self) -> mpsc::Receiver<io::Result<Bytes>> {
+        let (send, receive) = mpsc::channel(2);
+        let (file, mut progress) = match self {
+            Self::Passed { pieces, .. } => {
+                let pieces = pieces.lock().unwrap_or_else(PoisonError::into_inner).take();
+                return pieces.unwrap_or(receive);
+            }
+            Self::Stored { file, progress, .. } => (file, progress),
+        };
+        tokio::spawn(async move {
+            let mut at = 0;
+            loop {
+                let now = progress.borrow_and_update().clone();
+                let (end, complete) = match now {
+                    // Who has all bytes believes that all is well: the last one waits for the digest.
+                    Progress::Stored(stored) => (stored.saturating_sub(1), false),
+                    Progress::Complete(size) => (size, true),
+                    Progress::Failed(why) => {
+                        let _ = send.send(Err(io::Error::other(why))).await;
+                        return;
+                    }
+                };
+                while at < end {
+                    let length = usize::try_from(end - at).unwrap_or(BATCH).min(BATCH);
+                    let file = Arc::clone(&file);
+                    let read = tokio::task::spawn_blocking(move || {
+                        let mut piece = vec![0; length];
+                        file.read_exact_at(&mut piece, at).map(|()| Bytes::from(piece))
+                    });
+                    let piece = read.await.unwrap_or_else(|error| Err(io::Error::other(error)));
+                    let failed = piece.is_err();
+                    if send.send(piece).await.is_err() || failed {
+                        return;
+                    }
+                    at += length as u64;
+                }
+                if complete {
+                    return;
+                }
+                if progress.changed().await.is_err() {
+                    let _ = send
+                        .send(Err(io::Error::other("the blob's way here broke off")))
+                        .await;
+                    return;
+                }
+            }
+        });
+        receive
+    }
+}

@@ -1,0 +1,157 @@
+//! Garbage collection, also while pushes go on.
+
+mod common;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use common::{OCI_MANIFEST, image, start};
+use reqwest::{Method, StatusCode};
+use vessel_image::Digest;
+use vessel_registry::{CollectOptions, Collected, collect_running};
+
+fn options(untagged: bool) -> CollectOptions {
+    CollectOptions {
+        grace: Duration::ZERO,
+        untagged,
+        dry_run: false,
+    }
+}
+
+async fn collect(registry: &common::Registry, options: CollectOptions) -> Collected {
+    let root = registry.root.clone();
+    tokio::task::spawn_blocking(move || collect_running(&root, &options).unwrap().unwrap())
+        .await
+        .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_needs_goes_and_all_else_stays() {
+    let registry = start().await;
+    let (kept, layer) = registry.push_image("a", "t", b"kept").await;
+    let (gone, gone_layer) = registry.push_image("a", "old", b"gone").await;
+    registry.push_blob("a", b"loose").await;
+    registry.push_blob("empty", b"loose").await;
+    // What says something about a manifest that is kept is kept, though it has no tag.
+    let config = registry.push_blob("a", b"{}").await;
+    let more = format!(r#","subject":{{"mediaType":"{OCI_MANIFEST}","digest":"{kept}","size":1}}"#);
+    let raw = image(&config, &layer, 4, &more);
+    let signature = Digest::sha256(raw.as_bytes());
+    registry
+        .put_manifest("a", &signature.to_string(), OCI_MANIFEST, &raw)
+        .await;
+    registry.delete("/v2/a/manifests/old").await;
+
+    let young = CollectOptions {
+        grace: Duration::from_secs(3600),
+        ..options(true)
+    };
+    assert_eq!(collect(&registry, young).await, Collected::default());
+    let dry = CollectOptions {
+        dry_run: true,
+        ..options(false)
+    };
+    assert_eq!(collect(&registry, dry).await.blobs, 2);
+    let first = collect(&registry, options(false)).await;
+    assert_eq!(
+        (first.manifests, first.blobs, first.contents, first.bytes),
+        (0, 2, 1, 5)
+    );
+    assert_eq!(
+        registry.get(&format!("/v2/a/manifests/{gone}")).await.status(),
+        StatusCode::OK
+    );
+    let second = collect(&registry, options(true)).await;
+    assert_eq!((second.manifests, second.blobs, second.contents), (1, 1, 2));
+    assert_eq!(
+        registry.get(&format!("/v2/a/blobs/{gone_layer}")).await.status(),
+        StatusCode::NOT_FOUND
+    );
+    for path in [
+        format!("manifests/{signature}"),
+        "manifests/t".into(),
+        format!("blobs/{layer}"),
+    ] {
+        assert_eq!(
+            registry.get(&format!("/v2/a/{path}")).await.status(),
+            StatusCode::OK,
+            "{path}"
+        );
+    }
+    assert_eq!(
+        registry.get("/v2/_catalog").await.text().await.unwrap(),
+        r#"{"repositories":["a"]}"#
+    );
+    assert_eq!(collect(&registry, options(true)).await, Collected::default());
+}
+
+/// Pushes and collections without any grace at the same time: a push may fail and be told so, but what was
+/// acknowledged is whole.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn collecting_while_pushing_loses_nothing_acknowledged() {
+    let registry = Arc::new(start().await);
+    let done = Arc::new(AtomicBool::new(false));
+    let collector = {
+        let (registry, done) = (Arc::clone(&registry), Arc::clone(&done));
+        tokio::spawn(async move {
+            let mut runs = 0;
+            while !done.load(Ordering::Relaxed) {
+                collect(&registry, options(true)).await;
+                runs += 1;
+            }
+            runs
+        })
+    };
+    let mut pushers = Vec::new();
+    for pusher in 0..4u8 {
+        let registry = Arc::clone(&registry);
+        pushers.push(tokio::spawn(async move {
+            let name = format!("r{}", pusher % 2);
+            let mut acknowledged = Vec::new();
+            for n in 0..60u8 {
+                // Few layers, so that pushers use and lose each other's.
+                let layer = vec![n % 5; 100];
+                let layer = registry.push_blob(&name, &layer).await;
+                let config = registry
+                    .push_blob(&name, format!("{{\"n\":\"{pusher} {n}\"}}").as_bytes())
+                    .await;
+                let raw = image(&config, &layer, 100, "");
+                let tag = format!("p{pusher}-{n}");
+                let response = registry.put_manifest(&name, &tag, OCI_MANIFEST, &raw).await;
+                match response.status() {
+                    StatusCode::CREATED => acknowledged.push((name.clone(), tag, config, layer)),
+                    status => assert_eq!(status, StatusCode::BAD_REQUEST),
+                }
+            }
+            acknowledged
+        }));
+    }
+    let mut acknowledged = Vec::new();
+    for pusher in pushers {
+        acknowledged.extend(pusher.await.unwrap());
+    }
+    done.store(true, Ordering::Relaxed);
+    assert!(collector.await.unwrap() > 1);
+    collect(&registry, options(true)).await;
+    assert!(
+        acknowledged.len() > 20,
+        "{} pushes of 240 went through",
+        acknowledged.len()
+    );
+    for (name, tag, config, layer) in acknowledged {
+        for path in [
+            format!("manifests/{tag}"),
+            format!("blobs/{config}"),
+            format!("blobs/{layer}"),
+        ] {
+            let status = registry
+                .request(Method::GET, &format!("/v2/{name}/{path}"))
+                .send()
+                .await
+                .unwrap()
+                .status();
+            assert_eq!(status, StatusCode::OK, "{name} {path}");
+        }
+    }
+}

@@ -1,0 +1,273 @@
+//! A registry that is the cache of another.
+
+mod common;
+
+use std::time::Duration;
+
+use common::{OCI_MANIFEST, Registry, header, start, start_with};
+use reqwest::{Method, StatusCode};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use vessel_image::Digest;
+use vessel_registry::{AuthOptions, ProxyOptions, UpstreamOptions};
+
+async fn cache_of(url: String, credentials: Option<(String, String)>, ttl: Duration) -> Registry {
+    start_with(|config| {
+        config.proxy = Some(ProxyOptions {
+            upstream: UpstreamOptions {
+                url,
+                credentials,
+                ca: None,
+                http_proxy: None,
+            },
+            ttl,
+        });
+    })
+    .await
+}
+
+async fn metric(registry: &Registry, name: &str) -> u64 {
+    let text = registry.get("/metrics").await.text().await.unwrap();
+    text.lines()
+        .filter(|line| line.starts_with(name))
+        .filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok())
+        .sum()
+}
+
+const BLOBS_SERVED: &str = "vessel_registry_requests_total{kind=\"blob\",status=\"2xx\"}";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fetched_once_and_served_from_then_on() {
+    let mut upstream = start().await;
+    let bytes: Vec<u8> = (0..3_000_001u32).map(|n| (n ^ n >> 9) as u8).collect();
+    let (manifest, layer) = upstream.push_image("lib/app", "v1", &bytes).await;
+    let cache = cache_of(upstream.url(""), None, Duration::from_secs(3600)).await;
+    let path = format!("/v2/lib/app/blobs/{layer}");
+    let before = metric(&upstream, BLOBS_SERVED).await;
+    let all = futures_util::future::join_all(
+        (0..8).map(|_| async { cache.get(&path).await.bytes().await.unwrap() }),
+    )
+    .await;
+    assert!(all.iter().all(|got| *got == bytes));
+    assert_eq!(
+        metric(&upstream, BLOBS_SERVED).await - before,
+        1,
+        "eight clients, one fetch"
+    );
+    let response = cache.get("/v2/lib/app/manifests/v1").await;
+    assert_eq!(header(&response, "docker-content-digest"), manifest.to_string());
+    assert_eq!(
+        cache.get("/v2/lib/app/tags/list").await.text().await.unwrap(),
+        r#"{"name":"lib/app","tags":["v1"]}"#
+    );
+    let response = cache
+        .request(Method::GET, &path)
+        .header("range", "bytes=7-9")
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(response.bytes().await.unwrap(), bytes[7..10]);
+    assert_eq!(
+        cache.get("/v2/lib/app/manifests/none").await.status(),
+        StatusCode::NOT_FOUND
+    );
+    let put = cache.put_manifest("lib/app", "v2", OCI_MANIFEST, "{}").await;
+    assert_eq!(put.status(), StatusCode::METHOD_NOT_ALLOWED);
+    // All of it is here, whatever becomes of the other.
+    upstream.stop().await;
+    assert!(cache.get(&path).await.bytes().await.unwrap() == bytes);
+    assert_eq!(
+        cache.get("/v2/lib/app/manifests/v1").await.status(),
+        StatusCode::OK
+    );
+    assert_eq!(
+        cache.get("/v2/lib/app/manifests/v9").await.status(),
+        StatusCode::BAD_GATEWAY
+    );
+    assert!(
+        cache
+            .get("/v2/lib/app/tags/list")
+            .await
+            .text()
+            .await
+            .unwrap()
+            .contains("v1")
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tags_move_and_old_ones_are_better_than_none() {
+    let mut upstream = start().await;
+    let (first, _) = upstream.push_image("a", "t", b"one").await;
+    let cache = cache_of(upstream.url(""), None, Duration::from_millis(1)).await;
+    let digest = async || header(&cache.get("/v2/a/manifests/t").await, "docker-content-digest").to_owned();
+    assert_eq!(digest().await, first.to_string());
+    let (second, _) = upstream.push_image("a", "t", b"two").await;
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    assert_eq!(digest().await, second.to_string());
+    upstream.stop().await;
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    assert_eq!(digest().await, second.to_string());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn credentials_are_used_by_token_and_by_password() {
+    let directory = tempfile::tempdir().unwrap();
+    let htpasswd = directory.path().join("htpasswd");
+    std::fs::write(
+        &htpasswd,
+        format!("ann:{}\n", vessel_registry::hash_password("secret").unwrap()),
+    )
+    .unwrap();
+    for basic in [false, true] {
+        let upstream = start_with(|config| {
+            config.auth = AuthOptions {
+                htpasswd: Some(htpasswd.clone()),
+                basic,
+                ..AuthOptions::default()
+            };
+        })
+        .await;
+        let url = format!("/v2/a/blobs/uploads/?digest={}", Digest::sha256(b"x"));
+        let pushed = upstream
+            .request(Method::POST, &url)
+            .basic_auth("ann", Some("secret"))
+            .body("x")
+            .send()
+            .await
+            .unwrap();
+        assert_eq!(pushed.status(), StatusCode::CREATED);
+        let path = format!("/v2/a/blobs/{}", Digest::sha256(b"x"));
+        let good = cache_of(
+            upstream.url(""),
+            Some(("ann".into(), "secret".into())),
+            Duration::ZERO,
+        )
+        .await;
+        assert_eq!(good.get(&path).await.text().await.unwrap(), "x");
+        let none = cache_of(upstream.url(""), None, Duration::ZERO).await;
+        assert_eq!(
+            none.get(&path).await.status(),
+            StatusCode::NOT_FOUND,
+            "private there, unknown here"
+        );
+    }
+}
+
+/// A server that answers every request with these bytes and closes.
+async fn liar(answer: impl Fn(&str) -> Vec<u8> + Send + Sync + 'static) -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = vec![0; 8192];
+            let n = stream.read(&mut request).await.unwrap();
+            let answer = answer(&String::from_utf8_lossy(&request[..n]));
+            let _ = stream.write_all(&answer).await;
+            let _ = stream.shutdown().await;
+        }
+    });
+    format!("http://{address}")
+}
+
+fn http(status: &str, more: &str, body: &[u8]) -> Vec<u8> {
+    let mut answer = format!("HTTP/1.1 {status}\r\nconnection: close\r\n{more}\r\n").into_bytes();
+    answer.extend_from_slice(body);
+    answer
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lies_are_not_stored() {
+    let digest = Digest::sha256(b"the truth");
+    for (what, answer) in [
+        (
+            "other bytes",
+            http("200 OK", "content-length: 9\r\n", b"the lie!!"),
+        ),
+        ("too few", http("200 OK", "content-length: 9\r\n", b"the")),
+        ("without length", http("200 OK", "", b"something")),
+        (
+            "an error",
+            http("500 Internal Server Error", "content-length: 0\r\n", b""),
+        ),
+        (
+            "a manifest that is none",
+            http("200 OK", "content-length: 2\r\n", b"{}"),
+        ),
+    ] {
+        let url = liar(move |_| answer.clone()).await;
+        let cache = cache_of(url, None, Duration::ZERO).await;
+        let path = format!("/v2/a/blobs/{digest}");
+        if let Ok(response) = cache.request(Method::GET, &path).send().await {
+            let ok = response.status() == StatusCode::OK;
+            assert!(
+                !ok || response.bytes().await.is_err(),
+                "{what}: the whole answer arrived"
+            );
+        }
+        let manifest = cache.get(&format!("/v2/a/manifests/{digest}")).await;
+        assert!(!manifest.status().is_success(), "{what}");
+        for _ in 0..50 {
+            if !cache.root.join("uploads/a").exists() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert!(
+            !cache.root.join("uploads/a").exists(),
+            "{what}: an upload was left"
+        );
+        let stored = format!("repositories/a/blobs/{digest}");
+        assert!(!cache.root.join(stored).exists(), "{what}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn passwords_do_not_go_to_unsafe_realms_of_safe_registries() {
+    // The upstream is plain here, so a realm may be, too; but one that is no URL of HTTP is refused.
+    let url = liar(|_| {
+        http(
+            "401 Unauthorized",
+            "www-authenticate: Bearer realm=\"file:///etc/passwd\"\r\ncontent-length: 0\r\n",
+            b"",
+        )
+    })
+    .await;
+    let cache = cache_of(url, Some(("ann".into(), "secret".into())), Duration::ZERO).await;
+    let response = cache.get("/v2/a/manifests/t").await;
+    assert_eq!(response.status(), StatusCode::BAD_GATEWAY);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_no_room_is_passed_on() {
+    let upstream = start().await;
+    let bytes = vec![7; 200_000];
+    let digest = upstream.push_blob("a", &bytes).await;
+    let url = upstream.url("");
+    let cache = start_with(|config| {
+        config.storage.quotas = vec![vessel_registry::Quota {
+            prefix: String::new(),
+            limit: 1000,
+        }];
+        config.proxy = Some(ProxyOptions {
+            upstream: UpstreamOptions {
+                url,
+                credentials: None,
+                ca: None,
+                http_proxy: None,
+            },
+            ttl: Duration::ZERO,
+        });
+    })
+    .await;
+    for _ in 0..2 {
+        let got = cache
+            .get(&format!("/v2/a/blobs/{digest}"))
+            .await
+            .bytes()
+            .await
+            .unwrap();
+        assert!(got == bytes);
+    }
+    assert!(metric(&cache, "vessel_registry_disk_bytes").await < 1000);
+}
