@@ -210,6 +210,11 @@ impl BodyReader {
                 }
             }
         });
+        Self::of(receiver)
+    }
+
+    /// Reads what comes through a channel.
+    pub fn of(receiver: mpsc::Receiver<io::Result<Bytes>>) -> Self {
         Self {
             receiver,
             piece: Bytes::new(),

@@ -14,7 +14,7 @@ use crate::query::decode;
 use crate::request::Request;
 use crate::response::Answer;
 use crate::routes::{
-    absent, commit, containers, copy, exec, image_explain, images, networks, streams, system, volumes,
+    absent, build, commit, containers, copy, exec, image_explain, images, networks, streams, system, volumes,
 };
 use crate::server::State;
 use crate::version::ApiVersion;
@@ -50,10 +50,13 @@ pub async fn route(state: &Arc<State>, request: hyper::Request<Incoming>) -> Ans
             (Method::GET, "events") => system::events(state, &request),
             (Method::POST, "commit") => commit::commit(state, request).await,
             (Method::POST, "auth") => system::auth(),
+            (Method::POST, "build") => build::build(state, request).await,
             (Method::POST, "session") => state.sessions.accept(request),
             (Method::POST, "grpc") => buildkit::serve(state, request),
             _ => nowhere(&mut request, &segments).await,
         },
+        ["build", "cancel"] if request.method == Method::POST => build::cancel(state, &request),
+        ["build", "prune"] if request.method == Method::POST => build::prune(state, &request).await,
         ["system", "df"] if request.method == Method::GET => system::disk_usage(state, &request).await,
         segments => nowhere(&mut request, segments).await,
     }

@@ -5,6 +5,7 @@
 
 use std::future::Future;
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -49,11 +50,19 @@ pub struct State {
     pub sessions: Arc<Sessions>,
     /// Builds under way.
     pub jobs: Arc<Jobs>,
+    /// Where contexts are unpacked that come as archives.
+    pub uploads: PathBuf,
+    upload: AtomicUsize,
     busy: AtomicUsize,
     idle: Notify,
 }
 
 impl State {
+    /// A name that no other upload has.
+    pub fn next_upload(&self) -> String {
+        format!("{}-{}", std::process::id(), self.upload.fetch_add(1, Ordering::Relaxed))
+    }
+
     /// The engine's builder.
     pub fn builder(&self) -> Result<Arc<Builder>, ApiError> {
         Ok(Arc::clone(self.engine.builder()?))
@@ -120,11 +129,21 @@ impl Server {
         for listen in config.listen {
             listeners.push(Arc::new(Listener::open(listen, &config.group).await?));
         }
+        let uploads = config.engine.root.join("uploads");
         let engine = Engine::open(config.engine).await?;
+        // What a daemon left that was killed.
+        match std::fs::remove_dir_all(&uploads) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!("cannot remove {}: {error}", uploads.display());
+            }
+            _ => {}
+        }
         let state = State {
             engine,
             sessions: Arc::default(),
             jobs: Arc::default(),
+            uploads,
+            upload: AtomicUsize::new(0),
             busy: AtomicUsize::new(0),
             idle: Notify::new(),
         };

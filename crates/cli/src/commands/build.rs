@@ -6,12 +6,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use vessel_build::dockerfile::{Diagnostic, Source, Span};
+use vessel_image::registry::registry_key;
 use vessel_client::build::{Build, BuildAnswer, BuildFailure, BuildOutput, Excerpt, Sink};
 
 use super::build_context::{Context as BuildContext, Dockerfile};
 use super::build_options as options;
 use crate::app::Run;
 use crate::context::Context;
+use crate::credentials::ConfigFile;
 use crate::failure::{Failure, Result, words};
 use crate::output;
 use crate::output::build_progress::Display;
@@ -305,7 +307,7 @@ impl Run for Args {
             entitlements: self.entitlements(),
             secrets: options::secrets(&self.secret)?,
             agents: options::agents(&self.ssh)?,
-            credentials: None,
+            credentials: Some(Arc::new(credentials)),
             ..Build::default()
         };
         if let Call::Ask { request, .. } = call {
@@ -357,6 +359,16 @@ impl Args {
             Some(id) if quiet => Ok(output::print_line(id)?),
             _ => Ok(()),
         }
+    }
+}
+
+/// What is stored for a registry, as a session gives it: a token has no user name.
+fn credentials(host: &str) -> Option<(String, String)> {
+    let known = ConfigFile::load().ok()?.credentials(registry_key(host)).ok()??;
+    if known.identitytoken.is_empty() {
+        Some((known.username, known.password))
+    } else {
+        Some((String::new(), known.identitytoken))
     }
 }
 

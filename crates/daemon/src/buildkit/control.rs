@@ -167,6 +167,7 @@ pub fn exporter_response(outputs: &[Output], result: &BuildResult) -> HashMap<St
 
 /// Builds what a request's front end, or that of its gateway, asks for.
 async fn solve(
+    state: &Arc<State>,
     builder: &Arc<Builder>,
     job: &Job,
     solve: &api::SolveRequest,
@@ -201,6 +202,7 @@ async fn solve(
         request.cache_to.clear();
     }
     let outputs = request.outputs.clone();
+    let _context = super::upload::take(state, &client, &mut request).await?;
     let result = job
         .build(builder, request, client)
         .await
@@ -219,7 +221,7 @@ impl Service for Control {
         let running = self.state.jobs.begin(&request.r#ref)?;
         let _busy = Busy::new(&self.state);
         let client = client(&self.state, &request.session).await?;
-        let exporter_response = solve(&builder, &running.job, &request, client).await?;
+        let exporter_response = solve(&self.state, &builder, &running.job, &request, client).await?;
         Ok(Response::new(api::SolveResponse { exporter_response }))
     }
 

@@ -48,6 +48,8 @@ pub struct Job {
     asked: Mutex<HashMap<String, Asked>>,
     /// What the gateway came to.
     returned: watch::Sender<Option<Result<Option<String>, Status>>>,
+    /// Somebody wants it to end.
+    cancelled: watch::Sender<bool>,
 }
 
 /// A build that the gateway asked for, and that is made when its result is needed.
@@ -95,6 +97,7 @@ impl Job {
             client: Mutex::new(None),
             asked: Mutex::default(),
             returned: watch::channel(None).0,
+            cancelled: watch::channel(false).0,
         }
     }
 
@@ -217,10 +220,14 @@ impl Job {
     ) -> Result<BuildResult, Error> {
         let (progress, events) = vessel_build::progress::channel();
         let session = Arc::clone(&client.session);
+        let mut cancelled = self.cancelled.subscribe();
         let build = async {
             tokio::select! {
                 result = builder.build(request, session, progress) => result,
                 () = client.gone() => Err(Error::new(ErrorKind::Cancelled, "the client is gone")),
+                _ = cancelled.wait_for(|cancelled| *cancelled) => {
+                    Err(Error::new(ErrorKind::Cancelled, "the build was cancelled"))
+                }
             }
         };
         let (result, ()) = tokio::join!(build, self.follow(events));
@@ -291,6 +298,13 @@ impl Jobs {
             }
         };
         tokio::time::timeout(PATIENCE, wait).await.ok()
+    }
+
+    /// Ends a build, if there is such a one.
+    pub fn cancel(&self, reference: &str) {
+        if let Some(job) = lock(&self.by_reference).get(reference) {
+            job.cancelled.send_replace(true);
+        }
     }
 
     /// Listens to a build.

@@ -10,6 +10,7 @@
 //! gateway are refused by a sentence.
 
 pub mod attributes;
+pub mod context;
 mod control;
 mod convert;
 pub mod exporters;
@@ -20,5 +21,9 @@ pub mod jobs;
 pub mod session;
 pub mod sessions;
 mod transport;
+mod upload;
 
+pub use control::client;
+pub use convert::status_response;
 pub use grpc::serve;
+pub use upload::take as take_upload;

@@ -1,4 +1,4 @@
-//! What this daemon does not have: swarm, plugins, registries, a builder. The answers are those of a dockerd
+//! What this daemon does not have: swarm, plugins, registries. The answers are those of a dockerd
 //! without them where it has such an answer, and a plain sentence with 501 where it has not.
 
 use hyper::{Method, StatusCode};
@@ -24,10 +24,6 @@ pub fn route(method: &Method, segments: &[&str]) -> Answer {
             format!("plugin \"{}\" not found", name.join("/")),
         )),
         ["plugins", ..] => Err(ApiError::not_implemented("this engine has no plugins")),
-        ["build", "prune"] => json(&json!({"CachesDeleted": null, "SpaceReclaimed": 0})),
-        ["build" | "session" | "grpc", ..] => Err(ApiError::not_implemented(
-            "building images is not there yet: build elsewhere and bring the image with load or import",
-        )),
         ["distribution", ..] => registry(),
         _ => Err(ApiError::page_not_found()),
     }

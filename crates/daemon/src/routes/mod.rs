@@ -2,6 +2,7 @@
 
 pub mod absent;
 pub mod commit;
+pub mod build;
 pub mod containers;
 pub mod copy;
 pub mod exec;
