@@ -181,7 +181,7 @@ impl Linter<'_> {
     }
 
     /// Variables of `FROM`, and its platform.
-    pub(super) fn from_arguments(&mut self, globals: &Globals) {
+    pub(super) fn arguments_of_from(&mut self, globals: &Globals) {
         let dockerfile = self.dockerfile;
         for stage in &dockerfile.stages {
             let Ok(base) = globals.expand(dockerfile, &stage.base) else {

@@ -123,7 +123,7 @@ impl Linter<'_> {
         let platform = || options.platform_args.iter().cloned();
         self.default_bases(platform(), options.build_args);
         let globals = Globals::of(self.dockerfile, platform(), options.build_args)?;
-        self.from_arguments(&globals);
+        self.arguments_of_from(&globals);
         let graph = self
             .dockerfile
             .graph(&globals, options.target, options.is_context)?;

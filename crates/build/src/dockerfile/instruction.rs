@@ -112,7 +112,7 @@ impl Fault {
     fn place(self, source: &Arc<Source>, node: &Node) -> Diagnostic {
         let word = self.word.as_deref().unwrap_or(&node.keyword);
         let mut diagnostic = Diagnostic::error(self.message).at(source, &node.span, Some(word));
-        diagnostic.help = self.help;
+        diagnostic.help = self.help.map(Into::into);
         diagnostic
     }
 }

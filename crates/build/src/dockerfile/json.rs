@@ -47,7 +47,7 @@ impl Reader<'_> {
 
     /// The whole text: none if it is no JSON, no words if not all elements are strings.
     fn document(&mut self) -> Option<Option<Vec<String>>> {
-        let mut words = Some(Vec::new());
+        let mut words: Option<Vec<String>> = Some(Vec::new());
         self.eat("[");
         self.space();
         if !self.eat("]") {
@@ -55,7 +55,9 @@ impl Reader<'_> {
                 self.space();
                 if self.rest.starts_with('"') {
                     let word = self.string()?;
-                    words.as_mut().map(|words: &mut Vec<String>| words.push(word));
+                    if let Some(words) = &mut words {
+                        words.push(word);
+                    }
                 } else {
                     self.value()?;
                     words = None;

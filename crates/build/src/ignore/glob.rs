@@ -79,7 +79,7 @@ fn piece_matches<'a>(piece: &str, name: &'a str) -> Result<Option<&'a str>, BadP
             c => failed |= next != Some(c),
         }
     }
-    Ok((!failed).then(|| name.as_str()))
+    Ok((!failed).then_some(name.as_str()))
 }
 
 /// Reads a class after its `[`: whether it is negated, and whether one of its ranges has the character.

@@ -40,7 +40,7 @@ fn names_of_bases_are_expanded_and_looked_up() {
 fn cycles_later_stages_and_blank_bases_are_refused() {
     let error = graph("FROM scratch AS a\nCOPY --from=b / /\nFROM a AS b\n", None).unwrap_err();
     assert_eq!(error.message, "circular dependency detected on stage: a");
-    assert_eq!(error.help.unwrap(), "Each needs the next: a, b, a.");
+    assert_eq!(&*error.help.unwrap(), "Each needs the next: a, b, a.");
     let itself = graph("FROM scratch AS a\nCOPY --from=a / /\n", None).unwrap_err();
     assert_eq!(itself.message, "circular dependency detected on stage: a");
     let later = graph(
