@@ -9,6 +9,7 @@ use super::dispatch::Line;
 use super::mounts::Asked;
 use super::state::State;
 use super::step::{Cached, Workspace, digest, key};
+use super::stubs::Stubs;
 use crate::blocking;
 use crate::dockerfile::{Instruction, Network as AskedNetwork, Run, Script, Security, is_proxy_arg};
 use crate::error::{Error, ErrorKind, Result};
@@ -100,8 +101,14 @@ impl Solve {
             }
             let keeps = Arc::new(keeps);
             request.keep = Some(Arc::new((Arc::clone(&workspace), Arc::clone(&keeps))));
+            let targets: Vec<String> = request.mounts.iter().map(|mount| mount.target.clone()).collect();
+            let (worker, layers) = (Arc::clone(solve.plan.builder.worker()), request.layers.clone());
             let exit = solve.plan.builder.worker().run(request).await;
+            let upper = workspace.upper.clone();
             blocking(move || {
+                if !targets.is_empty() {
+                    Stubs::new(worker.mount(&layers, None)?, targets).clean(&upper)?;
+                }
                 for cache in keeps.iter().filter_map(|keep| keep.cache.as_ref()) {
                     cache.count();
                 }

@@ -12,6 +12,7 @@ pub(crate) mod output;
 mod remote;
 mod state;
 mod step;
+mod stubs;
 mod vertex;
 
 use std::collections::{BTreeMap, HashMap};

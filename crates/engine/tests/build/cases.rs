@@ -1,0 +1,99 @@
+//! What builds give.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use vessel_build::session::NoSession;
+
+use crate::world::{World, build};
+
+pub const ALL: &[(&str, fn())] = &[
+    ("thin_path", thin_path),
+    ("failures_point_at_the_line", failures_point_at_the_line),
+    ("cancelling_kills", cancelling_kills),
+];
+
+fn thin_path() {
+    let world = World::new();
+    world.write("hello.txt", "hello\n");
+    world.write("dir/nested", "x");
+    let dockerfile = "FROM base\nENV A=1\nWORKDIR /work\nCOPY hello.txt .\nCOPY dir /work/dir/\nRUN cat hello.txt && echo $A > made && test -f dir/nested\nCMD [\"cat\", \"made\"]\n";
+    world.run(async |engine| {
+        let built = world.build(&engine, dockerfile).await;
+        let id = built.id();
+        assert_eq!(built.output(), "hello\n");
+        assert_eq!(built.cached(), (0, 4));
+        let config = built.config();
+        assert_eq!(config.config.working_dir.as_deref(), Some("/work"));
+        let steps: Vec<&str> = config.history.iter().filter_map(|step| step.created_by.as_deref()).collect();
+        assert!(steps.contains(&"RUN /bin/sh -c cat hello.txt && echo $A > made && test -f dir/nested # buildkit"), "{steps:?}");
+        assert!(steps.contains(&"COPY hello.txt . # buildkit"), "{steps:?}");
+        assert_eq!(engine.image_inspect("result").await.unwrap().id, id);
+        // Nothing but what the step wrote is in its layer.
+        let top = config.chain().pop().unwrap();
+        let layer = engine.images().content().layer_path(&top);
+        assert_eq!(std::fs::read_to_string(layer.join("work/made")).unwrap(), "1\n");
+        let names: Vec<_> = std::fs::read_dir(&layer).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(names, ["work"]);
+        let again = world.build(&engine, dockerfile).await;
+        assert_eq!(again.id(), id);
+        assert_eq!(again.cached(), (4, 0));
+        // A change of content, not of time, makes the step and those after it anew.
+        world.write("hello.txt", "hello\n");
+        assert_eq!(world.build(&engine, dockerfile).await.cached(), (4, 0));
+        world.write("hello.txt", "hallo\n");
+        let changed = world.build(&engine, dockerfile).await;
+        assert_eq!(changed.cached(), (1, 3));
+        assert_ne!(changed.id(), id);
+    });
+    // The cache outlives the engine.
+    world.run(async |engine| {
+        assert_eq!(world.build(&engine, dockerfile).await.cached(), (4, 0));
+    });
+}
+
+fn failures_point_at_the_line() {
+    let world = World::new();
+    world.run(async |engine| {
+        let failed = world.build(&engine, "FROM base\nRUN echo before\nRUN exit 7\n").await;
+        let error = failed.result.as_ref().unwrap_err();
+        assert_eq!(error.to_string(), "process \"/bin/sh -c exit 7\" did not complete successfully: exit code: 7");
+        assert_eq!(error.exit_code(), Some(7));
+        assert_eq!(error.located().unwrap().location.start_line, 3);
+        assert!(failed.output().contains("before"));
+        let missing = world.build(&engine, "FROM base\nCOPY nothing /\n").await;
+        assert!(missing.error().contains("/nothing: not found"), "{}", missing.error());
+        assert_eq!(missing.result.unwrap_err().located().unwrap().location.start_line, 2);
+        let denied = world.build(&engine, "FROM base\nRUN --security=insecure true\n").await;
+        assert!(denied.error().contains("--allow security.insecure"), "{}", denied.error());
+        assert_eq!(std::fs::read_dir(world.path().join("root/build/tmp")).unwrap().count(), 0);
+    });
+}
+
+fn cancelling_kills() {
+    let world = World::new();
+    world.run(async |engine| {
+        let request = world.request("FROM base\nRUN echo started; sleep 1000\n");
+        let task = tokio::spawn({
+            let engine = Arc::clone(&engine);
+            async move { build(&engine, request, Arc::new(NoSession)).await }
+        });
+        let shims = world.path().join("run/shims");
+        let running = || std::fs::read_dir(&shims).unwrap().count() > 0;
+        for _ in 0..500 {
+            if running() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        task.abort();
+        for _ in 0..500 {
+            if !running() && std::fs::read_dir(world.path().join("root/build/tmp")).unwrap().count() == 0 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("the step is still there: {:?}", std::fs::read_dir(&shims).unwrap().collect::<Vec<_>>());
+    });
+}
