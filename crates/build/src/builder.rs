@@ -7,6 +7,7 @@ use std::time::SystemTime;
 
 use tokio::sync::{OwnedMutexGuard, Semaphore, SemaphorePermit};
 
+use crate::answer;
 use crate::blocking;
 use crate::cache::Cache;
 use crate::dockerfile::Dockerfile;
@@ -15,7 +16,7 @@ use crate::progress::Progress;
 use crate::request::{BuildRequest, BuildResult, Goal};
 use crate::session::Session;
 use crate::solve::output::{Exporter, Finished};
-use crate::solve::{Cancelled, Opened, Plan, Solve, from_diagnostic};
+use crate::solve::{Cancelled, Opened, Plan, Solve, from_diagnostic, platform_args};
 use crate::worker::Worker;
 
 /// How a builder is set up.
@@ -175,11 +176,11 @@ impl Builder {
         let request = Arc::new(request);
         let opened = Opened::new(self, &request, &session, &progress, &cancelled);
         let (name, text) = opened.dockerfile().await?;
+        if request.goal != Goal::Build {
+            return self.answer(&request, &opened, &name, &text).await;
+        }
         let dockerfile = Dockerfile::parse(&text, &name).map_err(from_diagnostic)?;
         let dockerfile = Arc::new(dockerfile);
-        if request.goal != Goal::Build {
-            return self.answer(&request, &dockerfile);
-        }
         if request.squash {
             return Err(Error::new(
                 ErrorKind::Unsupported,
@@ -228,12 +229,33 @@ impl Builder {
     }
 
     /// What the Dockerfile itself answers.
-    fn answer(&self, request: &BuildRequest, dockerfile: &Arc<Dockerfile>) -> Result<BuildResult> {
-        let _ = dockerfile;
-        Err(Error::new(
-            ErrorKind::Unsupported,
-            format!("{:?} is not answered by this builder", request.goal),
-        ))
+    async fn answer(
+        &self,
+        request: &BuildRequest,
+        opened: &Opened,
+        name: &str,
+        text: &[u8],
+    ) -> Result<BuildResult> {
+        let host = self.worker.platform();
+        let target = request.platforms.first().unwrap_or(&host);
+        let args = platform_args(&host, target, request.target.as_deref());
+        let answer = match request.goal {
+            Goal::Check => {
+                let patterns = opened.ignored().await?;
+                let matcher = crate::ignore::Matcher::new(patterns)
+                    .map_err(|error| Error::invalid(format!(".dockerignore: {error}")))?;
+                answer::check(request, name, text, &args, Some(&matcher))
+            }
+            Goal::Targets => {
+                let dockerfile = Dockerfile::parse(text, name).map_err(from_diagnostic)?;
+                answer::targets(request, &dockerfile, args)?
+            }
+            Goal::Build | Goal::Outline => return Err(answer::unknown("the outline")),
+        };
+        Ok(BuildResult {
+            answer: Some(answer),
+            ..BuildResult::default()
+        })
     }
 
     /// The records of the cache, the most recently used first.

@@ -4,6 +4,7 @@
 //! - [`worker`] is what it needs from the engine.
 //! - [`Builder::build`] does it.
 
+mod answer;
 mod builder;
 mod cache;
 pub mod check;

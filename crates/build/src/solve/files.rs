@@ -154,7 +154,7 @@ impl Opened {
     }
 
     /// Patterns of the ignore file: the one beside the Dockerfile, or the context's.
-    async fn ignored(&self) -> Result<&Vec<String>> {
+    pub async fn ignored(&self) -> Result<&Vec<String>> {
         let read = || async {
             let text = match self.beside.get() {
                 Some(Some(text)) => Some(text.clone()),

@@ -74,7 +74,7 @@ impl Stubs {
 
     /// A directory in which a mount point was made has the time of that; it gets back its own, unless the process has put
     /// something into it.
-    fn restore_time(&self, directory: BorrowedFd<'_>, upper: BorrowedFd<'_>, path: &[u8]) {
+    fn restore_time(&self, upper: BorrowedFd<'_>, path: &[u8]) {
         if path.is_empty() {
             return;
         }

@@ -6,11 +6,20 @@ use std::time::Duration;
 use vessel_build::session::NoSession;
 
 use crate::world::{World, build};
+use crate::{copies, mounts};
 
 pub const ALL: &[(&str, fn())] = &[
     ("thin_path", thin_path),
     ("failures_point_at_the_line", failures_point_at_the_line),
     ("cancelling_kills", cancelling_kills),
+    ("secrets_leave_nothing", mounts::secrets_leave_nothing),
+    ("caches_are_kept_and_pruned", mounts::caches_are_kept_and_pruned),
+    ("binds_and_agents", mounts::binds_and_agents),
+    ("stages_and_owners", copies::stages_and_owners),
+    ("archives_are_unpacked", copies::archives_are_unpacked),
+    ("configurations", copies::configurations),
+    ("reproducible_with_an_epoch", copies::reproducible_with_an_epoch),
+    ("outputs_and_contexts", copies::outputs_and_contexts),
 ];
 
 fn thin_path() {

@@ -2,6 +2,8 @@
 //! engine launches, so it has no test harness: names of cases are arguments, none means all.
 
 mod cases;
+mod copies;
+mod mounts;
 mod world;
 
 use std::process::ExitCode;
