@@ -70,6 +70,9 @@ static COMMANDS: &[Entry] = &[
     entry::<c::tag::Args>("tag", &[]),
     entry::<c::pull::Args>("pull", &[]),
     entry::<c::push::Args>("push", &[]),
+    entry::<c::search::Args>("search", &[]),
+    entry::<c::login::LoginArgs>("login", &[]),
+    entry::<c::login::LogoutArgs>("logout", &[]),
     entry::<c::load::Args>("load", &[]),
     entry::<c::save::Args>("save", &[]),
     entry::<c::import::Args>("import", &[]),
@@ -143,6 +146,17 @@ static GROUPS: &[Group] = &[
             entry::<c::build::Args>("build", &[]),
             entry::<c::builder::UsageArgs>("du", &[]),
             entry::<c::builder::PruneArgs>("prune", &[]),
+        ],
+    },
+    Group {
+        name: "manifest",
+        about: "Manage lists of manifests",
+        entries: &[
+            entry::<c::manifest::AnnotateArgs>("annotate", &[]),
+            entry::<c::manifest::CreateArgs>("create", &[]),
+            entry::<c::manifest::InspectArgs>("inspect", &[]),
+            entry::<c::manifest::PushArgs>("push", &[]),
+            entry::<c::manifest::RemoveArgs>("rm", &[]),
         ],
     },
     Group {

@@ -23,6 +23,16 @@ pub struct ImageCreateOptions {
     pub credentials: String,
 }
 
+/// What a registry said to credentials.
+#[derive(Debug, Clone, Default, serde::Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct AuthAnswer {
+    /// In words.
+    pub status: String,
+    /// What replaces the password, if it is not empty.
+    pub identity_token: String,
+}
+
 /// A root file system to make an image of.
 #[derive(Debug, Clone, Default)]
 pub struct ImportOptions {
@@ -145,6 +155,27 @@ impl Client {
             credentials,
         )
         .map(JsonStream::new)
+    }
+
+    /// `GET /images/search`. `credentials` is the value of `X-Registry-Auth`.
+    pub fn image_search<T: serde::de::DeserializeOwned>(
+        &self,
+        term: &str,
+        limit: i64,
+        filters: &Filters,
+        credentials: &str,
+    ) -> Result<Vec<T>> {
+        let query = Query::new()
+            .add("term", term)
+            .add("limit", limit)
+            .filters(filters);
+        self.with_credentials(Method::Get, "/images/search", &query, credentials)?
+            .json()
+    }
+
+    /// `POST /auth`: shows credentials to a registry.
+    pub fn auth(&self, credentials: &impl serde::Serialize) -> Result<AuthAnswer> {
+        self.post_json("/auth", &Query::new(), credentials)
     }
 
     /// `POST /images/create`: makes an image of a tar archive.

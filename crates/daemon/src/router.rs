@@ -14,7 +14,8 @@ use crate::query::decode;
 use crate::request::Request;
 use crate::response::Answer;
 use crate::routes::{
-    absent, build, commit, containers, copy, exec, image_explain, images, networks, streams, system, volumes,
+    absent, build, commit, containers, copy, exec, image_explain, images, networks, registries, streams, system,
+    volumes,
 };
 use crate::server::State;
 use crate::version::ApiVersion;
@@ -49,8 +50,8 @@ pub async fn route(state: &Arc<State>, request: hyper::Request<Incoming>) -> Ans
             (Method::GET, "info") => system::info(state),
             (Method::GET, "events") => system::events(state, &request),
             (Method::POST, "commit") => commit::commit(state, request).await,
-            (Method::POST, "auth") => system::auth(),
             (Method::POST, "build") => build::build(state, request).await,
+            (Method::POST, "auth") => registries::auth(state, request).await,
             (Method::POST, "session") => state.sessions.accept(request),
             (Method::POST, "grpc") => buildkit::serve(state, request),
             _ => nowhere(&mut request, &segments).await,
@@ -58,6 +59,9 @@ pub async fn route(state: &Arc<State>, request: hyper::Request<Incoming>) -> Ans
         ["build", "cancel"] if request.method == Method::POST => build::cancel(state, &request),
         ["build", "prune"] if request.method == Method::POST => build::prune(state, &request).await,
         ["system", "df"] if request.method == Method::GET => system::disk_usage(state, &request).await,
+        ["distribution", name @ .., "json"] if !name.is_empty() && request.method == Method::GET => {
+            registries::distribution(state, &request, &name.join("/")).await
+        }
         segments => nowhere(&mut request, segments).await,
     }
 }
@@ -107,7 +111,7 @@ async fn image(state: &Arc<State>, request: Request, path: &[&str]) -> Answer {
     match (method, path) {
         (Method::GET, ["json"]) => images::list(state, &request).await,
         (Method::GET, ["get"]) => images::save(state, &request, None).await,
-        (Method::GET, ["search"]) => absent::search(),
+        (Method::GET, ["search"]) => registries::search(state, &request).await,
         (Method::POST, ["load"]) => images::load(state, request).await,
         (Method::POST, ["create"]) => images::create(state, request).await,
         (Method::POST, ["prune"]) => images::prune(state, &request).await,

@@ -83,7 +83,12 @@ pub struct Args {
     #[arg(long, value_name = "stringArray", value_delimiter = ',')]
     platform: Vec<String>,
     /// How progress is shown: auto, plain, tty, quiet or rawjson
-    #[arg(long, value_name = "string", env = "BUILDKIT_PROGRESS", default_value = "auto")]
+    #[arg(
+        long,
+        value_name = "string",
+        env = "BUILDKIT_PROGRESS",
+        default_value = "auto"
+    )]
     progress: String,
     /// Attestations of provenance: Vessel makes none
     #[arg(long, value_name = "string", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
@@ -179,7 +184,11 @@ impl Args {
         let json = match format {
             "" | "format=text" => false,
             "format=json" => true,
-            other => return Err(Failure::usage(format!("invalid call option {other:?}: format=json is known"))),
+            other => {
+                return Err(Failure::usage(format!(
+                    "invalid call option {other:?}: format=json is known"
+                )));
+            }
         };
         let name = if self.check { "check" } else { name };
         let request = match name {
@@ -204,12 +213,18 @@ impl Args {
             }
         };
         set("target", self.target.clone());
-        set("platform", (!self.platform.is_empty()).then(|| self.platform.join(",")));
+        set(
+            "platform",
+            (!self.platform.is_empty()).then(|| self.platform.join(",")),
+        );
         set("image-resolve-mode", self.pull.then(|| "pull".to_owned()));
         set("cgroup-parent", self.cgroup_parent.clone());
         set("shm-size", self.shm_size.map(|bytes| bytes.to_string()));
         set("ulimit", (!self.ulimit.is_empty()).then(|| self.ulimit.join(",")));
-        set("force-network-mode", self.network.clone().filter(|network| network != "default"));
+        set(
+            "force-network-mode",
+            self.network.clone().filter(|network| network != "default"),
+        );
         set("add-hosts", options::hosts(&self.add_host)?);
         if self.no_cache {
             set("no-cache", Some(String::new()));
@@ -250,7 +265,9 @@ impl Args {
             outputs.push(options::output(text)?);
         }
         if outputs.is_empty() || self.push || self.load {
-            let known = outputs.iter_mut().find(|output| output.kind == "image" || output.kind == "moby");
+            let known = outputs
+                .iter_mut()
+                .find(|output| output.kind == "image" || output.kind == "moby");
             let output = match known {
                 Some(output) => output,
                 None => {
@@ -311,7 +328,9 @@ impl Run for Args {
             ..Build::default()
         };
         if let Call::Ask { request, .. } = call {
-            build.attributes.insert("requestid".to_owned(), request.to_owned());
+            build
+                .attributes
+                .insert("requestid".to_owned(), request.to_owned());
         } else {
             build.outputs = self.outputs()?;
             options::cache_to(&self.cache_to, &mut build)?;
@@ -379,7 +398,10 @@ fn answered(json: bool, answer: &BuildAnswer) -> Result {
     if !text.is_empty() {
         output::print_line(text)?;
     }
-    if answer.get("result.statuscode").is_some_and(|status| status != "0") {
+    if answer
+        .get("result.statuscode")
+        .is_some_and(|status| status != "0")
+    {
         return Err(Failure::silent(1));
     }
     Ok(())

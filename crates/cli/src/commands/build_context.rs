@@ -69,13 +69,19 @@ impl<'a> Context<'a> {
             return self.offer_stdin(build);
         }
         if is_remote(self.context) {
-            build.attributes.insert("context".to_owned(), self.context.to_owned());
+            build
+                .attributes
+                .insert("context".to_owned(), self.context.to_owned());
             return self.offer_dockerfile(None, build);
         }
         let path = Path::new(self.context);
-        let directory = path
-            .canonicalize()
-            .map_err(|error| Failure::new(format!("unable to prepare context: {}: {}", path.display(), words(&error))))?;
+        let directory = path.canonicalize().map_err(|error| {
+            Failure::new(format!(
+                "unable to prepare context: {}: {}",
+                path.display(),
+                words(&error)
+            ))
+        })?;
         if !directory.is_dir() {
             return Err(Failure::new(format!(
                 "unable to prepare context: {} is not a directory",
@@ -94,13 +100,17 @@ impl<'a> Context<'a> {
             (Dockerfile::Default, None) => Ok(None),
             (Dockerfile::Path(path), Some(_)) => offer_file(path, build),
             (Dockerfile::Path(path), None) => {
-                build.attributes.insert("filename".to_owned(), path.display().to_string());
+                build
+                    .attributes
+                    .insert("filename".to_owned(), path.display().to_string());
                 Ok(None)
             }
             (Dockerfile::Stdin, _) => {
                 let mut text = Vec::new();
                 io::stdin().take(MAX_DOCKERFILE).read_to_end(&mut text)?;
-                build.attributes.insert("dockerfilekey".to_owned(), "dockerfile".to_owned());
+                build
+                    .attributes
+                    .insert("dockerfilekey".to_owned(), "dockerfile".to_owned());
                 offer_text(&text, build).map(Some)
             }
         }
@@ -108,15 +118,21 @@ impl<'a> Context<'a> {
 
     fn offer_stdin(&self, build: &mut Build) -> Result<Option<Made>> {
         if crate::terminal::stdin_is_terminal() {
-            return Err(Failure::new("the context is to come from standard input, which is a terminal")
-                .with_hint("pipe an archive or a Dockerfile in: vessel build - < Dockerfile"));
+            return Err(
+                Failure::new("the context is to come from standard input, which is a terminal")
+                    .with_hint("pipe an archive or a Dockerfile in: vessel build - < Dockerfile"),
+            );
         }
         let mut start = Vec::new();
         io::stdin().take(START as u64).read_to_end(&mut start)?;
         if is_archive(&start) {
-            build.attributes.insert("context".to_owned(), format!("http://buildkit-session/{UPLOAD}"));
+            build
+                .attributes
+                .insert("context".to_owned(), format!("http://buildkit-session/{UPLOAD}"));
             if let Dockerfile::Path(path) = self.dockerfile {
-                build.attributes.insert("filename".to_owned(), path.display().to_string());
+                build
+                    .attributes
+                    .insert("filename".to_owned(), path.display().to_string());
             }
             let archive = io::Cursor::new(start).chain(io::stdin());
             build.uploads.insert(UPLOAD.to_owned(), Box::new(archive));
@@ -135,8 +151,12 @@ impl<'a> Context<'a> {
 /// Offers the directory of a Dockerfile on this side.
 fn offer_file(path: &Path, build: &mut Build) -> Result<Option<Made>> {
     File::open(path).map_err(|error| {
-        Failure::new(format!("failed to read dockerfile: open {}: {}", path.display(), words(&error)))
-            .with_hint("name the Dockerfile with -f")
+        Failure::new(format!(
+            "failed to read dockerfile: open {}: {}",
+            path.display(),
+            words(&error)
+        ))
+        .with_hint("name the Dockerfile with -f")
     })?;
     let parent = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
@@ -145,7 +165,9 @@ fn offer_file(path: &Path, build: &mut Build) -> Result<Option<Made>> {
     let name = path
         .file_name()
         .ok_or_else(|| Failure::usage(format!("{} is not a Dockerfile", path.display())))?;
-    build.attributes.insert("filename".to_owned(), name.to_string_lossy().into_owned());
+    build
+        .attributes
+        .insert("filename".to_owned(), name.to_string_lossy().into_owned());
     build.directories.insert("dockerfile".to_owned(), parent);
     Ok(None)
 }
@@ -157,7 +179,9 @@ fn offer_text(text: &[u8], build: &mut Build) -> Result<Made> {
     std::fs::create_dir(&directory)
         .and_then(|()| std::fs::write(directory.join("Dockerfile"), text))
         .map_err(|error| cannot_make(&directory, &error))?;
-    build.attributes.insert("filename".to_owned(), "Dockerfile".to_owned());
+    build
+        .attributes
+        .insert("filename".to_owned(), "Dockerfile".to_owned());
     build.directories.insert("dockerfile".to_owned(), directory);
     Ok(made)
 }
@@ -177,7 +201,10 @@ fn make_directory() -> Result<Made> {
             Err(error) => return Err(cannot_make(&path, &error)),
         }
     }
-    Err(Failure::new(format!("cannot make a directory in {}: all names are taken", base.display())))
+    Err(Failure::new(format!(
+        "cannot make a directory in {}: all names are taken",
+        base.display()
+    )))
 }
 
 /// Whether bytes begin a tar, compressed or not, as Docker tells it.
@@ -225,7 +252,9 @@ mod tests {
             .unwrap();
         assert_eq!(build.attributes["filename"], "My.Dockerfile");
         assert_eq!(build.directories["dockerfile"], dir.path());
-        let missing = Context::new(&context, Dockerfile::Default).unwrap().offer(&mut build);
+        let missing = Context::new(&context, Dockerfile::Default)
+            .unwrap()
+            .offer(&mut build);
         assert!(missing.unwrap_err().message.unwrap().contains("Dockerfile"));
     }
 }

@@ -19,7 +19,11 @@ pub fn hosts(given: &[String]) -> Result<Option<String>> {
             .split_once('=')
             .or_else(|| text.split_once(':'))
             .filter(|(name, address)| !name.is_empty() && !address.is_empty())
-            .ok_or_else(|| Failure::usage(format!("bad format for add-host: {text:?}: NAME:ADDRESS is expected")))?;
+            .ok_or_else(|| {
+                Failure::usage(format!(
+                    "bad format for add-host: {text:?}: NAME:ADDRESS is expected"
+                ))
+            })?;
         hosts.push(format!("{name}={address}"));
     }
     Ok((!hosts.is_empty()).then(|| hosts.join(",")))
@@ -45,7 +49,8 @@ pub fn arguments(given: &[String]) -> BTreeMap<String, String> {
 }
 
 fn fields(what: &str, text: &str) -> Result<Vec<(String, String)>> {
-    let fields = csv::parse(text).map_err(|error| Failure::usage(format!("invalid {what} {text:?}: {error}")))?;
+    let fields =
+        csv::parse(text).map_err(|error| Failure::usage(format!("invalid {what} {text:?}: {error}")))?;
     fields
         .into_iter()
         .map(|field| match field.split_once('=') {
@@ -60,9 +65,17 @@ fn fields(what: &str, text: &str) -> Result<Vec<(String, String)>> {
 /// `--output`.
 pub fn output(text: &str) -> Result<BuildOutput> {
     let mut attributes: BTreeMap<String, String> = if text == "-" {
-        [("type".to_owned(), "tar".to_owned()), ("dest".to_owned(), "-".to_owned())].into()
+        [
+            ("type".to_owned(), "tar".to_owned()),
+            ("dest".to_owned(), "-".to_owned()),
+        ]
+        .into()
     } else if !text.contains('=') && !text.contains(',') {
-        [("type".to_owned(), "local".to_owned()), ("dest".to_owned(), text.to_owned())].into()
+        [
+            ("type".to_owned(), "local".to_owned()),
+            ("dest".to_owned(), text.to_owned()),
+        ]
+        .into()
     } else {
         fields("output", text)?.into_iter().collect()
     };
@@ -105,9 +118,8 @@ fn sink(path: Option<&str>) -> Result<File> {
             let stdout = std::io::stdout().as_fd().try_clone_to_owned()?;
             Ok(File::from(stdout))
         }
-        Some(path) => {
-            File::create(path).map_err(|error| Failure::new(format!("cannot write {path}: {}", words(&error))))
-        }
+        Some(path) => File::create(path)
+            .map_err(|error| Failure::new(format!("cannot write {path}: {}", words(&error)))),
     }
 }
 
@@ -116,9 +128,9 @@ pub fn annotations(given: &[String]) -> Result<BTreeMap<String, String>> {
     given
         .iter()
         .map(|text| {
-            let (name, value) = text
-                .split_once('=')
-                .ok_or_else(|| Failure::usage(format!("invalid annotation {text:?}: NAME=VALUE is expected")))?;
+            let (name, value) = text.split_once('=').ok_or_else(|| {
+                Failure::usage(format!("invalid annotation {text:?}: NAME=VALUE is expected"))
+            })?;
             let name = name.strip_prefix("manifest:").unwrap_or(name);
             Ok((format!("annotation.{name}"), value.to_owned()))
         })
@@ -150,7 +162,11 @@ pub fn secrets(given: &[String]) -> Result<BTreeMap<String, SecretSource>> {
         if kind.as_deref() == Some("env") && variable.is_none() {
             variable = file.take();
         }
-        if variable.is_none() && file.is_none() && std::env::var_os(&id).is_some() && kind.as_deref() != Some("file") {
+        if variable.is_none()
+            && file.is_none()
+            && std::env::var_os(&id).is_some()
+            && kind.as_deref() != Some("file")
+        {
             variable = Some(id.clone());
         }
         let source = match variable {
@@ -164,7 +180,11 @@ pub fn secrets(given: &[String]) -> Result<BTreeMap<String, SecretSource>> {
             None => {
                 let path = PathBuf::from(file.unwrap_or_else(|| id.clone()));
                 std::fs::metadata(&path).map_err(|error| {
-                    Failure::new(format!("secret {id}: cannot read {}: {}", path.display(), words(&error)))
+                    Failure::new(format!(
+                        "secret {id}: cannot read {}: {}",
+                        path.display(),
+                        words(&error)
+                    ))
                 })?;
                 SecretSource::File(path)
             }
@@ -184,8 +204,9 @@ pub fn agents(given: &[String]) -> Result<BTreeMap<String, PathBuf>> {
             None => {
                 let socket = std::env::var_os("SSH_AUTH_SOCK").filter(|path| !path.is_empty());
                 let socket = socket.ok_or_else(|| {
-                    Failure::new(format!("no SSH agent for {text:?}: SSH_AUTH_SOCK is not set"))
-                        .with_hint("start one with: eval $(ssh-agent), or name its socket with --ssh ID=SOCKET")
+                    Failure::new(format!("no SSH agent for {text:?}: SSH_AUTH_SOCK is not set")).with_hint(
+                        "start one with: eval $(ssh-agent), or name its socket with --ssh ID=SOCKET",
+                    )
                 })?;
                 (text.as_str(), PathBuf::from(socket))
             }
@@ -194,8 +215,11 @@ pub fn agents(given: &[String]) -> Result<BTreeMap<String, PathBuf>> {
             .map_err(|error| Failure::new(format!("SSH agent {id}: {}: {}", path.display(), words(&error))))?
             .file_type();
         if !kind.is_socket() {
-            return Err(Failure::new(format!("SSH agent {id}: {} is not an agent's socket", path.display()))
-                .with_hint("load the key into an agent with ssh-add, and pass the agent"));
+            return Err(Failure::new(format!(
+                "SSH agent {id}: {} is not an agent's socket",
+                path.display()
+            ))
+            .with_hint("load the key into an agent with ssh-add, and pass the agent"));
         }
         agents.insert(id.to_owned(), path);
     }
@@ -208,7 +232,9 @@ pub fn contexts(given: &[String], build: &mut Build) -> Result {
         let (name, value) = text
             .split_once('=')
             .filter(|(name, value)| !name.is_empty() && !value.is_empty())
-            .ok_or_else(|| Failure::usage(format!("invalid build context {text:?}: NAME=VALUE is expected")))?;
+            .ok_or_else(|| {
+                Failure::usage(format!("invalid build context {text:?}: NAME=VALUE is expected"))
+            })?;
         let attribute = format!("context:{name}");
         if value.contains("://") || super::build_context::is_remote(value) {
             build.attributes.insert(attribute, value.to_owned());
@@ -216,7 +242,9 @@ pub fn contexts(given: &[String], build: &mut Build) -> Result {
         }
         let path = PathBuf::from(value);
         if !path.is_dir() {
-            return Err(Failure::new(format!("the build context {name}={value} is not a directory")));
+            return Err(Failure::new(format!(
+                "the build context {name}={value} is not a directory"
+            )));
         }
         build.attributes.insert(attribute, format!("local:{name}"));
         build.directories.insert(name.to_owned(), path);
@@ -230,7 +258,8 @@ pub fn cache_from(given: &[String], build: &mut Build) -> Result {
         let (kind, mut attributes) = cache("cache-from", text)?;
         if kind == "local" {
             let source = attributes.remove("src").filter(|path| !path.is_empty());
-            let source = source.ok_or_else(|| Failure::usage(format!("cache-from {text:?}: src is required")))?;
+            let source =
+                source.ok_or_else(|| Failure::usage(format!("cache-from {text:?}: src is required")))?;
             let name = format!("cache-from-{}", build.cache_from.len());
             attributes.insert(SESSION_ATTRIBUTE.to_owned(), name.clone());
             build.directories.insert(name, PathBuf::from(source));
@@ -246,7 +275,8 @@ pub fn cache_to(given: &[String], build: &mut Build) -> Result {
         let (kind, mut attributes) = cache("cache-to", text)?;
         if kind == "local" {
             let destination = attributes.remove("dest").filter(|path| !path.is_empty());
-            let destination = destination.ok_or_else(|| Failure::usage(format!("cache-to {text:?}: dest is required")))?;
+            let destination =
+                destination.ok_or_else(|| Failure::usage(format!("cache-to {text:?}: dest is required")))?;
             let name = format!("cache-to-{}", build.cache_to.len());
             attributes.insert(SESSION_ATTRIBUTE.to_owned(), name.clone());
             build.destinations.insert(name, PathBuf::from(destination));

@@ -67,7 +67,10 @@ impl Run for PruneArgs {
         if !records.is_empty() {
             show(&records)?;
         }
-        Ok(output::print_line(&format!("Total:\t{}", human_size(total as f64)))?)
+        Ok(output::print_line(&format!(
+            "Total:\t{}",
+            human_size(total as f64)
+        ))?)
     }
 }
 
@@ -82,12 +85,19 @@ impl Run for UsageArgs {
             show(&records)?;
         }
         let sum = |fits: &dyn Fn(&UsageRecord) -> bool| {
-            let total: i64 = records.iter().filter(|record| fits(record)).map(|record| record.size).sum();
+            let total: i64 = records
+                .iter()
+                .filter(|record| fits(record))
+                .map(|record| record.size)
+                .sum();
             human_size(total as f64)
         };
         output::print_line(&format!("Shared:\t\t{}", sum(&|record| record.shared)))?;
         output::print_line(&format!("Private:\t{}", sum(&|record| !record.shared)))?;
-        output::print_line(&format!("Reclaimable:\t{}", sum(&|record| !record.in_use && !record.shared)))?;
+        output::print_line(&format!(
+            "Reclaimable:\t{}",
+            sum(&|record| !record.in_use && !record.shared)
+        ))?;
         Ok(output::print_line(&format!("Total:\t\t{}", sum(&|_| true)))?)
     }
 }

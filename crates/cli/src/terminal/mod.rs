@@ -57,3 +57,24 @@ impl Drop for RawMode {
         let _ = tcsetattr(&self.terminal, OptionalActions::Drain, &self.before);
     }
 }
+
+/// Keeps what is typed from being shown, until it is dropped.
+#[derive(Debug)]
+pub struct HiddenInput(rustix::termios::Termios);
+
+/// Hides what is typed.
+pub fn hide_input() -> io::Result<HiddenInput> {
+    let stdin = io::stdin();
+    let before = rustix::termios::tcgetattr(&stdin)?;
+    let mut hidden = before.clone();
+    hidden.local_modes.remove(rustix::termios::LocalModes::ECHO);
+    rustix::termios::tcsetattr(&stdin, rustix::termios::OptionalActions::Flush, &hidden)?;
+    Ok(HiddenInput(before))
+}
+
+impl Drop for HiddenInput {
+    fn drop(&mut self) {
+        // There is nobody to tell.
+        let _ = rustix::termios::tcsetattr(io::stdin(), rustix::termios::OptionalActions::Flush, &self.0);
+    }
+}

@@ -100,7 +100,11 @@ impl Filter for Patterns {
             Verdict::Send
         } else if !directory
             || (excluded && self.exclude.prunes(path))
-            || (!included && self.include.as_ref().is_some_and(|include| !include.reaches_below(path)))
+            || (!included
+                && self
+                    .include
+                    .as_ref()
+                    .is_some_and(|include| !include.reaches_below(path)))
         {
             Verdict::Skip
         } else {
@@ -132,11 +136,23 @@ mod tests {
     #[test]
     fn what_is_left_out() {
         use Verdict::{Descend, Send, Skip};
-        let walk = [("a", true), ("a/b", false), ("a/c", false), ("d", true), ("e.o", false)];
-        assert_eq!(verdicts(&[], &["d", "*.o"], &walk), [Send, Send, Send, Skip, Skip]);
+        let walk = [
+            ("a", true),
+            ("a/b", false),
+            ("a/c", false),
+            ("d", true),
+            ("e.o", false),
+        ];
+        assert_eq!(
+            verdicts(&[], &["d", "*.o"], &walk),
+            [Send, Send, Send, Skip, Skip]
+        );
         assert_eq!(verdicts(&[], &["a", "!a/c"], &walk)[..3], [Descend, Skip, Send]);
         assert_eq!(verdicts(&["a/c"], &[], &walk), [Descend, Skip, Send, Skip, Skip]);
         assert_eq!(verdicts(&["a"], &["a/b"], &walk), [Send, Skip, Send, Skip, Skip]);
-        assert_eq!(verdicts(&["*.o"], &[], &walk), [Descend, Skip, Skip, Descend, Send]);
+        assert_eq!(
+            verdicts(&["*.o"], &[], &walk),
+            [Descend, Skip, Skip, Descend, Send]
+        );
     }
 }

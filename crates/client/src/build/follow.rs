@@ -81,7 +81,16 @@ fn links(root: &Path, path: &str) -> Vec<String> {
     entries
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
         .filter(|entry| glob::matches(name, entry) == Ok(true))
-        .filter_map(|entry| link(root, &if parent.is_empty() { entry } else { format!("{parent}/{entry}") }))
+        .filter_map(|entry| {
+            link(
+                root,
+                &if parent.is_empty() {
+                    entry
+                } else {
+                    format!("{parent}/{entry}")
+                },
+            )
+        })
         .collect()
 }
 

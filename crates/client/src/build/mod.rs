@@ -21,8 +21,8 @@ use std::time::Duration;
 use bollard_buildkit_proto::moby::buildkit::v1 as api;
 use bollard_buildkit_proto::moby::buildkit::v1::control_client::ControlClient;
 
-pub use bollard_buildkit_proto::google::protobuf::Timestamp;
 pub use api::{StatusResponse, UsageRecord, Vertex, VertexLog, VertexStatus, VertexWarning};
+pub use bollard_buildkit_proto::google::protobuf::Timestamp;
 pub use failure::{BuildFailure, Excerpt};
 
 use crate::{Client, Error, Result};
@@ -130,7 +130,11 @@ impl Client {
                 ..api::CacheOptions::default()
             }),
             entitlements: build.entitlements.clone(),
-            exporter_deprecated: build.outputs.first().map(|output| output.kind.clone()).unwrap_or_default(),
+            exporter_deprecated: build
+                .outputs
+                .first()
+                .map(|output| output.kind.clone())
+                .unwrap_or_default(),
             exporter_attrs_deprecated: build
                 .outputs
                 .first()
@@ -195,7 +199,11 @@ impl Client {
                 reserved_space: i64::try_from(keep_bytes).unwrap_or(i64::MAX),
                 ..api::PruneRequest::default()
             };
-            let mut answer = control.prune(request).await.map_err(failure::refused)?.into_inner();
+            let mut answer = control
+                .prune(request)
+                .await
+                .map_err(failure::refused)?
+                .into_inner();
             let mut records = Vec::new();
             while let Some(record) = answer.message().await.map_err(failure::refused)? {
                 records.push(record);

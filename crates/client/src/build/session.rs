@@ -108,7 +108,11 @@ impl Services {
 
     /// What went wrong on this side, if anything did.
     pub fn mishap(&self) -> Option<Error> {
-        self.0.mishap.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.0
+            .mishap
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
     }
 
     /// Keeps what went wrong, and says it to the daemon.
@@ -137,7 +141,13 @@ fn texts(metadata: &MetadataMap, name: &str) -> Vec<String> {
         .get_all(name)
         .iter()
         .filter_map(|value| value.to_str().ok())
-        .map(|value| if encoded { unescape(value) } else { value.to_owned() })
+        .map(|value| {
+            if encoded {
+                unescape(value)
+            } else {
+                value.to_owned()
+            }
+        })
         .collect()
 }
 
@@ -180,7 +190,10 @@ impl<T> Stream for Receiver<T> {
 impl FileSync for Services {
     type DiffCopyStream = Answers<Packet>;
 
-    async fn diff_copy(&self, request: Request<Streaming<Packet>>) -> Result<Response<Self::DiffCopyStream>, Status> {
+    async fn diff_copy(
+        &self,
+        request: Request<Streaming<Packet>>,
+    ) -> Result<Response<Self::DiffCopyStream>, Status> {
         let metadata = request.metadata();
         let name = texts(metadata, "dir-name").into_iter().next().unwrap_or_default();
         let root = self
@@ -223,7 +236,10 @@ impl FileSync for Services {
             if let Err(error) = sent {
                 // The daemon says it with its own words around.
                 let _ = out.blocking_send(vessel_filesync::failure(&error));
-                if matches!(error, vessel_filesync::Error::Io { .. } | vessel_filesync::Error::Name(_)) {
+                if matches!(
+                    error,
+                    vessel_filesync::Error::Io { .. } | vessel_filesync::Error::Name(_)
+                ) {
                     services.wrong(Error::Build(Box::new(super::BuildFailure {
                         message: error.to_string(),
                         excerpt: None,
@@ -237,7 +253,10 @@ impl FileSync for Services {
 
     type TarStreamStream = Answers<Packet>;
 
-    async fn tar_stream(&self, _: Request<Streaming<Packet>>) -> Result<Response<Self::TarStreamStream>, Status> {
+    async fn tar_stream(
+        &self,
+        _: Request<Streaming<Packet>>,
+    ) -> Result<Response<Self::TarStreamStream>, Status> {
         Err(Status::unimplemented("directories are sent by DiffCopy"))
     }
 }
@@ -273,7 +292,10 @@ impl FileSend for Services {
 impl DirectorySend for Services {
     type DiffCopyStream = Answers<Packet>;
 
-    async fn diff_copy(&self, request: Request<Streaming<Packet>>) -> Result<Response<Self::DiffCopyStream>, Status> {
+    async fn diff_copy(
+        &self,
+        request: Request<Streaming<Packet>>,
+    ) -> Result<Response<Self::DiffCopyStream>, Status> {
         let name = text(request.metadata(), EXPORTER).to_owned();
         let path = self
             .0
@@ -281,7 +303,8 @@ impl DirectorySend for Services {
             .get(&name)
             .ok_or_else(|| Status::not_found(format!("exporter {name:?} not found")))?;
         let opened = std::fs::create_dir_all(path).and_then(|()| File::open(path));
-        let directory = opened.map_err(|source| self.wrong(Error::io("making the directory for the result")(source)))?;
+        let directory =
+            opened.map_err(|source| self.wrong(Error::io("making the directory for the result")(source)))?;
         let (out, mut requests) = mpsc::unbounded_channel();
         let (sender, mut packets) = mpsc::channel(PACKETS);
         let mut incoming = request.into_inner();
@@ -304,9 +327,13 @@ impl DirectorySend for Services {
         std::thread::spawn(move || {
             let options = ReceiveOptions {
                 mirror: false,
-                owner: Some((rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw())),
+                owner: Some((
+                    rustix::process::geteuid().as_raw(),
+                    rustix::process::getegid().as_raw(),
+                )),
             };
-            let received = vessel_filesync::receive(directory.as_fd(), options, &mut packets, &out, &mut |_| {});
+            let received =
+                vessel_filesync::receive(directory.as_fd(), options, &mut packets, &out, &mut |_| {});
             if let Err(error) = received {
                 let _ = out.send(vessel_filesync::failure(&error));
                 services.wrong(Error::Build(Box::new(super::BuildFailure {
@@ -368,7 +395,10 @@ impl Secrets for Services {
                 let mut data = Vec::new();
                 let read = File::open(path).and_then(|file| file.take(MAX_SECRET + 1).read_to_end(&mut data));
                 if let Err(source) = read {
-                    return Err(Status::unknown(format!("cannot read the secret {id}: {}: {source}", path.display())));
+                    return Err(Status::unknown(format!(
+                        "cannot read the secret {id}: {}: {source}",
+                        path.display()
+                    )));
                 }
                 data
             }
@@ -410,9 +440,12 @@ impl Ssh for Services {
         request: Request<Streaming<ssh::BytesMessage>>,
     ) -> Result<Response<Self::ForwardAgentStream>, Status> {
         let path = self.agent(text(request.metadata(), "buildkit.ssh.id"))?;
-        let agent = UnixStream::connect(&path)
-            .await
-            .map_err(|error| Status::unavailable(format!("cannot reach the SSH agent at {}: {error}", path.display())))?;
+        let agent = UnixStream::connect(&path).await.map_err(|error| {
+            Status::unavailable(format!(
+                "cannot reach the SSH agent at {}: {error}",
+                path.display()
+            ))
+        })?;
         let (mut read, mut write) = agent.into_split();
         let mut incoming = request.into_inner();
         tokio::spawn(async move {
@@ -539,9 +572,11 @@ impl hyper::service::Service<hyper::Request<Incoming>> for Services {
             "moby.filesync.v1.FileSync" => FileSyncServer::new(services)
                 .max_decoding_message_size(MAX_MESSAGE)
                 .call(request),
-            "moby.filesync.v1.FileSend" if self.takes_files(request.headers()) => DirectorySendServer::new(services)
-                .max_decoding_message_size(MAX_MESSAGE)
-                .call(request),
+            "moby.filesync.v1.FileSend" if self.takes_files(request.headers()) => {
+                DirectorySendServer::new(services)
+                    .max_decoding_message_size(MAX_MESSAGE)
+                    .call(request)
+            }
             "moby.filesync.v1.FileSend" => FileSendServer::new(services)
                 .max_decoding_message_size(MAX_MESSAGE)
                 .call(request),
@@ -552,9 +587,9 @@ impl hyper::service::Service<hyper::Request<Incoming>> for Services {
                 .call(request),
             "moby.upload.v1.Upload" => UploadServer::new(services).call(request),
             "grpc.health.v1.Health" => HealthServer::new(services).call(request),
-            _ => Box::pin(async move {
-                Ok(Status::unimplemented(format!("{name} is not offered")).into_http())
-            }),
+            _ => Box::pin(
+                async move { Ok(Status::unimplemented(format!("{name} is not offered")).into_http()) },
+            ),
         }
     }
 }

@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
 use vessel_build::request::{
-    BuildRequest, CacheImport, DockerfileSource, Goal, NamedContext, Network, NoCache, Resources, Source, Ulimit,
+    BuildRequest, CacheImport, DockerfileSource, Goal, NamedContext, Network, NoCache, Resources, Source,
+    Ulimit,
 };
 use vessel_image::Platform;
 
@@ -30,13 +31,26 @@ pub type Attributes = HashMap<String, String>;
 /// A sentence for the client.
 pub fn parse(frontend: &str, attributes: &Attributes) -> Result<BuildRequest, String> {
     if attributes.len() > MAX_ATTRIBUTES {
-        return Err(format!("a build may have {MAX_ATTRIBUTES} attributes; this one has {}", attributes.len()));
+        return Err(format!(
+            "a build may have {MAX_ATTRIBUTES} attributes; this one has {}",
+            attributes.len()
+        ));
     }
-    let bytes: usize = attributes.iter().map(|(name, value)| name.len() + value.len()).sum();
+    let bytes: usize = attributes
+        .iter()
+        .map(|(name, value)| name.len() + value.len())
+        .sum();
     if bytes > MAX_BYTES {
-        return Err(format!("the attributes of a build may have {MAX_BYTES} bytes; these have {bytes}"));
+        return Err(format!(
+            "the attributes of a build may have {MAX_BYTES} bytes; these have {bytes}"
+        ));
     }
-    let get = |name: &str| attributes.get(name).map(String::as_str).filter(|value| !value.is_empty());
+    let get = |name: &str| {
+        attributes
+            .get(name)
+            .map(String::as_str)
+            .filter(|value| !value.is_empty())
+    };
     check_frontend(frontend, get("source"))?;
     check_syntax(get("build-arg:BUILDKIT_SYNTAX"))?;
     let context = match get("context") {
@@ -60,7 +74,9 @@ pub fn parse(frontend: &str, attributes: &Attributes) -> Result<BuildRequest, St
         pull: pull(get("image-resolve-mode"))?,
         network: network(get("force-network-mode"))?,
         extra_hosts: extra_hosts(get("add-hosts"))?,
-        hostname: get("build-arg:BUILDKIT_SANDBOX_HOSTNAME").or(get("hostname")).map(str::to_owned),
+        hostname: get("build-arg:BUILDKIT_SANDBOX_HOSTNAME")
+            .or(get("hostname"))
+            .map(str::to_owned),
         shm_size: number("shm-size", get("shm-size"))?,
         ulimits: ulimits(get("ulimit"))?,
         cgroup_parent: get("cgroup-parent").map(str::to_owned),
@@ -70,14 +86,19 @@ pub fn parse(frontend: &str, attributes: &Attributes) -> Result<BuildRequest, St
         check: get("build-arg:BUILDKIT_DOCKERFILE_CHECK").map(str::to_owned),
         ..BuildRequest::default()
     };
-    check_multi_platform(get("build-arg:BUILDKIT_MULTI_PLATFORM").or(get("multi-platform")), &request)?;
+    check_multi_platform(
+        get("build-arg:BUILDKIT_MULTI_PLATFORM").or(get("multi-platform")),
+        &request,
+    )?;
     for (name, value) in attributes {
         if let Some(name) = name.strip_prefix("build-arg:") {
             request.args.insert(name.to_owned(), Some(value.clone()));
         } else if let Some(name) = name.strip_prefix("label:") {
             request.labels.insert(name.to_owned(), value.clone());
         } else if let Some(name) = name.strip_prefix("context:") {
-            request.contexts.insert(name.to_owned(), named_context(name, value)?);
+            request
+                .contexts
+                .insert(name.to_owned(), named_context(name, value)?);
         }
     }
     request.source_date_epoch = epoch(get("build-arg:SOURCE_DATE_EPOCH"))?;
@@ -92,10 +113,16 @@ fn check_frontend(frontend: &str, source: Option<&str>) -> Result<(), String> {
             Some(source) => Err(format!(
                 "the front end {source:?} cannot be used: Vessel builds Dockerfiles by its own front end and runs no other"
             )),
-            None => Err("the front end gateway.v0 needs a source: name an image, or use dockerfile.v0".to_owned()),
+            None => {
+                Err("the front end gateway.v0 needs a source: name an image, or use dockerfile.v0".to_owned())
+            }
         },
-        "" => Err("LLB definitions cannot be built: Vessel builds Dockerfiles (front end dockerfile.v0)".to_owned()),
-        other => Err(format!("the front end {other:?} is not known: Vessel has dockerfile.v0")),
+        "" => Err(
+            "LLB definitions cannot be built: Vessel builds Dockerfiles (front end dockerfile.v0)".to_owned(),
+        ),
+        other => Err(format!(
+            "the front end {other:?} is not known: Vessel has dockerfile.v0"
+        )),
     }
 }
 
@@ -115,9 +142,12 @@ fn is_dockerfile(image: &str) -> bool {
         Some((name, tag)) if !tag.contains('/') => name,
         _ => name,
     };
-    FRONT_ENDS
-        .iter()
-        .any(|known| name == *known || name.strip_suffix(known).is_some_and(|registry| registry.ends_with('/')))
+    FRONT_ENDS.iter().any(|known| {
+        name == *known
+            || name
+                .strip_suffix(known)
+                .is_some_and(|registry| registry.ends_with('/'))
+    })
 }
 
 fn goal(request: Option<&str>) -> Result<Goal, String> {
@@ -141,7 +171,8 @@ fn platforms(text: Option<&str>) -> Result<Vec<Platform>, String> {
     text.split(',')
         .map(|text| match text.trim() {
             "local" => Ok(Platform::host()),
-            text => Platform::parse(text).map_err(|error| format!("failed to parse target platform {text}: {error}")),
+            text => Platform::parse(text)
+                .map_err(|error| format!("failed to parse target platform {text}: {error}")),
         })
         .collect()
 }
@@ -171,7 +202,9 @@ fn pull(mode: Option<&str>) -> Result<bool, String> {
     match mode {
         None | Some("default" | "local") => Ok(false),
         Some("pull") => Ok(true),
-        Some(other) => Err(format!("invalid image-resolve-mode: {other}: default, pull or local is expected")),
+        Some(other) => Err(format!(
+            "invalid image-resolve-mode: {other}: default, pull or local is expected"
+        )),
     }
 }
 
@@ -184,7 +217,9 @@ pub fn network(mode: Option<&str>) -> Result<Network, String> {
         None | Some("default" | "sandbox" | "bridge") => Ok(Network::Default),
         Some("none") => Ok(Network::None),
         Some("host") => Ok(Network::Host),
-        Some(other) => Err(format!("invalid network mode {other:?}: default, none or host is expected")),
+        Some(other) => Err(format!(
+            "invalid network mode {other:?}: default, none or host is expected"
+        )),
     }
 }
 
@@ -192,7 +227,10 @@ fn extra_hosts(text: Option<&str>) -> Result<Vec<(String, IpAddr)>, String> {
     let Some(text) = text else {
         return Ok(Vec::new());
     };
-    text.split(',').filter(|pair| !pair.trim().is_empty()).map(extra_host).collect()
+    text.split(',')
+        .filter(|pair| !pair.trim().is_empty())
+        .map(extra_host)
+        .collect()
 }
 
 /// A line of `/etc/hosts`: `NAME=ADDRESS` or `NAME:ADDRESS`.
@@ -224,7 +262,10 @@ fn ulimits(text: Option<&str>) -> Result<Vec<Ulimit>, String> {
     let Some(text) = text else {
         return Ok(Vec::new());
     };
-    text.split(',').filter(|one| !one.trim().is_empty()).map(ulimit).collect()
+    text.split(',')
+        .filter(|one| !one.trim().is_empty())
+        .map(ulimit)
+        .collect()
 }
 
 fn ulimit(text: &str) -> Result<Ulimit, String> {
@@ -266,14 +307,20 @@ struct CacheEntry {
 fn cache_imports(json: Option<&str>, references: Option<&str>) -> Result<Vec<CacheImport>, String> {
     let mut imports = Vec::new();
     if let Some(json) = json {
-        let entries: Vec<CacheEntry> =
-            serde_json::from_str(json).map_err(|error| format!("failed to unmarshal cache-imports: {error}"))?;
+        let entries: Vec<CacheEntry> = serde_json::from_str(json)
+            .map_err(|error| format!("failed to unmarshal cache-imports: {error}"))?;
         for entry in entries {
             let attributes = entry.attributes.unwrap_or_default();
-            imports.extend(cache_import(&entry.kind, |name| attributes.get(name).map(String::as_str))?);
+            imports.extend(cache_import(&entry.kind, |name| {
+                attributes.get(name).map(String::as_str)
+            })?);
         }
     }
-    for reference in references.unwrap_or_default().split(',').filter(|text| !text.is_empty()) {
+    for reference in references
+        .unwrap_or_default()
+        .split(',')
+        .filter(|text| !text.is_empty())
+    {
         let import = CacheImport::Registry(reference.to_owned());
         if !imports.contains(&import) {
             imports.push(import);
@@ -407,7 +454,10 @@ mod tests {
         let DockerfileSource::File { source, path } = request.dockerfile else {
             panic!("a file is asked for");
         };
-        assert_eq!((source, path.as_str()), (Some(Source::Session("dockerfile".into())), "x.Dockerfile"));
+        assert_eq!(
+            (source, path.as_str()),
+            (Some(Source::Session("dockerfile".into())), "x.Dockerfile")
+        );
         assert_eq!(request.context, Source::Session("context".into()));
     }
 

@@ -65,7 +65,9 @@ pub async fn client(state: &State, id: &str) -> Result<Client, Status> {
 /// # Errors
 /// The engine has none.
 pub fn builder(state: &State) -> Result<Arc<Builder>, Status> {
-    state.builder().map_err(|error| Status::unavailable(error.message().to_owned()))
+    state
+        .builder()
+        .map_err(|error| Status::unavailable(error.message().to_owned()))
 }
 
 /// What the daemon builds for.
@@ -106,15 +108,21 @@ fn version() -> BuildkitVersion {
 fn complete(request: &mut BuildRequest, solve: &api::SolveRequest) -> Result<(), String> {
     let cache = solve.cache.clone().unwrap_or_default();
     for entry in &cache.imports {
-        let import = attributes::cache_import(&entry.r#type, |name| entry.attrs.get(name).map(String::as_str))?;
+        let import =
+            attributes::cache_import(&entry.r#type, |name| entry.attrs.get(name).map(String::as_str))?;
         if let Some(import) = import.filter(|import| !request.cache_from.contains(import)) {
             request.cache_from.push(import);
         }
     }
     for entry in &cache.exports {
-        request.cache_to.push(exporters::cache(&entry.r#type, &entry.attrs)?);
+        request
+            .cache_to
+            .push(exporters::cache(&entry.r#type, &entry.attrs)?);
     }
-    if request.args.get("BUILDKIT_INLINE_CACHE").is_some_and(|value| value.as_deref() == Some("1"))
+    if request
+        .args
+        .get("BUILDKIT_INLINE_CACHE")
+        .is_some_and(|value| value.as_deref() == Some("1"))
         && !request.cache_to.contains(&CacheExport::Inline)
     {
         request.cache_to.push(CacheExport::Inline);
@@ -128,7 +136,9 @@ fn complete(request: &mut BuildRequest, solve: &api::SolveRequest) -> Result<(),
         request.outputs.push(output);
     }
     for (index, exporter) in solve.exporters.iter().enumerate() {
-        request.outputs.push(exporters::output(index, &exporter.r#type, &exporter.attrs)?);
+        request
+            .outputs
+            .push(exporters::output(index, &exporter.r#type, &exporter.attrs)?);
     }
     Ok(())
 }
@@ -160,7 +170,10 @@ pub fn exporter_response(outputs: &[Output], result: &BuildResult) -> HashMap<St
     if let Some(answer) = &result.answer {
         response.insert("result.json".to_owned(), answer.json.clone());
         response.insert("result.txt".to_owned(), answer.text.clone());
-        response.insert("result.statuscode".to_owned(), u8::from(answer.findings > 0).to_string());
+        response.insert(
+            "result.statuscode".to_owned(),
+            u8::from(answer.findings > 0).to_string(),
+        );
     }
     response
 }
@@ -173,7 +186,11 @@ async fn solve(
     solve: &api::SolveRequest,
     client: Client,
 ) -> Result<HashMap<String, String>, Status> {
-    if solve.definition.as_ref().is_some_and(|definition| !definition.def.is_empty()) {
+    if solve
+        .definition
+        .as_ref()
+        .is_some_and(|definition| !definition.def.is_empty())
+    {
         return Err(Status::unimplemented(
             "LLB definitions cannot be built: Vessel builds Dockerfiles (front end dockerfile.v0)",
         ));
@@ -195,7 +212,8 @@ async fn solve(
             attributes: solve.frontend_attrs.clone(),
         }
     };
-    let mut request = attributes::parse(&asked.frontend, &asked.attributes).map_err(Status::invalid_argument)?;
+    let mut request =
+        attributes::parse(&asked.frontend, &asked.attributes).map_err(Status::invalid_argument)?;
     complete(&mut request, solve).map_err(Status::invalid_argument)?;
     if request.goal != Goal::Build {
         request.outputs.clear();
@@ -212,7 +230,10 @@ async fn solve(
 
 #[tonic::async_trait]
 impl Service for Control {
-    async fn solve(&self, request: Request<api::SolveRequest>) -> Result<Response<api::SolveResponse>, Status> {
+    async fn solve(
+        &self,
+        request: Request<api::SolveRequest>,
+    ) -> Result<Response<api::SolveResponse>, Status> {
         let request = request.into_inner();
         if request.r#ref.is_empty() {
             return Err(Status::invalid_argument("the build has no reference"));
@@ -257,13 +278,20 @@ impl Service for Control {
             .cache_records()
             .await
             .map_err(|error| failure(&error))?;
-        let record = records.iter().filter(|record| wanted.has(record)).map(usage).collect();
+        let record = records
+            .iter()
+            .filter(|record| wanted.has(record))
+            .map(usage)
+            .collect();
         Ok(Response::new(api::DiskUsageResponse { record }))
     }
 
     type PruneStream = Answers<api::UsageRecord>;
 
-    async fn prune(&self, request: Request<api::PruneRequest>) -> Result<Response<Self::PruneStream>, Status> {
+    async fn prune(
+        &self,
+        request: Request<api::PruneRequest>,
+    ) -> Result<Response<Self::PruneStream>, Status> {
         let request = request.into_inner();
         let wanted = Wanted::parse(&request.filter)?;
         let keep = request.reserved_space.max(request.max_used_space);
@@ -311,7 +339,9 @@ impl Service for Control {
         &self,
         _: Request<api::ListWorkersRequest>,
     ) -> Result<Response<api::ListWorkersResponse>, Status> {
-        Ok(Response::new(api::ListWorkersResponse { record: vec![worker()] }))
+        Ok(Response::new(api::ListWorkersResponse {
+            record: vec![worker()],
+        }))
     }
 
     async fn info(&self, _: Request<api::InfoRequest>) -> Result<Response<api::InfoResponse>, Status> {
@@ -376,7 +406,11 @@ struct Wanted {
 impl Wanted {
     fn parse(filters: &[String]) -> Result<Self, Status> {
         let mut wanted = Self::default();
-        for filter in filters.iter().flat_map(|filter| filter.split(',')).filter(|filter| !filter.is_empty()) {
+        for filter in filters
+            .iter()
+            .flat_map(|filter| filter.split(','))
+            .filter(|filter| !filter.is_empty())
+        {
             let unknown = || {
                 Status::invalid_argument(format!(
                     "the filter {filter:?} is not known: id, type and description are"
@@ -414,8 +448,12 @@ mod tests {
 
     #[test]
     fn filters_of_the_cache() {
-        let wanted = Wanted::parse(&["id~=ab,type==regular".to_owned(), "description~=x".to_owned()]).unwrap();
-        assert_eq!((wanted.ids, wanted.kinds, wanted.descriptions), (vec!["ab".into()], vec!["regular".into()], vec!["x".into()]));
+        let wanted =
+            Wanted::parse(&["id~=ab,type==regular".to_owned(), "description~=x".to_owned()]).unwrap();
+        assert_eq!(
+            (wanted.ids, wanted.kinds, wanted.descriptions),
+            (vec!["ab".into()], vec!["regular".into()], vec!["x".into()])
+        );
         assert!(Wanted::parse(&["until=1h".to_owned()]).is_err());
         assert!(Wanted::parse(&["x".to_owned()]).is_err());
     }

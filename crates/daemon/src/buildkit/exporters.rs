@@ -51,9 +51,15 @@ pub fn output(index: usize, kind: &str, attributes: &HashMap<String, String>) ->
         }
         "docker" | "oci" => {
             if flag("tar")? == Some(false) {
-                return Err(format!("{kind} output with tar=false is not there: write an archive and unpack it"));
+                return Err(format!(
+                    "{kind} output with tar=false is not there: write an archive and unpack it"
+                ));
             }
-            let format = if kind == "oci" { Format::Oci } else { Format::Docker };
+            let format = if kind == "oci" {
+                Format::Oci
+            } else {
+                Format::Docker
+            };
             Output::Archive {
                 exporter,
                 format,
@@ -62,7 +68,9 @@ pub fn output(index: usize, kind: &str, attributes: &HashMap<String, String>) ->
         }
         "local" => {
             if get("mode").is_some_and(|mode| mode != "copy") {
-                return Err("local output with mode=delete is not there: empty the directory first".to_owned());
+                return Err(
+                    "local output with mode=delete is not there: empty the directory first".to_owned(),
+                );
             }
             Output::Local {
                 exporter,
@@ -87,7 +95,9 @@ fn annotations(attributes: &HashMap<String, String>) -> BTreeMap<String, String>
         .iter()
         .filter_map(|(name, value)| {
             // `annotation.K` and `annotation-manifest.K`, with or without a platform in brackets.
-            let rest = name.strip_prefix("annotation-manifest").or_else(|| name.strip_prefix("annotation"))?;
+            let rest = name
+                .strip_prefix("annotation-manifest")
+                .or_else(|| name.strip_prefix("annotation"))?;
             let (selector, key) = rest.split_once('.')?;
             (selector.is_empty() || selector.starts_with('[')).then(|| (key.to_owned(), value.clone()))
         })
@@ -122,7 +132,11 @@ pub fn cache(kind: &str, attributes: &HashMap<String, String>) -> Result<CacheEx
     let max = match get("mode") {
         None | Some("" | "min") => false,
         Some("max") => true,
-        Some(other) => return Err(format!("invalid cache export mode {other:?}: min or max is expected")),
+        Some(other) => {
+            return Err(format!(
+                "invalid cache export mode {other:?}: min or max is expected"
+            ));
+        }
     };
     let options = CacheExportOptions {
         max,
@@ -161,7 +175,12 @@ mod tests {
 
     #[test]
     fn images() {
-        let attributes = map(&[("name", "a,b:1"), ("push", "true"), ("annotation.k", "v"), ("annotation-manifest[linux/amd64].l", "w")]);
+        let attributes = map(&[
+            ("name", "a,b:1"),
+            ("push", "true"),
+            ("annotation.k", "v"),
+            ("annotation-manifest[linux/amd64].l", "w"),
+        ]);
         let Output::Image {
             names,
             store,

@@ -93,7 +93,9 @@ impl Gateway {
     async fn job<T>(&self, request: &Request<T>) -> Result<Arc<Job>, Status> {
         let reference = value(request, BUILD);
         if reference.is_empty() {
-            return Err(Status::invalid_argument(format!("no buildid found in the header {BUILD}")));
+            return Err(Status::invalid_argument(format!(
+                "no buildid found in the header {BUILD}"
+            )));
         }
         let job = self.state.jobs.get(reference).await;
         job.ok_or_else(|| Status::not_found(format!("no such job {reference}")))
@@ -101,7 +103,8 @@ impl Gateway {
 
     /// Makes what was asked for, for its answer or for the cache alone.
     async fn make(&self, job: &Job, asked: &Asked) -> Result<BuildResult, Status> {
-        let mut request = attributes::parse(&asked.frontend, &asked.attributes).map_err(Status::invalid_argument)?;
+        let mut request =
+            attributes::parse(&asked.frontend, &asked.attributes).map_err(Status::invalid_argument)?;
         if request.goal == Goal::Build {
             request.outputs = vec![Output::CacheOnly];
         }
@@ -134,7 +137,9 @@ fn capabilities(names: &[&str]) -> Vec<ApiCap> {
 }
 
 fn absent(what: &str) -> Status {
-    Status::unimplemented(format!("{what} of a build's gateway are not there: Vessel builds Dockerfiles"))
+    Status::unimplemented(format!(
+        "{what} of a build's gateway are not there: Vessel builds Dockerfiles"
+    ))
 }
 
 /// The answer to a question about a Dockerfile.
@@ -181,10 +186,17 @@ impl LlbBridge for Gateway {
         }))
     }
 
-    async fn solve(&self, request: Request<api::SolveRequest>) -> Result<Response<api::SolveResponse>, Status> {
+    async fn solve(
+        &self,
+        request: Request<api::SolveRequest>,
+    ) -> Result<Response<api::SolveResponse>, Status> {
         let job = self.job(&request).await?;
         let request = request.into_inner();
-        if request.definition.is_some_and(|definition| !definition.def.is_empty()) || !request.frontend_inputs.is_empty() {
+        if request
+            .definition
+            .is_some_and(|definition| !definition.def.is_empty())
+            || !request.frontend_inputs.is_empty()
+        {
             return Err(Status::unimplemented(
                 "LLB definitions cannot be built: Vessel builds Dockerfiles (front end dockerfile.v0)",
             ));
@@ -194,7 +206,8 @@ impl LlbBridge for Gateway {
             attributes: request.frontend_opt,
         };
         add_imports(&mut asked, &request.cache_imports)?;
-        let parsed = attributes::parse(&asked.frontend, &asked.attributes).map_err(Status::invalid_argument)?;
+        let parsed =
+            attributes::parse(&asked.frontend, &asked.attributes).map_err(Status::invalid_argument)?;
         if parsed.goal != Goal::Build {
             return Ok(Response::new(answer(self.make(&job, &asked).await?)));
         }
@@ -219,7 +232,10 @@ impl LlbBridge for Gateway {
         Ok(Response::new(response))
     }
 
-    async fn r#return(&self, request: Request<api::ReturnRequest>) -> Result<Response<api::ReturnResponse>, Status> {
+    async fn r#return(
+        &self,
+        request: Request<api::ReturnRequest>,
+    ) -> Result<Response<api::ReturnResponse>, Status> {
         let job = self.job(&request).await?;
         let request = request.into_inner();
         job.give_back(match request.error {
@@ -243,7 +259,10 @@ impl LlbBridge for Gateway {
         Ok(Response::new(api::WarnResponse {}))
     }
 
-    async fn inputs(&self, request: Request<api::InputsRequest>) -> Result<Response<api::InputsResponse>, Status> {
+    async fn inputs(
+        &self,
+        request: Request<api::InputsRequest>,
+    ) -> Result<Response<api::InputsResponse>, Status> {
         self.job(&request).await?;
         Ok(Response::new(api::InputsResponse::default()))
     }
@@ -262,15 +281,24 @@ impl LlbBridge for Gateway {
         Err(absent("properties of sources"))
     }
 
-    async fn read_file(&self, _: Request<api::ReadFileRequest>) -> Result<Response<api::ReadFileResponse>, Status> {
+    async fn read_file(
+        &self,
+        _: Request<api::ReadFileRequest>,
+    ) -> Result<Response<api::ReadFileResponse>, Status> {
         Err(absent("files"))
     }
 
-    async fn read_dir(&self, _: Request<api::ReadDirRequest>) -> Result<Response<api::ReadDirResponse>, Status> {
+    async fn read_dir(
+        &self,
+        _: Request<api::ReadDirRequest>,
+    ) -> Result<Response<api::ReadDirResponse>, Status> {
         Err(absent("files"))
     }
 
-    async fn stat_file(&self, _: Request<api::StatFileRequest>) -> Result<Response<api::StatFileResponse>, Status> {
+    async fn stat_file(
+        &self,
+        _: Request<api::StatFileRequest>,
+    ) -> Result<Response<api::StatFileResponse>, Status> {
         Err(absent("files"))
     }
 
@@ -322,8 +350,9 @@ impl LlbBridge for Gateway {
 /// Caches that the gateway names beside the attributes: references join `cache-from`.
 fn add_imports(asked: &mut Asked, imports: &[api::CacheOptionsEntry]) -> Result<(), Status> {
     for entry in imports {
-        let import = attributes::cache_import(&entry.r#type, |name| entry.attrs.get(name).map(String::as_str))
-            .map_err(Status::invalid_argument)?;
+        let import =
+            attributes::cache_import(&entry.r#type, |name| entry.attrs.get(name).map(String::as_str))
+                .map_err(Status::invalid_argument)?;
         if let Some(vessel_build::request::CacheImport::Registry(reference)) = import {
             let all = asked.attributes.entry("cache-from".to_owned()).or_default();
             if !all.is_empty() {

@@ -25,7 +25,8 @@ pub fn serve(state: &Arc<State>, mut request: Request) -> Answer {
     check_upgrade(&request)?;
     let upgrade = request.on_upgrade();
     let control = ControlServer::new(Control::new(Arc::clone(state))).max_decoding_message_size(MAX_MESSAGE);
-    let gateway = LlbBridgeServer::new(Gateway::new(Arc::clone(state))).max_decoding_message_size(MAX_MESSAGE);
+    let gateway =
+        LlbBridgeServer::new(Gateway::new(Arc::clone(state))).max_decoding_message_size(MAX_MESSAGE);
     let health = HealthServer::new(Well);
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         let (mut control, mut gateway, mut health) = (control.clone(), gateway.clone(), health.clone());

@@ -183,7 +183,9 @@ impl Job {
     pub fn ask(&self, asked: Asked) -> Result<String, Status> {
         let mut all = lock(&self.asked);
         if all.len() >= MAX_JOBS {
-            return Err(Status::resource_exhausted("the gateway asked for too many results"));
+            return Err(Status::resource_exhausted(
+                "the gateway asked for too many results",
+            ));
         }
         let reference = format!("ref-{}", all.len());
         all.insert(reference.clone(), asked);
@@ -267,7 +269,9 @@ impl Jobs {
         {
             let mut jobs = lock(&self.by_reference);
             if jobs.contains_key(reference) {
-                return Err(Status::already_exists(format!("build {reference} already exists")));
+                return Err(Status::already_exists(format!(
+                    "build {reference} already exists"
+                )));
             }
             if jobs.len() >= MAX_JOBS {
                 return Err(Status::resource_exhausted(format!(

@@ -14,8 +14,8 @@ use bollard_buildkit_proto::moby::buildkit::secrets::v1::secrets_client::Secrets
 use bollard_buildkit_proto::moby::filesync::packet::file_send_client::FileSendClient;
 use bollard_buildkit_proto::moby::filesync::v1::auth_client::AuthClient;
 use bollard_buildkit_proto::moby::filesync::v1::file_send_client::FileSendClient as ArchiveClient;
-use bollard_buildkit_proto::moby::filesync::v1::{BytesMessage, CredentialsRequest};
 use bollard_buildkit_proto::moby::filesync::v1::file_sync_client::FileSyncClient;
+use bollard_buildkit_proto::moby::filesync::v1::{BytesMessage, CredentialsRequest};
 use bollard_buildkit_proto::moby::sshforward::v1::ssh_client::SshClient;
 use bollard_buildkit_proto::moby::sshforward::v1::{BytesMessage as AgentMessage, CheckAgentRequest};
 use futures_util::stream;
@@ -46,7 +46,11 @@ fn remote(what: impl Into<String>) -> impl FnOnce(Status) -> Error {
     let what = what.into();
     move |status| {
         let said = status.message();
-        let why = if said.is_empty() { "the client is gone" } else { said };
+        let why = if said.is_empty() {
+            "the client is gone"
+        } else {
+            said
+        };
         Error::new(ErrorKind::Remote, format!("{what}: {why}"))
     }
 }
@@ -81,7 +85,9 @@ fn escape(text: &str) -> String {
 }
 
 /// Messages from a channel, until its senders are gone.
-fn outgoing<T: Send + 'static>(receiver: mpsc::UnboundedReceiver<T>) -> impl futures_util::Stream<Item = T> + Send {
+fn outgoing<T: Send + 'static>(
+    receiver: mpsc::UnboundedReceiver<T>,
+) -> impl futures_util::Stream<Item = T> + Send {
     stream::unfold(receiver, |mut receiver| async move {
         let item = receiver.recv().await?;
         Some((item, receiver))
@@ -136,7 +142,10 @@ impl ClientSession {
         if self.0.supports(method) {
             return Ok(());
         }
-        Err(Error::new(ErrorKind::Invalid, format!("the client offers no {what}")))
+        Err(Error::new(
+            ErrorKind::Invalid,
+            format!("the client offers no {what}"),
+        ))
     }
 }
 
@@ -191,7 +200,9 @@ impl Session for ClientSession {
             Ok(received) => received,
             // The connection knows better why it ended.
             Err(vessel_filesync::Error::Closed) if connection.is_err() => {
-                return Err(connection.err().map_or_else(|| aborted("the transfer of files"), remote(what)));
+                return Err(connection
+                    .err()
+                    .map_or_else(|| aborted("the transfer of files"), remote(what)));
             }
             Err(error) => return Err(transfer(what)(error)),
         };
@@ -217,7 +228,9 @@ impl Session for ClientSession {
         match client.get_secret(request).await {
             Ok(secret) => Secret::new(secret.into_inner().data).map(Some),
             Err(status) if status.code() == Code::NotFound => Ok(None),
-            Err(status) => Err(remote(format!("cannot get the secret {id:?} of the client"))(status)),
+            Err(status) => Err(remote(format!("cannot get the secret {id:?} of the client"))(
+                status,
+            )),
         }
     }
 
@@ -226,7 +239,10 @@ impl Session for ClientSession {
             return Ok(false);
         }
         let mut client = SshClient::with_origin(self.channel(), Channel::origin());
-        Ok(client.check_agent(CheckAgentRequest { id: id.to_owned() }).await.is_ok())
+        Ok(client
+            .check_agent(CheckAgentRequest { id: id.to_owned() })
+            .await
+            .is_ok())
     }
 
     async fn agent(&self, id: &str) -> Result<Box<dyn Stream>> {
@@ -272,12 +288,16 @@ impl Session for ClientSession {
             host => host,
         };
         let mut client = AuthClient::with_origin(self.channel(), Channel::origin());
-        let request = CredentialsRequest { host: host.to_owned() };
+        let request = CredentialsRequest {
+            host: host.to_owned(),
+        };
         let known = match client.credentials(request).await {
             Ok(known) => known.into_inner(),
             Err(status) if matches!(status.code(), Code::NotFound | Code::Unimplemented) => return Ok(None),
             Err(status) => {
-                return Err(remote(format!("cannot get the client's credentials for {host}"))(status));
+                return Err(remote(format!("cannot get the client's credentials for {host}"))(
+                    status,
+                ));
             }
         };
         Ok(match (known.username.is_empty(), known.secret.is_empty()) {
@@ -300,9 +320,13 @@ impl Session for ClientSession {
         let (out, packets) = mpsc::channel(PACKETS);
         let (sender, mut requests) = mpsc::unbounded_channel();
         let mut call = Request::new(bounded(packets));
-        put(call.metadata_mut(), "buildkit-attachable-exporter-id", &[exporter.to_owned()]);
-        let mut client =
-            FileSendClient::with_origin(self.channel(), Channel::origin()).max_decoding_message_size(MAX_MESSAGE);
+        put(
+            call.metadata_mut(),
+            "buildkit-attachable-exporter-id",
+            &[exporter.to_owned()],
+        );
+        let mut client = FileSendClient::with_origin(self.channel(), Channel::origin())
+            .max_decoding_message_size(MAX_MESSAGE);
         let work = on_thread("vessel-export", move || {
             let options = SendOptions {
                 owner: Owner::Keep,
@@ -344,7 +368,11 @@ impl Session for ClientSession {
         let (cut, was_cut) = oneshot::channel::<()>();
         let pieces = pieces(theirs, Arc::clone(&complete), cut);
         let mut call = Request::new(pieces);
-        put(call.metadata_mut(), "buildkit-attachable-exporter-id", &[exporter.to_owned()]);
+        put(
+            call.metadata_mut(),
+            "buildkit-attachable-exporter-id",
+            &[exporter.to_owned()],
+        );
         let mut client = ArchiveClient::with_origin(self.channel(), Channel::origin());
         let task = tokio::spawn(async move {
             let whole = async {
@@ -358,7 +386,11 @@ impl Session for ClientSession {
                 Ok(()) = was_cut => Err(Status::cancelled("the archive is not complete")),
             }
         });
-        Ok(Box::new(Archive { pipe: ours, complete, task }))
+        Ok(Box::new(Archive {
+            pipe: ours,
+            complete,
+            task,
+        }))
     }
 }
 

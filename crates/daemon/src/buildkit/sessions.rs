@@ -105,7 +105,9 @@ impl Sessions {
             if sessions.len() >= MAX_SESSIONS {
                 return Err(ApiError::new(
                     StatusCode::SERVICE_UNAVAILABLE,
-                    format!("there are {MAX_SESSIONS} build sessions already: try again when some have ended"),
+                    format!(
+                        "there are {MAX_SESSIONS} build sessions already: try again when some have ended"
+                    ),
                 ));
             }
         }
@@ -127,7 +129,10 @@ impl Sessions {
                 methods,
                 closed,
             });
-            sessions.lock().entry(id.clone()).or_insert(Arc::clone(&connected));
+            sessions
+                .lock()
+                .entry(id.clone())
+                .or_insert(Arc::clone(&connected));
             sessions.came.notify_waiters();
             let end = connection.await;
             tracing::debug!(session = id, ?end, "a session ended");

@@ -58,7 +58,11 @@ impl tower::Service<Request<Body>> for Channel {
 /// Answers calls on a connection that was upgraded, until its end.
 pub async fn serve<S>(upgraded: Upgraded, service: S) -> hyper::Result<()>
 where
-    S: hyper::service::Service<hyper::Request<Incoming>, Response = Response<Body>, Error = std::convert::Infallible>,
+    S: hyper::service::Service<
+            hyper::Request<Incoming>,
+            Response = Response<Body>,
+            Error = std::convert::Infallible,
+        >,
     S::Future: Send + 'static,
 {
     hyper::server::conn::http2::Builder::new(TokioExecutor::new())

@@ -1,4 +1,4 @@
-//! What this daemon does not have: swarm, plugins, registries. The answers are those of a dockerd
+//! What this daemon does not have: swarm, plugins. The answers are those of a dockerd
 //! without them where it has such an answer, and a plain sentence with 501 where it has not.
 
 use hyper::{Method, StatusCode};
@@ -24,7 +24,6 @@ pub fn route(method: &Method, segments: &[&str]) -> Answer {
             format!("plugin \"{}\" not found", name.join("/")),
         )),
         ["plugins", ..] => Err(ApiError::not_implemented("this engine has no plugins")),
-        ["distribution", ..] => registry(),
         _ => Err(ApiError::page_not_found()),
     }
 }
@@ -34,17 +33,6 @@ pub fn swarm() -> Answer {
     Err(ApiError::new(
         StatusCode::SERVICE_UNAVAILABLE,
         "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" to connect this node to swarm and try again.",
-    ))
-}
-
-/// The answer to a search of the registry.
-pub fn search() -> Answer {
-    registry()
-}
-
-fn registry() -> Answer {
-    Err(ApiError::not_implemented(
-        "registries arrive with the next release: bring images with load or import, take them away with save",
     ))
 }
 

@@ -9,15 +9,14 @@ use hyper::StatusCode;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::task::JoinHandle;
 use vessel_api::JsonMessage;
-use vessel_engine::images::{
-    Credentials, ImageListOptions, ImportOptions, Platform, Progress, PullRequest, PushRequest,
-};
+use vessel_engine::images::{ImageListOptions, ImportOptions, Platform, Progress, PullRequest, PushRequest};
 
 use crate::body::Body;
 use crate::error::ApiError;
 use crate::request::Request;
 use crate::response::{self, Answer, json, status};
 use crate::routes::copy::tar_body;
+use crate::routes::registries::credentials;
 use crate::server::{Busy, State};
 
 /// `GET /images/json`.
@@ -119,12 +118,6 @@ pub async fn load(state: &Arc<State>, request: Request) -> Answer {
         engine.image_load(reader, quiet, platform, progress).await
     })
     .await
-}
-
-/// What the client shows to registries.
-fn credentials(request: &Request) -> Result<Credentials, ApiError> {
-    let header = request.header("x-registry-auth").unwrap_or_default();
-    Credentials::from_header(header).map_err(|error| ApiError::bad_request(error.to_string()))
 }
 
 /// `POST /images/create`: a pull, or import of an archive of a root.

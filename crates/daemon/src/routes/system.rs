@@ -112,10 +112,3 @@ pub async fn disk_usage(state: &Arc<State>, request: &Request) -> Answer {
     options.items = request.query.flag("vessel");
     json(&state.engine.disk_usage(options).await?)
 }
-
-/// `POST /auth`: there is no registry to log in to.
-pub fn auth() -> Answer {
-    Err(ApiError::not_implemented(
-        "registries arrive with the next release: there is nothing to log in to yet",
-    ))
-}

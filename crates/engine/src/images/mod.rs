@@ -13,6 +13,7 @@ pub(crate) mod flush;
 mod glob;
 mod pull;
 mod push;
+mod registries;
 mod remove;
 mod transfer;
 
@@ -27,6 +28,7 @@ use vessel_image::{ChainId, Digest, ImageConfig};
 pub use commit::CommitOptions;
 pub use pull::{Place, PullRequest};
 pub use push::PushRequest;
+pub use registries::DistributionInspect;
 pub(crate) use remove::short;
 pub use transfer::{ImportOptions, Progress};
 pub use vessel_image::Platform;

@@ -13,7 +13,11 @@ pub fn line(told: &StatusResponse) -> Vec<u8> {
         .iter()
         .map(|vertex| {
             let mut value = json!({ "digest": vertex.digest });
-            set(&mut value, "inputs", (!vertex.inputs.is_empty()).then(|| json!(vertex.inputs)));
+            set(
+                &mut value,
+                "inputs",
+                (!vertex.inputs.is_empty()).then(|| json!(vertex.inputs)),
+            );
             set(&mut value, "name", text(&vertex.name));
             set(&mut value, "started", time(vertex.started.as_ref()));
             set(&mut value, "completed", time(vertex.completed.as_ref()));
@@ -28,7 +32,11 @@ pub fn line(told: &StatusResponse) -> Vec<u8> {
         .map(|status| {
             let mut value = json!({ "id": status.id, "vertex": status.vertex });
             set(&mut value, "name", text(&status.name));
-            set(&mut value, "total", (status.total != 0).then(|| json!(status.total)));
+            set(
+                &mut value,
+                "total",
+                (status.total != 0).then(|| json!(status.total)),
+            );
             set(&mut value, "current", Some(json!(status.current)));
             set(&mut value, "timestamp", time(status.timestamp.as_ref()));
             set(&mut value, "started", time(status.started.as_ref()));
@@ -104,10 +112,7 @@ mod tests {
             vertexes: vec![Vertex {
                 digest: "sha256:0".into(),
                 name: "x".into(),
-                started: Some(Timestamp {
-                    seconds: 0,
-                    nanos: 5,
-                }),
+                started: Some(Timestamp { seconds: 0, nanos: 5 }),
                 ..Vertex::default()
             }],
             logs: vec![VertexLog {

@@ -43,8 +43,10 @@ impl Display {
             "" | "auto" | "plain" => Mode::Plain(Plain::default()),
             "tty" if terminal::stderr_is_terminal() => Mode::Tty(Tty::default()),
             "tty" => {
-                return Err(Failure::new("failed to get console: standard error is not a terminal")
-                    .with_hint("use --progress plain"));
+                return Err(
+                    Failure::new("failed to get console: standard error is not a terminal")
+                        .with_hint("use --progress plain"),
+                );
             }
             "quiet" | "none" => Mode::Quiet,
             "rawjson" => Mode::Json,
@@ -61,7 +63,6 @@ impl Display {
             out: io::stderr(),
         })
     }
-
 
     /// Takes what the daemon tells, or nothing when some time went by. There is nobody to tell when standard error is
     /// gone.
@@ -92,7 +93,8 @@ impl Display {
             Mode::Quiet | Mode::Json => return Ok(()),
             Mode::Plain(plain) => plain.draw(&mut self.trace, &mut text),
             Mode::Tty(tty) => {
-                let (rows, columns) = terminal::size().map_or((10, 80), |(rows, columns)| (rows.into(), columns.into()));
+                let (rows, columns) =
+                    terminal::size().map_or((10, 80), |(rows, columns)| (rows.into(), columns.into()));
                 tty.draw(&self.trace, rows, columns, last, &mut text);
             }
         }

@@ -258,7 +258,12 @@ mod tests {
     fn steps_as_buildkit_prints_them() {
         let text = shown(vec![
             StatusResponse {
-                vertexes: vec![vertex("a", "[internal] load build definition from Dockerfile", Some(0), None)],
+                vertexes: vec![vertex(
+                    "a",
+                    "[internal] load build definition from Dockerfile",
+                    Some(0),
+                    None,
+                )],
                 ..StatusResponse::default()
             },
             StatusResponse {
@@ -271,7 +276,12 @@ mod tests {
                     completed: at(20),
                     ..VertexStatus::default()
                 }],
-                vertexes: vec![vertex("a", "[internal] load build definition from Dockerfile", Some(0), Some(30))],
+                vertexes: vec![vertex(
+                    "a",
+                    "[internal] load build definition from Dockerfile",
+                    Some(0),
+                    Some(30),
+                )],
                 ..StatusResponse::default()
             },
             StatusResponse {

@@ -85,7 +85,10 @@ impl Vertex {
 
     /// How long it took, or takes.
     pub fn seconds(&self, now: Time) -> f64 {
-        seconds(self.started.map_or(0, |started| self.completed.unwrap_or(now) - started))
+        seconds(
+            self.started
+                .map_or(0, |started| self.completed.unwrap_or(now) - started),
+        )
     }
 
     fn touch(&mut self) {
@@ -212,7 +215,9 @@ impl Trace {
         for warning in told.warnings {
             let known = self.by_digest.get(&warning.vertex).copied();
             if let Some(known) = known.and_then(|index| self.vertices.get_mut(index)) {
-                known.warnings.push(String::from_utf8_lossy(&warning.short).into_owned());
+                known
+                    .warnings
+                    .push(String::from_utf8_lossy(&warning.short).into_owned());
                 known.touch();
             }
         }

@@ -38,8 +38,16 @@ impl Tty {
         self.begun = true;
         text.push_str("\r\x1b[?25l");
         let total = trace.vertices.len();
-        let done = trace.vertices.iter().filter(|vertex| vertex.is_completed()).count();
-        let finished = if last && done > 0 && done == total { "FINISHED" } else { "" };
+        let done = trace
+            .vertices
+            .iter()
+            .filter(|vertex| vertex.is_completed())
+            .count();
+        let finished = if last && done > 0 && done == total {
+            "FINISHED"
+        } else {
+            ""
+        };
         let since = trace.started.map_or(0.0, |started| seconds(now - started));
         let head = format!("[+] Building {since:.1}s ({done}/{total}) {finished}");
         text.push_str(&format!("{}\x1b[K\n", cut(&head, columns)));
