@@ -7,10 +7,12 @@ mod files;
 #[allow(dead_code, reason = "the command line's file, of which not everything is needed here")]
 #[path = "../../crates/cli/src/output/template.rs"]
 mod go_template;
+mod registry;
 mod text;
 
 pub use build::{dockerfile, expand, ignore};
 pub use files::{journal, layer, load, logs, unpack, user};
+pub use registry::{challenge, registry};
 pub use text::{client, create, names, oci, ports, protocol, resolv, seccomp, template};
 
 /// A target's name and function.
@@ -18,6 +20,7 @@ pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
 pub const TARGETS: &[Target] = &[
+    ("challenge", challenge),
     ("client", client),
     ("create", create),
     ("dockerfile", dockerfile),
@@ -31,6 +34,7 @@ pub const TARGETS: &[Target] = &[
     ("oci", oci),
     ("ports", ports),
     ("protocol", protocol),
+    ("registry", registry),
     ("resolv", resolv),
     ("seccomp", seccomp),
     ("template", template),

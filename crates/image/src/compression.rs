@@ -75,7 +75,10 @@ pub fn decompressed<'a>(input: impl Read + Send + 'a) -> Result<Box<dyn Read + S
         .fill_buf()
         .map_err(|e| Error::input("cannot read the archive", e))?;
     if start.starts_with(b"BZh") {
-        return Ok(Box::new(Named("bzip2", bzip2::bufread::MultiBzDecoder::new(input))));
+        return Ok(Box::new(Named(
+            "bzip2",
+            bzip2::bufread::MultiBzDecoder::new(input),
+        )));
     }
     kind.reader(input)
 }

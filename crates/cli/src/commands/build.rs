@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use vessel_build::dockerfile::{Diagnostic, Source, Span};
-use vessel_image::registry::registry_key;
 use vessel_client::build::{Build, BuildAnswer, BuildFailure, BuildOutput, Excerpt, Sink};
+use vessel_image::registry::registry_key;
 
 use super::build_context::{Context as BuildContext, Dockerfile};
 use super::build_options as options;

@@ -79,8 +79,8 @@ impl Run for Args {
             userns_remap: self.userns_remap.map(|(start, size)| IdRange { start, size }),
             dns: self.dns,
             init: self.init,
+            trust: self.registries.trust()?,
             registries: self.registries.settings(),
-            trust: Default::default(),
         };
         let config = Config {
             engine,

@@ -1,6 +1,8 @@
 //! How the daemon reaches registries: options, and the proxies of the environment.
 
-use vessel_engine::images::RegistrySettings;
+use vessel_engine::images::{RegistrySettings, TrustPolicy};
+
+use crate::failure::{Failure, Result, words};
 
 /// Options of the daemon about registries.
 #[derive(Debug, clap::Args)]
@@ -26,9 +28,31 @@ pub struct RegistryOptions {
     /// What is reached without a proxy, instead of NO_PROXY
     #[arg(long, value_name = "string")]
     no_proxy: Option<String>,
+    /// Images below a prefix must be signed (cosign) by the owner of a public key; * stands for all images
+    #[arg(long, value_name = "PREFIX=FILE")]
+    trust: Vec<String>,
 }
 
 impl RegistryOptions {
+    /// The signatures they require.
+    pub fn trust(&self) -> Result<TrustPolicy> {
+        let mut policy = TrustPolicy::default();
+        for rule in &self.trust {
+            let (prefix, path) = rule
+                .split_once('=')
+                .filter(|(prefix, _)| !prefix.is_empty())
+                .ok_or_else(|| {
+                    Failure::usage(format!(
+                        "--trust {rule} does not look like registry.example/team=cosign.pub"
+                    ))
+                })?;
+            let key = std::fs::read(path)
+                .map_err(|error| Failure::new(format!("cannot read the key {path}: {}", words(&error))))?;
+            policy.require(prefix, &key).map_err(Failure::new)?;
+        }
+        Ok(policy)
+    }
+
     /// The settings they mean.
     pub fn settings(self) -> RegistrySettings {
         RegistrySettings {
