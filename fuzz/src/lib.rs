@@ -4,6 +4,7 @@
 
 mod build;
 mod files;
+mod filesync;
 #[allow(dead_code, reason = "the command line's file, of which not everything is needed here")]
 #[path = "../../crates/cli/src/output/template.rs"]
 mod go_template;
@@ -12,6 +13,7 @@ mod text;
 
 pub use build::{dockerfile, expand, ignore};
 pub use files::{journal, layer, load, logs, unpack, user};
+pub use filesync::filesync;
 pub use registry::{challenge, registry};
 pub use text::{client, create, names, oci, ports, protocol, resolv, seccomp, template};
 
@@ -25,6 +27,7 @@ pub const TARGETS: &[Target] = &[
     ("create", create),
     ("dockerfile", dockerfile),
     ("expand", expand),
+    ("filesync", filesync),
     ("ignore", ignore),
     ("journal", journal),
     ("layer", layer),

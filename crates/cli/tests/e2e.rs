@@ -8,6 +8,8 @@
 #[path = "e2e/harness.rs"]
 mod harness;
 
+#[path = "e2e/build_protocols.rs"]
+mod build_protocols;
 #[path = "e2e/commit.rs"]
 mod commit;
 #[path = "e2e/daemon_death.rs"]

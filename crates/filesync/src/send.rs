@@ -12,6 +12,8 @@ use tokio::sync::mpsc::{Sender, UnboundedReceiver};
 use crate::tree::{self, Entry};
 use crate::{Error, MAX_DEPTH, MAX_ENTRIES, MAX_PATH, Packet, Result, Stat, mode, packet};
 
+/// Entries are told so many at a time: each hand-over costs more than an entry.
+const BATCH: usize = 128;
 /// Contents travel in pieces of this size.
 const PIECE: usize = 128 * 1024;
 
@@ -73,7 +75,8 @@ pub struct Sent {
     pub bytes: u64,
 }
 
-/// Sends the tree below `root`; `requests` is what comes from the receiver. Blocks until the receiver has all it
+/// Sends the tree below `root`; `out` takes packets in their order; `requests` is what comes from the
+/// receiver. Blocks until the receiver has all it
 /// wants. On an error nothing more is sent: the caller tells the other side with [`crate::failure`].
 ///
 /// # Errors
@@ -83,18 +86,22 @@ pub fn send(
     filter: &mut dyn Filter,
     options: &SendOptions,
     requests: &mut UnboundedReceiver<Packet>,
-    out: &Sender<Packet>,
+    out: &Sender<Vec<Packet>>,
 ) -> Result<Sent> {
     let mut walk = Walk {
         out,
         options,
+        batch: Vec::with_capacity(BATCH),
         next: 0,
         files: HashMap::new(),
         links: HashMap::new(),
     };
     let result = walk
         .run(root, filter)
-        .and_then(|()| out.blocking_send(packet(PacketType::PacketStat)).map_err(|_| Error::Closed));
+        .and_then(|()| {
+            walk.batch.push(packet(PacketType::PacketStat));
+            walk.flush()
+        });
     if let Err(error) = result {
         return Err(told(error, requests));
     }
@@ -117,7 +124,7 @@ pub fn send(
             }
             Ok(PacketType::PacketFin) => {
                 // Whether the receiver still listens does not matter any more.
-                let _ = out.blocking_send(packet(PacketType::PacketFin));
+                let _ = out.blocking_send(vec![packet(PacketType::PacketFin)]);
                 return Ok(sent);
             }
             Ok(PacketType::PacketErr) => return Err(peer(&request)),
@@ -152,8 +159,10 @@ struct Level {
 }
 
 struct Walk<'a> {
-    out: &'a Sender<Packet>,
+    out: &'a Sender<Vec<Packet>>,
     options: &'a SendOptions,
+    /// Entries that are told together.
+    batch: Vec<Packet>,
     next: u32,
     files: HashMap<u32, String>,
     /// The first paths of files that have several.
@@ -320,7 +329,16 @@ impl Walk<'_> {
             stat: Some(told),
             ..packet(PacketType::PacketStat)
         };
-        self.out.blocking_send(packet).map_err(|_| Error::Closed)
+        self.batch.push(packet);
+        if self.batch.len() < BATCH {
+            return Ok(());
+        }
+        self.flush()
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        let batch = std::mem::replace(&mut self.batch, Vec::with_capacity(BATCH));
+        self.out.blocking_send(batch).map_err(|_| Error::Closed)
     }
 }
 
@@ -358,7 +376,7 @@ fn contents(
     path: &str,
     id: u32,
     buffer: &mut [u8],
-    out: &Sender<Packet>,
+    out: &Sender<Vec<Packet>>,
 ) -> Result<u64> {
     let cannot = || {
         Error::io(format!(
@@ -391,11 +409,11 @@ fn contents(
     Ok(total)
 }
 
-fn data(out: &Sender<Packet>, id: u32, data: Vec<u8>) -> Result<()> {
+fn data(out: &Sender<Vec<Packet>>, id: u32, data: Vec<u8>) -> Result<()> {
     let packet = Packet {
         id,
         data,
         ..packet(PacketType::PacketData)
     };
-    out.blocking_send(packet).map_err(|_| Error::Closed)
+    out.blocking_send(vec![packet]).map_err(|_| Error::Closed)
 }

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 use rustix::fs::OFlags;
 use tokio::sync::OnceCell;
@@ -18,7 +19,7 @@ use super::{Cancelled, Solve, as_vertex};
 use crate::builder::Builder;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ignore;
-use crate::progress::Progress;
+use crate::progress::{Event, Progress, Status};
 use crate::request::{BuildRequest, DockerfileSource, Source};
 use crate::session::{Session, SyncRequest};
 use crate::tree::copy::{Copier, Options, Skip};
@@ -131,7 +132,7 @@ impl Opened {
             let source = source.unwrap_or(&self.request.context);
             let beside = format!("{name}.dockerignore");
             let wanted = [name.clone(), beside.clone(), ".dockerignore".to_owned()];
-            let files = self.some(source, &wanted).await?;
+            let files = self.some(source, &wanted, Some((&vertex, "transferring dockerfile:"))).await?;
             let (first, second) = (name.clone(), beside);
             let (text, ignore) = blocking(move || Ok((files.read(&first)?, files.read(&second)?))).await?;
             let _set = self.beside.set(ignore);
@@ -146,9 +147,9 @@ impl Opened {
     }
 
     /// A few files of a source, before all of it is needed.
-    async fn some(&self, source: &Source, wanted: &[String]) -> Result<Arc<Files>> {
+    async fn some(&self, source: &Source, wanted: &[String], told: Told<'_>) -> Result<Arc<Files>> {
         match source {
-            Source::Session(name) => self.synchronize(name, wanted.to_vec(), Vec::new()).await.map(Arc::new),
+            Source::Session(name) => self.synchronize(name, wanted.to_vec(), Vec::new(), told).await.map(Arc::new),
             other => self.open(other).await,
         }
     }
@@ -159,7 +160,7 @@ impl Opened {
             let text = match self.beside.get() {
                 Some(Some(text)) => Some(text.clone()),
                 _ => {
-                    let files = self.some(&self.request.context, &[".dockerignore".to_owned()]).await?;
+                    let files = self.some(&self.request.context, &[".dockerignore".to_owned()], None).await?;
                     blocking(move || files.read(".dockerignore")).await?
                 }
             };
@@ -180,7 +181,8 @@ impl Opened {
                 match &self.request.context {
                     Source::Session(name) => {
                         let patterns = self.ignored().await?.clone();
-                        self.synchronize(name, Vec::new(), patterns).await.map(Arc::new)
+                        let told = Some((&vertex, "transferring context:"));
+                        self.synchronize(name, Vec::new(), patterns, told).await.map(Arc::new)
                     }
                     other => {
                         let files = self.open(other).await?;
@@ -230,7 +232,7 @@ impl Opened {
                     _temporary: Some(workspace),
                 })
             }
-            Source::Session(name) => self.synchronize(name, Vec::new(), Vec::new()).await,
+            Source::Session(name) => self.synchronize(name, Vec::new(), Vec::new(), None).await,
             Source::Directory(path) => {
                 let root = self.builder.cache().contexts();
                 let id = digest(path.as_os_str().as_encoded_bytes());
@@ -264,7 +266,13 @@ impl Opened {
     }
 
     /// Brings a directory of the client here, or what of it changed.
-    async fn synchronize(&self, name: &str, include: Vec<String>, exclude: Vec<String>) -> Result<Files> {
+    async fn synchronize(
+        &self,
+        name: &str,
+        include: Vec<String>,
+        exclude: Vec<String>,
+        told: Told<'_>,
+    ) -> Result<Files> {
         self.cancelled.check()?;
         let shared = self.session.shared_key();
         let id = digest(format!("{shared}\0{name}\0{include:?}").as_bytes());
@@ -278,7 +286,22 @@ impl Opened {
             include,
             exclude,
         };
+        let started = SystemTime::now();
         let synced = self.session.sync(request).await?;
+        if let Some((vertex, what)) = told {
+            let now = SystemTime::now();
+            let status = Status {
+                vertex: vertex.digest.clone(),
+                id: what.to_owned(),
+                name: what.to_owned(),
+                current: synced.bytes,
+                total: 0,
+                started,
+                completed: Some(now),
+                time: now,
+            };
+            self.progress.send(Event::Status(status)).await;
+        }
         tracing::debug!(name, entries = synced.entries, bytes = synced.bytes, "synchronized");
         let memory_path = home.join("digests");
         let of = memory_path.clone();
@@ -300,6 +323,9 @@ impl Opened {
         })
     }
 }
+
+/// As whose progress, and in which words, a transfer is told.
+type Told<'a> = Option<(&'a Pending, &'a str)>;
 
 /// A directory for what is kept of a source, that nobody else uses now.
 fn home(root: &Path, id: &str, about: &str) -> Result<(PathBuf, File)> {

@@ -61,6 +61,8 @@ pub const METHODS: &[&str] = &[
 const MAX_SECRET: u64 = 500 << 10;
 const EXPORTER: &str = "buildkit-attachable-exporter-id";
 const PACKETS: usize = 256;
+/// Batches of packets on their way to the connection.
+const BATCHES: usize = 8;
 /// Pieces of an archive.
 const PIECE: usize = 128 * 1024;
 
@@ -186,6 +188,28 @@ impl<T> Stream for Receiver<T> {
     }
 }
 
+/// Packets that come several at a time, so that several go into one write.
+struct Batches {
+    receiver: mpsc::Receiver<Vec<Packet>>,
+    batch: std::vec::IntoIter<Packet>,
+}
+
+impl Stream for Batches {
+    type Item = Result<Packet, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        loop {
+            if let Some(packet) = self.batch.next() {
+                return Poll::Ready(Some(Ok(packet)));
+            }
+            match std::task::ready!(self.receiver.poll_recv(cx)) {
+                Some(batch) => self.batch = batch.into_iter(),
+                None => return Poll::Ready(None),
+            }
+        }
+    }
+}
+
 #[tonic::async_trait]
 impl FileSync for Services {
     type DiffCopyStream = Answers<Packet>;
@@ -215,7 +239,7 @@ impl FileSync for Services {
                 cancelled: false,
             })))
         })?;
-        let (out, packets) = mpsc::channel(PACKETS);
+        let (out, packets) = mpsc::channel(BATCHES);
         let (requests, mut wanted) = mpsc::unbounded_channel();
         let mut incoming = request.into_inner();
         tokio::spawn(async move {
@@ -235,7 +259,7 @@ impl FileSync for Services {
             let sent = vessel_filesync::send(directory.as_fd(), &mut patterns, &options, &mut wanted, &out);
             if let Err(error) = sent {
                 // The daemon says it with its own words around.
-                let _ = out.blocking_send(vessel_filesync::failure(&error));
+                let _ = out.blocking_send(vec![vessel_filesync::failure(&error)]);
                 if matches!(
                     error,
                     vessel_filesync::Error::Io { .. } | vessel_filesync::Error::Name(_)
@@ -248,7 +272,10 @@ impl FileSync for Services {
                 }
             }
         });
-        Ok(Response::new(answers(packets)))
+        Ok(Response::new(Box::pin(Batches {
+            receiver: packets,
+            batch: Vec::new().into_iter(),
+        })))
     }
 
     type TarStreamStream = Answers<Packet>;

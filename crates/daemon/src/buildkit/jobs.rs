@@ -12,6 +12,7 @@ use vessel_build::session::Session;
 use vessel_build::{Builder, Error, ErrorKind};
 
 use super::sessions::Connected;
+use crate::body::BodyReader;
 
 /// A client asks how a build gets on before it begins, or when it is over already.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -260,6 +261,8 @@ impl Drop for Listener {
 pub struct Jobs {
     by_reference: Mutex<HashMap<String, Arc<Job>>>,
     came: Notify,
+    /// Contexts that came with a request of their own, for builds that are about to begin.
+    bodies: Mutex<HashMap<String, BodyReader>>,
 }
 
 impl Jobs {
@@ -297,6 +300,45 @@ impl Jobs {
                 came.as_mut().enable();
                 if let Some(job) = lock(&self.by_reference).get(reference) {
                     return Arc::clone(job);
+                }
+                came.await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, wait).await.ok()
+    }
+
+    /// Keeps a context that came with a request of its own, for the build that asks for it.
+    pub async fn give_body(&self, reference: &str, body: BodyReader) -> Result<(), Status> {
+        {
+            let mut bodies = lock(&self.bodies);
+            if bodies.len() >= MAX_JOBS || bodies.contains_key(reference) {
+                return Err(Status::already_exists(format!("build {reference} has a context already")));
+            }
+            bodies.insert(reference.to_owned(), body);
+        }
+        self.came.notify_waiters();
+        // Nobody may come for it.
+        let gone = async {
+            while lock(&self.bodies).contains_key(reference) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        if tokio::time::timeout(PATIENCE, gone).await.is_err() {
+            lock(&self.bodies).remove(reference);
+            return Err(Status::not_found(format!("no build {reference} asks for a context")));
+        }
+        Ok(())
+    }
+
+    /// The context of a build that came with a request of its own, or is about to come.
+    pub async fn take_body(&self, reference: &str) -> Option<BodyReader> {
+        let wait = async {
+            loop {
+                let came = self.came.notified();
+                tokio::pin!(came);
+                came.as_mut().enable();
+                if let Some(body) = lock(&self.bodies).remove(reference) {
+                    return body;
                 }
                 came.await;
             }
@@ -395,6 +437,14 @@ mod tests {
             running.job.tell(log("x")).await;
         }
         assert_eq!(lock(&running.job.told).events.len(), UNHEARD);
+    }
+
+    #[tokio::test]
+    async fn a_context_finds_its_build() {
+        let jobs = Arc::new(Jobs::default());
+        let (_, receiver) = mpsc::channel(1);
+        let (given, taken) = tokio::join!(jobs.give_body("a", BodyReader::of(receiver)), jobs.take_body("a"));
+        assert!(given.is_ok() && taken.is_some());
     }
 
     #[tokio::test]

@@ -18,7 +18,7 @@ use bollard_buildkit_proto::moby::filesync::v1::file_sync_client::FileSyncClient
 use bollard_buildkit_proto::moby::filesync::v1::{BytesMessage, CredentialsRequest};
 use bollard_buildkit_proto::moby::sshforward::v1::ssh_client::SshClient;
 use bollard_buildkit_proto::moby::sshforward::v1::{BytesMessage as AgentMessage, CheckAgentRequest};
-use futures_util::stream;
+use futures_util::{StreamExt, stream};
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -33,6 +33,8 @@ use super::transport::{Channel, MAX_MESSAGE};
 
 /// Packets between the connection and the thread that works on files.
 const PACKETS: usize = 256;
+/// Batches of packets on their way to the connection.
+const BATCHES: usize = 8;
 /// What an agent's connection or an archive holds on its way.
 const PIPE: usize = 256 * 1024;
 /// Pieces of an archive.
@@ -317,9 +319,9 @@ impl Session for ClientSession {
     async fn export_directory(&self, exporter: &str, tree: ExportTree) -> Result<()> {
         self.require("/moby.filesync.v1.FileSend/DiffCopy", "directory for the result")?;
         let what = "cannot hand the result to the client".to_owned();
-        let (out, packets) = mpsc::channel(PACKETS);
+        let (out, packets) = mpsc::channel(BATCHES);
         let (sender, mut requests) = mpsc::unbounded_channel();
-        let mut call = Request::new(bounded(packets));
+        let mut call = Request::new(bounded(packets).flat_map(stream::iter));
         put(
             call.metadata_mut(),
             "buildkit-attachable-exporter-id",
@@ -336,7 +338,7 @@ impl Session for ClientSession {
             let filter = &mut vessel_filesync::Everything;
             let result = vessel_filesync::send(tree.root.as_fd(), filter, &options, &mut requests, &out);
             if let Err(error) = &result {
-                let _ = out.blocking_send(vessel_filesync::failure(error));
+                let _ = out.blocking_send(vec![vessel_filesync::failure(error)]);
             }
             result
         })

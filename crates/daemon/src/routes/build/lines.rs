@@ -136,7 +136,8 @@ impl Lines {
             if vertex.completed.is_none() {
                 return;
             }
-            if vertex.cached {
+            let base = vertex.step.as_ref().is_some_and(|step| is_from(&step.text));
+            if vertex.cached && !base {
                 self.text(" ---> Using cache\n").await;
             }
             if let Some(result) = &vertex.result {
@@ -172,6 +173,11 @@ impl Lines {
             self.text(format!("Successfully tagged {}\n", tagged(tag))).await;
         }
     }
+}
+
+/// Whether a step only names what it begins with.
+fn is_from(text: &str) -> bool {
+    text.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("FROM "))
 }
 
 fn head(step: &Named) -> String {
@@ -249,7 +255,7 @@ mod tests {
             vec![
                 vertex(2, "RUN b", false, false),
                 log("RUN b", "early\n"),
-                vertex(1, "FROM a", true, true),
+                vertex(1, "COPY a", true, true),
                 log("RUN b", "late\n"),
                 vertex(2, "RUN b", true, false),
             ],
@@ -258,7 +264,7 @@ mod tests {
         .await;
         assert_eq!(
             text,
-            format!("Step 1/2 : FROM a\n ---> Using cache\n ---> {short}\nStep 2/2 : RUN b\nearly\nlate\n ---> {short}\n")
+            format!("Step 1/2 : COPY a\n ---> Using cache\n ---> {short}\nStep 2/2 : RUN b\nearly\nlate\n ---> {short}\n")
         );
     }
 

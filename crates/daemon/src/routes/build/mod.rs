@@ -33,7 +33,7 @@ const DEPTH: usize = 64;
 /// `POST /build`.
 pub async fn build(state: &Arc<State>, mut request: Request) -> Answer {
     if request.query.text("version") == "2" {
-        return v2::build(state, &request).await;
+        return v2::build(state, request).await;
     }
     if !matches!(request.query.text("version"), "" | "1") {
         return Err(ApiError::bad_request(format!(

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use hyper::StatusCode;
 use prost::Message;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -15,11 +16,12 @@ use vessel_build::request::{BuildRequest, CacheExport, DockerfileSource, Output,
 use super::query::Query;
 use super::{DEPTH, stream_of};
 use crate::base64;
+use crate::buildkit::context::upload;
 use crate::buildkit::jobs::Running;
 use crate::buildkit::{client, exporters, status_response, take_upload};
 use crate::error::ApiError;
 use crate::request::Request;
-use crate::response::Answer;
+use crate::response::{Answer, status};
 use crate::server::{Busy, State};
 
 /// By this a client says that its session has the context.
@@ -32,6 +34,9 @@ struct RawOutput {
     #[serde(rename = "Attrs", default)]
     attributes: Option<HashMap<String, String>>,
 }
+
+/// By this a client says that the context comes with another request.
+const UPLOAD: &str = "upload-request";
 
 /// Where the files are, and what becomes of the result.
 fn complete(build: &mut BuildRequest, request: &Request, tags: &[String]) -> Result<(), String> {
@@ -69,17 +74,24 @@ fn complete(build: &mut BuildRequest, request: &Request, tags: &[String]) -> Res
 }
 
 /// Answers it.
-pub async fn build(state: &Arc<State>, request: &Request) -> Answer {
+pub async fn build(state: &Arc<State>, request: Request) -> Answer {
+    let id = request.query.text("buildid").to_owned();
+    if let Some(id) = id.strip_prefix("upload-request:") {
+        let given = state.jobs.give_body(id, request.reader()).await;
+        return match given {
+            Ok(()) => Ok(status(StatusCode::OK)),
+            Err(error) => Err(ApiError::bad_request(error.message().to_owned())),
+        };
+    }
+    let request = &request;
     let Query { request: mut build, tags, .. } = Query::parse(&request.query).map_err(ApiError::bad_request)?;
     complete(&mut build, request, &tags).map_err(ApiError::bad_request)?;
     let builder = state.builder()?;
     let client = client(state, request.query.text("session"))
         .await
         .map_err(|status| ApiError::bad_request(status.message().to_owned()))?;
-    let id = match request.query.text("buildid") {
-        "" => state.next_upload(),
-        id => id.to_owned(),
-    };
+    let uploaded = request.query.text("remote") == UPLOAD;
+    let id = if id.is_empty() { state.next_upload() } else { id };
     let running = state
         .jobs
         .begin(&id)
@@ -93,7 +105,13 @@ pub async fn build(state: &Arc<State>, request: &Request) -> Answer {
         let told = sender.clone();
         let work = async move {
             let running: Running = running;
-            let context = take_upload(&state, &client, &mut build).await.map_err(|status| status.message().to_owned())?;
+            let context = if uploaded {
+                let body = state.jobs.take_body(&id).await.ok_or("the build's context does not come")?;
+                upload(&state, body, &mut build).await.map_err(|error| error.message().to_owned())?
+            } else {
+                let taken = take_upload(&state, &client, &mut build).await;
+                taken.map_err(|status| status.message().to_owned())?
+            };
             let result = running.job.build(&builder, build, client).await;
             drop(context);
             result.map_err(|error| error.to_string())
