@@ -185,8 +185,13 @@ pub struct Mount {
 pub enum MountSource {
     /// A directory of this host that is the builder's.
     Path(PathBuf),
-    /// A file or directory that is open (`O_PATH`), below a detached mount or not.
-    Descriptor(OwnedFd),
+    /// A file or directory below a detached mount, or below a directory of this host.
+    Inside {
+        /// The mount's or directory's root.
+        root: OwnedFd,
+        /// What is mounted (`O_PATH`).
+        inside: OwnedFd,
+    },
     /// A file in memory, nowhere else, gone with the process.
     Secret {
         /// Its content.

@@ -285,12 +285,13 @@ impl Asked {
             What::Bind { from, source } => {
                 let keep = from.keep();
                 let shared = Arc::clone(solve);
-                let fd = blocking(move || {
+                let open = blocking(move || {
                     let root = from.open(&shared)?;
-                    tree::open_in(root.as_fd(), source.as_bytes(), OFlags::PATH)
-                        .map_err(|error| Error::io(format!("cannot mount {source}"), error))
+                    let inside = tree::open_in(root.as_fd(), source.as_bytes(), OFlags::PATH)
+                        .map_err(|error| Error::io(format!("cannot mount {source}"), error))?;
+                    Ok(MountSource::Inside { root, inside })
                 });
-                let mount = mount(MountSource::Descriptor(fd.await?));
+                let mount = mount(open.await?);
                 Ready { mount, keep, variable: None }
             }
             What::Cache { id, sharing, from, source, mode, owner } => {

@@ -3,15 +3,17 @@
 //! mounted nowhere else and ends with the process.
 
 use std::io::Write;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{Gid, Mode, OFlags, Uid};
+use rustix::fs::{CWD, Gid, Mode, OFlags, Uid};
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, fsconfig_create,
+    fsconfig_set_string, fsmount, fsopen, mount_change, move_mount,
 };
+use rustix::thread::{UnshareFlags, unshare_unsafe};
 use vessel_build::session::Session;
 use vessel_build::worker::{Mount, MountSource};
 use vessel_runtime::rootfs::{Recursion, copy_of};
@@ -66,8 +68,9 @@ async fn accept(listener: tokio::net::UnixListener, id: String, session: Arc<dyn
     }
 }
 
-/// Makes the mounts ready: what the specification says of them, and the descriptors behind them.
-pub(super) fn prepare(asked: Vec<Mount>, sources: &mut Vec<(PathBuf, OwnedFd)>) -> Result<(Vec<UserMount>, Agents)> {
+/// Makes the mounts ready: what the specification says of them, and the descriptors behind them. `place`: a directory that
+/// is this process's.
+pub(super) fn prepare(asked: Vec<Mount>, place: &Path, sources: &mut Vec<(PathBuf, OwnedFd)>) -> Result<(Vec<UserMount>, Agents)> {
     let mut agents = Agents::default();
     let mut mounts = Vec::with_capacity(asked.len());
     for mount in asked {
@@ -81,9 +84,10 @@ pub(super) fn prepare(asked: Vec<Mount>, sources: &mut Vec<(PathBuf, OwnedFd)>) 
         let source = match mount.source {
             MountSource::Path(path) => {
                 let flags = OFlags::PATH | OFlags::CLOEXEC;
-                Some(rustix::fs::open(&path, flags, Mode::empty()).context(failed)?)
+                let fd = rustix::fs::open(&path, flags, Mode::empty()).context(failed)?;
+                Some(copy_of(fd, Recursion::One).context(failed)?)
             }
-            MountSource::Descriptor(fd) => Some(fd),
+            MountSource::Inside { root, inside } => Some(detach(&root, &inside, place).context(failed)?),
             MountSource::Tmpfs { size } => {
                 record.kind = MountKind::Tmpfs;
                 record.options = size.map(|size| format!("size={size}")).into_iter().collect();
@@ -96,7 +100,8 @@ pub(super) fn prepare(asked: Vec<Mount>, sources: &mut Vec<(PathBuf, OwnedFd)>) 
                 rustix::fs::fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid))).context(failed)?;
                 rustix::fs::fchmod(&file, Mode::from_raw_mode(mode)).context(failed)?;
                 std::fs::File::from(file).write_all(content.bytes()).context(failed)?;
-                Some(inside(&memory).context(failed)?)
+                let file = inside(&memory).context(failed)?;
+                Some(detach(&memory, &file, place).context(failed)?)
             }
             MountSource::Agent { id, session, mode, uid, gid } => {
                 let memory = memory().context(failed)?;
@@ -115,12 +120,12 @@ pub(super) fn prepare(asked: Vec<Mount>, sources: &mut Vec<(PathBuf, OwnedFd)>) 
                 .context(failed)?;
                 agents.0.push((listener, id, session));
                 record.read_only = false;
-                Some(inside(&memory).context(failed)?)
+                let socket = inside(&memory).context(failed)?;
+                Some(detach(&memory, &socket, place).context(failed)?)
             }
         };
         if let Some(source) = source {
-            let copy = copy_of(source.as_fd(), Recursion::One).context(failed)?;
-            sources.push((mount.target.clone().into(), copy));
+            sources.push((mount.target.clone().into(), source));
         }
         mounts.push(UserMount {
             record,
@@ -134,6 +139,27 @@ pub(super) fn prepare(asked: Vec<Mount>, sources: &mut Vec<(PathBuf, OwnedFd)>) 
 fn inside(memory: &OwnedFd) -> rustix::io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     rustix::fs::openat(memory, FILE, flags, Mode::empty())
+}
+
+/// A detached mount of something inside another. The kernel copies mounts that are attached only, and a mount that was
+/// just made is not: it is attached in a mount namespace that nobody else sees and that ends with the thread.
+fn detach(root: &OwnedFd, inside: &OwnedFd, place: &Path) -> rustix::io::Result<OwnedFd> {
+    match copy_of(inside, Recursion::One) {
+        Err(rustix::io::Errno::INVAL) => {}
+        other => return other,
+    }
+    let copy = || {
+        // SAFETY: this thread was made for this and ends right after; no descriptor table is unshared.
+        unsafe { unshare_unsafe(UnshareFlags::NEWNS) }?;
+        mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+        move_mount(root, c"", CWD, place, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
+        copy_of(inside, Recursion::One)
+    };
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("mounts".into());
+        let thread = thread.spawn_scoped(scope, copy).map_err(|_| rustix::io::Errno::AGAIN)?;
+        thread.join().unwrap_or(Err(rustix::io::Errno::IO))
+    })
 }
 
 /// A file system in memory that is mounted nowhere.

@@ -287,7 +287,7 @@ fn launch(engine: &Engine, request: RunRequest, running: &mut Running) -> Result
         security::Filter::Unconfined | security::Filter::Custom(_) => None,
     };
     let mut sources = Vec::new();
-    let (mounts, agents) = mounts::prepare(request.mounts, &mut sources)?;
+    let (mounts, agents) = mounts::prepare(request.mounts, &directory, &mut sources)?;
     let namespaces = Namespaces {
         network: netns.is_some().then_some(None),
         pid: Some(None),
