@@ -5,7 +5,9 @@
 //! takes a path back in. Lines that begin with `#` are comments. Patterns are cleaned as paths are: `/a/./b/` is `a/b`.
 //!
 //! [`Matcher::enter`] is for walking a tree: it carries what directories above have matched, and
-//! [`Matcher::prunes`] says when nothing below a directory can come back.
+//! [`Matcher::prunes`] says when nothing below a directory can come back. As in Docker, a pattern that could change nothing
+//! for a directory is not remembered for what lies in it: of `*`, `!a/b`, `*` the last has no say about `a/b` on a walk, and
+//! excludes it for [`Matcher::matches`].
 
 pub mod glob;
 

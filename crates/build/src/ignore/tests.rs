@@ -85,6 +85,14 @@ fn walking_gives_the_same_answers() {
 }
 
 #[test]
+fn a_walk_forgets_what_changed_nothing() {
+    let matcher = matcher("*\n!a/b\n*");
+    let (_, state) = matcher.enter("a", &State::default());
+    assert!(!matcher.enter("a/b", &state).0);
+    assert!(matcher.matches("a/b"));
+}
+
+#[test]
 fn wildcards_of_sources() {
     for (pattern, name, matched) in [
         ("*.txt", "a.txt", Ok(true)),
