@@ -77,7 +77,7 @@ def main():
 
 def set_up(bench):
     options = bench.options
-    needs_engines = any(name != "oci-run" for name in options.scenarios)
+    needs_engines = any(name not in ("oci-run", "registry") for name in options.scenarios)
     if needs_engines:
         archive = make_image(bench.directory)
         for name in options.wanted:

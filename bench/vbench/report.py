@@ -4,7 +4,7 @@ import json
 
 from .targets import TARGETS
 
-ORDER = ("vessel", "docker", "buildkit", "podman", "buildah", "crun", "runc", "youki")
+ORDER = ("vessel", "docker", "buildkit", "podman", "buildah", "crun", "runc", "youki", "docker-registry")
 
 
 def number(value):

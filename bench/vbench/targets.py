@@ -43,4 +43,9 @@ TARGETS = [
     # One file of 1 MB has changed; the rest is the Dockerfile and the protocol.
     Target("context-read", None, 3),
     Target("context-sent", None, 3),
+    Target("registry-blob", "docker-registry", 2, at_least=True),
+    Target("registry-small", "docker-registry", 2, at_least=True),
+    Target("registry-manifest", "docker-registry", 2, at_least=True),
+    Target("registry-memory-idle", "docker-registry", 1 / 3),
+    Target("registry-memory-load", "docker-registry", 1 / 3),
 ]

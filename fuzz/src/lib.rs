@@ -9,6 +9,7 @@ mod filesync;
 #[path = "../../crates/cli/src/output/template.rs"]
 mod go_template;
 mod registry;
+mod registry_server;
 mod text;
 
 pub use build::{dockerfile, expand, ignore};
@@ -38,6 +39,7 @@ pub const TARGETS: &[Target] = &[
     ("ports", ports),
     ("protocol", protocol),
     ("registry", registry),
+    ("registry_server", registry_server),
     ("resolv", resolv),
     ("seccomp", seccomp),
     ("template", template),

@@ -12,7 +12,8 @@ pub enum Range {
     Unsatisfiable,
 }
 
-/// Reads `Range`. What is not one range of bytes is ignored, as the RFC allows.
+/// Reads `Range`. What is not one range of bytes is ignored, a range that ends before it begins is refused; the RFC
+/// allows either for both.
 pub fn range(field: Option<&str>, size: u64) -> Range {
     let Some(spec) = field.and_then(|field| field.strip_prefix("bytes=")) else {
         return Range::Whole;
@@ -21,7 +22,8 @@ pub fn range(field: Option<&str>, size: u64) -> Range {
         return Range::Whole;
     };
     match (number(first), number(last)) {
-        (Some(first), _) if !last.is_empty() && number(last).is_none_or(|last| last < first) => Range::Whole,
+        (Some(_), None) if !last.is_empty() => Range::Whole,
+        (Some(first), Some(last)) if last < first => Range::Unsatisfiable,
         (Some(first), _) if first >= size => Range::Unsatisfiable,
         (Some(first), None) => Range::Part(first, size),
         (Some(first), Some(last)) => Range::Part(first, last.saturating_add(1).min(size)),
@@ -74,7 +76,8 @@ mod tests {
             ("bytes=5-100", Range::Part(5, 10)),
             ("bytes=10-", Range::Unsatisfiable),
             ("bytes=-0", Range::Unsatisfiable),
-            ("bytes=5-4", Range::Whole),
+            ("bytes=5-4", Range::Unsatisfiable),
+            ("bytes=5-x", Range::Whole),
             ("bytes=0-1,3-4", Range::Whole),
             ("bytes=a-b", Range::Whole),
             ("bytes=-", Range::Whole),

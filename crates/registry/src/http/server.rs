@@ -117,7 +117,10 @@ async fn accept(
             metrics_only: listener.metrics_only,
         };
         let (tls, registry, ended) = (listener.tls.clone(), Arc::clone(&registry), ended.clone());
+        // Kept to the connection's end: by it, the server knows that there is one.
+        let alive = ended.clone();
         tokio::spawn(async move {
+            let _alive = alive;
             let connections = registry.metrics().connections.clone();
             connections.add(1);
             if let Err(error) = connection(stream, client, tls, registry, ended).await {
