@@ -17,7 +17,10 @@ pub fn filesync(data: &[u8]) {
     let mut packets = Vec::new();
     while let Ok(packet) = Packet::decode_length_delimited(&mut rest) {
         // Devices are the sender's right; here they would be made.
-        let device = packet.stat.as_ref().is_some_and(|stat| stat.mode & (1 << 26) != 0);
+        let device = packet
+            .stat
+            .as_ref()
+            .is_some_and(|stat| stat.mode & (1 << 26) != 0);
         if !device {
             packets.push(packet);
         }

@@ -52,7 +52,9 @@ impl Order {
         let depth = self.open.len();
         if let Some((_, last)) = self.open.last_mut() {
             if !last.is_empty() && last.as_str() >= name {
-                return Err(Error::protocol(format!("{path:?} is out of order behind {last:?}")));
+                return Err(Error::protocol(format!(
+                    "{path:?} is out of order behind {last:?}"
+                )));
             }
             name.clone_into(last);
         }

@@ -63,8 +63,10 @@ pub fn receive(
 ) -> Result<Received> {
     // What a transfer left that was killed.
     remove_tree(root, STAGING)?;
-    rustix::fs::mkdirat(root, STAGING, Mode::RWXU).map_err(Error::io("cannot make a directory to receive into"))?;
-    let staging = tree::open_dir(root, STAGING).map_err(Error::io("cannot open the directory to receive into"))?;
+    rustix::fs::mkdirat(root, STAGING, Mode::RWXU)
+        .map_err(Error::io("cannot make a directory to receive into"))?;
+    let staging =
+        tree::open_dir(root, STAGING).map_err(Error::io("cannot open the directory to receive into"))?;
     let mut state = State {
         root,
         staging: staging.as_fd(),
@@ -129,7 +131,8 @@ struct State<'a> {
 
 impl State<'_> {
     fn run(&mut self, packets: &mut Receiver<Packet>, progress: &mut dyn FnMut(u64)) -> Result<()> {
-        let fd = tree::open_dir(self.root, ".").map_err(Error::io("cannot open the directory to receive into"))?;
+        let fd =
+            tree::open_dir(self.root, ".").map_err(Error::io("cannot open the directory to receive into"))?;
         let root = self.level(fd, String::new(), None)?;
         self.levels.push(root);
         while !self.walked || !self.pending.is_empty() {
@@ -156,7 +159,9 @@ impl State<'_> {
             }
         }
         self.finish()?;
-        self.out.send(packet(PacketType::PacketFin)).map_err(|_| Error::Closed)?;
+        self.out
+            .send(packet(PacketType::PacketFin))
+            .map_err(|_| Error::Closed)?;
         // The sender's own end; when it just goes away everything is here all the same.
         while let Some(packet) = packets.blocking_recv() {
             if packet.r#type == i32::from(PacketType::PacketFin) {
@@ -203,7 +208,9 @@ impl State<'_> {
     fn entry(&mut self, mut stat: Stat) -> Result<()> {
         let id = self.done.entries;
         if id >= MAX_ENTRIES {
-            return Err(Error::protocol(format!("there are more than {MAX_ENTRIES} files")));
+            return Err(Error::protocol(format!(
+                "there are more than {MAX_ENTRIES} files"
+            )));
         }
         self.done.entries += 1;
         let place = self.order.next(&stat.path)?;
@@ -211,14 +218,17 @@ impl State<'_> {
         if let Some((uid, gid)) = self.options.owner {
             (stat.uid, stat.gid) = (uid, gid);
         }
-        let kind = mode::kind(stat.mode)
-            .ok_or_else(|| Error::protocol(format!("{:?} is of no known type ({:o})", stat.path, stat.mode)))?;
+        let kind = mode::kind(stat.mode).ok_or_else(|| {
+            Error::protocol(format!("{:?} is of no known type ({:o})", stat.path, stat.mode))
+        })?;
         if stat.size < 0 {
             return Err(Error::protocol(format!("{:?} has a negative size", stat.path)));
         }
         let name = place.name;
         if place.depth == 1 && name == STAGING {
-            return Err(Error::protocol(format!("{STAGING:?} is a name that is used for the transfer itself")));
+            return Err(Error::protocol(format!(
+                "{STAGING:?} is a name that is used for the transfer itself"
+            )));
         }
         self.remove_before(&name)?;
         let Some(level) = self.levels.last_mut() else {
@@ -242,13 +252,15 @@ impl State<'_> {
         match kind {
             Kind::Directory => {
                 if old.is_none() {
-                    rustix::fs::mkdirat(&level.fd, &*name, Mode::RWXU).map_err(cannot("make the directory"))?;
+                    rustix::fs::mkdirat(&level.fd, &*name, Mode::RWXU)
+                        .map_err(cannot("make the directory"))?;
                     level.late = true;
                     self.done.changed = true;
                 }
                 let fd = tree::open_dir(&level.fd, &*name).map_err(cannot("open"))?;
                 self.order.enter(&stat.path)?;
-                let late = old.is_none_or(|old| !same_owner(&old, &stat) || tree::modified(&old) != stat.mod_time);
+                let late =
+                    old.is_none_or(|old| !same_owner(&old, &stat) || tree::modified(&old) != stat.mod_time);
                 self.done.changed |= late;
                 let mut inner = self.level(fd, stat.path.clone(), Some(stat))?;
                 inner.late = late;
@@ -333,7 +345,9 @@ impl State<'_> {
             Some(file) => file,
             None => {
                 if self.open >= MAX_OPEN {
-                    return Err(Error::protocol(format!("more than {MAX_OPEN} files come at once")));
+                    return Err(Error::protocol(format!(
+                        "more than {MAX_OPEN} files come at once"
+                    )));
                 }
                 let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
                 let file = rustix::fs::openat(self.staging, id.to_string(), flags, Mode::RUSR | Mode::WUSR)
@@ -361,7 +375,8 @@ impl State<'_> {
         let name = id.to_string();
         set_metadata(self.staging, &name, &pending.stat).map_err(cannot("set the attributes of"))?;
         let parent = parent(&mut self.parent, self.root, &pending.parent)?;
-        rustix::fs::renameat(self.staging, &*name, parent, &*pending.name).map_err(cannot("move into place"))?;
+        rustix::fs::renameat(self.staging, &*name, parent, &*pending.name)
+            .map_err(cannot("move into place"))?;
         self.pending.remove(&id);
         self.open -= 1;
         Ok(())
@@ -376,7 +391,9 @@ impl State<'_> {
             let from = open_below(self.root, target_parent).map_err(cannot())?;
             let source = tree::stat(&from, target_name).map_err(cannot())?;
             if FileType::from_raw_mode(source.st_mode) != FileType::RegularFile {
-                return Err(Error::protocol(format!("{name:?} in {at:?} is a further name of {target:?}, which is no file")));
+                return Err(Error::protocol(format!(
+                    "{name:?} in {at:?} is a further name of {target:?}, which is no file"
+                )));
             }
             let to = parent(&mut self.parent, self.root, &at)?;
             match tree::stat(&to, &*name) {
@@ -450,7 +467,14 @@ fn device(stat: &Stat) -> Result<u64, Errno> {
 }
 
 /// Makes what has no contents, beside its place first.
-fn special(staging: BorrowedFd<'_>, dir: &OwnedFd, name: &str, id: u32, stat: &Stat, kind: Kind) -> Result<()> {
+fn special(
+    staging: BorrowedFd<'_>,
+    dir: &OwnedFd,
+    name: &str,
+    id: u32,
+    stat: &Stat,
+    kind: Kind,
+) -> Result<()> {
     let cannot = |doing: &str| Error::io(format!("cannot {doing} {:?}", stat.path));
     let temporary = id.to_string();
     if kind == Kind::Symlink {
@@ -460,12 +484,20 @@ fn special(staging: BorrowedFd<'_>, dir: &OwnedFd, name: &str, id: u32, stat: &S
         rustix::fs::symlinkat(&*stat.linkname, staging, &*temporary).map_err(cannot("make the link"))?;
     } else {
         let number = if kind == Kind::Fifo { Ok(0) } else { device(stat) }.map_err(cannot("make"))?;
-        rustix::fs::mknodat(staging, &*temporary, kind.file_type(), Mode::RUSR | Mode::WUSR, number)
-            .map_err(cannot("make"))?;
+        rustix::fs::mknodat(
+            staging,
+            &*temporary,
+            kind.file_type(),
+            Mode::RUSR | Mode::WUSR,
+            number,
+        )
+        .map_err(cannot("make"))?;
     }
     let made = set_metadata(staging, &temporary, stat)
         .map_err(cannot("set the attributes of"))
-        .and_then(|()| rustix::fs::renameat(staging, &*temporary, dir, name).map_err(cannot("move into place")));
+        .and_then(|()| {
+            rustix::fs::renameat(staging, &*temporary, dir, name).map_err(cannot("move into place"))
+        });
     if made.is_err() {
         let _ = rustix::fs::unlinkat(staging, &*temporary, AtFlags::empty());
     }
@@ -484,7 +516,12 @@ fn owner(dir: BorrowedFd<'_>, name: &str, stat: &Stat) -> Result<(), Errno> {
     }
     if FileType::from_raw_mode(there.st_mode) != FileType::Symlink {
         // Nothing but the receiver changes the tree, so that the name cannot become a link meanwhile.
-        rustix::fs::chmodat(dir, name, Mode::from_raw_mode(mode::permissions(stat.mode)), AtFlags::empty())?;
+        rustix::fs::chmodat(
+            dir,
+            name,
+            Mode::from_raw_mode(mode::permissions(stat.mode)),
+            AtFlags::empty(),
+        )?;
     }
     Ok(())
 }

@@ -96,12 +96,10 @@ pub fn send(
         files: HashMap::new(),
         links: HashMap::new(),
     };
-    let result = walk
-        .run(root, filter)
-        .and_then(|()| {
-            walk.batch.push(packet(PacketType::PacketStat));
-            walk.flush()
-        });
+    let result = walk.run(root, filter).and_then(|()| {
+        walk.batch.push(packet(PacketType::PacketStat));
+        walk.flush()
+    });
     if let Err(error) = result {
         return Err(told(error, requests));
     }
@@ -261,15 +259,21 @@ impl Walk<'_> {
     /// Directories that were only looked into are told once something in them is sent.
     fn tell_parents(&mut self, levels: &mut [Level]) -> Result<()> {
         for level in levels.iter_mut().filter(|level| !level.told) {
-            let stat =
-                rustix::fs::fstat(&level.fd).map_err(Error::io(format!("cannot look at {:?}", level.path)))?;
+            let stat = rustix::fs::fstat(&level.fd)
+                .map_err(Error::io(format!("cannot look at {:?}", level.path)))?;
             self.tell(level.fd.as_fd(), c".", &level.path, &stat)?;
             level.told = true;
         }
         Ok(())
     }
 
-    fn tell(&mut self, dir: BorrowedFd<'_>, name: &std::ffi::CStr, path: &str, stat: &rustix::fs::Stat) -> Result<()> {
+    fn tell(
+        &mut self,
+        dir: BorrowedFd<'_>,
+        name: &std::ffi::CStr,
+        path: &str,
+        stat: &rustix::fs::Stat,
+    ) -> Result<()> {
         let Some(go_mode) = mode::from_system(stat.st_mode) else {
             return Ok(());
         };
@@ -300,9 +304,9 @@ impl Walk<'_> {
                 let target = rustix::fs::readlinkat(dir, name, Vec::new())
                     .map_err(Error::io(format!("cannot read the link {path:?}")))?;
                 told.size = stat.st_size;
-                told.linkname = target.into_string().map_err(|_| {
-                    Error::Name(format!("the target of the link {path:?} is not UTF-8 text"))
-                })?;
+                told.linkname = target
+                    .into_string()
+                    .map_err(|_| Error::Name(format!("the target of the link {path:?} is not UTF-8 text")))?;
             }
             FileType::CharacterDevice | FileType::BlockDevice => {
                 told.devmajor = i64::from(rustix::fs::major(stat.st_rdev));
@@ -365,7 +369,9 @@ fn join(parent: &str, name: &CString) -> Result<String> {
         format!("{parent}/{name}")
     };
     if path.len() > MAX_PATH {
-        return Err(Error::Name(format!("the path {path:?} is longer than {MAX_PATH} bytes")));
+        return Err(Error::Name(format!(
+            "the path {path:?} is longer than {MAX_PATH} bytes"
+        )));
     }
     Ok(path)
 }

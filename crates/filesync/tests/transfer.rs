@@ -8,7 +8,8 @@ use std::path::Path;
 use proptest::prelude::*;
 use tokio::sync::mpsc;
 use vessel_filesync::{
-    Everything, Filter, Owner, Packet, ReceiveOptions, Received, SendOptions, Sent, Stat, Verdict, receive, send,
+    Everything, Filter, Owner, Packet, ReceiveOptions, Received, SendOptions, Sent, Stat, Verdict, receive,
+    send,
 };
 
 const STAT: i32 = 0;
@@ -21,7 +22,12 @@ const MIRROR: ReceiveOptions = ReceiveOptions {
     owner: None,
 };
 
-fn transfer(from: &Path, to: &Path, filter: &mut (dyn Filter + Send), options: ReceiveOptions) -> (Sent, Received) {
+fn transfer(
+    from: &Path,
+    to: &Path,
+    filter: &mut (dyn Filter + Send),
+    options: ReceiveOptions,
+) -> (Sent, Received) {
     let (batches, mut batched) = mpsc::channel::<Vec<Packet>>(16);
     let (packets, mut incoming) = mpsc::channel(16);
     let (requests, mut wanted) = mpsc::unbounded_channel();
@@ -53,7 +59,10 @@ fn transfer(from: &Path, to: &Path, filter: &mut (dyn Filter + Send), options: R
 /// Everything below a directory: path, mode, time, contents or target.
 fn look(root: &Path) -> Vec<String> {
     fn walk(root: &Path, dir: &Path, out: &mut Vec<String>) {
-        let mut entries: Vec<_> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+        let mut entries: Vec<_> = fs::read_dir(dir)
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .collect();
         entries.sort();
         for path in entries {
             let meta = fs::symlink_metadata(&path).unwrap();
@@ -65,7 +74,12 @@ fn look(root: &Path) -> Vec<String> {
             } else {
                 String::new()
             };
-            out.push(format!("{name} {:o} {}.{} {what}", meta.mode(), meta.mtime(), meta.mtime_nsec()));
+            out.push(format!(
+                "{name} {:o} {}.{} {what}",
+                meta.mode(),
+                meta.mtime(),
+                meta.mtime_nsec()
+            ));
             if meta.is_dir() {
                 walk(root, &path, out);
             }
@@ -205,7 +219,11 @@ fn nothing_is_written_through_links_or_outside() {
         vec![stat("/outside/x", 0o644, "", 0)],
         vec![stat("link", LINK, "../outside", 0), stat("link/x", 0o644, "", 0)],
         vec![stat("hard", 0o644, "../outside/precious", 0), bare(STAT)],
-        vec![stat("a", LINK, "../outside/precious", 0), stat("b", 0o644, "a", 0), bare(STAT)],
+        vec![
+            stat("a", LINK, "../outside/precious", 0),
+            stat("b", 0o644, "a", 0),
+            bare(STAT),
+        ],
         vec![stat("..", DIR, "", 0)],
         vec![stat("x", 1 << 24, "", 0)],
         vec![stat("x", 0o644, "", -1)],
@@ -245,7 +263,18 @@ fn a_link_in_the_way_is_replaced_and_not_followed() {
 
 fn packet() -> impl Strategy<Value = Packet> {
     let path = prop::sample::select(vec![
-        "a", "a/b", "a/b/c", "b", "..", "a/..", "", "a/../../x", "c\0", "/etc", "l", "l/x",
+        "a",
+        "a/b",
+        "a/b/c",
+        "b",
+        "..",
+        "a/..",
+        "",
+        "a/../../x",
+        "c\0",
+        "/etc",
+        "l",
+        "l/x",
     ]);
     let mode = prop::sample::select(vec![DIR, LINK, 0o644, 0o4755, 1 << 25, u32::MAX, 1 << 24]);
     let link = prop::sample::select(vec!["", "a", "..", "/etc/passwd", "a/b"]);

@@ -17,7 +17,8 @@ fn context(daemon: &Daemon, dockerfile: &str) -> PathBuf {
     dir
 }
 
-const SIMPLE: &str = "FROM busybox\nCOPY file /copied\nRUN cat /copied > /ran && echo said\nCMD [\"cat\", \"/ran\"]\n";
+const SIMPLE: &str =
+    "FROM busybox\nCOPY file /copied\nRUN cat /copied > /ran && echo said\nCMD [\"cat\", \"/ran\"]\n";
 
 fn build(daemon: &Daemon, dir: &Path, args: &[&str]) -> Said {
     let mut all = vec!["build", "--progress", "plain"];
@@ -51,12 +52,17 @@ fn a_directory_is_built_and_only_what_changed_is_sent() {
 
 /// The bytes of the context that the progress tells of.
 fn sent(progress: &str) -> u64 {
-    let line = progress.lines().rev().find(|line| line.contains("transferring context:"));
+    let line = progress
+        .lines()
+        .rev()
+        .find(|line| line.contains("transferring context:"));
     let Some(text) = line.and_then(|line| line.split("transferring context:").nth(1)) else {
         return 0;
     };
     let amount = text.split_whitespace().next().unwrap_or_default();
-    let end = amount.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(amount.len());
+    let end = amount
+        .find(|c: char| c.is_ascii_alphabetic())
+        .unwrap_or(amount.len());
     let number: f64 = amount[..end].parse().unwrap_or_default();
     let unit = match &amount[end..] {
         "kB" => 1e3,
@@ -70,11 +76,18 @@ fn sent(progress: &str) -> u64 {
 #[test]
 fn a_dockerfile_or_an_archive_from_standard_input() {
     let Some(daemon) = daemon() else { return };
-    let id = daemon.feed(&["build", "-q", "-"], b"FROM busybox\nRUN echo x > /x\n").ok();
+    let id = daemon
+        .feed(&["build", "-q", "-"], b"FROM busybox\nRUN echo x > /x\n")
+        .ok();
     assert!(id.starts_with("sha256:"), "{id}");
     assert_eq!(daemon.vessel(&["run", "--rm", &id, "cat", "/x"]).ok(), "x");
     let dir = context(&daemon, SIMPLE);
-    let tar = Command::new("tar").arg("-C").arg(&dir).args(["-cz", "."]).output().unwrap();
+    let tar = Command::new("tar")
+        .arg("-C")
+        .arg(&dir)
+        .args(["-cz", "."])
+        .output()
+        .unwrap();
     let id = daemon.feed(&["build", "-q", "-"], &tar.stdout).ok();
     assert_eq!(daemon.vessel(&["run", "--rm", &id]).ok(), "one");
     let uploads = daemon.root().join("uploads");
@@ -93,7 +106,12 @@ fn secrets_arguments_and_ignored_files() {
     fs::write(dir.join(".dockerignore"), "sub\n").unwrap();
     fs::write(daemon.dir().join("secret"), "top secret").unwrap();
     let secret = format!("id=s,src={}", daemon.dir().join("secret").display());
-    build(&daemon, &dir, &["-t", "proto", "--secret", &secret, "--build-arg", "A=v"]).ok();
+    build(
+        &daemon,
+        &dir,
+        &["-t", "proto", "--secret", &secret, "--build-arg", "A=v"],
+    )
+    .ok();
     let cat = |path: &str| daemon.vessel(&["run", "--rm", "proto", "cat", path]);
     assert_eq!(cat("/size").ok(), "10");
     assert_eq!(cat("/a").ok(), "v");
@@ -109,11 +127,21 @@ fn results_as_files_and_archives() {
     build(&daemon, &dir, &["-o", out.to_str().unwrap()]).ok();
     assert_eq!(fs::read_to_string(out.join("out/other")).unwrap(), "two\n");
     let tar = daemon.dir().join("result.tar");
-    build(&daemon, &dir, &["-o", &format!("type=tar,dest={}", tar.display())]).ok();
+    build(
+        &daemon,
+        &dir,
+        &["-o", &format!("type=tar,dest={}", tar.display())],
+    )
+    .ok();
     let list = Command::new("tar").arg("-tf").arg(&tar).output().unwrap();
     assert!(String::from_utf8_lossy(&list.stdout).contains("out/file"));
     let oci = daemon.dir().join("result.oci.tar");
-    build(&daemon, &dir, &["-t", "kept", "-o", &format!("type=oci,dest={}", oci.display())]).ok();
+    build(
+        &daemon,
+        &dir,
+        &["-t", "kept", "-o", &format!("type=oci,dest={}", oci.display())],
+    )
+    .ok();
     let list = Command::new("tar").arg("-tf").arg(&oci).output().unwrap();
     assert!(String::from_utf8_lossy(&list.stdout).contains("oci-layout"));
 }
@@ -153,7 +181,11 @@ fn a_build_that_is_cancelled_leaves_nothing_running() {
         mounts.count() > 0
     };
     daemon.until("the step runs", running);
-    rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::INT).unwrap();
+    rustix::process::kill_process(
+        rustix::process::Pid::from_child(&child),
+        rustix::process::Signal::INT,
+    )
+    .unwrap();
     assert!(!child.wait().unwrap().success());
     daemon.until("the step is gone", |daemon| !running(daemon));
 }
@@ -186,9 +218,19 @@ fn docker_builds_the_classic_way() {
         let Some(mut docker) = docker(&daemon, binary, "0") else {
             continue;
         };
-        let said: Said = docker.args(["build", "--no-cache", "-t", "classic"]).arg(&dir).output().unwrap().into();
+        let said: Said = docker
+            .args(["build", "--no-cache", "-t", "classic"])
+            .arg(&dir)
+            .output()
+            .unwrap()
+            .into();
         assert_eq!(said.code, 0, "{said:?}");
-        for text in ["Step 1/4 : FROM busybox\n", "\nsaid\n", "\nSuccessfully built ", "Successfully tagged classic:latest"] {
+        for text in [
+            "Step 1/4 : FROM busybox\n",
+            "\nsaid\n",
+            "\nSuccessfully built ",
+            "Successfully tagged classic:latest",
+        ] {
             assert!(said.out.contains(text), "{text:?}: {said:?}");
         }
         assert_eq!(daemon.vessel(&["run", "--rm", "classic"]).ok(), "one");

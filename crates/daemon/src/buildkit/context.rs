@@ -11,7 +11,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use tokio::io::AsyncWrite;
 use vessel_build::request::{BuildRequest, DockerfileSource, Source};
-use vessel_build::session::{Credentials as Login, ExportTree, NoSession, Secret, Session, Stream, SyncRequest, Synced};
+use vessel_build::session::{
+    Credentials as Login, ExportTree, NoSession, Secret, Session, Stream, SyncRequest, Synced,
+};
 use vessel_engine::transfer;
 use vessel_image::registry::{Credentials, registry_key};
 use vessel_image::{ExtractOptions, unpack_into};
@@ -136,17 +138,29 @@ async fn read(state: &Arc<State>, reader: impl Read + Send + 'static) -> Result<
 }
 
 fn unpack(state: &State, mut reader: impl Read + Send) -> Result<Came, ApiError> {
-    let broken = |error: std::io::Error| ApiError::bad_request(format!("cannot read the build context: {error}"));
+    let broken =
+        |error: std::io::Error| ApiError::bad_request(format!("cannot read the build context: {error}"));
     let mut start = Vec::with_capacity(START);
-    reader.by_ref().take(START as u64).read_to_end(&mut start).map_err(broken)?;
+    reader
+        .by_ref()
+        .take(START as u64)
+        .read_to_end(&mut start)
+        .map_err(broken)?;
     if start.is_empty() {
-        return Err(ApiError::bad_request("the build context is empty: send an archive"));
+        return Err(ApiError::bad_request(
+            "the build context is empty: send an archive",
+        ));
     }
     if !is_archive(&start) {
-        reader.take(MAX_DOCKERFILE).read_to_end(&mut start).map_err(broken)?;
+        reader
+            .take(MAX_DOCKERFILE)
+            .read_to_end(&mut start)
+            .map_err(broken)?;
         return Ok(Came::Dockerfile(start));
     }
-    let failed = |error: std::io::Error| ApiError::internal(format!("cannot make a directory for the build context: {error}"));
+    let failed = |error: std::io::Error| {
+        ApiError::internal(format!("cannot make a directory for the build context: {error}"))
+    };
     let context = Context::make(state).map_err(failed)?;
     let directory = std::fs::File::open(context.path()).map_err(failed)?;
     let archive = std::io::Cursor::new(start).chain(reader);
@@ -202,7 +216,10 @@ impl Session for Keyring {
         NoSession.export_directory(exporter, tree).await
     }
 
-    async fn export_stream(&self, exporter: &str) -> vessel_build::Result<Box<dyn AsyncWrite + Send + Unpin>> {
+    async fn export_stream(
+        &self,
+        exporter: &str,
+    ) -> vessel_build::Result<Box<dyn AsyncWrite + Send + Unpin>> {
         NoSession.export_stream(exporter).await
     }
 }

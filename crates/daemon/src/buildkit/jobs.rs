@@ -312,7 +312,9 @@ impl Jobs {
         {
             let mut bodies = lock(&self.bodies);
             if bodies.len() >= MAX_JOBS || bodies.contains_key(reference) {
-                return Err(Status::already_exists(format!("build {reference} has a context already")));
+                return Err(Status::already_exists(format!(
+                    "build {reference} has a context already"
+                )));
             }
             bodies.insert(reference.to_owned(), body);
         }
@@ -325,7 +327,9 @@ impl Jobs {
         };
         if tokio::time::timeout(PATIENCE, gone).await.is_err() {
             lock(&self.bodies).remove(reference);
-            return Err(Status::not_found(format!("no build {reference} asks for a context")));
+            return Err(Status::not_found(format!(
+                "no build {reference} asks for a context"
+            )));
         }
         Ok(())
     }

@@ -23,7 +23,11 @@ const DEPTH: usize = 4;
 ///
 /// # Errors
 /// No such archive, or none that can be unpacked.
-pub async fn take(state: &Arc<State>, client: &Client, build: &mut BuildRequest) -> Result<Option<Context>, Status> {
+pub async fn take(
+    state: &Arc<State>,
+    client: &Client,
+    build: &mut BuildRequest,
+) -> Result<Option<Context>, Status> {
     let Source::Remote(address) = &build.context else {
         return Ok(None);
     };
@@ -48,7 +52,10 @@ pub async fn take(state: &Arc<State>, client: &Client, build: &mut BuildRequest)
             let piece = match pieces.message().await {
                 Ok(Some(piece)) => Ok(Bytes::from(piece.data)),
                 Ok(None) => break,
-                Err(status) => Err(io::Error::new(io::ErrorKind::UnexpectedEof, status.message().to_owned())),
+                Err(status) => Err(io::Error::new(
+                    io::ErrorKind::UnexpectedEof,
+                    status.message().to_owned(),
+                )),
             };
             let failed = piece.is_err();
             if sender.send(piece).await.is_err() || failed {

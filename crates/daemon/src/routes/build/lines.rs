@@ -9,9 +9,9 @@ use bytes::Bytes;
 use serde_json::json;
 use tokio::sync::mpsc;
 use vessel_api::JsonMessage;
+use vessel_build::Error;
 use vessel_build::progress::{Event, Step as Named, Vertex};
 use vessel_build::request::BuildResult;
-use vessel_build::Error;
 use vessel_image::Digest;
 
 /// Output that waits for its turn, of one step.
@@ -70,10 +70,19 @@ impl Lines {
             self.event(event).await;
         }
         // What never got its turn because the build broke off.
-        let left: Vec<usize> = self.steps.keys().copied().filter(|number| *number >= self.turn).collect();
+        let left: Vec<usize> = self
+            .steps
+            .keys()
+            .copied()
+            .filter(|number| *number >= self.turn)
+            .collect();
         for number in left {
             self.turn = number;
-            if self.steps.get(&number).is_some_and(|step| step.vertex.as_ref().is_some_and(|vertex| vertex.started.is_some())) {
+            if self.steps.get(&number).is_some_and(|step| {
+                step.vertex
+                    .as_ref()
+                    .is_some_and(|vertex| vertex.started.is_some())
+            }) {
                 self.catch_up().await;
             }
         }
@@ -115,7 +124,9 @@ impl Lines {
     /// Tells of steps whose turn it is, until one is not over.
     async fn catch_up(&mut self) {
         loop {
-            let Some(step) = self.steps.get_mut(&self.turn) else { return };
+            let Some(step) = self.steps.get_mut(&self.turn) else {
+                return;
+            };
             if let Some(plain) = step.plain.take() {
                 self.turn += 1;
                 self.text(head(&plain)).await;
@@ -159,7 +170,9 @@ impl Lines {
                 return self.send(&message).await;
             }
         };
-        let Some(image) = result.images.first() else { return };
+        let Some(image) = result.images.first() else {
+            return;
+        };
         if self.quiet {
             return self.send(&JsonMessage::stream(format!("{}\n", image.id))).await;
         }
@@ -168,7 +181,8 @@ impl Lines {
             ..JsonMessage::default()
         })
         .await;
-        self.text(format!("Successfully built {}\n", image.id.short())).await;
+        self.text(format!("Successfully built {}\n", image.id.short()))
+            .await;
         for tag in tags {
             self.text(format!("Successfully tagged {}\n", tagged(tag))).await;
         }
@@ -177,7 +191,8 @@ impl Lines {
 
 /// Whether a step only names what it begins with.
 fn is_from(text: &str) -> bool {
-    text.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("FROM "))
+    text.get(..5)
+        .is_some_and(|start| start.eq_ignore_ascii_case("FROM "))
 }
 
 fn head(step: &Named) -> String {
@@ -264,7 +279,9 @@ mod tests {
         .await;
         assert_eq!(
             text,
-            format!("Step 1/2 : COPY a\n ---> Using cache\n ---> {short}\nStep 2/2 : RUN b\nearly\nlate\n ---> {short}\n")
+            format!(
+                "Step 1/2 : COPY a\n ---> Using cache\n ---> {short}\nStep 2/2 : RUN b\nearly\nlate\n ---> {short}\n"
+            )
         );
     }
 

@@ -49,7 +49,8 @@ pub async fn build(state: &Arc<State>, mut request: Request) -> Answer {
         }
     };
     let auth = request.header("x-registry-config").unwrap_or_default();
-    let credentials = Credentials::map_from_header(auth).map_err(|error| ApiError::bad_request(error.to_string()))?;
+    let credentials =
+        Credentials::map_from_header(auth).map_err(|error| ApiError::bad_request(error.to_string()))?;
     let builder = state.builder()?;
     let (context, mut build) = context::receive(state, request, query.request.clone()).await?;
     build.goal = Goal::Build;
@@ -120,7 +121,9 @@ pub async fn prune(state: &Arc<State>, request: &Request) -> Answer {
     let mut unused_for = None;
     for age in values("until").iter().chain(&values("unused-for")) {
         unused_for = Some(duration(age).ok_or_else(|| {
-            ApiError::bad_request(format!("invalid filter until={age}: a duration such as 24h is expected"))
+            ApiError::bad_request(format!(
+                "invalid filter until={age}: a duration such as 24h is expected"
+            ))
         })?);
     }
     let options = PruneOptions {

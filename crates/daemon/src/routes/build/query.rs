@@ -55,12 +55,18 @@ impl Query {
         let ulimits: Vec<RawUlimit> = document(raw, "ulimits")?.unwrap_or_default();
         let network = match text("networkmode") {
             Some(mode) if mode.starts_with("container:") => {
-                return Err(format!("the network {mode:?} is not there for builds: default, none or host is"));
+                return Err(format!(
+                    "the network {mode:?} is not there for builds: default, none or host is"
+                ));
             }
             mode => attributes::network(mode)?,
         };
         let mut extra_hosts = Vec::new();
-        for host in raw.all("extrahosts").filter(|host| !host.is_empty()).take(MAX_LIST) {
+        for host in raw
+            .all("extrahosts")
+            .filter(|host| !host.is_empty())
+            .take(MAX_LIST)
+        {
             // One by one, or all as a list in JSON.
             match serde_json::from_str::<Vec<String>>(host) {
                 Ok(hosts) => {
@@ -78,7 +84,11 @@ impl Query {
             },
             target: text("target").map(str::to_owned),
             labels,
-            no_cache: if raw.flag("nocache") { NoCache::All } else { NoCache::Never },
+            no_cache: if raw.flag("nocache") {
+                NoCache::All
+            } else {
+                NoCache::Never
+            },
             pull: raw.flag("pull"),
             network,
             extra_hosts,
@@ -95,14 +105,17 @@ impl Query {
             resources,
             cache_from: cache_from.into_iter().map(CacheImport::Registry).collect(),
             source_date_epoch: attributes::epoch(
-                args.get("SOURCE_DATE_EPOCH").and_then(Option::as_deref).filter(|text| !text.is_empty()),
+                args.get("SOURCE_DATE_EPOCH")
+                    .and_then(Option::as_deref)
+                    .filter(|text| !text.is_empty()),
             )?,
             args,
             squash: raw.flag("squash"),
             ..BuildRequest::default()
         };
         if let Some(platform) = text("platform") {
-            let platform = Platform::parse(platform).map_err(|error| format!("invalid platform {platform:?}: {error}"))?;
+            let platform = Platform::parse(platform)
+                .map_err(|error| format!("invalid platform {platform:?}: {error}"))?;
             request.platforms.push(platform);
         }
         if network == Network::Host {
@@ -173,7 +186,9 @@ mod tests {
 
     #[test]
     fn zero_and_null_are_nothing() {
-        let query = parse("memory=0&cpushares=0&buildargs=null&labels=&ulimits=null&shmsize=0&networkmode=default").unwrap();
+        let query =
+            parse("memory=0&cpushares=0&buildargs=null&labels=&ulimits=null&shmsize=0&networkmode=default")
+                .unwrap();
         assert_eq!(query.request.resources, Resources::default());
         assert_eq!(query.request.shm_size, None);
     }

@@ -50,7 +50,11 @@ fn complete(build: &mut BuildRequest, request: &Request, tags: &[String]) -> Res
     if let DockerfileSource::File { source, .. } = &mut build.dockerfile {
         *source = local.then(|| Source::Session("dockerfile".to_owned()));
     }
-    if build.args.get("BUILDKIT_INLINE_CACHE").is_some_and(|value| value.as_deref() == Some("1")) {
+    if build
+        .args
+        .get("BUILDKIT_INLINE_CACHE")
+        .is_some_and(|value| value.as_deref() == Some("1"))
+    {
         build.cache_to.push(CacheExport::Inline);
     }
     let text = request.query.text("outputs");
@@ -60,7 +64,9 @@ fn complete(build: &mut BuildRequest, request: &Request, tags: &[String]) -> Res
     };
     for (index, output) in outputs.unwrap_or_default().into_iter().enumerate() {
         let attributes = output.attributes.unwrap_or_default();
-        build.outputs.push(exporters::output(index, &output.kind, &attributes)?);
+        build
+            .outputs
+            .push(exporters::output(index, &output.kind, &attributes)?);
     }
     if build.outputs.is_empty() {
         build.outputs.push(exporters::output(0, "moby", &HashMap::new())?);
@@ -84,7 +90,11 @@ pub async fn build(state: &Arc<State>, request: Request) -> Answer {
         };
     }
     let request = &request;
-    let Query { request: mut build, tags, .. } = Query::parse(&request.query).map_err(ApiError::bad_request)?;
+    let Query {
+        request: mut build,
+        tags,
+        ..
+    } = Query::parse(&request.query).map_err(ApiError::bad_request)?;
     complete(&mut build, request, &tags).map_err(ApiError::bad_request)?;
     let builder = state.builder()?;
     let client = client(state, request.query.text("session"))
@@ -106,8 +116,14 @@ pub async fn build(state: &Arc<State>, request: Request) -> Answer {
         let work = async move {
             let running: Running = running;
             let context = if uploaded {
-                let body = state.jobs.take_body(&id).await.ok_or("the build's context does not come")?;
-                upload(&state, body, &mut build).await.map_err(|error| error.message().to_owned())?
+                let body = state
+                    .jobs
+                    .take_body(&id)
+                    .await
+                    .ok_or("the build's context does not come")?;
+                upload(&state, body, &mut build)
+                    .await
+                    .map_err(|error| error.message().to_owned())?
             } else {
                 let taken = take_upload(&state, &client, &mut build).await;
                 taken.map_err(|status| status.message().to_owned())?
