@@ -102,7 +102,6 @@ pub fn failure(error: &Error) -> Status {
     let code = match error.kind() {
         ErrorKind::Invalid => Code::InvalidArgument,
         ErrorKind::NotFound => Code::NotFound,
-        ErrorKind::Unsupported => Code::Unimplemented,
         ErrorKind::Denied => Code::PermissionDenied,
         ErrorKind::Cancelled => Code::Cancelled,
         _ => Code::Unknown,
