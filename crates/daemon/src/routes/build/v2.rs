@@ -93,7 +93,7 @@ pub async fn build(state: &Arc<State>, request: Request) -> Answer {
     let Query {
         request: mut build,
         tags,
-        ..
+        quiet,
     } = Query::parse(&request.query).map_err(ApiError::bad_request)?;
     complete(&mut build, request, &tags).map_err(ApiError::bad_request)?;
     let builder = state.builder()?;
@@ -139,15 +139,17 @@ pub async fn build(state: &Arc<State>, request: Request) -> Answer {
             }
         };
         let (result, ()) = tokio::join!(work, tell);
-        let last = match result {
-            Ok(result) => result
-                .images
-                .first()
-                .map(|image| aux("moby.image.id", json!({"ID": image.id.to_string()}))),
-            Err(sentence) => Some(JsonMessage::error(sentence)),
-        };
-        if let Some(last) = last {
-            send(&sender, last).await;
+        match result {
+            Ok(result) => {
+                if let Some(image) = result.images.first() {
+                    let id = image.id.to_string();
+                    send(&sender, aux("moby.image.id", json!({ "ID": id }))).await;
+                    if quiet {
+                        send(&sender, JsonMessage::stream(format!("{id}\n"))).await;
+                    }
+                }
+            }
+            Err(sentence) => send(&sender, JsonMessage::error(sentence)).await,
         }
     });
     stream_of(receiver, task.abort_handle())
