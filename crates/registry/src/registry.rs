@@ -12,6 +12,7 @@ use crate::error::{Code, Error, Result};
 use crate::http::receive::blocking;
 use crate::http::server::Client;
 use crate::http::{Body, Request, Response, query};
+use crate::local::Local;
 use crate::metrics::{Gauges, Metrics};
 use crate::name::Repository;
 use crate::page;
@@ -55,6 +56,7 @@ pub struct Registry {
     storage: Storage,
     auth: Option<Auth>,
     proxy: Option<Arc<Proxy>>,
+    local: Option<Arc<Local>>,
     settings: Settings,
     metrics: Arc<Metrics>,
 }
@@ -78,9 +80,16 @@ impl Registry {
             storage,
             auth,
             proxy: proxy.map(Arc::new),
+            local: None,
             settings,
             metrics: Arc::default(),
         }
+    }
+
+    /// The same, serving the images of an engine.
+    pub(crate) fn with_local(mut self, local: Option<Local>) -> Self {
+        self.local = local.map(Arc::new);
+        self
     }
 
     pub(crate) fn metrics(&self) -> &Metrics {
@@ -191,6 +200,25 @@ impl Registry {
             ));
         }
         let storage = &self.storage;
+        if let Some(local) = &self.local {
+            let (method, headers) = (request.method(), request.headers());
+            return match &route {
+                Route::Base if reading => Ok(document("application/json", b"{}".to_vec())),
+                Route::Blob(name, digest) if reading => local.blob(method, headers, name, digest).await,
+                Route::Manifest(name, which) if reading => local.manifest(method, headers, name, which).await,
+                Route::Tags(name) if reading => local.tags(name, request.uri().query()).await,
+                Route::Catalog if reading => {
+                    let mut names = local.catalog().await?;
+                    names.retain(|name| self.may_list(&who, name));
+                    lists::list_repositories(&names, request.uri().query())
+                }
+                Route::Referrers(..) if reading => lists::no_referrers(),
+                _ => {
+                    let why = "this registry serves the images of the engine, and nothing else can be done with them";
+                    Err(Error::new(Code::Unsupported, why))
+                }
+            };
+        }
         if let Some(proxy) = &self.proxy {
             let (method, headers) = (request.method(), request.headers());
             match &route {

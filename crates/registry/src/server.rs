@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::http::receive::blocking;
 use crate::http::server::{Listener, run};
 use crate::http::tls::{Tls, TlsFiles};
+use crate::local::{Local, LocalOptions};
 use crate::proxy::{Proxy, ProxyOptions};
 use crate::registry::{Registry, Settings};
 use crate::storage::{CollectOptions, OpenError, Storage, StorageOptions};
@@ -39,6 +40,8 @@ pub struct Config {
     pub auth: AuthOptions,
     /// The registry behind this one, whose cache it then is.
     pub proxy: Option<ProxyOptions>,
+    /// The engine whose images it serves instead of its own content.
+    pub local: Option<LocalOptions>,
     /// How it behaves.
     pub settings: Settings,
     /// Collect garbage so often.
@@ -102,6 +105,7 @@ impl Server {
             .proxy
             .map(|options| Proxy::new(&options, storage.clone()))
             .transpose()?;
+        let local = config.local.as_ref().map(Local::open).transpose()?;
         let tls = config.tls.map(Tls::open).transpose()?.map(Arc::new);
         let mut listeners = Vec::new();
         let metrics = config.metrics_listen.map(|address| (address, true));
@@ -122,7 +126,7 @@ impl Server {
         }
         let control = Control::open(&root)?;
         Ok(Self {
-            registry: Arc::new(Registry::new(storage, auth, proxy, config.settings)),
+            registry: Arc::new(Registry::new(storage, auth, proxy, config.settings).with_local(local)),
             listeners,
             control,
             collect: config.collect,

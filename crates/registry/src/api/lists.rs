@@ -103,18 +103,19 @@ pub fn list_tags(sorted: Vec<String>, text: Option<&str>, name: &Repository) -> 
 
 /// `GET /v2/_catalog`: the repositories that the client may read.
 pub fn catalog(storage: &Storage, text: Option<&str>, may: impl Fn(&Repository) -> bool) -> Result<Response> {
+    let mut names = storage.repositories()?;
+    names.retain(may);
+    list_repositories(&names, text)
+}
+
+/// A page of repositories, wherever they come from.
+pub fn list_repositories(sorted: &[Repository], text: Option<&str>) -> Result<Response> {
     #[derive(Serialize)]
     struct Catalog {
         repositories: Vec<String>,
     }
     let page = Page::parse(text, CATALOG_PAGE)?;
-    let names = storage.repositories()?;
-    let names = names
-        .iter()
-        .filter(|name| may(name))
-        .map(ToString::to_string)
-        .collect();
-    let (repositories, next) = page.cut(names);
+    let (repositories, next) = page.cut(sorted.iter().map(ToString::to_string).collect());
     let mut response = document("application/json", json(&Catalog { repositories })?);
     if let Some(last) = next {
         link(
@@ -125,6 +126,24 @@ pub fn catalog(storage: &Storage, text: Option<&str>, may: impl Fn(&Repository) 
     Ok(response)
 }
 
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Index {
+    schema_version: u32,
+    media_type: &'static str,
+    manifests: Vec<Referrer>,
+}
+
+/// Where nothing refers to anything.
+pub fn no_referrers() -> Result<Response> {
+    let index = Index {
+        schema_version: 2,
+        media_type: OCI_INDEX,
+        manifests: Vec::new(),
+    };
+    Ok(document(OCI_INDEX, json(&index)?))
+}
+
 /// `GET /v2/NAME/referrers/DIGEST`
 pub fn referrers(
     storage: &Storage,
@@ -132,13 +151,6 @@ pub fn referrers(
     name: &Repository,
     subject: &Digest,
 ) -> Result<Response> {
-    #[derive(Serialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Index {
-        schema_version: u32,
-        media_type: &'static str,
-        manifests: Vec<Referrer>,
-    }
     let artifact_type = query::get(text, "artifactType");
     let last = query::get(text, "last")
         .map(|last| name::digest(&last))

@@ -53,6 +53,7 @@ pub async fn start_with(change: impl FnOnce(&mut Config)) -> Registry {
         tls: None,
         auth: AuthOptions::default(),
         proxy: None,
+        local: None,
         settings: Settings::default(),
         collect: None,
         max_connections: 256,

@@ -2,17 +2,20 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
+use vessel_client::{Client, Filters};
+use vessel_image::{Digest, Reference};
 use vessel_registry::{
-    AuthOptions, CollectOptions, Config, ExternalIssuer, ProxyOptions, Quota, Server, Settings,
-    StorageOptions, TlsFiles, UpstreamOptions,
+    AuthOptions, CollectOptions, Config, ExternalIssuer, LocalImage, LocalOptions, ProxyOptions, Quota,
+    Repository, Server, Settings, StorageOptions, TlsFiles, UpstreamOptions,
 };
 
 use super::{bytes, default_root, duration};
 use crate::app::Run;
-use crate::context::Context;
+use crate::context::{Context, Places};
 use crate::failure::{Failure, Result, words};
 
 /// Run a registry in the foreground
@@ -57,6 +60,12 @@ pub struct Args {
     /// URL by which clients reach this registry, if not the one they say
     #[arg(long, value_name = "url")]
     public_url: Option<String>,
+    /// Serve the images of the local engine, read-only, instead of content of its own
+    #[arg(long, conflicts_with = "proxy")]
+    engine: bool,
+    /// Directory of that engine
+    #[arg(long, value_name = "dir", requires = "engine")]
+    store: Option<PathBuf>,
     /// Be a cache of the registry at this URL
     #[arg(long, value_name = "url")]
     proxy: Option<String>,
@@ -111,14 +120,21 @@ pub struct Args {
 }
 
 impl Run for Args {
-    fn run(self, _context: &Context) -> Result {
+    fn run(self, context: &Context) -> Result {
         let filter = EnvFilter::try_new(&self.log_level)
             .map_err(|_| Failure::usage(format!("there is no log level \"{}\"", self.log_level)))?;
         tracing_subscriber::fmt()
             .with_env_filter(filter)
             .with_writer(std::io::stderr)
             .init();
-        let config = self.config()?;
+        let local = match self.engine {
+            true => Some(local(self.store.clone(), context.client()?.clone())),
+            false => None,
+        };
+        let config = Config {
+            local,
+            ..self.config()?
+        };
         let runtime = vessel_registry::runtime()
             .map_err(|error| Failure::new(format!("cannot start threads: {}", words(&error))))?;
         runtime.block_on(serve(config))
@@ -203,6 +219,7 @@ impl Args {
                 external,
             },
             proxy,
+            local: None,
             settings: Settings {
                 read_only: self.read_only,
                 delete: !self.no_delete,
@@ -218,6 +235,51 @@ impl Args {
     }
 }
 
+/// The engine's images by the names that a reference to this registry can have: `docker.io/library/debian` is `debian`
+/// and `library/debian`, of others a host with a port is left out.
+fn local(store: Option<PathBuf>, client: Client) -> LocalOptions {
+    let images = move || {
+        let images = client
+            .image_list(false, false, &Filters::new())
+            .map_err(|error| error.to_string())?;
+        let mut named = Vec::new();
+        for image in images {
+            let Ok(id) = image.id.parse::<Digest>() else {
+                continue;
+            };
+            for name in &image.repo_tags {
+                let Ok(reference) = Reference::parse(name) else {
+                    continue;
+                };
+                for repository in repositories(&reference) {
+                    let tag = reference.tag().unwrap_or("latest").to_owned();
+                    let id = id.clone();
+                    named.push(LocalImage { repository, tag, id });
+                }
+            }
+        }
+        Ok(named)
+    };
+    LocalOptions {
+        store: store.unwrap_or_else(|| Places::from_environment().root),
+        images: Arc::new(images),
+    }
+}
+
+fn repositories(reference: &Reference) -> Vec<Repository> {
+    let (domain, path) = (reference.domain(), reference.path());
+    let names = match (domain, path.strip_prefix("library/")) {
+        ("docker.io", Some(short)) => vec![short.to_owned(), path.to_owned()],
+        ("docker.io", None) => vec![path.to_owned()],
+        _ => vec![format!("{domain}/{path}"), path.to_owned()],
+    };
+    let mut valid = names.iter().filter_map(|name| Repository::parse(name).ok());
+    match domain {
+        "docker.io" => valid.collect(),
+        _ => valid.next().into_iter().collect(),
+    }
+}
+
 fn read(path: &Path) -> Result<Vec<u8>> {
     std::fs::read(path)
         .map_err(|error| Failure::new(format!("cannot read {}: {}", path.display(), words(&error))))
@@ -226,7 +288,7 @@ fn read(path: &Path) -> Result<Vec<u8>> {
 fn quota(text: &str) -> std::result::Result<Quota, String> {
     let (prefix, limit) = text.rsplit_once('=').unwrap_or(("", text));
     if !prefix.is_empty() {
-        vessel_registry::Repository::parse(prefix).map_err(|error| error.to_string())?;
+        Repository::parse(prefix).map_err(|error| error.to_string())?;
     }
     Ok(Quota {
         prefix: prefix.to_owned(),
