@@ -10,10 +10,11 @@
 //! excludes it for [`Matcher::matches`].
 
 pub mod glob;
+mod wildcard;
 
 use std::borrow::Cow;
 
-use regex::Regex;
+use wildcard::Wildcard;
 
 /// The largest ignore file.
 pub const MAX_SIZE: usize = 4 << 20;
@@ -22,7 +23,7 @@ pub const MAX_SIZE: usize = 4 << 20;
 const MAX_PATTERNS: usize = 20_000;
 
 /// The longest pattern.
-const MAX_PATTERN: usize = 4096;
+const MAX_PATTERN: usize = wildcard::MAX_LENGTH;
 
 /// A pattern that makes no sense, or too many.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -85,23 +86,12 @@ pub fn clean(path: &str) -> String {
     }
 }
 
-/// How a pattern is compared.
-#[derive(Clone, Debug)]
-enum Kind {
-    Exact,
-    /// `a**`: the text before the stars.
-    Prefix(String),
-    /// `**a`: the text after the stars.
-    Suffix(String),
-    Regex(Box<Regex>),
-}
-
 #[derive(Clone, Debug)]
 struct Pattern {
     text: String,
     /// Whether it takes back in.
     negative: bool,
-    kind: Kind,
+    wildcard: Wildcard,
 }
 
 /// Patterns in order.
@@ -204,19 +194,14 @@ impl Pattern {
         let wrong = || BadPattern(format!("syntax error in pattern {text:?}"));
         glob::matches(text, ".").map_err(|_| wrong())?;
         Ok(Self {
-            kind: compile(text).ok_or_else(wrong)?,
+            wildcard: Wildcard::compile(text).ok_or_else(wrong)?,
             text: text.to_owned(),
             negative,
         })
     }
 
     fn matches(&self, path: &str) -> bool {
-        match &self.kind {
-            Kind::Exact => self.text == path,
-            Kind::Prefix(prefix) => path.starts_with(prefix.as_str()),
-            Kind::Suffix(suffix) => path.ends_with(suffix.as_str()) || suffix.strip_prefix('/') == Some(path),
-            Kind::Regex(regex) => regex.is_match(path),
-        }
+        self.wildcard.matches(path)
     }
 
     fn matches_above(&self, path: &str) -> bool {
@@ -239,117 +224,6 @@ impl Pattern {
             }
         }
         parts.next().is_some()
-    }
-}
-
-/// How to compare a pattern; none if it is not one.
-fn compile(pattern: &str) -> Option<Kind> {
-    let mut regex = String::from("^");
-    // The kind so far, if no regular expression is needed: nothing special, or stars at the end or at the beginning.
-    let (mut stars_at_end, mut stars_at_start, mut special) = (false, false, false);
-    let mut chars = pattern.chars().peekable();
-    let mut first = true;
-    while let Some(c) = chars.next() {
-        match c {
-            '*' if chars.next_if_eq(&'*').is_some() => {
-                chars.next_if_eq(&'/');
-                if chars.peek().is_some() {
-                    regex.push_str("(.*/)?");
-                    special = true;
-                } else if stars_at_start || special {
-                    regex.push_str(".*");
-                    special = true;
-                } else {
-                    stars_at_end = true;
-                }
-                if first {
-                    (stars_at_start, stars_at_end, special) = (true, false, false);
-                }
-            }
-            '*' => {
-                regex.push_str("[^/]*");
-                special = true;
-            }
-            '?' => {
-                regex.push_str("[^/]");
-                special = true;
-            }
-            '\\' => {
-                regex.push_str(&regex::escape(chars.next()?.encode_utf8(&mut [0; 4])));
-                special = true;
-            }
-            '[' => {
-                class(&mut chars, &mut regex)?;
-                special = true;
-            }
-            ']' => {
-                regex.push_str("\\]");
-                special = true;
-            }
-            c => regex.push_str(&regex::escape(c.encode_utf8(&mut [0; 4]))),
-        }
-        first = false;
-    }
-    Some(if special {
-        regex.push('$');
-        Kind::Regex(Box::new(Regex::new(&regex).ok()?))
-    } else if stars_at_start {
-        Kind::Suffix(pattern[2..].to_owned())
-    } else if stars_at_end {
-        Kind::Prefix(pattern.strip_suffix("**")?.to_owned())
-    } else {
-        Kind::Exact
-    })
-}
-
-/// Named classes that Go's regular expressions know.
-const CLASSES: [&str; 14] = [
-    "alnum", "alpha", "ascii", "blank", "cntrl", "digit", "graph", "lower", "print", "punct", "space",
-    "upper", "word", "xdigit",
-]; // fmt: skip
-
-/// A class after its `[`, written in the syntax of this crate's regular expressions.
-fn class(chars: &mut std::iter::Peekable<std::str::Chars<'_>>, out: &mut String) -> Option<()> {
-    out.push('[');
-    if chars.next_if_eq(&'^').is_some() {
-        out.push('^');
-    }
-    let mut first = true;
-    loop {
-        let c = chars.next()?;
-        if c == ']' && !first {
-            out.push(']');
-            return Some(());
-        }
-        first = false;
-        if c == '[' && chars.peek() == Some(&':') {
-            let rest: String = chars
-                .clone()
-                .skip(1)
-                .take_while(|c| c.is_ascii_alphabetic() || *c == '^')
-                .collect();
-            let name = rest.strip_prefix('^').unwrap_or(&rest);
-            let mut after = chars.clone().skip(1 + rest.len());
-            if CLASSES.contains(&name) && after.next() == Some(':') && after.next() == Some(']') {
-                out.push_str(&format!("[:{rest}:]"));
-                chars.nth(rest.len() + 2);
-                continue;
-            }
-        }
-        let low = if c == '\\' { chars.next()? } else { c };
-        let mut high = low;
-        let mut ahead = chars.clone();
-        if ahead.next() == Some('-') && ahead.next().is_some_and(|c| c != ']') {
-            chars.next();
-            high = match chars.next()? {
-                '\\' => chars.next()?,
-                c => c,
-            };
-        }
-        if high < low {
-            return None;
-        }
-        out.push_str(&format!("\\x{{{:x}}}-\\x{{{:x}}}", low as u32, high as u32));
     }
 }
 
