@@ -27,7 +27,7 @@ pub struct DiskUsageOptions {
     pub images: bool,
     /// Volumes.
     pub volumes: bool,
-    /// The build cache; always empty.
+    /// The build cache, which whoever has the builder adds.
     pub build_cache: bool,
     /// Everything below the engine's root, which Docker does not tell.
     pub items: bool,

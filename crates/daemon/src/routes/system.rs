@@ -1,13 +1,17 @@
 //! The daemon itself: ping, version, information, events, disk usage.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use futures_util::stream;
 use hyper::header::{CACHE_CONTROL, HeaderName, HeaderValue, PRAGMA};
 use hyper::{Method, StatusCode};
+use vessel_api::BuildCache;
+use vessel_build::CacheRecord;
 use vessel_engine::EventsOptions;
 use vessel_engine::system::DiskUsageOptions;
+use vessel_engine::time::rfc3339;
 
 use crate::body::Body;
 use crate::error::ApiError;
@@ -110,5 +114,34 @@ pub async fn disk_usage(state: &Arc<State>, request: &Request) -> Answer {
         options = DiskUsageOptions::everything();
     }
     options.items = request.query.flag("vessel");
-    json(&state.engine.disk_usage(options).await?)
+    let mut usage = state.engine.disk_usage(options).await?;
+    if options.build_cache
+        && let Ok(builder) = state.builder()
+    {
+        let records = builder
+            .cache_records()
+            .await
+            .map_err(|error| ApiError::internal(error.to_string()))?;
+        usage.build_cache = records.into_iter().map(cache_record).collect();
+    }
+    json(&usage)
+}
+
+fn cache_record(record: CacheRecord) -> BuildCache {
+    let time = |time: SystemTime| {
+        let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        rfc3339(i64::try_from(since.as_nanos()).unwrap_or(i64::MAX))
+    };
+    BuildCache {
+        id: record.id,
+        kind: record.kind.to_owned(),
+        description: record.description,
+        in_use: record.in_use,
+        shared: record.shared,
+        size: i64::try_from(record.size).unwrap_or(i64::MAX),
+        created_at: time(record.created),
+        last_used_at: Some(time(record.last_used)),
+        usage_count: i64::try_from(record.usage_count).unwrap_or(i64::MAX),
+        ..BuildCache::default()
+    }
 }
