@@ -51,7 +51,7 @@ page() {
 says() {
     local text=$1
     shift
-    "$@" | tee "$work/said"
+    "$@" 2>&1 | tee "$work/said"
     grep -q -- "$text" "$work/said"
 }
 
