@@ -26,6 +26,11 @@ impl Engine {
             let Some(engine) = engine.upgrade().filter(|engine| !engine.ending()) else {
                 return;
             };
+            // What was begun long ago is not gone on with.
+            let content = engine.images().content().clone();
+            if let Err(error) = blocking(move || Ok(content.sweep_partial(false)?)).await {
+                tracing::warn!("{error}");
+            }
             match engine.collect_images().await {
                 Ok(collected) if collected == Collected::default() => {}
                 Ok(collected) => tracing::info!(

@@ -102,7 +102,9 @@ impl RegistryClient {
             })
         };
         let secure = address("https")?;
-        if !self.transport.settings.is_insecure(host) {
+        let settings = &self.transport.settings;
+        // Who has certificates for a registry wants them to be used.
+        if !settings.is_insecure(host) || super::tls::directory(&settings.certificates, host).is_some() {
             return Ok(secure);
         }
         let known = self

@@ -245,9 +245,10 @@ impl RegistryClient {
         let mut downloaded = false;
         while let Some((at, result)) = tasks.next().await {
             let (layer, lease, fetched) = result.inspect_err(|error| {
-                // Another try gets no further: nothing is kept for it.
+                // Another try gets no further: nothing is kept for it, nor of the layers that are on their way.
                 if !is_passing(error) {
                     store.finished(&chain);
+                    store.forget_partial(manifest.layers.iter().map(|layer| &layer.digest));
                 }
             })?;
             downloaded |= fetched;

@@ -92,6 +92,15 @@ impl Store {
             .ok()
     }
 
+    /// Nobody will go on with these downloads.
+    pub(crate) fn forget_partial<'a>(&self, blobs: impl Iterator<Item = &'a Digest>) {
+        for digest in blobs {
+            let name = format!("{}-{}", digest.algorithm().name(), digest.hex());
+            // Most have no such file.
+            let _ = fs::remove_file(self.partial_path().join(name));
+        }
+    }
+
     /// Keeps a layer whose image is not complete: it is not collected for a while.
     pub(crate) fn keep_unfinished(&self, chain: &ChainId) {
         let path = self.partial_path().join(format!("{LAYER}{}", chain.hex()));
