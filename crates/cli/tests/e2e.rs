@@ -28,3 +28,5 @@ mod limits;
 mod mounts;
 #[path = "e2e/network.rs"]
 mod network;
+#[path = "e2e/registries.rs"]
+mod registries;

@@ -107,7 +107,11 @@ impl EngineWorker {
             ..PullOptions::default()
         };
         let (messages, receiver) = tokio::sync::mpsc::unbounded_channel();
-        let teller = tokio::spawn(progress::tell(receiver, request.progress.clone(), request.vertex.clone()));
+        let teller = tokio::spawn(progress::tell(
+            receiver,
+            request.progress.clone(),
+            request.vertex.clone(),
+        ));
         let pulled = engine
             .pull_content(&reference, &options, &credentials, &Progress::new(messages))
             .await;
@@ -213,7 +217,11 @@ impl Worker for EngineWorker {
     }
 
     fn mount(&self, layers: &[ChainId], writable: Option<Writable<'_>>) -> vessel_build::Result<OwnedFd> {
-        let mut lower: Vec<_> = layers.iter().rev().map(|chain| self.store.layer_path(chain)).collect();
+        let mut lower: Vec<_> = layers
+            .iter()
+            .rev()
+            .map(|chain| self.store.layer_path(chain))
+            .collect();
         if lower.is_empty() {
             lower.push(self.paths.build_empty());
         }
@@ -231,7 +239,9 @@ impl Worker for EngineWorker {
     }
 
     fn used_layers(&self) -> HashSet<ChainId> {
-        let Ok(engine) = self.engine() else { return HashSet::new() };
+        let Ok(engine) = self.engine() else {
+            return HashSet::new();
+        };
         let images = engine.images().all();
         let of_images = images.into_iter().flat_map(|(_, record)| record.chain_ids);
         let of_containers = engine
@@ -249,7 +259,10 @@ impl Worker for EngineWorker {
     async fn download(&self, request: Download<'_>) -> vessel_build::Result<Downloaded> {
         Err(vessel_build::Error::new(
             vessel_build::ErrorKind::Unsupported,
-            format!("{} cannot be downloaded: this engine has no HTTP client", request.url),
+            format!(
+                "{} cannot be downloaded: this engine has no HTTP client",
+                request.url
+            ),
         ))
     }
 
@@ -292,10 +305,16 @@ impl EngineWorker {
             ));
         };
         if request.compression != Compression::Gzip || !request.annotations.is_empty() {
-            return Err(Error::invalid("pushed images have gzip layers and no annotations"));
+            return Err(Error::invalid(
+                "pushed images have gzip layers and no annotations",
+            ));
         }
         let reference = Reference::parse(request.reference)?.with_default_tag();
-        let given = request.session.credentials(reference.domain()).await.map_err(Error::from)?;
+        let given = request
+            .session
+            .credentials(reference.domain())
+            .await
+            .map_err(Error::from)?;
         let credentials = given.map(credentials).unwrap_or_default();
         let parsed = ImageConfig::parse(config)?;
         let image = PushImage {

@@ -18,10 +18,10 @@ use vessel_build::session::Session;
 use vessel_build::worker::{Mount, MountSource};
 use vessel_runtime::rootfs::{Recursion, copy_of};
 
+use crate::Result;
 use crate::container::record::{MountKind, MountRecord};
 use crate::error::Context;
 use crate::oci_spec::UserMount;
-use crate::Result;
 
 /// Name of the one file of a file system in memory.
 const FILE: &str = "file";
@@ -43,8 +43,11 @@ impl Agents {
     /// Serves them from now on.
     pub fn serve(self) -> Result<Served> {
         let serve = |(listener, id, session): (UnixListener, String, Arc<dyn Session>)| {
-            listener.set_nonblocking(true).context(|| "prepare the socket of an agent")?;
-            let listener = tokio::net::UnixListener::from_std(listener).context(|| "prepare the socket of an agent")?;
+            listener
+                .set_nonblocking(true)
+                .context(|| "prepare the socket of an agent")?;
+            let listener =
+                tokio::net::UnixListener::from_std(listener).context(|| "prepare the socket of an agent")?;
             Ok(tokio::spawn(accept(listener, id, session)))
         };
         Ok(Served(self.0.into_iter().map(serve).collect::<Result<_>>()?))
@@ -70,7 +73,11 @@ async fn accept(listener: tokio::net::UnixListener, id: String, session: Arc<dyn
 
 /// Makes the mounts ready: what the specification says of them, and the descriptors behind them. `place`: a directory that
 /// is this process's.
-pub(super) fn prepare(asked: Vec<Mount>, place: &Path, sources: &mut Vec<(PathBuf, OwnedFd)>) -> Result<(Vec<UserMount>, Agents)> {
+pub(super) fn prepare(
+    asked: Vec<Mount>,
+    place: &Path,
+    sources: &mut Vec<(PathBuf, OwnedFd)>,
+) -> Result<(Vec<UserMount>, Agents)> {
     let mut agents = Agents::default();
     let mut mounts = Vec::with_capacity(asked.len());
     for mount in asked {
@@ -93,17 +100,32 @@ pub(super) fn prepare(asked: Vec<Mount>, place: &Path, sources: &mut Vec<(PathBu
                 record.options = size.map(|size| format!("size={size}")).into_iter().collect();
                 None
             }
-            MountSource::Secret { content, mode, uid, gid } => {
+            MountSource::Secret {
+                content,
+                mode,
+                uid,
+                gid,
+            } => {
                 let memory = memory().context(failed)?;
                 let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-                let file = rustix::fs::openat(&memory, FILE, flags, Mode::from_raw_mode(0o600)).context(failed)?;
-                rustix::fs::fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid))).context(failed)?;
+                let file =
+                    rustix::fs::openat(&memory, FILE, flags, Mode::from_raw_mode(0o600)).context(failed)?;
+                rustix::fs::fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
+                    .context(failed)?;
                 rustix::fs::fchmod(&file, Mode::from_raw_mode(mode)).context(failed)?;
-                std::fs::File::from(file).write_all(content.bytes()).context(failed)?;
+                std::fs::File::from(file)
+                    .write_all(content.bytes())
+                    .context(failed)?;
                 let file = inside(&memory).context(failed)?;
                 Some(detach(&memory, &file, place).context(failed)?)
             }
-            MountSource::Agent { id, session, mode, uid, gid } => {
+            MountSource::Agent {
+                id,
+                session,
+                mode,
+                uid,
+                gid,
+            } => {
                 let memory = memory().context(failed)?;
                 let path = format!("/proc/self/fd/{}/{FILE}", memory.as_raw_fd());
                 let listener = UnixListener::bind(path).context(failed)?;
@@ -115,7 +137,12 @@ pub(super) fn prepare(asked: Vec<Mount>, place: &Path, sources: &mut Vec<(PathBu
                     rustix::fs::AtFlags::SYMLINK_NOFOLLOW,
                 )
                 .and_then(|()| {
-                    rustix::fs::chmodat(&memory, FILE, Mode::from_raw_mode(mode), rustix::fs::AtFlags::empty())
+                    rustix::fs::chmodat(
+                        &memory,
+                        FILE,
+                        Mode::from_raw_mode(mode),
+                        rustix::fs::AtFlags::empty(),
+                    )
                 })
                 .context(failed)?;
                 agents.0.push((listener, id, session));
@@ -157,7 +184,9 @@ fn detach(root: &OwnedFd, inside: &OwnedFd, place: &Path) -> rustix::io::Result<
     };
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().name("mounts".into());
-        let thread = thread.spawn_scoped(scope, copy).map_err(|_| rustix::io::Errno::AGAIN)?;
+        let thread = thread
+            .spawn_scoped(scope, copy)
+            .map_err(|_| rustix::io::Errno::AGAIN)?;
         thread.join().unwrap_or(Err(rustix::io::Errno::IO))
     })
 }
@@ -168,7 +197,8 @@ fn memory() -> rustix::io::Result<OwnedFd> {
     fsconfig_set_string(&context, "size", "1m")?;
     fsconfig_set_string(&context, "mode", "0755")?;
     fsconfig_create(&context)?;
-    let attributes =
-        MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NODEV
+        | MountAttrFlags::MOUNT_ATTR_NOEXEC;
     fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
 }

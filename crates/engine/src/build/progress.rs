@@ -27,7 +27,9 @@ pub(super) async fn tell(mut messages: UnboundedReceiver<JsonMessage>, progress:
         }
         let now = SystemTime::now();
         let begun = *started.entry(message.id.clone()).or_insert(now);
-        let (current, total) = message.progress_detail.map_or((0, 0), |detail| (detail.current, detail.total));
+        let (current, total) = message
+            .progress_detail
+            .map_or((0, 0), |detail| (detail.current, detail.total));
         let number = |value: i64| u64::try_from(value).unwrap_or(0);
         let done = LAST.iter().any(|last| message.status.starts_with(last));
         let status = Status {

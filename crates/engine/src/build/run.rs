@@ -55,7 +55,11 @@ struct Launched {
     agents: Agents,
 }
 
-async fn run_to_end(engine: Arc<Engine>, request: RunRequest, cancelled: oneshot::Receiver<()>) -> Result<Exit> {
+async fn run_to_end(
+    engine: Arc<Engine>,
+    request: RunRequest,
+    cancelled: oneshot::Receiver<()>,
+) -> Result<Exit> {
     let (progress, vertex) = (request.progress.clone(), request.vertex.clone());
     let keep = request.keep.clone();
     let owner = Arc::clone(&engine);
@@ -190,7 +194,11 @@ async fn hand_on(output: &mut (impl AsyncRead + Unpin), progress: &Progress, ver
 /// The process as the record of a container.
 fn record_of(request: &RunRequest, id: &str) -> Record {
     let resources = &request.resources;
-    let signed = |value: Option<u64>| value.and_then(|value| i64::try_from(value).ok()).unwrap_or_default();
+    let signed = |value: Option<u64>| {
+        value
+            .and_then(|value| i64::try_from(value).ok())
+            .unwrap_or_default()
+    };
     let host = HostConfig {
         network_mode: match request.network {
             Network::Default => "bridge",
@@ -277,7 +285,10 @@ fn launch(engine: &Engine, request: RunRequest, running: &mut Running) -> Result
     let around = names::Surroundings {
         mode: &mode,
         address: running.endpoint.as_ref().map(|endpoint| endpoint.address),
-        gateway: engine.networks.bridge().map(|bridge| IpAddr::V4(bridge.gateway())),
+        gateway: engine
+            .networks
+            .bridge()
+            .map(|bridge| IpAddr::V4(bridge.gateway())),
         dns: &engine.config.dns,
         owner: None,
     };

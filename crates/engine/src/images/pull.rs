@@ -120,19 +120,17 @@ impl Engine {
         let digested = reference.with_digest(pulled.digest.clone());
         let before = {
             let _change = CHANGES.lock().await;
+            // What the name stood for, be it a tag or a digest.
+            let before = self.images().find(&name)?.map(|found| found.id);
             self.record_pulled(&pulled, &digested).await?;
-            match (reference.digest(), reference.tag()) {
-                (None, Some(_)) => {
-                    let before = self.images().id_of_tag(&name);
-                    self.name_image(reference, &id).await?;
-                    before
-                }
-                _ => None,
+            if reference.digest().is_none() {
+                self.name_image(reference, &id).await?;
             }
+            before
         };
         self.image_event("pull", &name, &reference.familiar_name());
         progress.tell(JsonMessage::status(format!("Digest: {}", pulled.digest)));
-        let unchanged = !pulled.downloaded && before.is_none_or(|before| before == id);
+        let unchanged = before == Some(id);
         progress.tell(JsonMessage::status(if unchanged {
             format!("Status: Image is up to date for {name}")
         } else {

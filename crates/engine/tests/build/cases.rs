@@ -34,15 +34,26 @@ fn thin_path() {
         assert_eq!(built.cached(), (0, 4));
         let config = built.config();
         assert_eq!(config.config.working_dir.as_deref(), Some("/work"));
-        let steps: Vec<&str> = config.history.iter().filter_map(|step| step.created_by.as_deref()).collect();
-        assert!(steps.contains(&"RUN /bin/sh -c cat hello.txt && echo $A > made && test -f dir/nested # buildkit"), "{steps:?}");
+        let steps: Vec<&str> = config
+            .history
+            .iter()
+            .filter_map(|step| step.created_by.as_deref())
+            .collect();
+        assert!(
+            steps
+                .contains(&"RUN /bin/sh -c cat hello.txt && echo $A > made && test -f dir/nested # buildkit"),
+            "{steps:?}"
+        );
         assert!(steps.contains(&"COPY hello.txt . # buildkit"), "{steps:?}");
         assert_eq!(engine.image_inspect("result").await.unwrap().id, id);
         // Nothing but what the step wrote is in its layer.
         let top = config.chain().pop().unwrap();
         let layer = engine.images().content().layer_path(&top);
         assert_eq!(std::fs::read_to_string(layer.join("work/made")).unwrap(), "1\n");
-        let names: Vec<_> = std::fs::read_dir(&layer).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        let names: Vec<_> = std::fs::read_dir(&layer)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
         assert_eq!(names, ["work"]);
         let again = world.build(&engine, dockerfile).await;
         assert_eq!(again.id(), id);
@@ -64,18 +75,41 @@ fn thin_path() {
 fn failures_point_at_the_line() {
     let world = World::new();
     world.run(async |engine| {
-        let failed = world.build(&engine, "FROM base\nRUN echo before\nRUN exit 7\n").await;
+        let failed = world
+            .build(&engine, "FROM base\nRUN echo before\nRUN exit 7\n")
+            .await;
         let error = failed.result.as_ref().unwrap_err();
-        assert_eq!(error.to_string(), "process \"/bin/sh -c exit 7\" did not complete successfully: exit code: 7");
+        assert_eq!(
+            error.to_string(),
+            "process \"/bin/sh -c exit 7\" did not complete successfully: exit code: 7"
+        );
         assert_eq!(error.exit_code(), Some(7));
         assert_eq!(error.located().unwrap().location.start_line, 3);
         assert!(failed.output().contains("before"));
         let missing = world.build(&engine, "FROM base\nCOPY nothing /\n").await;
-        assert!(missing.error().contains("/nothing: not found"), "{}", missing.error());
-        assert_eq!(missing.result.unwrap_err().located().unwrap().location.start_line, 2);
-        let denied = world.build(&engine, "FROM base\nRUN --security=insecure true\n").await;
-        assert!(denied.error().contains("--allow security.insecure"), "{}", denied.error());
-        assert_eq!(std::fs::read_dir(world.path().join("root/build/tmp")).unwrap().count(), 0);
+        assert!(
+            missing.error().contains("/nothing: not found"),
+            "{}",
+            missing.error()
+        );
+        assert_eq!(
+            missing.result.unwrap_err().located().unwrap().location.start_line,
+            2
+        );
+        let denied = world
+            .build(&engine, "FROM base\nRUN --security=insecure true\n")
+            .await;
+        assert!(
+            denied.error().contains("--allow security.insecure"),
+            "{}",
+            denied.error()
+        );
+        assert_eq!(
+            std::fs::read_dir(world.path().join("root/build/tmp"))
+                .unwrap()
+                .count(),
+            0
+        );
     });
 }
 
@@ -98,11 +132,19 @@ fn cancelling_kills() {
         tokio::time::sleep(Duration::from_millis(300)).await;
         task.abort();
         for _ in 0..500 {
-            if !running() && std::fs::read_dir(world.path().join("root/build/tmp")).unwrap().count() == 0 {
+            if !running()
+                && std::fs::read_dir(world.path().join("root/build/tmp"))
+                    .unwrap()
+                    .count()
+                    == 0
+            {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        panic!("the step is still there: {:?}", std::fs::read_dir(&shims).unwrap().collect::<Vec<_>>());
+        panic!(
+            "the step is still there: {:?}",
+            std::fs::read_dir(&shims).unwrap().collect::<Vec<_>>()
+        );
     });
 }

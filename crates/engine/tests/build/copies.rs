@@ -113,7 +113,9 @@ pub fn reproducible_with_an_epoch() {
             world.write("f", "f");
             world.run(async |engine| {
                 let mut request = world.request(dockerfile);
-                request.args.insert("SOURCE_DATE_EPOCH".into(), Some("1500000000".into()));
+                request
+                    .args
+                    .insert("SOURCE_DATE_EPOCH".into(), Some("1500000000".into()));
                 let built = build(&engine, request, Arc::new(NoSession)).await;
                 let config = built.config();
                 assert_eq!(config.created.as_deref(), Some("2017-07-14T02:40:00Z"));
@@ -133,12 +135,20 @@ pub fn outputs_and_contexts() {
     std::fs::create_dir(&other).unwrap();
     std::fs::write(other.join("g"), "named").unwrap();
     world.run(async |engine| {
-        let client = Arc::new(Client { directory: world.context() });
+        let client = Arc::new(Client {
+            directory: world.context(),
+        });
         let mut request = world.request("FROM scratch\nCOPY f /\nCOPY --from=extra g /\n");
         request.context = Source::Session("context".into());
-        request.contexts.insert("extra".into(), NamedContext::Files(Source::Directory(other.clone())));
+        request.contexts.insert(
+            "extra".into(),
+            NamedContext::Files(Source::Directory(other.clone())),
+        );
         request.outputs = vec![
-            Output::Tar { exporter: "files.tar".into(), platform_split: None },
+            Output::Tar {
+                exporter: "files.tar".into(),
+                platform_split: None,
+            },
             Output::Archive {
                 exporter: "image.tar".into(),
                 format: vessel_image::Format::Oci,
@@ -150,7 +160,9 @@ pub fn outputs_and_contexts() {
         let names = |file: &str| -> Vec<String> {
             let mut archive = tar::Archive::new(std::fs::File::open(world.path().join(file)).unwrap());
             let entries = archive.entries().unwrap();
-            entries.map(|entry| entry.unwrap().path().unwrap().display().to_string()).collect()
+            entries
+                .map(|entry| entry.unwrap().path().unwrap().display().to_string())
+                .collect()
         };
         assert_eq!(names("files.tar"), ["f", "g"]);
         assert!(names("image.tar").contains(&"index.json".to_owned()));

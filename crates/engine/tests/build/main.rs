@@ -36,5 +36,9 @@ fn main() -> ExitCode {
         world::report(&format!("{name} ... {}", if ok { "ok" } else { "FAILED" }));
         failed += usize::from(!ok);
     }
-    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }

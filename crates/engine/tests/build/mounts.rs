@@ -59,7 +59,9 @@ impl Session for Client {
     }
 
     async fn export_stream(&self, exporter: &str) -> Result<Box<dyn AsyncWrite + Send + Unpin>> {
-        let file = tokio::fs::File::create(self.directory.with_file_name(exporter)).await.unwrap();
+        let file = tokio::fs::File::create(self.directory.with_file_name(exporter))
+            .await
+            .unwrap();
         Ok(Box::new(file))
     }
 }
@@ -86,7 +88,8 @@ fn contains(directory: &Path, text: &str) -> Option<PathBuf> {
                 return Some(found);
             }
         } else if kind.is_file()
-            && std::fs::read(&path).is_ok_and(|bytes| bytes.windows(text.len()).any(|part| part == text.as_bytes()))
+            && std::fs::read(&path)
+                .is_ok_and(|bytes| bytes.windows(text.len()).any(|part| part == text.as_bytes()))
         {
             return Some(path);
         }

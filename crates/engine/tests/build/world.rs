@@ -9,7 +9,10 @@ use vessel_build::session::{NoSession, Session};
 use vessel_engine::images::{ImportOptions, Progress};
 use vessel_engine::{Engine, EngineConfig};
 
-#[allow(clippy::print_stderr, reason = "a test that has no harness says itself what it did")]
+#[allow(
+    clippy::print_stderr,
+    reason = "a test that has no harness says itself what it did"
+)]
 pub fn report(why: &str) {
     eprintln!("{why}");
 }
@@ -38,7 +41,11 @@ impl Built {
     }
 
     pub fn error(&self) -> String {
-        self.result.as_ref().err().expect("the build should have failed").to_string()
+        self.result
+            .as_ref()
+            .err()
+            .expect("the build should have failed")
+            .to_string()
     }
 
     /// All output of all steps.
@@ -164,7 +171,12 @@ fn config(directory: &Path) -> EngineConfig {
 }
 
 async fn import_base(engine: &Arc<Engine>) {
-    if engine.images().tags().iter().any(|(name, _)| name == "base:latest") {
+    if engine
+        .images()
+        .tags()
+        .iter()
+        .any(|(name, _)| name == "base:latest")
+    {
         return;
     }
     let busybox = std::fs::read("/bin/busybox").expect("these tests need a static busybox at /bin/busybox");
@@ -177,14 +189,22 @@ async fn import_base(engine: &Arc<Engine>) {
         tar.append_data(&mut header, name, content).unwrap();
     };
     file("bin/busybox", &busybox, 0o755);
-    file("etc/passwd", b"root:x:0:0::/:/bin/sh\nweb:x:33:44::/:/bin/sh\n", 0o644);
+    file(
+        "etc/passwd",
+        b"root:x:0:0::/:/bin/sh\nweb:x:33:44::/:/bin/sh\n",
+        0o644,
+    );
     file("etc/group", b"root:x:0:\nweb:x:44:\n", 0o644);
-    for name in ["sh", "cat", "echo", "ls", "stat", "mkdir", "rm", "touch", "sleep", "id", "env", "test", "true", "false", "ip", "find", "chmod", "mount", "md5sum", "cp", "mv", "date", "hostname"] {
+    for name in [
+        "sh", "cat", "echo", "ls", "stat", "mkdir", "rm", "touch", "sleep", "id", "env", "test", "true",
+        "false", "ip", "find", "chmod", "mount", "md5sum", "cp", "mv", "date", "hostname",
+    ] {
         let mut header = tar::Header::new_gnu();
         header.set_entry_type(tar::EntryType::Symlink);
         header.set_size(0);
         header.set_mode(0o777);
-        tar.append_link(&mut header, format!("bin/{name}"), "busybox").unwrap();
+        tar.append_link(&mut header, format!("bin/{name}"), "busybox")
+            .unwrap();
     }
     let mut header = tar::Header::new_gnu();
     header.set_entry_type(tar::EntryType::Directory);
