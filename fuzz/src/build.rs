@@ -88,3 +88,9 @@ pub fn ignore(data: &[u8]) {
         assert!(matcher.has_negatives() || excluded == matcher.matches(&path), "{path:?}");
     }
 }
+
+/// The build cache's files: the index of steps and the digests of contexts.
+pub fn build_cache(data: &[u8]) {
+    let (lines, _) = vessel_build::read_cache_files(data);
+    assert!(lines <= data.len());
+}

@@ -12,7 +12,7 @@ mod registry;
 mod registry_server;
 mod text;
 
-pub use build::{dockerfile, expand, ignore};
+pub use build::{build_cache, dockerfile, expand, ignore};
 pub use files::{journal, layer, load, logs, unpack, user};
 pub use filesync::filesync;
 pub use registry::{challenge, registry};
@@ -23,6 +23,7 @@ pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
 pub const TARGETS: &[Target] = &[
+    ("build_cache", build_cache),
     ("challenge", challenge),
     ("client", client),
     ("create", create),

@@ -113,10 +113,14 @@ pub(crate) fn targets(
             "location": location(&stage.span),
         }));
     }
-    let width = rows.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
-    let lines = rows.iter().map(|(name, description)| {
-        format!("{name:width$} {description}").trim_end().to_owned() + "\n"
-    });
+    let width = rows
+        .iter()
+        .map(|(name, _)| name.chars().count())
+        .max()
+        .unwrap_or(0);
+    let lines = rows
+        .iter()
+        .map(|(name, description)| format!("{name:width$} {description}").trim_end().to_owned() + "\n");
     let text = dockerfile.source.text.as_bytes();
     let source = base64::engine::general_purpose::STANDARD.encode(text);
     Ok(Answer {

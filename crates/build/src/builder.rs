@@ -187,7 +187,13 @@ impl Builder {
                 "squashing is not supported: use a last stage that copies from the others, as in FROM scratch and COPY --from=0 / /",
             ));
         }
-        if let Some(other) = request.cache_from.iter().map(|_| "--cache-from").chain(request.cache_to.iter().map(|_| "--cache-to")).next() {
+        if let Some(other) = request
+            .cache_from
+            .iter()
+            .map(|_| "--cache-from")
+            .chain(request.cache_to.iter().map(|_| "--cache-to"))
+            .next()
+        {
             tracing::debug!("{other} has no effect yet: the cache of this host is used");
         }
         let mut platforms = request.platforms.clone();
@@ -214,7 +220,11 @@ impl Builder {
             .into_iter()
             .zip(states)
             .zip(&solves)
-            .map(|((platform, state), solve)| Finished { platform, state, epoch: solve.epoch })
+            .map(|((platform, state), solve)| Finished {
+                platform,
+                state,
+                epoch: solve.epoch,
+            })
             .collect();
         let exporter = Exporter {
             builder: Arc::clone(self),
@@ -224,7 +234,10 @@ impl Builder {
         let result = exporter.export(&request.outputs, &finished).await?;
         drop((finished, solves, exporter));
         let builder = Arc::clone(self);
-        blocking(move || builder.cache.enforce(&builder.worker.used_layers())).await?;
+        let pruned = blocking(move || builder.cache.enforce(&builder.worker.used_layers())).await?;
+        if !pruned.ids.is_empty() {
+            self.worker.collect().await;
+        }
         Ok(result)
     }
 
@@ -267,14 +280,17 @@ impl Builder {
         blocking(move || Ok(builder.cache.records(&builder.worker.used_layers()))).await
     }
 
-    /// Removes records. What a running build uses stays. Layers that nothing holds any more are the image store's to
-    /// collect: the caller does that afterwards.
+    /// Removes records. What a running build uses stays.
     ///
     /// # Errors
     /// When the index cannot be written or a directory cannot be removed.
     pub async fn prune(self: &Arc<Self>, options: PruneOptions) -> Result<Pruned> {
         let builder = Arc::clone(self);
-        blocking(move || builder.cache.prune(&options, &builder.worker.used_layers())).await
+        let pruned = blocking(move || builder.cache.prune(&options, &builder.worker.used_layers())).await?;
+        if !pruned.ids.is_empty() {
+            self.worker.collect().await;
+        }
+        Ok(pruned)
     }
 }
 

@@ -28,3 +28,11 @@ pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T>
         .await
         .unwrap_or_else(|error| Err(Error::new(ErrorKind::System, format!("a thread of the builder ended abnormally: {error}"))))
 }
+
+/// Reads files of the cache from any bytes: for fuzz targets.
+#[doc(hidden)]
+pub fn read_cache_files(bytes: &[u8]) -> (usize, bool) {
+    let lines = cache::index::parse(bytes).len();
+    let memory = tree::digest::Memory::decode(bytes).map(|memory| memory.encode());
+    (lines, memory.is_some())
+}

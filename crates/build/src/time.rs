@@ -16,5 +16,6 @@ pub(crate) fn system(nanos: i64) -> SystemTime {
 
 /// As images have it.
 pub(crate) fn rfc3339(nanos: i64) -> String {
-    jiff::Timestamp::from_nanosecond(i128::from(nanos)).map_or_else(|_| "1970-01-01T00:00:00Z".to_owned(), |time| time.to_string())
+    jiff::Timestamp::from_nanosecond(i128::from(nanos))
+        .map_or_else(|_| "1970-01-01T00:00:00Z".to_owned(), |time| time.to_string())
 }

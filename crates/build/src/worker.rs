@@ -34,6 +34,9 @@ pub trait Worker: Send + Sync + 'static {
     /// The layers that images and containers have: they are not the cache's to free.
     fn used_layers(&self) -> HashSet<ChainId>;
 
+    /// Removes layers that nothing holds any more: records of the cache were removed.
+    async fn collect(&self);
+
     /// Finds an image, pulling it if it is not here or `pull` says so. Its layers are in the store and stay there as long
     /// as the result is kept.
     async fn resolve(&self, request: ResolveRequest<'_>) -> Result<ResolvedImage>;
@@ -46,7 +49,12 @@ pub trait Worker: Send + Sync + 'static {
 
     /// Makes an image of a configuration whose layers are in the store known under names, and keeps both. The lease keeps
     /// the layers until then.
-    async fn store_image(&self, config: &[u8], names: &[String], lease: &vessel_image::Lease) -> Result<Digest>;
+    async fn store_image(
+        &self,
+        config: &[u8],
+        names: &[String],
+        lease: &vessel_image::Lease,
+    ) -> Result<Digest>;
 
     /// Pushes an image of the store to a registry.
     async fn push(&self, request: PushRequest<'_>) -> Result<Digest>;

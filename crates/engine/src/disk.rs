@@ -94,6 +94,12 @@ fn items(root: &Path, known: &Known) -> Result<Vec<DiskItem>> {
                 "the init program of containers",
                 true,
             )),
+            "build" => items.push(item(
+                &path,
+                meter.tree(&path),
+                "the build cache: its index, cache mounts, contexts of clients",
+                true,
+            )),
             "init-layer" => items.push(item(
                 &path,
                 meter.tree(&path),

@@ -59,7 +59,14 @@ impl Index {
         }
         let size = file.seek(SeekFrom::End(0)).map_err(fail)?;
         let lines = parse(&bytes);
-        Ok((Self { path: path.to_owned(), file, size }, lines))
+        Ok((
+            Self {
+                path: path.to_owned(),
+                file,
+                size,
+            },
+            lines,
+        ))
     }
 
     pub fn append(&mut self, line: &Line) -> Result<()> {
@@ -103,11 +110,15 @@ impl Index {
 
 fn sum(text: &[u8]) -> String {
     let digest = Sha256::digest(text);
-    digest[..SUM / 2].iter().map(|byte| format!("{byte:02x}")).collect()
+    digest[..SUM / 2]
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 fn encode(line: &Line) -> Result<Vec<u8>> {
-    let json = serde_json::to_string(line).map_err(|error| Error::invalid(format!("cannot encode a cache record: {error}")))?;
+    let json = serde_json::to_string(line)
+        .map_err(|error| Error::invalid(format!("cannot encode a cache record: {error}")))?;
     Ok(format!("{} {json}\n", sum(json.as_bytes())).into_bytes())
 }
 
@@ -128,7 +139,10 @@ pub(crate) fn parse(bytes: &[u8]) -> Vec<Line> {
         }
     }
     if skipped > 0 {
-        tracing::info!(lines = skipped, "the build cache's index was damaged; what could be read is in use");
+        tracing::info!(
+            lines = skipped,
+            "the build cache's index was damaged; what could be read is in use"
+        );
     }
     lines
 }
@@ -188,7 +202,12 @@ mod tests {
             index.append(&Line::Put(kept.clone())).unwrap();
         }
         index.rewrite_if_long([&kept].into_iter()).unwrap();
-        index.append(&Line::Used { key: "kept".to_owned(), at: 9 }).unwrap();
+        index
+            .append(&Line::Used {
+                key: "kept".to_owned(),
+                at: 9,
+            })
+            .unwrap();
         drop(index);
         let (_, lines) = Index::open(&path).unwrap();
         assert_eq!(lines.len(), 2);

@@ -91,7 +91,11 @@ impl Cache {
             std::fs::create_dir_all(&path)
                 .map_err(|error| Error::io(format!("cannot create {}", path.display()), error))?;
         }
-        for left in std::fs::read_dir(root.join("tmp")).into_iter().flatten().flatten() {
+        for left in std::fs::read_dir(root.join("tmp"))
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
             crate::tree::copy::remove(&left.path());
         }
         let (mut index, lines) = Index::open(&root.join("index"))?;
@@ -116,7 +120,13 @@ impl Cache {
         for (key, record) in found {
             let mut lease = store.lease();
             if lease.pin_layer(&record.chain) {
-                records.insert(key, Entry { record, _lease: lease });
+                records.insert(
+                    key,
+                    Entry {
+                        record,
+                        _lease: lease,
+                    },
+                );
             }
         }
         index.rewrite_if_long(records.values().map(|entry| &entry.record))?;
@@ -157,7 +167,10 @@ impl Cache {
         entry.record.used = time::now();
         entry.record.uses += 1;
         let record = entry.record.clone();
-        let line = Line::Used { key: record.key.clone(), at: record.used };
+        let line = Line::Used {
+            key: record.key.clone(),
+            at: record.used,
+        };
         if let Err(error) = state.index.append(&line) {
             tracing::warn!("{error}");
         }
@@ -179,7 +192,13 @@ impl Cache {
         if let Err(error) = state.index.append(&Line::Put(record.clone())) {
             tracing::warn!("{error}");
         }
-        state.records.insert(record.key.clone(), Entry { record, _lease: lease });
+        state.records.insert(
+            record.key.clone(),
+            Entry {
+                record,
+                _lease: lease,
+            },
+        );
     }
 
     /// Marks a layer as used by a running build.
@@ -222,14 +241,17 @@ impl Cache {
         let mut kept = 0;
         let mut pruned = Pruned::default();
         for record in self.records(shared) {
-            let any = |wanted: &[String], test: &dyn Fn(&str) -> bool| wanted.is_empty() || wanted.iter().any(|one| test(one));
+            let any = |wanted: &[String], test: &dyn Fn(&str) -> bool| {
+                wanted.is_empty() || wanted.iter().any(|one| test(one))
+            };
             let wanted = !record.in_use
                 && (options.all || !record.shared && record.kind != "source.local")
                 && any(&options.ids, &|id| record.id.starts_with(id))
                 && any(&options.kinds, &|kind| record.kind == kind)
                 && any(&options.descriptions, &|text| record.description.contains(text))
                 && options.unused_for.is_none_or(|least| {
-                    now.duration_since(record.last_used).is_ok_and(|unused| unused >= least)
+                    now.duration_since(record.last_used)
+                        .is_ok_and(|unused| unused >= least)
                 });
             // The newest come first: they are what is kept.
             let fits = options
@@ -254,11 +276,15 @@ impl Cache {
             "source.local" => Ok(remove_context(&self.contexts().join(&record.id))),
             _ => {
                 let mut state = self.state();
-                let Some(entry) = state.records.get(&record.id) else { return Ok(false) };
+                let Some(entry) = state.records.get(&record.id) else {
+                    return Ok(false);
+                };
                 if state.busy.contains_key(&entry.record.chain) {
                     return Ok(false);
                 }
-                state.index.append(&Line::Removed { key: record.id.clone() })?;
+                state.index.append(&Line::Removed {
+                    key: record.id.clone(),
+                })?;
                 state.records.remove(&record.id);
                 Ok(true)
             }
@@ -276,7 +302,9 @@ impl Cache {
         if total <= self.limit {
             let mut state = self.state();
             let state = &mut *state;
-            state.index.rewrite_if_long(state.records.values().map(|entry| &entry.record))?;
+            state
+                .index
+                .rewrite_if_long(state.records.values().map(|entry| &entry.record))?;
             return Ok(Pruned::default());
         }
         let options = PruneOptions {
@@ -292,10 +320,14 @@ impl Cache {
 fn contexts(root: &Path) -> Vec<CacheRecord> {
     let mut out = Vec::new();
     for entry in std::fs::read_dir(root).into_iter().flatten().flatten() {
-        let Ok(id) = entry.file_name().into_string() else { continue };
+        let Ok(id) = entry.file_name().into_string() else {
+            continue;
+        };
         let path = entry.path();
         let time = |result: std::io::Result<std::time::SystemTime>| result.unwrap_or(std::time::UNIX_EPOCH);
-        let (Ok(about), Ok(lock)) = (path.metadata(), path.join("lock").metadata()) else { continue };
+        let (Ok(about), Ok(lock)) = (path.metadata(), path.join("lock").metadata()) else {
+            continue;
+        };
         out.push(CacheRecord {
             id,
             kind: "source.local",
@@ -315,13 +347,17 @@ fn contexts(root: &Path) -> Vec<CacheRecord> {
 }
 
 fn is_locked(path: &Path) -> bool {
-    let Ok(file) = std::fs::File::open(path) else { return false };
+    let Ok(file) = std::fs::File::open(path) else {
+        return false;
+    };
     matches!(file.try_lock(), Err(std::fs::TryLockError::WouldBlock))
 }
 
 /// Removes a context nobody uses.
 fn remove_context(path: &Path) -> bool {
-    let Ok(file) = std::fs::File::options().write(true).open(path.join("lock")) else { return false };
+    let Ok(file) = std::fs::File::options().write(true).open(path.join("lock")) else {
+        return false;
+    };
     if file.try_lock().is_err() {
         return false;
     }

@@ -124,7 +124,11 @@ impl Mounts {
                 // The first that nobody uses; a new one if all are in use.
                 let mut number = 0;
                 loop {
-                    let id = if number == 0 { base.clone() } else { format!("{base}-{number}") };
+                    let id = if number == 0 {
+                        base.clone()
+                    } else {
+                        format!("{base}-{number}")
+                    };
                     if let Ok(guard) = self.locks(&id).users.try_write_owned() {
                         break (id, None, Some(guard), None);
                     }
@@ -138,9 +142,17 @@ impl Mounts {
         crate::blocking(move || {
             if !at.join("data").is_dir() {
                 let new = at.with_file_name(format!(".{}-{:x}", time::now(), std::process::id()));
-                std::fs::create_dir_all(&new).map_err(|error| Error::io(format!("cannot create {}", new.display()), error))?;
+                std::fs::create_dir_all(&new)
+                    .map_err(|error| Error::io(format!("cannot create {}", new.display()), error))?;
                 make(&new.join("data"))?;
-                write(&new, &About { description, created: time::now(), ..About::default() });
+                write(
+                    &new,
+                    &About {
+                        description,
+                        created: time::now(),
+                        ..About::default()
+                    },
+                );
                 if std::fs::rename(&new, &at).is_err() {
                     // Another user was faster.
                     tree::copy::remove(&new);
@@ -165,7 +177,9 @@ impl Mounts {
     pub fn records(&self) -> Vec<CacheRecord> {
         let mut out = Vec::new();
         for entry in std::fs::read_dir(&self.root).into_iter().flatten().flatten() {
-            let Ok(id) = entry.file_name().into_string() else { continue };
+            let Ok(id) = entry.file_name().into_string() else {
+                continue;
+            };
             if id.starts_with('.') {
                 continue;
             }
@@ -188,7 +202,9 @@ impl Mounts {
     /// Removes a directory nobody uses.
     pub fn remove(&self, id: &str) -> Result<bool> {
         let locks = self.locks(id);
-        let Ok(_alone) = locks.users.try_write() else { return Ok(false) };
+        let Ok(_alone) = locks.users.try_write() else {
+            return Ok(false);
+        };
         let (from, to) = (self.root.join(id), self.root.join(format!(".{id}")));
         match std::fs::rename(&from, &to) {
             Ok(()) => {

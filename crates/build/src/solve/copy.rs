@@ -6,20 +6,20 @@ use std::sync::Arc;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
+use super::Solve;
 use super::dispatch::{Line, absolute};
 use super::exec::uppercase_keyword;
 use super::mounts::From;
 use super::remote::{self, Remote};
 use super::state::State;
 use super::step::{Cached, Workspace, hex, key};
-use super::Solve;
+use crate::blocking;
 use crate::dockerfile::{Add, Copy, InlineFile, Instruction};
 use crate::error::{Error, Result};
 use crate::ignore::Matcher;
 use crate::tree::copy::{Chmod, Copier, Options, Skip, Skipped};
 use crate::tree::digest::{Digester, Memory, field};
 use crate::tree::{self, glob, unpack};
-use crate::blocking;
 
 /// `COPY` or `ADD`, variables expanded.
 pub(super) struct Copying {
@@ -161,12 +161,16 @@ impl Solve {
             }
         }
         if copying.checksum.is_some() && (remotes.len() != 1 || !local.is_empty()) {
-            return Err(Error::invalid("checksum can't be specified for multiple sources, and needs an HTTP(S) or Git source"));
+            return Err(Error::invalid(
+                "checksum can't be specified for multiple sources, and needs an HTTP(S) or Git source",
+            ));
         }
         let mut items = Vec::new();
         let mut content = Sha256::new();
         for address in remotes {
-            let fetched = self.fetch(&address, copying.checksum.as_deref(), copying.keep_git_dir).await?;
+            let fetched = self
+                .fetch(&address, copying.checksum.as_deref(), copying.keep_git_dir)
+                .await?;
             field(&mut content, fetched.digest.as_bytes());
             items.push(Item::Remote(fetched));
         }
@@ -180,7 +184,10 @@ impl Solve {
         let quick = match &from {
             Some(From::State(source)) => {
                 let mut quick = content.clone();
-                field(&mut quick, format!("{:?} {:?} {}", source.top(), local, copying.parents).as_bytes());
+                field(
+                    &mut quick,
+                    format!("{:?} {:?} {}", source.top(), local, copying.parents).as_bytes(),
+                );
                 Some(quick)
             }
             _ => None,
@@ -193,7 +200,11 @@ impl Solve {
             }
             let bytes = hasher.finalize();
             let text = hex(&bytes);
-            let root = if copying.link { None } else { state.top().map(ToString::to_string) };
+            let root = if copying.link {
+                None
+            } else {
+                state.top().map(ToString::to_string)
+            };
             let parts = Parts {
                 root,
                 content: &text,
@@ -220,14 +231,18 @@ impl Solve {
                     ignore: false,
                 };
                 // If the record vanishes in this moment, the work is done from what is known here.
-                let found = self.expand(from.clone(), &local, copying.parents, &skip, context).await?;
+                let found = self
+                    .expand(from.clone(), &local, copying.parents, &skip, context)
+                    .await?;
                 items.extend(found.0);
                 let work = Work::new(&copying, items, from, chown, chmod, skip, dest, self.epoch);
                 return Ok((cached, work));
             }
             aliases.push(quick);
         }
-        let (found, hash) = self.expand(from.clone(), &local, copying.parents, &skip, context).await?;
+        let (found, hash) = self
+            .expand(from.clone(), &local, copying.parents, &skip, context)
+            .await?;
         items.extend(found);
         field(&mut content, &hash);
         let cached = Cached {
@@ -250,7 +265,9 @@ impl Solve {
         skip: &Option<Skip>,
         context: bool,
     ) -> Result<(Vec<Item>, Vec<u8>)> {
-        let Some(from) = from else { return Ok((Vec::new(), Vec::new())) };
+        let Some(from) = from else {
+            return Ok((Vec::new(), Vec::new()));
+        };
         let (solve, paths, skip) = (Arc::clone(self), paths.to_vec(), skip.clone());
         blocking(move || {
             let root = from.open(&solve)?;
@@ -287,7 +304,11 @@ impl Solve {
                     _ => (b"/".to_vec(), path.as_str()),
                 };
                 let pattern = tree::clean(pattern.as_bytes());
-                let whole = if pivot == b"/" { pattern.clone() } else { [&pivot[..], &pattern].concat() };
+                let whole = if pivot == b"/" {
+                    pattern.clone()
+                } else {
+                    [&pivot[..], &pattern].concat()
+                };
                 let found = if glob::has_wildcards(path) {
                     glob::expand(root.as_fd(), &whole)?
                 } else {
@@ -295,11 +316,17 @@ impl Solve {
                 };
                 for found in found {
                     let shown = String::from_utf8_lossy(&found).into_owned();
-                    if ignored(&found) || tree::resolve(root.as_fd(), &found)?.is_none_or(|place| place.stat.is_none()) {
+                    if ignored(&found)
+                        || tree::resolve(root.as_fd(), &found)?.is_none_or(|place| place.stat.is_none())
+                    {
                         if glob::has_wildcards(path) {
                             continue;
                         }
-                        let hint = if ignored(&found) { "; .dockerignore leaves it out" } else { "" };
+                        let hint = if ignored(&found) {
+                            "; .dockerignore leaves it out"
+                        } else {
+                            ""
+                        };
                         return Err(Error::not_found(format!("{shown}: not found{hint}")));
                     }
                     let name = match parents {
@@ -308,7 +335,10 @@ impl Solve {
                     };
                     digester.path(root.as_fd(), &found, &name, &mut hasher)?;
                     items.push(match parents {
-                        true => Item::Parents { pivot: pivot.clone(), path: name },
+                        true => Item::Parents {
+                            pivot: pivot.clone(),
+                            path: name,
+                        },
                         false => Item::Path(found),
                     });
                 }
@@ -468,7 +498,10 @@ impl Work {
                 (Item::Remote(remote), _) => {
                     let tree = tree::open_root(&remote.path)?;
                     let path = remote.name.as_deref().unwrap_or("/").as_bytes();
-                    if remote.name.is_some() && self.unpack == Some(true) && unpack::is_archive(tree.as_fd(), path)? {
+                    if remote.name.is_some()
+                        && self.unpack == Some(true)
+                        && unpack::is_archive(tree.as_fd(), path)?
+                    {
                         unpack::unpack(tree.as_fd(), path, root.as_fd(), dest, &making, owner)?;
                     } else {
                         copier.copy(tree.as_fd(), path, dest)?;

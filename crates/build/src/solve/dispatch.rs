@@ -229,7 +229,13 @@ fn health(check: Healthcheck) -> (Health, String) {
         }
     };
     let nanos = |time: std::time::Duration| i64::try_from(time.as_nanos()).unwrap_or(i64::MAX);
-    let times = [options.interval, options.timeout, options.start_period, options.start_interval].map(nanos);
+    let times = [
+        options.interval,
+        options.timeout,
+        options.start_period,
+        options.start_interval,
+    ]
+    .map(nanos);
     let shown = times.map(go_duration);
     let text = format!(
         "HEALTHCHECK {{Test:{} Interval:{} Timeout:{} StartPeriod:{} StartInterval:{} Retries:{}}}",

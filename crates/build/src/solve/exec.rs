@@ -124,7 +124,10 @@ impl Solve {
                 };
                 return Err(Error::new(
                     ErrorKind::Process,
-                    format!("process \"{name}\" did not complete successfully: exit code: {}{why}", exit.code),
+                    format!(
+                        "process \"{name}\" did not complete successfully: exit code: {}{why}",
+                        exit.code
+                    ),
                 )
                 .with_exit_code(exit.code));
             }
@@ -178,7 +181,10 @@ impl Solve {
         if let Some(device) = run.devices.iter().find(|device| device.required) {
             return Err(Error::new(
                 ErrorKind::Unsupported,
-                format!("RUN --device={} cannot be had: this host has no CDI devices", device.name),
+                format!(
+                    "RUN --device={} cannot be had: this host has no CDI devices",
+                    device.name
+                ),
             ));
         }
         let lexer = self.plan.dockerfile.lexer();
@@ -201,7 +207,11 @@ impl Solve {
             asked.push(one);
         }
         let hostname = request.hostname.clone().unwrap_or_else(|| HOSTNAME.to_owned());
-        let env: Vec<String> = state.env.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let env: Vec<String> = state
+            .env
+            .iter()
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect();
         let parts = Parts {
             root: state.top().map(ToString::to_string),
             args,
@@ -211,7 +221,11 @@ impl Solve {
             network: network as u8,
             insecure,
             mounts: &keys,
-            hosts: request.extra_hosts.iter().map(|(name, address)| format!("{name}:{address}")).collect(),
+            hosts: request
+                .extra_hosts
+                .iter()
+                .map(|(name, address)| format!("{name}:{address}"))
+                .collect(),
             hostname: &hostname,
             platform: super::platform_text(&state.platform),
             epoch: self.epoch,

@@ -72,14 +72,18 @@ impl Files {
 /// Reads a small file of a tree; none: it is not there.
 fn read_text(root: std::os::fd::BorrowedFd<'_>, name: &str) -> Result<Option<Vec<u8>>> {
     use std::io::Read;
-    let fail = |error: std::io::Error| Error::with_source(ErrorKind::Invalid, format!("cannot read {name}"), error);
+    let fail =
+        |error: std::io::Error| Error::with_source(ErrorKind::Invalid, format!("cannot read {name}"), error);
     let fd = match tree::open_in(root, name.as_bytes(), OFlags::RDONLY | OFlags::NONBLOCK) {
         Ok(fd) => fd,
         Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => return Ok(None),
         Err(error) => return Err(fail(error.into())),
     };
     let mut text = Vec::new();
-    File::from(fd).take(MAX_TEXT + 1).read_to_end(&mut text).map_err(fail)?;
+    File::from(fd)
+        .take(MAX_TEXT + 1)
+        .read_to_end(&mut text)
+        .map_err(fail)?;
     if text.len() as u64 > MAX_TEXT {
         return Err(Error::invalid(format!("{name} is larger than {MAX_TEXT} bytes")));
     }
@@ -126,13 +130,19 @@ impl Opened {
             DockerfileSource::Inline(text) => return Ok(("Dockerfile".to_owned(), text.clone())),
             DockerfileSource::File { source, path } => (source.as_ref(), path.clone()),
         };
-        let name = if path.is_empty() { "Dockerfile".to_owned() } else { path };
+        let name = if path.is_empty() {
+            "Dockerfile".to_owned()
+        } else {
+            path
+        };
         let vertex = Pending::new(&format!("[internal] load build definition from {}", base(&name)));
         let work = async {
             let source = source.unwrap_or(&self.request.context);
             let beside = format!("{name}.dockerignore");
             let wanted = [name.clone(), beside.clone(), ".dockerignore".to_owned()];
-            let files = self.some(source, &wanted, Some((&vertex, "transferring dockerfile:"))).await?;
+            let files = self
+                .some(source, &wanted, Some((&vertex, "transferring dockerfile:")))
+                .await?;
             let (first, second) = (name.clone(), beside);
             let (text, ignore) = blocking(move || Ok((files.read(&first)?, files.read(&second)?))).await?;
             let _set = self.beside.set(ignore);
@@ -149,7 +159,10 @@ impl Opened {
     /// A few files of a source, before all of it is needed.
     async fn some(&self, source: &Source, wanted: &[String], told: Told<'_>) -> Result<Arc<Files>> {
         match source {
-            Source::Session(name) => self.synchronize(name, wanted.to_vec(), Vec::new(), told).await.map(Arc::new),
+            Source::Session(name) => self
+                .synchronize(name, wanted.to_vec(), Vec::new(), told)
+                .await
+                .map(Arc::new),
             other => self.open(other).await,
         }
     }
@@ -160,12 +173,16 @@ impl Opened {
             let text = match self.beside.get() {
                 Some(Some(text)) => Some(text.clone()),
                 _ => {
-                    let files = self.some(&self.request.context, &[".dockerignore".to_owned()], None).await?;
+                    let files = self
+                        .some(&self.request.context, &[".dockerignore".to_owned()], None)
+                        .await?;
                     blocking(move || files.read(".dockerignore")).await?
                 }
             };
             match text {
-                Some(text) => ignore::read(&text).map_err(|error| Error::invalid(format!(".dockerignore: {error}"))),
+                Some(text) => {
+                    ignore::read(&text).map_err(|error| Error::invalid(format!(".dockerignore: {error}")))
+                }
                 None => Ok(Vec::new()),
             }
         };
@@ -182,7 +199,9 @@ impl Opened {
                     Source::Session(name) => {
                         let patterns = self.ignored().await?.clone();
                         let told = Some((&vertex, "transferring context:"));
-                        self.synchronize(name, Vec::new(), patterns, told).await.map(Arc::new)
+                        self.synchronize(name, Vec::new(), patterns, told)
+                            .await
+                            .map(Arc::new)
                     }
                     other => {
                         let files = self.open(other).await?;
@@ -252,7 +271,8 @@ impl Opened {
                 .await
             }
             Source::Remote(address) => {
-                let (path, temporary) = super::remote::context(&self.builder, address, &self.progress).await?;
+                let (path, temporary) =
+                    super::remote::context(&self.builder, address, &self.progress).await?;
                 Ok(Files {
                     path,
                     skip: None,
@@ -276,7 +296,10 @@ impl Opened {
         self.cancelled.check()?;
         let shared = self.session.shared_key();
         let id = digest(format!("{shared}\0{name}\0{include:?}").as_bytes());
-        let (root, about) = (self.builder.cache().contexts(), format!("local source for {name}"));
+        let (root, about) = (
+            self.builder.cache().contexts(),
+            format!("local source for {name}"),
+        );
         let (home, lock) = blocking(move || home(&root, &id[..32], &about)).await?;
         let path = home.join("files");
         let request = SyncRequest {
@@ -302,7 +325,12 @@ impl Opened {
             };
             self.progress.send(Event::Status(status)).await;
         }
-        tracing::debug!(name, entries = synced.entries, bytes = synced.bytes, "synchronized");
+        tracing::debug!(
+            name,
+            entries = synced.entries,
+            bytes = synced.bytes,
+            "synchronized"
+        );
         let memory_path = home.join("digests");
         let of = memory_path.clone();
         let (memory, home) = (blocking(move || Ok(Memory::read(&of))).await?, home);
@@ -330,7 +358,11 @@ type Told<'a> = Option<(&'a Pending, &'a str)>;
 /// A directory for what is kept of a source, that nobody else uses now.
 fn home(root: &Path, id: &str, about: &str) -> Result<(PathBuf, File)> {
     for number in 0.. {
-        let home = root.join(if number == 0 { id.to_owned() } else { format!("{id}-{number}") });
+        let home = root.join(if number == 0 {
+            id.to_owned()
+        } else {
+            format!("{id}-{number}")
+        });
         let fail = |error| Error::io(format!("cannot use {}", home.display()), error);
         std::fs::create_dir_all(home.join("files")).map_err(fail)?;
         let lock = File::options()
@@ -376,7 +408,11 @@ impl Solve {
     }
 
     /// A named context of files in the place of an image: one layer.
-    pub(super) async fn state_of_files(self: &Arc<Self>, source: &Source, platform: &Platform) -> Result<State> {
+    pub(super) async fn state_of_files(
+        self: &Arc<Self>,
+        source: &Source,
+        platform: &Platform,
+    ) -> Result<State> {
         let files = self.files(source).await?;
         let mut state = State::scratch(platform);
         let name = "[internal] load a context as image";

@@ -364,12 +364,7 @@ impl Solve {
         made.map_err(|Failed| self.take_failure())
     }
 
-    async fn resolve(
-        self: &Arc<Self>,
-        name: &str,
-        platform: &Platform,
-        vertex: &Digest,
-    ) -> Result<State> {
+    async fn resolve(self: &Arc<Self>, name: &str, platform: &Platform, vertex: &Digest) -> Result<State> {
         let reference = match self.named_context(name) {
             Some(NamedContext::Image(reference)) => reference.clone(),
             Some(NamedContext::Files(source)) => return self.state_of_files(source, platform).await,

@@ -42,10 +42,17 @@ pub(super) struct Keep {
 
 impl Solve {
     /// What a `--mount` is, and what of it counts for the key.
-    pub(super) async fn plan_mount(self: &Arc<Self>, state: &State, mount: &AskedMount, index: usize) -> Result<(Asked, String)> {
+    pub(super) async fn plan_mount(
+        self: &Arc<Self>,
+        state: &State,
+        mount: &AskedMount,
+        index: usize,
+    ) -> Result<(Asked, String)> {
         let mut target = mount.target.clone().map(|target| absolute(state, &target));
         if target.as_deref() == Some("/") {
-            return Err(Error::invalid("invalid mount target \"/\": a mount cannot cover the root"));
+            return Err(Error::invalid(
+                "invalid mount target \"/\": a mount cannot cover the root",
+            ));
         }
         let need_target = |target: Option<String>| {
             target.ok_or_else(|| Error::invalid(format!("a {} mount needs a target", mount.kind.name())))
@@ -90,7 +97,10 @@ impl Solve {
                 if file && target.is_none() {
                     target = Some(format!("/run/secrets/{}", base(&id)));
                 }
-                let env = mount.env.clone().map(|env| if env.is_empty() { id.clone() } else { env });
+                let env = mount
+                    .env
+                    .clone()
+                    .map(|env| if env.is_empty() { id.clone() } else { env });
                 let key = format!("secret {id} {env:?}");
                 let what = What::Secret {
                     file,
@@ -135,14 +145,21 @@ impl Solve {
 
     /// What `--from` or `from=` means.
     pub(super) async fn from(self: &Arc<Self>, name: &str, numbers: bool) -> Result<From> {
-        match self.plan.dockerfile.origin(name, numbers).map_err(Error::invalid)? {
+        match self
+            .plan
+            .dockerfile
+            .origin(name, numbers)
+            .map_err(Error::invalid)?
+        {
             Origin::Stage(index) => Ok(From::State(self.stage_for(index).await?)),
             Origin::Image(name) => {
                 if let Some(NamedContext::Files(source)) = self.named_context(&name) {
                     return Ok(From::Files(self.files(source).await?));
                 }
                 let vertex = crate::progress::unique_digest(&name);
-                Ok(From::State(self.image(&name, &self.plan.platform, &vertex).await?))
+                Ok(From::State(
+                    self.image(&name, &self.plan.platform, &vertex).await?,
+                ))
             }
         }
     }
@@ -169,7 +186,8 @@ impl From {
         match self {
             Self::State(state) => Ok(format!("layers {:?} {path}", state.top())),
             Self::Files(files) => {
-                let (files, path, cancelled) = (Arc::clone(files), path.to_owned(), solve.plan.cancelled.clone());
+                let (files, path, cancelled) =
+                    (Arc::clone(files), path.to_owned(), solve.plan.cancelled.clone());
                 blocking(move || {
                     let root = files.open()?;
                     let options = Options {
@@ -273,14 +291,26 @@ impl Asked {
         let (target, read_only) = (self.target, self.read_only);
         let mount = |source| {
             let target = target.clone();
-            Some(Mount { target, source, read_only })
+            Some(Mount {
+                target,
+                source,
+                read_only,
+            })
         };
         let ready = match self.what {
             What::Inline(content) => {
                 let content = Secret::new(content.into_bytes())?;
                 let (mode, uid, gid) = (0o755, 0, 0);
-                let mount = mount(MountSource::Secret { content, mode, uid, gid });
-                Ready { mount, ..Ready::default() }
+                let mount = mount(MountSource::Secret {
+                    content,
+                    mode,
+                    uid,
+                    gid,
+                });
+                Ready {
+                    mount,
+                    ..Ready::default()
+                }
             }
             What::Bind { from, source } => {
                 let keep = from.keep();
@@ -292,21 +322,46 @@ impl Asked {
                     Ok(MountSource::Inside { root, inside })
                 });
                 let mount = mount(open.await?);
-                Ready { mount, keep, variable: None }
+                Ready {
+                    mount,
+                    keep,
+                    variable: None,
+                }
             }
-            What::Cache { id, sharing, from, source, mode, owner } => {
+            What::Cache {
+                id,
+                sharing,
+                from,
+                source,
+                mode,
+                owner,
+            } => {
                 let shared = Arc::clone(solve);
                 let fill = move |path: &Path| fill_cache(&shared, path, from.as_ref(), &source, mode, owner);
                 let held = solve.plan.builder.cache().mounts.take(&id, sharing, fill).await?;
                 let mount = mount(MountSource::Path(held.data.clone()));
-                let keep = Keep { cache: Some(held), ..Keep::default() };
-                Ready { mount, keep, variable: None }
+                let keep = Keep {
+                    cache: Some(held),
+                    ..Keep::default()
+                };
+                Ready {
+                    mount,
+                    keep,
+                    variable: None,
+                }
             }
             What::Tmpfs { size } => Ready {
                 mount: mount(MountSource::Tmpfs { size }),
                 ..Ready::default()
             },
-            What::Secret { id, file, env, required, mode, owner } => {
+            What::Secret {
+                id,
+                file,
+                env,
+                required,
+                mode,
+                owner,
+            } => {
                 let Some(content) = solve.plan.session.secret(&id).await? else {
                     return match required {
                         false => Ok(None),
@@ -319,18 +374,34 @@ impl Asked {
                     String::from_utf8(content.bytes().to_vec())
                         .ok()
                         .filter(|value| !value.contains('\0'))
-                        .ok_or_else(|| Error::invalid(format!("secret {id} is no text and cannot be a variable")))
+                        .ok_or_else(|| {
+                            Error::invalid(format!("secret {id} is no text and cannot be a variable"))
+                        })
                 };
                 let variable = match env {
                     Some(name) => Some((name, text()?)),
                     None => None,
                 };
                 let (uid, gid) = owner;
-                let source = MountSource::Secret { content, mode, uid, gid };
+                let source = MountSource::Secret {
+                    content,
+                    mode,
+                    uid,
+                    gid,
+                };
                 let mount = if file { mount(source) } else { None };
-                Ready { mount, variable, ..Ready::default() }
+                Ready {
+                    mount,
+                    variable,
+                    ..Ready::default()
+                }
             }
-            What::Agent { id, required, mode, owner } => {
+            What::Agent {
+                id,
+                required,
+                mode,
+                owner,
+            } => {
                 if !solve.plan.session.has_agent(&id).await? {
                     return match required {
                         false => Ok(None),
@@ -340,9 +411,19 @@ impl Asked {
                     };
                 }
                 let (session, (uid, gid)) = (Arc::clone(&solve.plan.session), owner);
-                let mount = mount(MountSource::Agent { id, session, mode, uid, gid });
+                let mount = mount(MountSource::Agent {
+                    id,
+                    session,
+                    mode,
+                    uid,
+                    gid,
+                });
                 let variable = Some(("SSH_AUTH_SOCK".to_owned(), target.clone()));
-                Ready { mount, variable, ..Ready::default() }
+                Ready {
+                    mount,
+                    variable,
+                    ..Ready::default()
+                }
             }
         };
         Ok(Some(ready))
@@ -365,7 +446,11 @@ fn fill_cache(
         let root = from.open(solve)?;
         let into = tree::open_root(path)?;
         let options = Options::default();
-        tree::copy::Copier::new(into.as_fd(), options, &solve.plan.cancelled).copy(root.as_fd(), source.as_bytes(), b"/")?;
+        tree::copy::Copier::new(into.as_fd(), options, &solve.plan.cancelled).copy(
+            root.as_fd(),
+            source.as_bytes(),
+            b"/",
+        )?;
     }
     chown(path, Some(owner.0), Some(owner.1)).map_err(fail)?;
     std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).map_err(fail)
@@ -374,4 +459,3 @@ fn fill_cache(
 fn base(path: &str) -> &str {
     path.trim_end_matches('/').rsplit('/').next().unwrap_or(path)
 }
-

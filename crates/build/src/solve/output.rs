@@ -9,13 +9,13 @@ use vessel_image::{Compression, Digest, Platform};
 
 use super::state::State;
 use super::{Pending, as_vertex, platform_text};
+use crate::blocking;
 use crate::builder::Builder;
 use crate::error::{Error, ErrorKind, Result};
 use crate::progress::Progress;
 use crate::request::{BuildResult, BuiltImage, Output};
 use crate::session::{ExportTree, Session};
 use crate::worker::PushRequest;
-use crate::blocking;
 
 /// How many pieces of an archive wait for the client.
 const PIECES: usize = 16;
@@ -56,14 +56,21 @@ impl Exporter {
         for output in outputs {
             match output {
                 Output::CacheOnly => {}
-                Output::Image { names, store, push, compression, annotations } => {
+                Output::Image {
+                    names,
+                    store,
+                    push,
+                    compression,
+                    annotations,
+                } => {
                     let vertex = Pending::new("exporting to image");
                     let work = async {
                         if *store {
                             self.store(&mut result, names, finished).await?;
                         }
                         if *push {
-                            let configs: Vec<Vec<u8>> = result.images.iter().map(|image| image.config.clone()).collect();
+                            let configs: Vec<Vec<u8>> =
+                                result.images.iter().map(|image| image.config.clone()).collect();
                             for name in names {
                                 let request = PushRequest {
                                     reference: name,
@@ -81,24 +88,37 @@ impl Exporter {
                     };
                     as_vertex(&self.progress, &vertex, work).await?;
                 }
-                Output::Archive { exporter, format, names } => {
+                Output::Archive {
+                    exporter,
+                    format,
+                    names,
+                } => {
                     let what = match format {
                         vessel_image::Format::Docker => "exporting to docker image format",
                         vessel_image::Format::Oci => "exporting to oci image format",
                     };
                     let vertex = Pending::new(what);
-                    let images: Vec<(Vec<u8>, Vec<String>)> =
-                        result.images.iter().map(|image| (image.config.clone(), names.clone())).collect();
+                    let images: Vec<(Vec<u8>, Vec<String>)> = result
+                        .images
+                        .iter()
+                        .map(|image| (image.config.clone(), names.clone()))
+                        .collect();
                     let work = self.archive(exporter, *format, images);
                     as_vertex(&self.progress, &vertex, work).await?;
                 }
-                Output::Local { exporter, platform_split } => {
+                Output::Local {
+                    exporter,
+                    platform_split,
+                } => {
                     let vertex = Pending::new("exporting to client directory");
                     let split = platform_split.unwrap_or(finished.len() > 1);
                     let work = self.directory(exporter, split, finished);
                     as_vertex(&self.progress, &vertex, work).await?;
                 }
-                Output::Tar { exporter, platform_split } => {
+                Output::Tar {
+                    exporter,
+                    platform_split,
+                } => {
                     let vertex = Pending::new("exporting to client tarball");
                     let split = platform_split.unwrap_or(finished.len() > 1);
                     let work = self.tar(exporter, split, finished);
@@ -113,7 +133,10 @@ impl Exporter {
         let worker = self.builder.worker();
         let host = worker.platform();
         // A name means the image for this host; without one, the first.
-        let named = finished.iter().position(|one| host.accepts(&one.platform)).unwrap_or(0);
+        let named = finished
+            .iter()
+            .position(|one| host.accepts(&one.platform))
+            .unwrap_or(0);
         for (at, (image, finished)) in result.images.iter_mut().zip(finished).enumerate() {
             let mut lease = worker.store().lease();
             if !finished.state.chain.iter().all(|chain| lease.pin_layer(chain)) {
@@ -200,14 +223,15 @@ impl Exporter {
         let writer = blocking(move || {
             let mut out = std::io::BufWriter::with_capacity(1 << 18, Pieces(sender));
             write(&mut out)?;
-            out.flush().map_err(|error| Error::io("cannot send the archive", error))
+            out.flush()
+                .map_err(|error| Error::io("cannot send the archive", error))
         });
         let sink_ref = &mut sink;
         let send = async move {
             while let Some(piece) = receiver.recv().await {
-                sink_ref.write_all(&piece)
-                    .await
-                    .map_err(|error| Error::with_source(ErrorKind::Remote, "cannot send the archive to the client", error))?;
+                sink_ref.write_all(&piece).await.map_err(|error| {
+                    Error::with_source(ErrorKind::Remote, "cannot send the archive to the client", error)
+                })?;
             }
             Ok(())
         };
@@ -222,7 +246,11 @@ impl Exporter {
 
 /// The directory of a platform in files of several.
 fn prefix(split: bool, platform: &Platform) -> String {
-    if split { platform_text(platform).replace('/', "_") } else { String::new() }
+    if split {
+        platform_text(platform).replace('/', "_")
+    } else {
+        String::new()
+    }
 }
 
 struct Pieces(tokio::sync::mpsc::Sender<Vec<u8>>);

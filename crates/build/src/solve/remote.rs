@@ -14,12 +14,12 @@ use tokio::process::Command;
 use super::step::{Workspace, digest};
 use super::vertex::Pending;
 use super::{Solve, as_vertex};
+use crate::blocking;
 use crate::builder::Builder;
 use crate::error::{Error, ErrorKind, Result};
 use crate::progress::Progress;
 use crate::tree::{self, copy, unpack};
 use crate::worker::Download;
-use crate::blocking;
 
 /// Where something is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,7 +46,9 @@ impl GitAddress {
             None => (text, None),
         };
         let (remote, query) = match remote.split_once('?') {
-            Some((remote, query)) if remote.starts_with("http") || remote.starts_with("ssh:") => (remote, query),
+            Some((remote, query)) if remote.starts_with("http") || remote.starts_with("ssh:") => {
+                (remote, query)
+            }
             _ => (remote, ""),
         };
         let scp = || {
@@ -96,7 +98,9 @@ impl Address {
         };
         if !add {
             let what = if http { "a URL" } else { "a git ref" };
-            return Err(Error::invalid(format!("source can't be {what} for COPY: ADD can")));
+            return Err(Error::invalid(format!(
+                "source can't be {what} for COPY: ADD can"
+            )));
         }
         Ok(Some(address))
     }
@@ -131,7 +135,11 @@ impl Solve {
 }
 
 /// A build context from elsewhere: a repository, or an archive, or a single Dockerfile.
-pub(super) async fn context(builder: &Arc<Builder>, text: &str, progress: &Progress) -> Result<(PathBuf, Workspace)> {
+pub(super) async fn context(
+    builder: &Arc<Builder>,
+    text: &str,
+    progress: &Progress,
+) -> Result<(PathBuf, Workspace)> {
     if let Some(git) = GitAddress::parse(text, true) {
         let remote = checkout(builder, &git, None, false, progress).await?;
         return Ok((remote.path, remote._workspace));
@@ -194,7 +202,8 @@ async fn download(
         let fail = |error| Error::io("cannot keep what was downloaded", error);
         std::fs::set_permissions(&file, PermissionsExt::from_mode(0o600)).map_err(fail)?;
         let modified = downloaded.modified.or(epoch).unwrap_or(0);
-        let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(u64::try_from(modified).unwrap_or(0));
+        let time =
+            std::time::UNIX_EPOCH + std::time::Duration::from_secs(u64::try_from(modified).unwrap_or(0));
         let opened = std::fs::File::options().write(true).open(&file).map_err(fail)?;
         opened.set_modified(time).map_err(fail)?;
         Ok(Remote {
@@ -212,7 +221,10 @@ fn git(directory: &Path) -> Command {
     let mut command = Command::new("git");
     command
         .env_clear()
-        .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+        .env(
+            "PATH",
+            "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        )
         .env("HOME", "/nonexistent")
         .env("LC_ALL", "C")
         .env("GIT_CONFIG_NOSYSTEM", "1")
@@ -220,12 +232,29 @@ fn git(directory: &Path) -> Command {
         .env("GIT_TERMINAL_PROMPT", "0")
         .env("GIT_ASKPASS", "/bin/false")
         .env("GIT_ALLOW_PROTOCOL", "https:http:ssh:git")
-        .env("GIT_SSH_COMMAND", "ssh -oBatchMode=yes -oStrictHostKeyChecking=accept-new -F /dev/null")
+        .env(
+            "GIT_SSH_COMMAND",
+            "ssh -oBatchMode=yes -oStrictHostKeyChecking=accept-new -F /dev/null",
+        )
         .env("GIT_DIR", directory.join(".git"))
         .env("GIT_WORK_TREE", directory)
         .current_dir(directory)
-        .args(["-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false", "-c", "credential.helper="])
-        .args(["-c", "protocol.file.allow=never", "-c", "protocol.ext.allow=never", "-c", "advice.detachedHead=false"])
+        .args([
+            "-c",
+            "core.hooksPath=/dev/null",
+            "-c",
+            "core.fsmonitor=false",
+            "-c",
+            "credential.helper=",
+        ])
+        .args([
+            "-c",
+            "protocol.file.allow=never",
+            "-c",
+            "protocol.ext.allow=never",
+            "-c",
+            "advice.detachedHead=false",
+        ])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -245,7 +274,10 @@ async fn run(mut command: Command, what: &str) -> Result<String> {
         let text = String::from_utf8_lossy(&output.stderr);
         let last: String = text.trim().chars().rev().take(400).collect();
         let last: String = last.chars().rev().collect();
-        return Err(Error::new(ErrorKind::Remote, format!("{what}: {}", last.replace('\n', "; "))));
+        return Err(Error::new(
+            ErrorKind::Remote,
+            format!("{what}: {}", last.replace('\n', "; ")),
+        ));
     }
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
@@ -258,7 +290,10 @@ async fn checkout(
     progress: &Progress,
 ) -> Result<Remote> {
     let reference = address.reference.clone().unwrap_or_else(|| "HEAD".to_owned());
-    if [&address.remote, &reference].iter().any(|text| text.starts_with('-') || text.contains(['\0', '\n'])) {
+    if [&address.remote, &reference]
+        .iter()
+        .any(|text| text.starts_with('-') || text.contains(['\0', '\n']))
+    {
         return Err(Error::invalid(format!("{} is no Git address", address.remote)));
     }
     let root = builder.cache().temporary();
@@ -286,10 +321,21 @@ async fn checkout(
         if let Err(error) = fetch("--depth=1").await {
             fetch("").await.map_err(|_| error)?;
         }
-        run(step(&["checkout", "--quiet", "--force", "FETCH_HEAD"]), "cannot check the files out").await?;
+        run(
+            step(&["checkout", "--quiet", "--force", "FETCH_HEAD"]),
+            "cannot check the files out",
+        )
+        .await?;
         let modules = path.join(".gitmodules").symlink_metadata().is_ok();
         if modules {
-            let update = ["submodule", "update", "--quiet", "--init", "--recursive", "--depth=1"];
+            let update = [
+                "submodule",
+                "update",
+                "--quiet",
+                "--init",
+                "--recursive",
+                "--depth=1",
+            ];
             run(step(&update), "cannot fetch submodules").await?;
         }
         run(step(&["rev-parse", "HEAD"]), "cannot tell the commit").await
@@ -298,20 +344,34 @@ async fn checkout(
     if let Some(wanted) = checksum
         && (wanted.len() < 7 || !commit.starts_with(wanted))
     {
-        return Err(Error::invalid(format!("expected checksum to match {wanted}, got {commit}")));
+        return Err(Error::invalid(format!(
+            "expected checksum to match {wanted}, got {commit}"
+        )));
     }
-    let directory = address.directory.clone().map(|directory| tree::clean(directory.as_bytes()));
+    let directory = address
+        .directory
+        .clone()
+        .map(|directory| tree::clean(directory.as_bytes()));
     blocking(move || {
         use std::os::unix::ffi::OsStrExt;
         let mut path = path;
         if let Some(directory) = &directory {
             use std::os::fd::AsFd;
             let root = tree::open_root(&path)?;
-            let missing = || Error::not_found(format!("the repository has no directory {}", tree::show(directory)));
-            let place = tree::resolve(root.as_fd(), directory)?.filter(tree::Place::is_dir).ok_or_else(missing)?;
+            let missing = || {
+                Error::not_found(format!(
+                    "the repository has no directory {}",
+                    tree::show(directory)
+                ))
+            };
+            let place = tree::resolve(root.as_fd(), directory)?
+                .filter(tree::Place::is_dir)
+                .ok_or_else(missing)?;
             drop(place);
             // A checkout: without links on the way, its path leads there.
-            let inside = path.join(std::ffi::OsStr::from_bytes(directory.strip_prefix(b"/").unwrap_or(directory)));
+            let inside = path.join(std::ffi::OsStr::from_bytes(
+                directory.strip_prefix(b"/").unwrap_or(directory),
+            ));
             if !inside.canonicalize().is_ok_and(|real| real == inside) {
                 return Err(missing());
             }
@@ -344,7 +404,13 @@ mod tests {
         assert!(git("https://example.com/a.tar").is_none());
         assert!(git("./a@b/c:d").is_none());
         assert!(git("file").is_none());
-        assert_eq!(git("https://e.com/x.git?ref=v2&subdir=s").unwrap().reference.as_deref(), Some("v2"));
+        assert_eq!(
+            git("https://e.com/x.git?ref=v2&subdir=s")
+                .unwrap()
+                .reference
+                .as_deref(),
+            Some("v2")
+        );
         assert!(GitAddress::parse("github.com/a/b", true).is_some());
         assert!(Address::parse("https://example.com/x", false).is_err());
         assert_eq!(Address::parse("dir/file", true).unwrap(), None);

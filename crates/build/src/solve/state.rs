@@ -152,7 +152,12 @@ impl State {
         let history = &mut self.config.history;
         if let Some(first) = history.iter().position(|step| step.created.is_none()) {
             let after = history[first..].iter().find_map(|step| step.created.clone());
-            let before = || history[..first].iter().rev().find_map(|step| step.created.clone());
+            let before = || {
+                history[..first]
+                    .iter()
+                    .rev()
+                    .find_map(|step| step.created.clone())
+            };
             let now = || time::rfc3339(epoch.map_or_else(time::now, seconds));
             let mut time = after.or_else(before).unwrap_or_else(now);
             for step in &mut history[first..] {
@@ -163,7 +168,12 @@ impl State {
             }
         }
         if self.config.created.is_none() {
-            let last = self.config.history.iter().rev().find_map(|step| step.created.clone());
+            let last = self
+                .config
+                .history
+                .iter()
+                .rev()
+                .find_map(|step| step.created.clone());
             self.config.created = epoch.map(|epoch| time::rfc3339(seconds(epoch))).or(last);
         }
     }
@@ -221,7 +231,11 @@ pub(crate) fn go_duration(nanos: i64) -> String {
     }
     let (hours, minutes) = (nanos / 3_600_000_000_000, nanos / 60_000_000_000 % 60);
     let seconds = fraction((nanos % 60_000_000_000) as f64 / 1e9);
-    let seconds = if seconds.is_empty() { "0".to_owned() } else { seconds };
+    let seconds = if seconds.is_empty() {
+        "0".to_owned()
+    } else {
+        seconds
+    };
     match (hours, minutes) {
         (0, 0) => format!("{seconds}s"),
         (0, minutes) => format!("{minutes}m{seconds}s"),

@@ -8,10 +8,10 @@ use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 use vessel_image::{ChainId, DiffId, DirectoryLayerOptions, LayerDirectory, Lease, Limits};
 
+use super::Solve;
 use super::dispatch::Line;
 use super::state::State;
 use super::vertex::Pending;
-use super::Solve;
 use crate::cache::{Key, Record};
 use crate::error::{Error, Result};
 use crate::worker::Writable;
@@ -41,16 +41,23 @@ impl Workspace {
         let (upper, work) = (directory.join("upper"), directory.join("work"));
         for path in [&directory, &upper, &work] {
             std::fs::create_dir(path)
-                .and_then(|()| std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o755)))
+                .and_then(|()| {
+                    std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o755))
+                })
                 .map_err(|error| Error::io(format!("cannot create {}", path.display()), error))?;
         }
-        Ok(Self { directory, upper, work })
+        Ok(Self {
+            directory,
+            upper,
+            work,
+        })
     }
 
     /// A further, empty directory.
     pub fn scratch(&self) -> Result<PathBuf> {
         let path = self.directory.join("scratch");
-        std::fs::create_dir(&path).map_err(|error| Error::io(format!("cannot create {}", path.display()), error))?;
+        std::fs::create_dir(&path)
+            .map_err(|error| Error::io(format!("cannot create {}", path.display()), error))?;
         Ok(path)
     }
 

@@ -43,8 +43,12 @@ impl Stubs {
     /// Whether something was taken away, so that the directory it lay in is to be looked at.
     fn clean_one(&self, upper: BorrowedFd<'_>, path: &[u8]) -> bool {
         let (parent, name) = tree::split(path);
-        let Ok(directory) = open_in(upper, parent, OFlags::PATH | OFlags::DIRECTORY) else { return true };
-        let Ok(stat) = stat_at(directory.as_fd(), name) else { return false };
+        let Ok(directory) = open_in(upper, parent, OFlags::PATH | OFlags::DIRECTORY) else {
+            return true;
+        };
+        let Ok(stat) = stat_at(directory.as_fd(), name) else {
+            return false;
+        };
         // What is not in the upper directory was there before.
         let Some(stat) = stat else { return true };
         let before = self.before(path);
@@ -79,7 +83,9 @@ impl Stubs {
             return;
         }
         let Some(before) = self.before(path) else { return };
-        let Ok(fd) = open_in(upper, path, OFlags::RDONLY | OFlags::DIRECTORY) else { return };
+        let Ok(fd) = open_in(upper, path, OFlags::RDONLY | OFlags::DIRECTORY) else {
+            return;
+        };
         if list(fd.as_fd()).is_ok_and(|names| names.is_empty()) {
             let times = tree::times(before.st_mtime as i64, before.st_mtime_nsec as i64);
             let _kept_otherwise = rustix::fs::futimens(&fd, &times);
@@ -88,8 +94,19 @@ impl Stubs {
 }
 
 fn same(one: &Stat, other: &Stat) -> bool {
-    (one.st_mode, one.st_uid, one.st_gid, one.st_mtime, one.st_mtime_nsec)
-        == (other.st_mode, other.st_uid, other.st_gid, other.st_mtime, other.st_mtime_nsec)
+    (
+        one.st_mode,
+        one.st_uid,
+        one.st_gid,
+        one.st_mtime,
+        one.st_mtime_nsec,
+    ) == (
+        other.st_mode,
+        other.st_uid,
+        other.st_gid,
+        other.st_mtime,
+        other.st_mtime_nsec,
+    )
 }
 
 #[cfg(test)]

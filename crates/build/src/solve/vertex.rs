@@ -64,12 +64,7 @@ pub(crate) async fn as_vertex<T>(
 
 impl Solve {
     /// The vertex of a line of a stage that makes a layer, `[stage 2/5] RUN …`.
-    pub(super) fn line_vertex(
-        &self,
-        line: &mut Line,
-        text: &str,
-        place: Option<(&str, &Span)>,
-    ) -> Pending {
+    pub(super) fn line_vertex(&self, line: &mut Line, text: &str, place: Option<(&str, &Span)>) -> Pending {
         line.number += 1;
         let mut name = String::from("[");
         let before = line.platform.iter().chain([&line.label]);

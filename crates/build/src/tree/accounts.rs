@@ -54,7 +54,13 @@ fn entry<T>(
         .map_err(|error| Error::io(format!("cannot read /{file} of the root"), error))?;
     let text = String::from_utf8_lossy(&text);
     let mut lines = text.lines().map(|line| line.split(':').collect::<Vec<_>>());
-    Ok(lines.find_map(|fields| if fields.first() == Some(&name) { read(&fields) } else { None }))
+    Ok(lines.find_map(|fields| {
+        if fields.first() == Some(&name) {
+            read(&fields)
+        } else {
+            None
+        }
+    }))
 }
 
 #[cfg(test)]
@@ -66,7 +72,11 @@ mod tests {
     fn names_and_numbers() {
         let directory = tempfile::tempdir().unwrap();
         std::fs::create_dir(directory.path().join("etc")).unwrap();
-        std::fs::write(directory.path().join("etc/passwd"), "root:x:0:0::/:\nbad\nweb:x:33:44::/:\n").unwrap();
+        std::fs::write(
+            directory.path().join("etc/passwd"),
+            "root:x:0:0::/:\nbad\nweb:x:33:44::/:\n",
+        )
+        .unwrap();
         std::fs::write(directory.path().join("etc/group"), "web:x:55:\n").unwrap();
         let root = super::super::open_root(directory.path()).unwrap();
         let owner = |text: &str| owner(Some(root.as_fd()), text);

@@ -64,7 +64,10 @@ impl Chmod {
         let mut changes = Vec::new();
         for clause in text.split(',') {
             let bytes = clause.as_bytes();
-            let first = bytes.iter().position(|byte| b"+-=".contains(byte)).ok_or_else(bad)?;
+            let first = bytes
+                .iter()
+                .position(|byte| b"+-=".contains(byte))
+                .ok_or_else(bad)?;
             let mut who = 0;
             for byte in &bytes[..first] {
                 who |= match byte {
@@ -83,7 +86,10 @@ impl Chmod {
                 if !b"+-=".contains(operator) {
                     return Err(bad());
                 }
-                let end = after.iter().position(|byte| b"+-=".contains(byte)).unwrap_or(after.len());
+                let end = after
+                    .iter()
+                    .position(|byte| b"+-=".contains(byte))
+                    .unwrap_or(after.len());
                 let mut change = Change {
                     who,
                     operator: *operator,
@@ -214,7 +220,11 @@ impl<'a> Copier<'a> {
         let stat = place.stat.ok_or_else(missing)?;
         let making = self.options.making();
         let in_directory = destination.ends_with(b"/");
-        let ensured = if in_directory { destination } else { split(destination).0 };
+        let ensured = if in_directory {
+            destination
+        } else {
+            split(destination).0
+        };
         make_dirs(self.root, ensured, &making)?;
         let target = resolve(self.root, destination)?;
         if kind(&stat) == FileType::Directory {
@@ -222,26 +232,44 @@ impl<'a> Copier<'a> {
                 && target.stat.is_some()
                 && !target.is_dir()
             {
-                return Err(Error::invalid(format!("cannot copy to non-directory: {}", show(destination))));
+                return Err(Error::invalid(format!(
+                    "cannot copy to non-directory: {}",
+                    show(destination)
+                )));
             }
             make_dirs(self.root, destination, &making)?;
             let into = open_in(self.root, destination, OFlags::RDONLY | OFlags::DIRECTORY)
                 .map_err(|error| Error::io(format!("cannot open {}", show(destination)), error))?;
-            let from = open_at(place.parent.as_fd(), &place.name, OFlags::RDONLY | OFlags::DIRECTORY)
-                .map_err(|error| Error::io(format!("cannot open {}", show(path)), error))?;
+            let from = open_at(
+                place.parent.as_fd(),
+                &place.name,
+                OFlags::RDONLY | OFlags::DIRECTORY,
+            )
+            .map_err(|error| Error::io(format!("cannot open {}", show(path)), error))?;
             return self.contents(from.as_fd(), &Arc::new(into), &mut Vec::new(), 0);
         }
         let cannot = |error: Errno| Error::io(format!("cannot open {}", show(destination)), error);
         let (directory, name) = match target {
             Some(target) if target.is_dir() => {
-                let fd = open_at(target.parent.as_fd(), &target.name, OFlags::RDONLY | OFlags::DIRECTORY)
-                    .map_err(cannot)?;
+                let fd = open_at(
+                    target.parent.as_fd(),
+                    &target.name,
+                    OFlags::RDONLY | OFlags::DIRECTORY,
+                )
+                .map_err(cannot)?;
                 (fd, split(trim_slashes(path)).1.to_vec())
             }
             Some(target) => (target.parent, target.name),
             None => return Err(cannot(Errno::NOENT)),
         };
-        self.entry(place.parent.as_fd(), &place.name, &stat, &Arc::new(directory), &name, path)
+        self.entry(
+            place.parent.as_fd(),
+            &place.name,
+            &stat,
+            &Arc::new(directory),
+            &name,
+            path,
+        )
     }
 
     /// Copies something with the directories that lead to it from `pivot` (`--parents`).
@@ -259,7 +287,10 @@ impl<'a> Copier<'a> {
                 .map_err(|error| Error::io(format!("cannot open {}", show(destination)), error))?,
         );
         let mut from = open_in(source, pivot, OFlags::RDONLY | OFlags::DIRECTORY).map_err(|_| missing())?;
-        let parts: Vec<&[u8]> = path.split(|&byte| byte == b'/').filter(|part| !part.is_empty()).collect();
+        let parts: Vec<&[u8]> = path
+            .split(|&byte| byte == b'/')
+            .filter(|part| !part.is_empty())
+            .collect();
         let mut below = Vec::new();
         for (at, part) in parts.iter().enumerate() {
             if !below.is_empty() {
@@ -294,7 +325,10 @@ impl<'a> Copier<'a> {
         depth: usize,
     ) -> Result<()> {
         if depth > MAX_DEPTH {
-            return Err(Error::invalid(format!("{} is too deep to be copied", show(below))));
+            return Err(Error::invalid(format!(
+                "{} is too deep to be copied",
+                show(below)
+            )));
         }
         let names = list(from).map_err(|error| Error::io(format!("cannot list {}", show(below)), error))?;
         for name in names {
@@ -347,7 +381,9 @@ impl<'a> Copier<'a> {
 
     /// Whether anything below a directory that itself is left out is not.
     fn keeps_some(&self, from: BorrowedFd<'_>, below: &mut Vec<u8>, depth: usize) -> Result<bool> {
-        let Some(skip) = &self.options.skip else { return Ok(true) };
+        let Some(skip) = &self.options.skip else {
+            return Ok(true);
+        };
         if depth > MAX_DEPTH {
             return Ok(false);
         }
@@ -361,10 +397,12 @@ impl<'a> Copier<'a> {
                 .is_some_and(|stat| kind(&stat) == FileType::Directory);
             let kept = match (skip.0)(below, directory) {
                 Skipped::No => true,
-                Skipped::Itself if directory => match open_at(from, &name, OFlags::RDONLY | OFlags::DIRECTORY) {
-                    Ok(child) => self.keeps_some(child.as_fd(), below, depth + 1)?,
-                    Err(_) => false,
-                },
+                Skipped::Itself if directory => {
+                    match open_at(from, &name, OFlags::RDONLY | OFlags::DIRECTORY) {
+                        Ok(child) => self.keeps_some(child.as_fd(), below, depth + 1)?,
+                        Err(_) => false,
+                    }
+                }
                 _ => false,
             };
             below.truncate(length);
@@ -394,7 +432,10 @@ impl<'a> Copier<'a> {
         let target = match open_at(into.as_fd(), to, OFlags::RDONLY | OFlags::DIRECTORY) {
             Ok(target) => target,
             Err(Errno::NOTDIR | Errno::LOOP) => {
-                return Err(Error::invalid(format!("cannot copy to non-directory: {}", show(to))));
+                return Err(Error::invalid(format!(
+                    "cannot copy to non-directory: {}",
+                    show(to)
+                )));
             }
             Err(error) => return Err(fail(error)),
         };
@@ -436,7 +477,8 @@ impl<'a> Copier<'a> {
             }
             FileType::Socket => Ok(()),
             kind => {
-                rustix::fs::mknodat(&**into, to, kind, Mode::from_raw_mode(0o600), stat.st_rdev).map_err(fail)?;
+                rustix::fs::mknodat(&**into, to, kind, Mode::from_raw_mode(0o600), stat.st_rdev)
+                    .map_err(fail)?;
                 self.attributes_at(into, to, stat, true).map_err(fail)
             }
         }
@@ -515,7 +557,10 @@ impl<'a> Copier<'a> {
     fn mode(&self, stat: &Stat) -> u32 {
         let mode = stat.st_mode & 0o7777;
         let directory = kind(stat) == FileType::Directory;
-        self.options.chmod.as_ref().map_or(mode, |chmod| chmod.apply(mode, directory))
+        self.options
+            .chmod
+            .as_ref()
+            .map_or(mode, |chmod| chmod.apply(mode, directory))
     }
 
     fn time(&self, stat: &Stat) -> rustix::fs::Timestamps {
@@ -581,7 +626,10 @@ pub(crate) fn remove(path: &std::path::Path) {
     if let Err(error) = std::fs::remove_dir_all(path)
         && error.kind() != std::io::ErrorKind::NotFound
     {
-        tracing::warn!("cannot remove {}: {error}; the next start tries again", path.display());
+        tracing::warn!(
+            "cannot remove {}: {error}; the next start tries again",
+            path.display()
+        );
     }
 }
 
@@ -614,18 +662,27 @@ mod tests {
         copy(&src, "/d", &root, "/new", plain()).unwrap();
         assert_eq!(std::fs::metadata(root.join("new")).unwrap().mode() & 0o777, 0o755);
         assert_eq!(std::fs::read_link(root.join("new/link")).unwrap(), Path::new("f"));
-        let (one, two) = (root.join("new/f").metadata().unwrap(), root.join("new/sub/g").metadata().unwrap());
+        let (one, two) = (
+            root.join("new/f").metadata().unwrap(),
+            root.join("new/sub/g").metadata().unwrap(),
+        );
         assert_eq!(one.ino(), two.ino());
         copy(&src, "/d/f", &root, "/alias", plain()).unwrap();
         assert!(root.join("there/f").is_file());
         copy(&src, "/d/link", &root, "/deep/er/", plain()).unwrap();
-        assert!(root.join("deep/er/link").symlink_metadata().unwrap().is_file(), "a named link is followed");
+        assert!(
+            root.join("deep/er/link").symlink_metadata().unwrap().is_file(),
+            "a named link is followed"
+        );
         copy(&src, "/d/f", &root, "/renamed", plain()).unwrap();
         assert!(root.join("renamed").is_file());
         assert!(copy(&src, "/d", &root, "/renamed", plain()).is_err());
         std::fs::create_dir(root.join("new/x")).unwrap();
         std::fs::write(src.join("d/x"), "").unwrap();
-        assert!(copy(&src, "/d", &root, "/new", plain()).is_err(), "a file over a directory");
+        assert!(
+            copy(&src, "/d", &root, "/new", plain()).is_err(),
+            "a file over a directory"
+        );
         assert!(copy(&src, "/nothing", &root, "/", plain()).is_err());
     }
 
@@ -647,7 +704,10 @@ mod tests {
         };
         copy(&src, "/f", &root, "/a/f", options).unwrap();
         let stat = root.join("a/f").metadata().unwrap();
-        assert_eq!((stat.uid(), stat.gid(), stat.mode() & 0o7777, stat.mtime()), (7, 8, 0o740, 42));
+        assert_eq!(
+            (stat.uid(), stat.gid(), stat.mode() & 0o7777, stat.mtime()),
+            (7, 8, 0o740, 42)
+        );
         assert_eq!(root.join("a").metadata().unwrap().uid(), 7);
     }
 

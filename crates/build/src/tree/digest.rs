@@ -63,7 +63,10 @@ pub(crate) struct Memory {
 impl Memory {
     /// Reads a memory; one that is missing or damaged is empty.
     pub fn read(path: &Path) -> Self {
-        std::fs::read(path).ok().and_then(|bytes| Self::decode(&bytes)).unwrap_or_default()
+        std::fs::read(path)
+            .ok()
+            .and_then(|bytes| Self::decode(&bytes))
+            .unwrap_or_default()
     }
 
     pub fn decode(bytes: &[u8]) -> Option<Self> {
@@ -84,13 +87,22 @@ impl Memory {
             };
             files.insert(mark, record[40..].try_into().ok()?);
         }
-        Some(Self { files, ..Self::default() })
+        Some(Self {
+            files,
+            ..Self::default()
+        })
     }
 
     pub fn encode(&self) -> Vec<u8> {
         let mut body = Vec::with_capacity(self.used.len() * RECORD);
         for (mark, hash) in &self.used {
-            for number in [mark.device, mark.inode, mark.size, mark.mtime as u64, mark.ctime as u64] {
+            for number in [
+                mark.device,
+                mark.inode,
+                mark.size,
+                mark.mtime as u64,
+                mark.ctime as u64,
+            ] {
                 body.extend_from_slice(&number.to_le_bytes());
             }
             body.extend_from_slice(hash);
@@ -162,7 +174,15 @@ impl Digester<'_> {
         depth: usize,
         into: &mut Sha256,
     ) -> Result<()> {
-        let fail = |error: rustix::io::Errno, below: &[u8]| Error::io(format!("cannot read {}", show(if below.is_empty() { name } else { below })), error);
+        let fail = |error: rustix::io::Errno, below: &[u8]| {
+            Error::io(
+                format!(
+                    "cannot read {}",
+                    show(if below.is_empty() { name } else { below })
+                ),
+                error,
+            )
+        };
         let kind = kind(stat);
         let directory = kind == FileType::Directory;
         into.update(stat.st_mode.to_le_bytes());
@@ -172,18 +192,22 @@ impl Digester<'_> {
         }
         match kind {
             FileType::RegularFile => {
-                let hash = self.file(parent, name, stat).map_err(|error| fail(error, below))?;
+                let hash = self
+                    .file(parent, name, stat)
+                    .map_err(|error| fail(error, below))?;
                 into.update(hash);
             }
             FileType::Symlink => {
-                let target = rustix::fs::readlinkat(parent, name, Vec::new()).map_err(|error| fail(error, below))?;
+                let target =
+                    rustix::fs::readlinkat(parent, name, Vec::new()).map_err(|error| fail(error, below))?;
                 field(into, target.as_bytes());
             }
             FileType::Directory => {
                 if depth > MAX_DEPTH {
                     return Err(Error::invalid(format!("{} is too deep", show(below))));
                 }
-                let fd = open_at(parent, name, OFlags::RDONLY | OFlags::DIRECTORY).map_err(|error| fail(error, below))?;
+                let fd = open_at(parent, name, OFlags::RDONLY | OFlags::DIRECTORY)
+                    .map_err(|error| fail(error, below))?;
                 attributes(fd.as_fd(), into).map_err(|error| fail(error, below))?;
                 for name in list(fd.as_fd()).map_err(|error| fail(error, below))? {
                     self.cancelled.check()?;
@@ -195,7 +219,11 @@ impl Digester<'_> {
                     let stat = stat_at(fd.as_fd(), &name).map_err(|error| fail(error, below))?;
                     if let Some(stat) = stat {
                         let is_dir = super::kind(&stat) == FileType::Directory;
-                        let skipped = self.options.skip.as_ref().map_or(Skipped::No, |skip| (skip.0)(below, is_dir));
+                        let skipped = self
+                            .options
+                            .skip
+                            .as_ref()
+                            .map_or(Skipped::No, |skip| (skip.0)(below, is_dir));
                         if skipped == Skipped::No || (skipped == Skipped::Itself && is_dir) {
                             field(into, &name);
                             self.entry(fd.as_fd(), &name, &stat, below, depth + 1, into)?;
@@ -266,7 +294,13 @@ mod tests {
         let fd = open_root(root).unwrap();
         let cancelled = Cancelled::default();
         let options = Options::default();
-        let mut digester = Digester { owners: true, options: &options, memory, cancelled: &cancelled, read: 0 };
+        let mut digester = Digester {
+            owners: true,
+            options: &options,
+            memory,
+            cancelled: &cancelled,
+            read: 0,
+        };
         let mut hasher = Sha256::new();
         digester.path(fd.as_fd(), b"/", b"", &mut hasher).unwrap();
         (hasher.finalize().into(), digester.read)
@@ -279,7 +313,12 @@ mod tests {
         let file = dir.path().join("d/f");
         std::fs::write(&file, "one").unwrap();
         let (first, _) = digest(dir.path(), None);
-        std::fs::File::options().write(true).open(&file).unwrap().set_modified(UNIX_EPOCH).unwrap();
+        std::fs::File::options()
+            .write(true)
+            .open(&file)
+            .unwrap()
+            .set_modified(UNIX_EPOCH)
+            .unwrap();
         assert_eq!(digest(dir.path(), None).0, first);
         std::fs::write(&file, "two").unwrap();
         let (second, _) = digest(dir.path(), None);

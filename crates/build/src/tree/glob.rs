@@ -141,7 +141,11 @@ fn walk(
         } else {
             open_in(root, &path, OFlags::PATH | OFlags::DIRECTORY).is_ok()
         };
-        return if there { walk(root, &path, rest, depth + 1, found) } else { Ok(()) };
+        return if there {
+            walk(root, &path, rest, depth + 1, found)
+        } else {
+            Ok(())
+        };
     }
     if *part == b"**" {
         walk(root, at, rest, depth + 1, found)?;
@@ -149,7 +153,8 @@ fn walk(
     let Ok(directory) = open_in(root, at, OFlags::RDONLY | OFlags::DIRECTORY) else {
         return Ok(());
     };
-    let names = list(directory.as_fd()).map_err(|error| Error::io(format!("cannot list {}", show(at)), error))?;
+    let names =
+        list(directory.as_fd()).map_err(|error| Error::io(format!("cannot list {}", show(at)), error))?;
     for name in names {
         if *part == b"**" {
             let stat = stat_at(directory.as_fd(), &name).ok().flatten();
@@ -186,7 +191,11 @@ mod tests {
             ("*", "", true),
             ("[]a]", "]", true),
         ] {
-            assert_eq!(matches(pattern.as_bytes(), name.as_bytes()).unwrap(), want, "{pattern} {name}");
+            assert_eq!(
+                matches(pattern.as_bytes(), name.as_bytes()).unwrap(),
+                want,
+                "{pattern} {name}"
+            );
         }
         assert!(matches(b"[a", b"a").is_err());
         assert!(matches(b"\\", b"a").is_err());
@@ -203,11 +212,17 @@ mod tests {
         let root = super::super::open_root(directory.path()).unwrap();
         let find = |pattern: &str| -> Vec<String> {
             let found = expand(root.as_fd(), pattern.as_bytes()).unwrap();
-            found.into_iter().map(|path| String::from_utf8(path).unwrap()).collect()
+            found
+                .into_iter()
+                .map(|path| String::from_utf8(path).unwrap())
+                .collect()
         };
         assert_eq!(find("*.txt"), ["/top.txt"]);
         assert_eq!(find("*/*.txt"), ["/a/x.txt", "/c/z.txt"]);
-        assert_eq!(find("**/*.txt"), ["/a/b/y.txt", "/a/x.txt", "/c/z.txt", "/top.txt"]);
+        assert_eq!(
+            find("**/*.txt"),
+            ["/a/b/y.txt", "/a/x.txt", "/c/z.txt", "/top.txt"]
+        );
         assert_eq!(find("a"), ["/a"]);
         assert_eq!(find("/"), ["/"]);
         assert!(find("nothing").is_empty());

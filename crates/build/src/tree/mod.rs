@@ -66,7 +66,12 @@ pub(crate) fn open_in(root: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> Resul
 
 /// Opens something in a directory, following no link.
 pub(crate) fn open_at(parent: BorrowedFd<'_>, name: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
-    rustix::fs::openat(parent, name, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+    rustix::fs::openat(
+        parent,
+        name,
+        flags | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
 }
 
 pub(crate) fn stat_at(parent: BorrowedFd<'_>, name: &[u8]) -> Result<Option<Stat>, Errno> {
@@ -113,7 +118,11 @@ pub(crate) fn resolve(root: BorrowedFd<'_>, path: &[u8]) -> Result<Option<Place>
             return match open_in(root, trimmed, OFlags::PATH | OFlags::DIRECTORY) {
                 Ok(parent) => {
                     let stat = stat_at(parent.as_fd(), b".").map_err(fail)?;
-                    Ok(Some(Place { parent, name: b".".to_vec(), stat }))
+                    Ok(Some(Place {
+                        parent,
+                        name: b".".to_vec(),
+                        stat,
+                    }))
                 }
                 Err(Errno::NOENT) => Ok(None),
                 Err(error) => Err(fail(error)),
@@ -140,7 +149,10 @@ pub(crate) fn resolve(root: BorrowedFd<'_>, path: &[u8]) -> Result<Option<Place>
             }
         }
     }
-    Err(Error::invalid(format!("{} leads through too many links", show(&path))))
+    Err(Error::invalid(format!(
+        "{} leads through too many links",
+        show(&path)
+    )))
 }
 
 /// How directories that are missing are made.
@@ -183,13 +195,21 @@ pub(crate) fn make_dirs(root: BorrowedFd<'_>, path: &[u8], making: &Making) -> R
         Err(Errno::EXIST) => {
             // A link that leads to nothing, or somebody else was faster.
             match resolve(root, trimmed)? {
-                Some(place) if place.is_dir() => {
-                    open_at(place.parent.as_fd(), &place.name, OFlags::PATH | OFlags::DIRECTORY).map_err(fail)
-                }
+                Some(place) if place.is_dir() => open_at(
+                    place.parent.as_fd(),
+                    &place.name,
+                    OFlags::PATH | OFlags::DIRECTORY,
+                )
+                .map_err(fail),
                 Some(place) if place.stat.is_none() => {
                     rustix::fs::mkdirat(&place.parent, &*place.name, Mode::from_raw_mode(making.mode))
                         .map_err(fail)?;
-                    open_at(place.parent.as_fd(), &place.name, OFlags::PATH | OFlags::DIRECTORY).map_err(fail)
+                    open_at(
+                        place.parent.as_fd(),
+                        &place.name,
+                        OFlags::PATH | OFlags::DIRECTORY,
+                    )
+                    .map_err(fail)
                 }
                 _ => Err(fail(Errno::NOTDIR)),
             }
@@ -244,7 +264,10 @@ pub(crate) fn xattrs(fd: BorrowedFd<'_>) -> Result<Vec<(CString, Vec<u8>)>, Errn
         }
     };
     let mut out = Vec::new();
-    for name in names[..length].split(|&byte| byte == 0).filter(|name| !name.is_empty()) {
+    for name in names[..length]
+        .split(|&byte| byte == 0)
+        .filter(|name| !name.is_empty())
+    {
         if name.starts_with(b"trusted.overlay.")
             || name.starts_with(b"user.overlay.")
             || name == b"security.selinux"
@@ -306,7 +329,9 @@ pub(crate) fn disk_usage(path: &Path) -> u64 {
     fn add(fd: BorrowedFd<'_>, depth: usize, seen: &mut std::collections::HashSet<u64>) -> u64 {
         let mut sum = 0;
         for name in list(fd).unwrap_or_default() {
-            let Ok(Some(stat)) = stat_at(fd, &name) else { continue };
+            let Ok(Some(stat)) = stat_at(fd, &name) else {
+                continue;
+            };
             if stat.st_nlink > 1 && kind(&stat) != FileType::Directory && !seen.insert(stat.st_ino) {
                 continue;
             }
@@ -339,7 +364,11 @@ mod tests {
         symlink("loop", root.join("loop")).unwrap();
         let fd = open_root(&root).unwrap();
         let fd = fd.as_fd();
-        let making = Making { mode: 0o755, owner: None, mtime: None };
+        let making = Making {
+            mode: 0o755,
+            owner: None,
+            mtime: None,
+        };
         make_dirs(fd, b"/abs/new/deep", &making).unwrap();
         assert!(root.join("a/new/deep").is_dir());
         make_dirs(fd, b"/a/up/here", &making).unwrap();

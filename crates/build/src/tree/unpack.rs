@@ -11,7 +11,9 @@ use crate::error::{Error, Result};
 
 /// Whether a file is an archive that `ADD` unpacks: a tar, plain or compressed with gzip, bzip2, xz or zstd.
 pub(crate) fn is_archive(source: BorrowedFd<'_>, path: &[u8]) -> Result<bool> {
-    let Some(place) = resolve(source, path)? else { return Ok(false) };
+    let Some(place) = resolve(source, path)? else {
+        return Ok(false);
+    };
     let Some(stat) = place.stat else { return Ok(false) };
     if super::kind(&stat) != rustix::fs::FileType::RegularFile {
         return Ok(false);
@@ -37,7 +39,9 @@ fn looks_like_archive(start: &[u8], file: &mut File) -> bool {
         return false;
     }
     let Ok(copy) = file.try_clone() else { return false };
-    let Ok(mut plain) = vessel_image::decompressed(copy) else { return false };
+    let Ok(mut plain) = vessel_image::decompressed(copy) else {
+        return false;
+    };
     let mut block = [0; 512];
     read_up_to(&mut plain, &mut block).is_ok_and(|read| is_tar(&block[..read]))
 }
@@ -50,7 +54,13 @@ fn is_tar(block: &[u8]) -> bool {
     let sum: u64 = block
         .iter()
         .enumerate()
-        .map(|(at, byte)| if (148..156).contains(&at) { 32 } else { u64::from(*byte) })
+        .map(|(at, byte)| {
+            if (148..156).contains(&at) {
+                32
+            } else {
+                u64::from(*byte)
+            }
+        })
         .sum();
     let digits: String = block[148..156]
         .iter()

@@ -252,18 +252,30 @@ impl Worker for EngineWorker {
         all.filter_map(|chain| chain_id(&chain).ok()).collect()
     }
 
+    async fn collect(&self) {
+        let Ok(engine) = self.engine() else { return };
+        if let Err(error) = engine.collect_images().await {
+            tracing::warn!("{error}");
+        }
+    }
+
     async fn resolve(&self, request: ResolveRequest<'_>) -> vessel_build::Result<ResolvedImage> {
         self.find(&request).await.map_err(to_build)
     }
 
     async fn download(&self, request: Download<'_>) -> vessel_build::Result<Downloaded> {
-        Err(vessel_build::Error::new(
-            vessel_build::ErrorKind::Unsupported,
-            format!(
-                "{} cannot be downloaded: this engine has no HTTP client",
-                request.url
-            ),
-        ))
+        let engine = self.engine().map_err(to_build)?;
+        let tell = |current, total| {
+            progress::downloading(request.progress, request.vertex, request.url, current, total)
+        };
+        let downloaded = engine
+            .registries()
+            .download(request.url, request.destination, tell)
+            .await?;
+        Ok(Downloaded {
+            digest: downloaded.digest,
+            modified: downloaded.modified,
+        })
     }
 
     async fn run(&self, request: RunRequest) -> vessel_build::Result<Exit> {

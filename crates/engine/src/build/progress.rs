@@ -68,3 +68,18 @@ pub(super) fn pushing(progress: &Progress, vertex: &Digest, event: PushEvent) {
         time: now,
     }));
 }
+
+/// Tells how a download gets on.
+pub(super) fn downloading(progress: &Progress, vertex: &Digest, url: &str, current: u64, total: u64) {
+    let now = SystemTime::now();
+    progress.try_send(Event::Status(Status {
+        vertex: vertex.clone(),
+        id: url.to_owned(),
+        name: format!("downloading {url}"),
+        current,
+        total,
+        started: now,
+        completed: (total > 0 && current == total).then_some(now),
+        time: now,
+    }));
+}

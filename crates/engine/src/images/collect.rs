@@ -56,7 +56,7 @@ impl Engine {
     }
 
     /// Removes the blobs and layers that no image and no container uses.
-    pub(super) async fn collect_images(self: &Arc<Self>) -> Result<Collected> {
+    pub(crate) async fn collect_images(self: &Arc<Self>) -> Result<Collected> {
         let engine = Arc::clone(self);
         blocking(move || {
             let content = engine.images().content().clone();

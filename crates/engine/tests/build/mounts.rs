@@ -137,6 +137,8 @@ pub fn caches_are_kept_and_pruned() {
         let pruned = builder.prune(options).await.unwrap();
         assert_eq!(pruned.ids.len(), records.len());
         assert!(builder.cache_records().await.unwrap().is_empty());
+        // `result` has the second step's layer, which is the first's, too: it stays until the image goes.
+        assert!(engine.images().content().layers().unwrap().len() >= 2);
         let again = world.build(&engine, "FROM base\nRUN --mount=type=cache,target=/cache test ! -e /cache/file\n").await;
         again.id();
     });
