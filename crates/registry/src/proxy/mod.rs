@@ -41,6 +41,9 @@ pub struct ProxyOptions {
     pub ttl: Duration,
 }
 
+/// Who asks the other registry for something holds it.
+type Turn = tokio::sync::Mutex<()>;
+
 /// The cache.
 #[derive(Debug)]
 pub struct Proxy {
@@ -49,7 +52,7 @@ pub struct Proxy {
     ttl: Duration,
     fresh: Mutex<HashMap<(Repository, Tag), Instant>>,
     /// One request at a time asks for the same manifest.
-    asking: Mutex<HashMap<(Repository, String), Weak<tokio::sync::Mutex<()>>>>,
+    asking: Mutex<HashMap<(Repository, String), Weak<Turn>>>,
     fetches: fetch::Fetches,
 }
 
@@ -71,12 +74,12 @@ impl Proxy {
         self.upstream.host()
     }
 
-    fn turn(&self, name: &Repository, what: &str) -> Arc<tokio::sync::Mutex<()>> {
+    fn turn(&self, name: &Repository, what: &str) -> Arc<Turn> {
         let mut asking = self.asking.lock().unwrap_or_else(PoisonError::into_inner);
         asking.retain(|_, turn| turn.strong_count() > 0);
         let slot = asking.entry((name.clone(), what.to_owned())).or_default();
         slot.upgrade().unwrap_or_else(|| {
-            let turn = Arc::new(tokio::sync::Mutex::new(()));
+            let turn = Arc::new(Turn::new(()));
             *slot = Arc::downgrade(&turn);
             turn
         })

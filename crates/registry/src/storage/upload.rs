@@ -133,7 +133,7 @@ impl Storage {
         let directory = self.uploads_path(name);
         let path = directory.join(&id);
         let mut file = None;
-        in_directory(&directory, || Ok(drop(File::create_new(&path)?)))
+        in_directory(&directory, || File::create_new(&path).map(drop))
             .and_then(|()| {
                 file = Some(File::options().append(true).open(&path)?);
                 Ok(())
