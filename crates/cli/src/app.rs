@@ -133,7 +133,6 @@ static GROUPS: &[Group] = &[
             entry::<c::prune::ImageArgs>("prune", &[]),
             entry::<c::pull::Args>("pull", &[]),
             entry::<c::push::Args>("push", &[]),
-            entry::<c::push::Args>("push", &[]),
             entry::<c::rmi::Args>("rm", &["remove"]),
             entry::<c::save::Args>("save", &[]),
             entry::<c::tag::Args>("tag", &[]),

@@ -35,6 +35,9 @@ impl Order {
                 path.len()
             )));
         }
+        if path.starts_with('/') {
+            return Err(Error::protocol(format!("{path:?} is an absolute path")));
+        }
         let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
         check_name(name, path)?;
         while let Some((open, _)) = self.open.last() {
