@@ -43,8 +43,9 @@ impl Stubs {
     /// Whether something was taken away, so that the directory it lay in is to be looked at.
     fn clean_one(&self, upper: BorrowedFd<'_>, path: &[u8]) -> bool {
         let (parent, name) = tree::split(path);
-        let Ok(directory) = open_in(upper, parent, OFlags::PATH | OFlags::DIRECTORY) else {
-            return true;
+        let directory = match open_in(upper, parent, OFlags::PATH | OFlags::DIRECTORY) {
+            Ok(directory) => directory,
+            Err(error) => return error == rustix::io::Errno::NOENT,
         };
         let Ok(stat) = stat_at(directory.as_fd(), name) else {
             return false;

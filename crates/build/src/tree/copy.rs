@@ -706,7 +706,7 @@ mod tests {
         let stat = root.join("a/f").metadata().unwrap();
         assert_eq!(
             (stat.uid(), stat.gid(), stat.mode() & 0o7777, stat.mtime()),
-            (7, 8, 0o740, 42)
+            (7, 8, 0o750, 42)
         );
         assert_eq!(root.join("a").metadata().unwrap().uid(), 7);
     }
