@@ -23,10 +23,15 @@ pub use builder::{Builder, BuilderConfig, CacheRecord, PruneOptions, Pruned};
 pub use error::{Error, ErrorKind, Located, Location, Result};
 
 /// Runs what blocks on a thread made for that.
-pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .unwrap_or_else(|error| Err(Error::new(ErrorKind::System, format!("a thread of the builder ended abnormally: {error}"))))
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| {
+        Err(Error::new(
+            ErrorKind::System,
+            format!("a thread of the builder ended abnormally: {error}"),
+        ))
+    })
 }
 
 /// Reads files of the cache from any bytes: for fuzz targets.

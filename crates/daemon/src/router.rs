@@ -14,8 +14,8 @@ use crate::query::decode;
 use crate::request::Request;
 use crate::response::Answer;
 use crate::routes::{
-    absent, build, commit, containers, copy, exec, image_explain, images, networks, registries, streams, system,
-    volumes,
+    absent, build, commit, containers, copy, exec, image_explain, images, networks, registries, streams,
+    system, volumes,
 };
 use crate::server::State;
 use crate::version::ApiVersion;

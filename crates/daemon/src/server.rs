@@ -60,7 +60,11 @@ pub struct State {
 impl State {
     /// A name that no other upload has.
     pub fn next_upload(&self) -> String {
-        format!("{}-{}", std::process::id(), self.upload.fetch_add(1, Ordering::Relaxed))
+        format!(
+            "{}-{}",
+            std::process::id(),
+            self.upload.fetch_add(1, Ordering::Relaxed)
+        )
     }
 
     /// The engine's builder.

@@ -396,13 +396,13 @@ impl State<'_> {
                 )));
             }
             let to = parent(&mut self.parent, self.root, &at)?;
-            match tree::stat(&to, &*name) {
+            match tree::stat(to, &*name) {
                 Ok(there) if (there.st_dev, there.st_ino) == (source.st_dev, source.st_ino) => continue,
-                Ok(_) => remove_tree(&to, &name)?,
+                Ok(_) => remove_tree(to, &name)?,
                 Err(Errno::NOENT) => {}
                 Err(error) => return Err(cannot()(error)),
             }
-            rustix::fs::linkat(&from, target_name, &to, &*name, AtFlags::empty()).map_err(cannot())?;
+            rustix::fs::linkat(&from, target_name, to, &*name, AtFlags::empty()).map_err(cannot())?;
             self.done.changed = true;
         }
         for (path, stat) in std::mem::take(&mut self.late) {

@@ -23,6 +23,9 @@ const LEVEL: u32 = 5;
 /// No name, no time, an unknown system.
 const HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0xff];
 
+/// What became of a block.
+type Done = io::Result<(Vec<u8>, Crc)>;
+
 struct Job {
     block: Arc<Vec<u8>>,
     before: Option<Arc<Vec<u8>>>,
@@ -51,9 +54,9 @@ pub(crate) fn compress(
         }
         // Moved in, so that the threads end with it.
         let jobs = jobs;
-        let mut waiting: VecDeque<Receiver<io::Result<(Vec<u8>, Crc)>>> = VecDeque::new();
+        let mut waiting: VecDeque<Receiver<Done>> = VecDeque::new();
         let mut crc = Crc::new();
-        let mut take = |result: Receiver<io::Result<(Vec<u8>, Crc)>>| -> Result<()> {
+        let mut take = |result: Receiver<Done>| -> Result<()> {
             let (bytes, part) = result
                 .recv()
                 .unwrap_or_else(|_| Err(io::Error::other("a thread that compresses has died")))

@@ -77,6 +77,9 @@ pub(crate) struct Plan {
     pub several: bool,
 }
 
+/// Images that are wanted, by name and platform.
+type Images = HashMap<(String, String), Arc<Shared<State>>>;
+
 /// A build for one platform.
 pub(crate) struct Solve {
     pub plan: Plan,
@@ -85,7 +88,7 @@ pub(crate) struct Solve {
     graph: Graph,
     pub epoch: Option<i64>,
     stages: Vec<Shared<State>>,
-    images: Mutex<HashMap<(String, String), Arc<Shared<State>>>>,
+    images: Mutex<Images>,
     failure: Mutex<Option<Error>>,
     steps: AtomicUsize,
     total: usize,

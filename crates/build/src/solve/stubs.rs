@@ -88,7 +88,7 @@ impl Stubs {
             return;
         };
         if list(fd.as_fd()).is_ok_and(|names| names.is_empty()) {
-            let times = tree::times(before.st_mtime as i64, before.st_mtime_nsec as i64);
+            let times = tree::times(before.st_mtime, before.st_mtime_nsec as i64);
             let _kept_otherwise = rustix::fs::futimens(&fd, &times);
         }
     }

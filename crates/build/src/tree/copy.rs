@@ -163,7 +163,9 @@ pub(crate) struct Options {
 
 /// Tells by path and whether it is a directory what is left out.
 #[derive(Clone)]
-pub(crate) struct Skip(pub Arc<dyn Fn(&[u8], bool) -> Skipped + Send + Sync>);
+pub(crate) struct Skip(pub Arc<Test>);
+
+type Test = dyn Fn(&[u8], bool) -> Skipped + Send + Sync;
 
 /// What is left out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -494,7 +496,7 @@ impl<'a> Copier<'a> {
         shown: &[u8],
     ) -> Result<()> {
         let fail = |error: Errno| Error::io(format!("cannot copy {}", show(shown)), error);
-        let inode = (stat.st_dev as u64, stat.st_ino as u64);
+        let inode = (stat.st_dev, stat.st_ino);
         if stat.st_nlink > 1
             && let Some((directory, first)) = self.links.get(&inode)
             && rustix::fs::linkat(&**directory, &**first, &**into, to, AtFlags::empty()).is_ok()
@@ -566,7 +568,7 @@ impl<'a> Copier<'a> {
     fn time(&self, stat: &Stat) -> rustix::fs::Timestamps {
         match self.options.mtime {
             Some(mtime) => times(mtime, 0),
-            None => times(stat.st_mtime as i64, stat.st_mtime_nsec as i64),
+            None => times(stat.st_mtime, stat.st_mtime_nsec as i64),
         }
     }
 

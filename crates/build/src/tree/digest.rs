@@ -42,11 +42,11 @@ impl Mark {
     fn of(stat: &Stat) -> Self {
         let nanos = |seconds: i64, nanos: i64| seconds.saturating_mul(1_000_000_000).saturating_add(nanos);
         Self {
-            device: stat.st_dev as u64,
-            inode: stat.st_ino as u64,
+            device: stat.st_dev,
+            inode: stat.st_ino,
             size: stat.st_size as u64,
-            mtime: nanos(stat.st_mtime as i64, stat.st_mtime_nsec as i64),
-            ctime: nanos(stat.st_ctime as i64, stat.st_ctime_nsec as i64),
+            mtime: nanos(stat.st_mtime, stat.st_mtime_nsec as i64),
+            ctime: nanos(stat.st_ctime, stat.st_ctime_nsec as i64),
         }
     }
 }
@@ -232,7 +232,7 @@ impl Digester<'_> {
                     below.truncate(length);
                 }
             }
-            _ => into.update((stat.st_rdev as u64).to_le_bytes()),
+            _ => into.update(stat.st_rdev.to_le_bytes()),
         }
         // So that the end of a directory cannot be taken for something in it.
         into.update([if directory { 0xfe } else { 0xff }]);

@@ -1,6 +1,5 @@
 //! `config.json`: read leniently, and written so that what others keep in it stays.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
@@ -62,28 +61,6 @@ impl ConfigFile {
             Some(helper) => helper.get(registry),
             None => Ok(stored(&self.values, registry)),
         }
-    }
-
-    /// Everything that is stored.
-    pub fn all(&self) -> Result<BTreeMap<String, Credentials>> {
-        let mut registries: Vec<String> = keys(&self.values, "auths");
-        registries.extend(keys(&self.values, "credHelpers"));
-        if let Some(name) = self
-            .values
-            .get("credsStore")
-            .and_then(Value::as_str)
-            .filter(|name| !name.is_empty())
-        {
-            registries.extend(Helper::new(name)?.list()?);
-        }
-        let mut all = BTreeMap::new();
-        for registry in registries {
-            let key = registry_key(&registry).to_owned();
-            if let Some(credentials) = self.credentials(&key)? {
-                all.insert(key, credentials);
-            }
-        }
-        Ok(all)
     }
 
     /// Stores credentials for a registry. Whether they are in the file, readable for who can read it.
@@ -182,14 +159,6 @@ fn parse(text: &[u8]) -> Option<Map<String, Value>> {
         Value::Object(values) => Some(values),
         _ => None,
     }
-}
-
-fn keys(values: &Map<String, Value>, member: &str) -> Vec<String> {
-    let object = values.get(member).and_then(Value::as_object);
-    object
-        .into_iter()
-        .flat_map(|object| object.keys().cloned())
-        .collect()
 }
 
 fn helper_name<'a>(values: &'a Map<String, Value>, registry: &str) -> Option<&'a str> {

@@ -89,14 +89,6 @@ impl Helper {
         self.run("erase", registry.as_bytes()).map(drop)
     }
 
-    /// The registries it knows.
-    pub fn list(&self) -> Result<Vec<String>> {
-        let answer = self.run("list", b"unused")?.unwrap_or_default();
-        let map: std::collections::BTreeMap<String, String> =
-            serde_json::from_slice(&answer).unwrap_or_default();
-        Ok(map.into_keys().collect())
-    }
-
     /// Runs it; `None` when it does not know what it was asked for.
     fn run(&self, verb: &str, input: &[u8]) -> Result<Option<Vec<u8>>> {
         let fail =

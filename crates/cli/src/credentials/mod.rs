@@ -6,9 +6,7 @@
 mod config_file;
 mod helper;
 
-use std::collections::BTreeMap;
-
-use vessel_image::registry::{Credentials, DOCKER_HUB_KEY, registry_key};
+use vessel_image::registry::{DOCKER_HUB_KEY, registry_key};
 
 pub use config_file::ConfigFile;
 pub use helper::Helper;
@@ -27,11 +25,6 @@ pub fn registry_of(image: &str) -> &str {
         Some((first, _)) if first.contains(['.', ':']) || first == "localhost" => registry_key(first),
         _ => DOCKER_HUB_KEY,
     }
-}
-
-/// All stored credentials, by registry, as a build shows them: `X-Registry-Config`.
-pub fn all() -> Result<BTreeMap<String, Credentials>> {
-    ConfigFile::load()?.all()
 }
 
 /// Base64 with padding, as `config.json` has it.

@@ -1,8 +1,8 @@
 //! The routes, by object.
 
 pub mod absent;
-pub mod commit;
 pub mod build;
+pub mod commit;
 pub mod containers;
 pub mod copy;
 pub mod exec;

@@ -230,7 +230,6 @@ fn record_of(request: &RunRequest, id: &str) -> Record {
                     name: limit.name.clone(),
                     hard: limit.hard,
                     soft: limit.soft,
-                    ..Ulimit::default()
                 })
                 .collect(),
             ..Resources::default()

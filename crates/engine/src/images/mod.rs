@@ -300,7 +300,6 @@ impl Engine {
             metadata: ImageMetadata {
                 last_tag_time: time::rfc3339(record.tagged_at),
             },
-            ..ImageInspect::default()
         })
     }
 

@@ -41,11 +41,10 @@ impl Built {
     }
 
     pub fn error(&self) -> String {
-        self.result
-            .as_ref()
-            .err()
-            .expect("the build should have failed")
-            .to_string()
+        match &self.result {
+            Err(error) => error.to_string(),
+            Ok(_) => panic!("the build should have failed"),
+        }
     }
 
     /// All output of all steps.

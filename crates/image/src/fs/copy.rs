@@ -90,10 +90,11 @@ impl Copier<'_> {
             return self.directory(source.as_fd(), target.as_fd(), &stat, path, depth);
         }
         // Whiteouts share one inode, which says nothing.
-        if stat.st_nlink > 1 && !super::is_whiteout(&stat) {
-            if let Some(first) = self.links.get(&(stat.st_dev, stat.st_ino)) {
-                return rustix::fs::linkat(self.root, &first[..], to, name, AtFlags::empty()).map_err(fail);
-            }
+        if stat.st_nlink > 1
+            && !super::is_whiteout(&stat)
+            && let Some(first) = self.links.get(&(stat.st_dev, stat.st_ino))
+        {
+            return rustix::fs::linkat(self.root, &first[..], to, name, AtFlags::empty()).map_err(fail);
         }
         match kind {
             FileType::RegularFile => {

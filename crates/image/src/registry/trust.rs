@@ -271,18 +271,24 @@ mod tests {
         for prefix in ["registry.example/", "registry.example/team", "docker.io/library"] {
             policy.require(prefix, key.as_bytes()).unwrap();
         }
-        let prefix = |name: &str| {
+        let prefix = |policy: &TrustPolicy, name: &str| {
             policy
                 .rule(&Reference::parse(name).unwrap())
-                .map(|rule| rule.prefix.as_str())
+                .map(|rule| rule.prefix.clone())
         };
-        assert_eq!(prefix("registry.example/team/app"), Some("registry.example/team"));
-        assert_eq!(prefix("registry.example/teams/app"), Some("registry.example"));
-        assert_eq!(prefix("debian"), Some("docker.io/library"));
-        assert_eq!(prefix("user/debian"), None);
-        assert_eq!(prefix("registry.example.com/x"), None);
+        assert_eq!(
+            prefix(&policy, "registry.example/team/app").as_deref(),
+            Some("registry.example/team")
+        );
+        assert_eq!(
+            prefix(&policy, "registry.example/teams/app").as_deref(),
+            Some("registry.example")
+        );
+        assert_eq!(prefix(&policy, "debian").as_deref(), Some("docker.io/library"));
+        assert_eq!(prefix(&policy, "user/debian").as_deref(), None);
+        assert_eq!(prefix(&policy, "registry.example.com/x").as_deref(), None);
         policy.require("*", key.as_bytes()).unwrap();
-        assert_eq!(prefix("user/debian"), Some(""));
+        assert_eq!(prefix(&policy, "user/debian").as_deref(), Some(""));
     }
 
     #[test]

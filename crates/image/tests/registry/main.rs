@@ -297,11 +297,7 @@ async fn a_pull_that_was_given_up_goes_on_where_it_was() {
     let pulled = place.pull(&server.name("x")).await.unwrap();
     assert_whole(&place, &image, &pulled);
     let log = server.log.lock().unwrap();
-    let last = log
-        .iter()
-        .filter(|request| image.is_first_layer(request))
-        .next_back()
-        .unwrap();
+    let last = log.iter().rfind(|request| image.is_first_layer(request)).unwrap();
     assert_eq!(last.first(), Some(300_000));
 }
 
@@ -459,13 +455,15 @@ async fn tokens_do_not_follow_redirects() {
     let credentials = Credentials::password("me", "secret");
     let pulled = place.pull_as(&server.name("x"), &credentials).await.unwrap();
     assert_whole(&place, &image, &pulled);
-    let log = elsewhere.log.lock().unwrap();
-    assert!(
-        log.len() >= 3
-            && log
-                .iter()
-                .all(|request| request.header("authorization").is_none())
-    );
+    {
+        let log = elsewhere.log.lock().unwrap();
+        assert!(
+            log.len() >= 3
+                && log
+                    .iter()
+                    .all(|request| request.header("authorization").is_none())
+        );
+    }
     // One token for everything.
     assert_eq!(server.count("GET", "/token"), 1);
     let query = server
