@@ -366,21 +366,19 @@ fn images_survive_the_daemon() {
 }
 
 #[test]
-fn a_pull_finds_what_is_here() {
+fn a_pull_asks_the_registry_but_for_what_is_built_in() {
     let daemon = Daemon::start();
-    import(&daemon, "app:v1", "one", &[]);
-    let here = daemon.post("/images/create?fromImage=app&tag=v1");
-    assert_eq!(here.status, 200, "{}", here.text());
-    assert_eq!(
-        here.lines()[0]["status"],
-        "Status: Image is up to date for app:v1"
-    );
     let hello = daemon.post("/images/create?fromImage=hello&tag=latest");
     assert_eq!(hello.status, 200, "{}", hello.text());
-    let away = daemon.post("/images/create?fromImage=nosuch&tag=latest");
-    assert_eq!(away.status, 404);
+    assert_eq!(
+        hello.lines()[0]["status"],
+        "Status: Image is up to date for hello:latest"
+    );
+    import(&daemon, "127.0.0.1:1/app:v1", "one", &[]);
+    let away = daemon.post("/images/create?fromImage=127.0.0.1:1/app&tag=v1");
+    assert_eq!(away.status, 500);
     assert!(
-        away.message().contains("registries arrive with the next release"),
+        away.message().contains("127.0.0.1:1 cannot be reached"),
         "{}",
         away.message()
     );

@@ -83,11 +83,14 @@ fn what_is_not_there_says_so() {
         ("GET", "/swarm", 503, "This node is not a swarm manager."),
         ("GET", "/services", 503, "docker swarm init"),
         ("GET", "/nodes/x", 503, "not a swarm manager"),
-        ("POST", "/build", 501, "building images"),
-        ("POST", "/commit", 501, "export"),
-        ("POST", "/auth", 501, "registries"),
-        ("GET", "/images/search?term=x", 501, "registries"),
-        ("POST", "/images/a/b/push", 501, "registries"),
+        ("POST", "/build", 400, "the build context is empty"),
+        (
+            "POST",
+            "/commit?container=nosuch",
+            404,
+            "No such container: nosuch",
+        ),
+        ("POST", "/images/a/b/push", 404, "a/b"),
         ("POST", "/networks/create", 501, "bridge, host, none"),
     ] {
         let answer = daemon.request(method, path, "", b"");

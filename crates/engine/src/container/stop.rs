@@ -108,17 +108,31 @@ impl Engine {
             if number != libc::SIGKILL {
                 return Err(error.wrap(format!("Cannot kill container: {}", record.name)));
             }
-            let cgroup = self.container_cgroup(container)?;
-            blocking(move || Ok(cgroup.kill_all(Signal::KILL)?)).await?;
+            let killed = match self.container_cgroup(container) {
+                Ok(cgroup) => blocking(move || Ok(cgroup.kill_all(Signal::KILL)?)).await,
+                Err(error) => Err(error),
+            };
+            self.unless_ended(container, killed)?;
         }
         self.container_event(&record, "kill", &[("signal", number.to_string())]);
         let ends = number == libc::SIGKILL
             || number == libc::SIGTERM
             || signal::parse(&record.config.stop_signal).is_ok_and(|stop| stop == number);
         if ends && container.status() == Status::Paused {
-            self.thaw(container).await?;
+            let thawed = self.thaw(container).await;
+            self.unless_ended(container, thawed)?;
         }
         Ok(())
+    }
+
+    /// What was done to a container's cgroup in order to end it; that the cgroup is gone means that it has ended, of which
+    /// its state may not know yet.
+    fn unless_ended(&self, container: &Container, done: Result<()>) -> Result<()> {
+        let gone = || {
+            let cgroup = self.container_cgroup(container);
+            cgroup.is_err_and(|error| error.kind() == ErrorKind::NotFound)
+        };
+        done.or_else(|error| if gone() { Ok(()) } else { Err(error) })
     }
 
     async fn thaw(&self, container: &Container) -> Result<()> {

@@ -113,6 +113,14 @@ impl Engine {
         progress: &Progress,
     ) -> Result<()> {
         let name = reference.familiar();
+        if name == vessel_init::HELLO_REFERENCE {
+            // It is part of the program.
+            self.image(&name).await?;
+            progress.tell(JsonMessage::status(format!(
+                "Status: Image is up to date for {name}"
+            )));
+            return Ok(());
+        }
         let pulled = self
             .pull_content(reference, options, &request.credentials, progress)
             .await?;

@@ -328,7 +328,7 @@ pub(super) fn is_connection(error: &Error) -> bool {
 }
 
 pub(super) fn unreachable(url: &Url, error: reqwest::Error) -> Error {
-    let why = innermost(&error);
+    let mut why = innermost(&error);
     let lower = why.to_lowercase();
     let mut permanent = false;
     let advice = if lower.contains("certificate") || lower.contains("unknownissuer") {
@@ -344,7 +344,10 @@ pub(super) fn unreachable(url: &Url, error: reqwest::Error) -> Error {
         || lower.contains("no record")
         || lower.contains("no connections available")
     {
-        permanent = lower.contains("no record");
+        if lower.contains("no record") {
+            permanent = true;
+            why = format!("there is no address for the name {}", authority(url));
+        }
         "; is its name right, and is there a name server?".to_owned()
     } else {
         if error.is_connect() && lower.contains("refused") {
