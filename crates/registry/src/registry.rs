@@ -306,10 +306,6 @@ impl Registry {
         };
         match route.repository() {
             Some(name) if !auth.may(&who, name, action) => {
-                // A page is visited without a scope in mind.
-                if matches!(route.kind(), Kind::Page) && auth.may_list(&who, name) {
-                    return Ok(who);
-                }
                 Err(denied(who, format!("{} of {name} is not allowed", action.name())))
             }
             None if matches!(who, Identity::Anonymous) && !matches!(route, Route::Home) => {

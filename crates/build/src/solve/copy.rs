@@ -102,6 +102,7 @@ struct Parts<'a> {
     exclude: &'a [String],
     add: bool,
     context: bool,
+    parents: bool,
     epoch: Option<i64>,
 }
 
@@ -200,7 +201,9 @@ impl Solve {
             }
             let bytes = hasher.finalize();
             let text = hex(&bytes);
-            let root = if copying.link {
+            // A name is looked up in the root's accounts.
+            let named = |owner: &str| !owner.bytes().all(|byte| byte.is_ascii_digit() || byte == b':');
+            let root = if copying.link && !chown.as_deref().is_some_and(named) {
                 None
             } else {
                 state.top().map(ToString::to_string)
@@ -215,6 +218,7 @@ impl Solve {
                 exclude: &copying.exclude,
                 add: copying.add,
                 context,
+                parents: copying.parents,
                 epoch: self.epoch,
             };
             key(if copying.link { "link" } else { "copy" }, &parts)
@@ -271,10 +275,6 @@ impl Solve {
         let (solve, paths, skip) = (Arc::clone(self), paths.to_vec(), skip.clone());
         blocking(move || {
             let root = from.open(&solve)?;
-            let options = Options {
-                skip: both(from.ignored(), skip),
-                ..Options::default()
-            };
             let mut none = Memory::default();
             let mut guard = match &from {
                 From::Files(files) => Some(files.memory()),
@@ -283,13 +283,6 @@ impl Solve {
             let memory = match &mut guard {
                 Some(guard) => &mut **guard,
                 None => &mut none,
-            };
-            let mut digester = Digester {
-                owners: !context,
-                options: &options,
-                memory: Some(memory),
-                cancelled: &solve.plan.cancelled,
-                read: 0,
             };
             let ignored = |path: &[u8]| {
                 let below = path.strip_prefix(b"/").unwrap_or(path);
@@ -333,7 +326,18 @@ impl Solve {
                         true => found.strip_prefix(&pivot[..]).unwrap_or(&found).to_vec(),
                         false => tree::split(&found).1.to_vec(),
                     };
-                    digester.path(root.as_fd(), &found, &name, &mut hasher)?;
+                    let options = Options {
+                        skip: both(beneath(from.ignored(), &found), skip.clone()),
+                        ..Options::default()
+                    };
+                    Digester {
+                        owners: !context,
+                        options: &options,
+                        memory: Some(&mut *memory),
+                        cancelled: &solve.plan.cancelled,
+                        read: 0,
+                    }
+                    .path(root.as_fd(), &found, &name, &mut hasher)?;
                     items.push(match parents {
                         true => Item::Parents {
                             pivot: pivot.clone(),
@@ -361,6 +365,19 @@ impl From {
             Self::State(_) => None,
         }
     }
+}
+
+/// A rule for paths from the root, for what is below a directory, by paths from there.
+fn beneath(rule: Option<Skip>, directory: &[u8]) -> Option<Skip> {
+    let prefix = directory.strip_prefix(b"/").unwrap_or(directory).to_vec();
+    let rule = rule?;
+    if prefix.is_empty() {
+        return Some(rule);
+    }
+    Some(Skip(Arc::new(move |path, is_directory| {
+        let whole = [&prefix[..], b"/", path].concat();
+        (rule.0)(&whole, is_directory)
+    })))
 }
 
 /// Both of two rules.
@@ -417,6 +434,8 @@ struct Work {
     from: Option<From>,
     chown: Option<String>,
     options: Options,
+    /// What `.dockerignore` leaves out of the source, by paths from its root.
+    ignored: Option<Skip>,
     dest: String,
     unpack: Option<bool>,
     link: bool,
@@ -446,8 +465,9 @@ impl Work {
                 owner: None,
                 chmod,
                 mtime: epoch,
-                skip: both(ignored, skip),
+                skip,
             },
+            ignored,
             dest,
             unpack: copying.unpack,
             link: copying.link,
@@ -478,8 +498,14 @@ impl Work {
                 Item::Path(_) | Item::Parents { .. } if !self.context => owner,
                 _ => owner.or(Some((0, 0))),
             };
+            let ignored = match item {
+                Item::Path(path) => beneath(self.ignored.clone(), path),
+                Item::Parents { pivot, .. } => beneath(self.ignored.clone(), pivot),
+                _ => None,
+            };
             let options = Options {
                 owner: own,
+                skip: both(ignored, self.options.skip.clone()),
                 ..self.options.clone()
             };
             let making = options.making();

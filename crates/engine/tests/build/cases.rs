@@ -14,6 +14,7 @@ pub const ALL: &[(&str, fn())] = &[
     ("cancelling_kills", cancelling_kills),
     ("secrets_leave_nothing", mounts::secrets_leave_nothing),
     ("caches_are_kept_and_pruned", mounts::caches_are_kept_and_pruned),
+    ("binds_write_nothing", mounts::binds_write_nothing),
     ("binds_and_agents", mounts::binds_and_agents),
     ("stages_and_owners", copies::stages_and_owners),
     ("archives_are_unpacked", copies::archives_are_unpacked),

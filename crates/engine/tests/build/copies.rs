@@ -15,8 +15,10 @@ pub fn stages_and_owners() {
     world.write("a.txt", "a");
     world.write("b.txt", "b");
     world.write("ignored.txt", "x");
-    world.write(".dockerignore", "ignored.txt\n");
+    world.write(".dockerignore", "ignored.txt\ndeep/out\n");
     world.write("deep/er/file", "deep");
+    world.write("deep/ignored.txt", "not the one of the root");
+    world.write("deep/out/file", "x");
     world.run(async |engine| {
         let dockerfile = "FROM base AS one\nRUN echo one > /one\nFROM base AS two\nRUN exit 1\nFROM scratch\nCOPY --from=one /one /\nCOPY --chown=7:8 --chmod=640 *.txt /text/\nCOPY --parents deep/./er/file /parents/\nCOPY <<EOF /inline\nhello $UNSET\nEOF\nCOPY --from=base --chown=web /etc/group /group\n";
         let dockerfile = dockerfile.replace("--chown=web ", "--chown=33:44 ");
@@ -34,6 +36,14 @@ pub fn stages_and_owners() {
         assert_eq!(layers[4].join("group").metadata().unwrap().uid(), 33);
         let refused = world.build(&engine, "FROM scratch\nCOPY ignored.txt /\n").await;
         assert!(refused.error().contains(".dockerignore leaves it out"), "{}", refused.error());
+        // Patterns of the ignore file are for paths from the context's root, whatever is copied.
+        let below = world.build(&engine, "FROM scratch\nCOPY deep /x/\n").await;
+        let top = |built: &crate::world::Built| content.layer_path(built.config().chain().last().unwrap());
+        assert!(top(&below).join("x/ignored.txt").exists() && top(&below).join("x/er/file").exists());
+        assert!(!top(&below).join("x/out").exists());
+        let parents = world.build(&engine, "FROM scratch\nCOPY --parents deep /x/\n").await;
+        assert!(top(&parents).join("x/deep/er/file").exists());
+        assert!(!top(&parents).join("x/deep/out").exists());
         // The same files on another base are not copied again with --link.
         let linked = |base: &str| format!("FROM base\nRUN echo {base} > /base\nCOPY --link a.txt /linked\n");
         world.build(&engine, &linked("x")).await.id();

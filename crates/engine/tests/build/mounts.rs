@@ -144,6 +144,19 @@ pub fn caches_are_kept_and_pruned() {
     });
 }
 
+/// A layer by itself is mounted as it is in the store: nothing may be written there, even when `rw` is asked for.
+pub fn binds_write_nothing() {
+    let world = World::new();
+    world.write("file", "kept");
+    world.run(async |engine| {
+        for from in ["from=base,", "from=empty,", ""] {
+            let dockerfile = format!("FROM scratch AS empty\nFROM base\nRUN --mount=type=bind,{from}target=/m,rw test -d /m && ! touch /m/forged\n");
+            let client = Arc::new(Client { directory: world.context() });
+            build(&engine, world.request(&dockerfile), client).await.id();
+        }
+    });
+}
+
 pub fn binds_and_agents() {
     let world = World::new();
     world.write("src/code", "code\n");

@@ -67,6 +67,21 @@ fn wrong(why: impl Into<String>) -> Error {
     Error::new(Code::Unknown, why)
 }
 
+/// Follows a few redirects, none of them out of TLS.
+fn redirect(attempt: reqwest::redirect::Attempt<'_>) -> reqwest::redirect::Action {
+    let was_tls = attempt
+        .previous()
+        .last()
+        .is_some_and(|url| url.scheme() == "https");
+    if was_tls && attempt.url().scheme() != "https" {
+        return attempt.error("the registry behind redirects from https to http");
+    }
+    if attempt.previous().len() > MAX_REDIRECTS {
+        return attempt.error("the registry behind redirects too often");
+    }
+    attempt.follow()
+}
+
 impl Upstream {
     /// Prepares to talk to it; nothing is sent yet.
     pub fn new(options: &UpstreamOptions) -> Result<Self> {
@@ -83,7 +98,7 @@ impl Upstream {
             .no_proxy()
             .connect_timeout(CONNECT)
             .read_timeout(SILENCE)
-            .redirect(reqwest::redirect::Policy::limited(MAX_REDIRECTS))
+            .redirect(reqwest::redirect::Policy::custom(redirect))
             .tls_backend_preconfigured(tls(options.ca.as_deref())?);
         if let Some(proxy) = &options.http_proxy {
             let proxy =
@@ -119,7 +134,8 @@ impl Upstream {
                 .map(|(token, _)| token.clone())
         };
         let response = self.send(method.clone(), url.clone(), kept).await?;
-        if response.status() != StatusCode::UNAUTHORIZED {
+        // Whoever it was redirected to is shown nothing.
+        if response.status() != StatusCode::UNAUTHORIZED || response.url().origin() != self.base.origin() {
             return Ok(response);
         }
         let Some(authorization) = self.authorize(name, response.headers()).await? else {

@@ -194,9 +194,14 @@ impl Storage {
             if !reachable.insert(digest.clone()) {
                 continue;
             }
-            if let Ok(raw) = read_small(&self.manifest_link(name, &digest), MAX_MANIFEST) {
-                let manifest = Manifest::parse(&raw, None)?;
-                open.extend(manifest.manifests.into_iter().map(|child| child.digest));
+            match read_small(&self.manifest_link(name, &digest), MAX_MANIFEST) {
+                Ok(raw) => {
+                    let manifest = Manifest::parse(&raw, None)?;
+                    open.extend(manifest.manifests.into_iter().map(|child| child.digest));
+                }
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+                // What cannot be read now may name what must stay.
+                Err(e) => return Err(Error::io(format!("cannot read the manifest {digest}"), e)),
             }
             let referrers = list(
                 &self

@@ -109,7 +109,7 @@ impl Registries {
     }
 
     fn repository(&self, reference: &Reference) -> Result<Repository> {
-        let key = registry_of(&reference.repository()).to_owned();
+        let key = registry_of(&reference.repository());
         let credentials = ConfigFile::load()?.credentials(&key)?.unwrap_or_default();
         self.run(self.client.repository(reference, &credentials))
     }
