@@ -111,6 +111,7 @@ impl World {
                     import_base(&engine).await;
                     let result = work(Arc::clone(&engine)).await;
                     engine.shutdown().await;
+                    remove_cgroups();
                     result
                 })
             });
@@ -160,7 +161,7 @@ fn config(directory: &Path) -> EngineConfig {
         run: directory.join("run"),
         bridge: "vesselbuild0".into(),
         bridge_address: None,
-        cgroup_parent: format!("/vessel-build-test-{}", std::process::id()),
+        cgroup_parent: format!("/{}", cgroup_name()),
         userns_remap: None,
         dns: Vec::new(),
         init: false,
@@ -220,4 +221,23 @@ async fn import_base(engine: &Arc<Engine>) {
         .image_import(std::io::Cursor::new(archive), options, Progress::silent())
         .await
         .unwrap();
+}
+
+fn cgroup_name() -> String {
+    format!("vessel-build-test-{}", std::process::id())
+}
+
+/// The engine leaves the parent it was given; by now it must be empty.
+fn remove_cgroups() {
+    let top = Path::new("/sys/fs/cgroup");
+    let hierarchies = std::fs::read_dir(top)
+        .unwrap()
+        .flatten()
+        .map(|entry| entry.path());
+    for hierarchy in hierarchies.chain([top.to_owned()]) {
+        let group = hierarchy.join(cgroup_name());
+        if group.is_dir() {
+            std::fs::remove_dir(&group).unwrap_or_else(|error| panic!("{}: {error}", group.display()));
+        }
+    }
 }
