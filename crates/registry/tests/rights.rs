@@ -201,6 +201,19 @@ async fn tokens_and_rules() {
     let home = registry.get("/").await.text().await.unwrap();
     assert!(home.contains("public/a") && !home.contains("team/a"));
     assert_eq!(registry.get("/r/team/a").await.status(), StatusCode::UNAUTHORIZED);
+    // A token is for what it names, whatever its user may see.
+    let page = |name: &str, token: &str| {
+        registry
+            .request(Method::GET, &format!("/r/{name}"))
+            .bearer_auth(token)
+            .send()
+    };
+    let elsewhere = token(&registry, Some("ann"), "repository:public/a:pull").await;
+    assert_eq!(
+        page("team/a", &elsewhere).await.unwrap().status(),
+        StatusCode::UNAUTHORIZED
+    );
+    assert_eq!(page("team/a", &ann).await.unwrap().status(), StatusCode::OK);
     let response = registry
         .request(Method::GET, "/token")
         .basic_auth("ann", Some("x"))

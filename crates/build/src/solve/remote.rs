@@ -85,6 +85,11 @@ impl GitAddress {
         }
         Some(address)
     }
+
+    /// Whether git would execute ssh: for `ssh://…` and `user@host:path`.
+    fn is_ssh(&self) -> bool {
+        self.remote.starts_with("ssh://") || !self.remote.contains("://")
+    }
 }
 
 impl Address {
@@ -287,6 +292,15 @@ async fn checkout(
     keep_git: bool,
     progress: &Progress,
 ) -> Result<Remote> {
+    if address.is_ssh() {
+        return Err(Error::new(
+            ErrorKind::Unsupported,
+            format!(
+                "{}: Git over ssh is not supported; use https, or clone it and give its directory",
+                address.remote
+            ),
+        ));
+    }
     let reference = address.reference.clone().unwrap_or_else(|| "HEAD".to_owned());
     if [&address.remote, &reference]
         .iter()
@@ -399,6 +413,14 @@ mod tests {
         assert_eq!(whole.reference.as_deref(), Some("v1"));
         assert_eq!(whole.directory.as_deref(), Some("sub/dir"));
         assert_eq!(git("git@example.com:a/b").unwrap().remote, "git@example.com:a/b");
+        for (text, ssh) in [
+            ("git@example.com:a/b", true),
+            ("ssh://git@example.com/a/b", true),
+            ("https://example.com/a/b.git", false),
+            ("git://example.com/a/b", false),
+        ] {
+            assert_eq!(git(text).unwrap().is_ssh(), ssh, "{text}");
+        }
         assert!(git("https://example.com/a.tar").is_none());
         assert!(git("./a@b/c:d").is_none());
         assert!(git("file").is_none());
