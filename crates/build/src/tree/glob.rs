@@ -1,11 +1,13 @@
 //! Wildcards in sources of `COPY`, `ADD` and `--mount`: Go's `filepath.Match`, one component at a time, and `**`.
 
+use std::collections::BTreeSet;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::fs::{FileType, OFlags};
 
-use super::{MAX_DEPTH, kind, list, open_in, show, stat_at};
+use super::{MAX_DEPTH, kind, list, open_at, open_in, show, split, stat_at};
 use crate::error::{Error, Result};
+use crate::solve::Cancelled;
 
 /// Whether a path has wildcards.
 pub(crate) fn has_wildcards(path: &str) -> bool {
@@ -100,75 +102,123 @@ fn class(pattern: &[u8], name: &[u8]) -> Option<(usize, bool)> {
     }
 }
 
-/// The paths below the root that a pattern names, sorted; links in directories are followed inside the root. What is
-/// not there is left out. `**` stands for any number of directories.
-pub(crate) fn expand(root: BorrowedFd<'_>, pattern: &[u8]) -> Result<Vec<Vec<u8>>> {
-    let parts: Vec<&[u8]> = pattern
+/// The paths below the root that a pattern names, sorted. Links are followed inside the root up to the first component
+/// with a wildcard and not behind it, as BuildKit does. What is not there is left out. `**` stands for any number of
+/// directories.
+///
+/// Every directory is listed once at most, whatever the pattern: the walk keeps the set of components that may come next.
+pub(crate) fn expand(root: BorrowedFd<'_>, pattern: &[u8], cancelled: &Cancelled) -> Result<Vec<Vec<u8>>> {
+    let mut parts: Vec<&[u8]> = pattern
         .split(|&byte| byte == b'/')
         .filter(|part| !part.is_empty() && *part != b".")
         .collect();
+    parts.dedup_by(|one, other| one == other && *one == b"**");
+    let plain = parts.iter().take_while(|part| !is_wild(part)).count();
     let mut found = Vec::new();
-    walk(root, b"", &parts, 0, &mut found)?;
+    if plain == parts.len() {
+        // Only the last may be a link that leads to nothing.
+        let whole = [b"/", &parts.join(&b'/')[..]].concat();
+        let (parent, name) = split(&whole);
+        let there = match open_in(root, parent, OFlags::PATH | OFlags::DIRECTORY) {
+            Ok(parent) => name.is_empty() || stat_at(parent.as_fd(), name).ok().flatten().is_some(),
+            Err(_) => false,
+        };
+        found.extend(there.then_some(whole));
+        return Ok(found);
+    }
+    let start: Vec<u8> = parts[..plain]
+        .iter()
+        .flat_map(|part| [b"/", *part].concat())
+        .collect();
+    let Ok(directory) = open_in(root, &start, OFlags::RDONLY | OFlags::DIRECTORY) else {
+        return Ok(found);
+    };
+    let mut walk = Walk {
+        parts: &parts[plain..],
+        cancelled,
+        found,
+    };
+    let mut first = BTreeSet::new();
+    walk.enter(0, &mut first);
+    if first.contains(&walk.parts.len()) {
+        walk.found.push(if start.is_empty() {
+            b"/".to_vec()
+        } else {
+            start.clone()
+        });
+    }
+    walk.directory(directory.as_fd(), &start, &first, 0)?;
+    let mut found = walk.found;
     found.sort();
-    found.dedup();
     Ok(found)
 }
 
-fn walk(
-    root: BorrowedFd<'_>,
-    at: &[u8],
-    parts: &[&[u8]],
-    depth: usize,
-    found: &mut Vec<Vec<u8>>,
-) -> Result<()> {
-    let Some((part, rest)) = parts.split_first() else {
-        found.push(if at.is_empty() { b"/".to_vec() } else { at.to_vec() });
-        return Ok(());
-    };
-    if depth > MAX_DEPTH {
-        return Err(Error::invalid(format!("{} is too deep", show(at))));
-    }
-    let join = |name: &[u8]| [at, b"/", name].concat();
-    let wild = part.iter().any(|byte| b"*?[\\".contains(byte));
-    if !wild {
-        // Only the last may be a link that leads to nothing.
-        let path = join(part);
-        let there = if rest.is_empty() {
-            match open_in(root, at, OFlags::PATH | OFlags::DIRECTORY) {
-                Ok(parent) => stat_at(parent.as_fd(), part).ok().flatten().is_some(),
-                Err(_) => false,
-            }
-        } else {
-            open_in(root, &path, OFlags::PATH | OFlags::DIRECTORY).is_ok()
-        };
-        return if there {
-            walk(root, &path, rest, depth + 1, found)
-        } else {
-            Ok(())
-        };
-    }
-    if *part == b"**" {
-        walk(root, at, rest, depth + 1, found)?;
-    }
-    let Ok(directory) = open_in(root, at, OFlags::RDONLY | OFlags::DIRECTORY) else {
-        return Ok(());
-    };
-    let names =
-        list(directory.as_fd()).map_err(|error| Error::io(format!("cannot list {}", show(at)), error))?;
-    for name in names {
-        if *part == b"**" {
-            let stat = stat_at(directory.as_fd(), &name).ok().flatten();
-            if stat.is_some_and(|stat| kind(&stat) == FileType::Directory) {
-                walk(root, &join(&name), parts, depth + 1, found)?;
-            }
-        } else if matches(part, &name)? {
-            let path = join(&name);
-            if rest.is_empty() || open_in(root, &path, OFlags::PATH | OFlags::DIRECTORY).is_ok() {
-                walk(root, &path, rest, depth + 1, found)?;
-            }
+fn is_wild(part: &[u8]) -> bool {
+    part.iter().any(|byte| b"*?[\\".contains(byte))
+}
+
+struct Walk<'a> {
+    parts: &'a [&'a [u8]],
+    cancelled: &'a Cancelled,
+    found: Vec<Vec<u8>>,
+}
+
+impl Walk<'_> {
+    /// Adds a component that may come next; after `**` also the one behind it, since it stands for none, too.
+    fn enter(&self, at: usize, next: &mut BTreeSet<usize>) {
+        next.insert(at);
+        if self.parts.get(at).is_some_and(|part| *part == b"**") {
+            next.insert(at + 1);
         }
     }
-    Ok(())
+
+    /// Looks at what is in a directory. `next`: the components that may come now.
+    fn directory(
+        &mut self,
+        directory: BorrowedFd<'_>,
+        path: &[u8],
+        next: &BTreeSet<usize>,
+        depth: usize,
+    ) -> Result<()> {
+        if depth > MAX_DEPTH {
+            return Err(Error::invalid(format!("{} is too deep", show(path))));
+        }
+        let names =
+            list(directory).map_err(|error| Error::io(format!("cannot list {}", show(path)), error))?;
+        for name in names {
+            self.cancelled.check()?;
+            let is_directory = stat_at(directory, &name)
+                .ok()
+                .flatten()
+                .is_some_and(|stat| kind(&stat) == FileType::Directory);
+            let mut behind = BTreeSet::new();
+            for &at in next {
+                match self.parts.get(at) {
+                    Some(part) if *part == b"**" => {
+                        if is_directory {
+                            self.enter(at, &mut behind);
+                        }
+                    }
+                    Some(part) if matches(part, &name)? => self.enter(at + 1, &mut behind),
+                    _ => {}
+                }
+            }
+            if behind.is_empty() {
+                continue;
+            }
+            let path = [path, b"/", &name].concat();
+            let more = behind.iter().any(|&at| at < self.parts.len());
+            if behind.contains(&self.parts.len()) {
+                self.found.push(path.clone());
+            }
+            if is_directory && more {
+                let child = open_at(directory, &name, OFlags::RDONLY | OFlags::DIRECTORY)
+                    .map_err(|error| Error::io(format!("cannot open {}", show(&path)), error))?;
+                self.directory(child.as_fd(), &path, &behind, depth + 1)?;
+            }
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -211,7 +261,7 @@ mod tests {
         }
         let root = super::super::open_root(directory.path()).unwrap();
         let find = |pattern: &str| -> Vec<String> {
-            let found = expand(root.as_fd(), pattern.as_bytes()).unwrap();
+            let found = expand(root.as_fd(), pattern.as_bytes(), &Cancelled::default()).unwrap();
             found
                 .into_iter()
                 .map(|path| String::from_utf8(path).unwrap())
@@ -226,6 +276,39 @@ mod tests {
         assert_eq!(find("a"), ["/a"]);
         assert_eq!(find("/"), ["/"]);
         assert!(find("nothing").is_empty());
+        assert!(find("nothing/*").is_empty());
+        assert_eq!(find("a/**"), ["/a", "/a/b"]);
+        assert_eq!(find("**/**/y.txt"), ["/a/b/y.txt"]);
+        assert_eq!(find("a/**/b/*"), ["/a/b/y.txt"]);
+        // Before the first wildcard a link leads on, behind it none does.
+        std::os::unix::fs::symlink("a", directory.path().join("link")).unwrap();
+        assert_eq!(find("link/*.txt"), ["/link/x.txt"]);
+        assert_eq!(find("l*/*.txt"), [""; 0]);
+        assert_eq!(find("l*"), ["/link"]);
+    }
+
+    /// A hundred directories below each other and a dozen `**`: as many ways through as atoms in a body.
+    #[test]
+    fn hostile_patterns_take_no_time() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut path = directory.path().to_owned();
+        for _ in 0..100 {
+            path.push("a");
+        }
+        std::fs::create_dir_all(&path).unwrap();
+        let root = super::super::open_root(directory.path()).unwrap();
+        let pattern = "**/a/".repeat(12) + "nothing";
+        let begun = std::time::Instant::now();
+        let cancelled = Cancelled::default();
+        assert!(
+            expand(root.as_fd(), pattern.as_bytes(), &cancelled)
+                .unwrap()
+                .is_empty()
+        );
+        assert!(begun.elapsed() < std::time::Duration::from_secs(5));
+        cancelled.cancel();
+        let error = expand(root.as_fd(), pattern.as_bytes(), &cancelled).unwrap_err();
+        assert_eq!(error.kind(), crate::ErrorKind::Cancelled);
     }
 
     proptest! {
