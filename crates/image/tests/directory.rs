@@ -461,3 +461,22 @@ fn the_same_directory_is_the_same_layer_whenever_it_is_made() {
     assert_eq!(layer(0), layer(1));
     assert_eq!(store.layers().unwrap().len(), 1);
 }
+
+#[test]
+fn what_nobody_wants_any_more_is_not_stored() {
+    let (root, store) = store();
+    let files = root.path().join("files");
+    std::fs::create_dir(&files).unwrap();
+    std::fs::write(files.join("file"), vec![7; 1 << 20]).unwrap();
+    let directory = LayerDirectory {
+        path: files,
+        take: true,
+    };
+    let options = DirectoryLayerOptions {
+        cancelled: Some(std::sync::Arc::new(true.into())),
+        ..DirectoryLayerOptions::default()
+    };
+    let stored = store.put_directory(directory, None, &options, &mut store.lease());
+    assert!(stored.is_err());
+    assert!(store.layers().unwrap().is_empty());
+}

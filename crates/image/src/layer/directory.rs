@@ -13,6 +13,8 @@ use std::fs;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
 
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, SeekFrom, Stat, Timespec, Timestamps, Uid};
@@ -51,6 +53,15 @@ pub struct DirectoryLayerOptions {
     pub clamp: Option<i64>,
     /// Bounds on the layer's archive.
     pub limits: Limits,
+    /// Set by whoever does not want the layer any more: the call soon fails then.
+    pub cancelled: Option<Arc<AtomicBool>>,
+}
+
+impl DirectoryLayerOptions {
+    fn is_cancelled(&self) -> bool {
+        let cancelled = self.cancelled.as_ref();
+        cancelled.is_some_and(|cancelled| cancelled.load(Ordering::Relaxed))
+    }
 }
 
 /// Files that are in the store already and will be a layer; dropped, they are gone.
@@ -319,12 +330,13 @@ impl Archiver<'_> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(parent, name, flags, Mode::empty())
             .map_err(|e| Error::io(format!("cannot open {}", show(path)), e))?;
+        let options = self.options;
         let stream = self.tar.payload();
         let sparse = stat.st_blocks.cast_unsigned() * 512 < size;
         let result = if sparse {
-            stream.pieces(&fd, size)
+            stream.pieces(&fd, size, options)
         } else {
-            stream.data(&fd, 0, size)
+            stream.data(&fd, 0, size, options)
         };
         result.map_err(|e| Error::io(format!("cannot read {}", show(path)), e))?;
         stream.split.payload(path, 0, size)?;
@@ -342,6 +354,7 @@ impl Archiver<'_> {
 
     fn header(&mut self, entry: &crate::tar::Entry) -> Result<()> {
         let limits = &self.options.limits;
+        self.check()?;
         self.stats.entries += 1;
         if self.stats.entries > limits.max_entries {
             return Err(Error::limit(format!(
@@ -362,6 +375,16 @@ impl Archiver<'_> {
         Ok(())
     }
 
+    fn check(&self) -> Result<()> {
+        if self.options.is_cancelled() {
+            return Err(Error::io(
+                "the layer is not stored",
+                io::Error::from_raw_os_error(Errno::CANCELED.raw_os_error()),
+            ));
+        }
+        Ok(())
+    }
+
     fn time(&self, stat: &Stat) -> Timestamp {
         let secs = self
             .options
@@ -373,7 +396,7 @@ impl Archiver<'_> {
 
 impl Stream {
     /// All of a file that has holes.
-    fn pieces(&mut self, fd: &OwnedFd, size: u64) -> Result<(), Errno> {
+    fn pieces(&mut self, fd: &OwnedFd, size: u64, options: &DirectoryLayerOptions) -> Result<(), Errno> {
         let mut at = 0;
         while at < size {
             let start = match rustix::fs::seek(fd, SeekFrom::Data(at)) {
@@ -381,19 +404,28 @@ impl Stream {
                 Err(Errno::NXIO) => size,
                 Err(e) => return Err(e),
             };
-            self.zeros(start - at);
+            self.zeros(start - at, options)?;
             at = start;
             if at < size {
                 let end = rustix::fs::seek(fd, SeekFrom::Hole(at))?.min(size);
-                self.data(fd, at, end)?;
+                self.data(fd, at, end, options)?;
                 at = end;
             }
         }
         Ok(())
     }
 
-    fn data(&mut self, fd: &OwnedFd, mut at: u64, end: u64) -> Result<(), Errno> {
+    fn data(
+        &mut self,
+        fd: &OwnedFd,
+        mut at: u64,
+        end: u64,
+        options: &DirectoryLayerOptions,
+    ) -> Result<(), Errno> {
         while at < end {
+            if options.is_cancelled() {
+                return Err(Errno::CANCELED);
+            }
             let space = self.chunks.space();
             let max = space.len().min(usize::try_from(end - at).unwrap_or(usize::MAX));
             match rustix::io::pread(fd, &mut space[..max], at) {
@@ -410,14 +442,18 @@ impl Stream {
         Ok(())
     }
 
-    fn zeros(&mut self, mut length: u64) {
+    fn zeros(&mut self, mut length: u64, options: &DirectoryLayerOptions) -> Result<(), Errno> {
         while length > 0 {
+            if options.is_cancelled() {
+                return Err(Errno::CANCELED);
+            }
             let space = self.chunks.space();
             let n = space.len().min(usize::try_from(length).unwrap_or(usize::MAX));
             space[..n].fill(0);
             self.chunks.advance(n);
             length -= n as u64;
         }
+        Ok(())
     }
 }
 
