@@ -89,6 +89,8 @@ pub struct ResolveRequest<'a> {
 pub struct Download<'a> {
     /// From where.
     pub url: &'a str,
+    /// The same as it may be shown: without credentials.
+    pub shown: &'a str,
     /// To where; the file is made.
     pub destination: &'a Path,
     /// Where progress goes.

@@ -1,22 +1,16 @@
-//! Files from elsewhere: URLs and Git repositories, for `ADD` and as build contexts.
-//!
-//! Git is the one program the builder executes on the host: its protocols and their corner cases are its own. It runs
-//! with nothing of this process's environment, without the system's and users' configuration, without hooks, prompts
-//! and credential helpers, and with the network protocols only (no `file`, no `ext`), so that a repository's contents
-//! are data to it.
+//! Files from elsewhere: URLs and Git repositories ([`super::git`]), for `ADD` and as build contexts. Credentials in
+//! addresses are used and never shown.
 
-use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use tokio::process::Command;
-
-use super::step::{Workspace, digest};
+use super::git::checkout;
+use super::step::Workspace;
 use super::vertex::Pending;
 use super::{Solve, as_vertex};
 use crate::blocking;
 use crate::builder::Builder;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::progress::Progress;
 use crate::tree::{self, copy, unpack};
 use crate::worker::Download;
@@ -33,9 +27,12 @@ pub(super) enum Address {
 /// A part of a repository.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct GitAddress {
-    remote: String,
-    reference: Option<String>,
-    directory: Option<String>,
+    /// Where it is.
+    pub remote: String,
+    /// A branch, a tag or a commit.
+    pub reference: Option<String>,
+    /// The part of it that is meant.
+    pub directory: Option<String>,
 }
 
 impl GitAddress {
@@ -87,7 +84,7 @@ impl GitAddress {
     }
 
     /// Whether git would execute ssh: for `ssh://…` and `user@host:path`.
-    fn is_ssh(&self) -> bool {
+    pub fn is_ssh(&self) -> bool {
         self.remote.starts_with("ssh://") || !self.remote.contains("://")
     }
 }
@@ -119,7 +116,7 @@ pub(super) struct Remote {
     pub name: Option<String>,
     /// What names the content.
     pub digest: String,
-    _workspace: Workspace,
+    pub _workspace: Arc<Workspace>,
 }
 
 impl Solve {
@@ -143,10 +140,11 @@ impl Solve {
 pub(super) async fn context(
     builder: &Arc<Builder>,
     text: &str,
+    keep_git: bool,
     progress: &Progress,
-) -> Result<(PathBuf, Workspace)> {
+) -> Result<(PathBuf, Arc<Workspace>)> {
     if let Some(git) = GitAddress::parse(text, true) {
-        let remote = checkout(builder, &git, None, false, progress).await?;
+        let remote = checkout(builder, &git, None, keep_git, progress).await?;
         return Ok((remote.path, remote._workspace));
     }
     let remote = download(builder, text, None, None, progress).await?;
@@ -182,22 +180,28 @@ async fn download(
         _ => "__unnamed__".to_owned(),
     };
     let root = builder.cache().temporary();
-    let workspace = blocking(move || Workspace::new(&root)).await?;
+    let workspace = Arc::new(blocking(move || Workspace::new(&root)).await?);
     let path = workspace.upper.clone();
     let file = path.join(&name);
-    let vertex = Pending::new(&format!("[internal] download {url}"));
+    let shown = redact(url);
+    let vertex = Pending::new(&format!("[internal] download {shown}"));
     let request = Download {
         url,
+        shown: &shown,
         destination: &file,
         progress,
         vertex: &vertex.digest,
     };
-    let downloaded = as_vertex(progress, &vertex, builder.worker().download(request)).await?;
+    let work = async {
+        let downloaded = builder.worker().download(request).await;
+        downloaded.map_err(|error| Error::new(error.kind(), hide(&error.to_string(), url)))
+    };
+    let downloaded = as_vertex(progress, &vertex, work).await?;
     if let Some(wanted) = checksum {
         let wanted: vessel_image::Digest = wanted.parse()?;
         if wanted != downloaded.digest {
             return Err(Error::invalid(format!(
-                "digest mismatch for {url}: --checksum says {wanted}, what came is {}",
+                "digest mismatch for {shown}: --checksum says {wanted}, what came is {}",
                 downloaded.digest
             )));
         }
@@ -221,189 +225,69 @@ async fn download(
     .await
 }
 
-/// A git command with a hardened environment.
-fn git(directory: &Path) -> Command {
-    let mut command = Command::new("git");
-    command
-        .env_clear()
-        .env(
-            "PATH",
-            "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-        )
-        .env("HOME", "/nonexistent")
-        .env("LC_ALL", "C")
-        .env("GIT_CONFIG_NOSYSTEM", "1")
-        .env("GIT_CONFIG_GLOBAL", "/dev/null")
-        .env("GIT_TERMINAL_PROMPT", "0")
-        .env("GIT_ASKPASS", "/bin/false")
-        .env("GIT_ALLOW_PROTOCOL", "https:http:git")
-        // Not even for submodules: ssh would show the keys of the daemon's own account.
-        .env("GIT_SSH_COMMAND", "/bin/false")
-        .env("GIT_DIR", directory.join(".git"))
-        .env("GIT_WORK_TREE", directory)
-        .current_dir(directory)
-        .args([
-            "-c",
-            "core.hooksPath=/dev/null",
-            "-c",
-            "core.fsmonitor=false",
-            "-c",
-            "credential.helper=",
-        ])
-        .args([
-            "-c",
-            "protocol.file.allow=never",
-            "-c",
-            "protocol.ext.allow=never",
-            "-c",
-            "advice.detachedHead=false",
-        ])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true);
-    command
+/// Text that somebody else wrote about an address, as it may be shown.
+pub(super) fn hide(text: &str, address: &str) -> String {
+    let host = address
+        .split_once("://")
+        .map_or("", |(_, rest)| rest.split('/').next().unwrap_or(rest));
+    match host.rsplit_once('@') {
+        Some((login, _)) if !login.is_empty() => redact(&text.replace(&format!("{login}@"), "xxxxx@")),
+        _ => redact(text),
+    }
 }
 
-async fn run(mut command: Command, what: &str) -> Result<String> {
-    let output = command.output().await.map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => Error::new(
-            ErrorKind::Unsupported,
-            "git is not installed on this host: it is needed for Git sources",
-        ),
-        _ => Error::io("cannot execute git", error),
-    })?;
-    if !output.status.success() {
-        let text = String::from_utf8_lossy(&output.stderr);
-        let last: String = text.trim().chars().rev().take(400).collect();
-        let last: String = last.chars().rev().collect();
-        return Err(Error::new(
-            ErrorKind::Remote,
-            format!("{what}: {}", last.replace('\n', "; ")),
-        ));
-    }
-    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
-}
-
-async fn checkout(
-    builder: &Arc<Builder>,
-    address: &GitAddress,
-    checksum: Option<&str>,
-    keep_git: bool,
-    progress: &Progress,
-) -> Result<Remote> {
-    if address.is_ssh() {
-        return Err(Error::new(
-            ErrorKind::Unsupported,
-            format!(
-                "{}: Git over ssh is not supported; use https, or clone it and give its directory",
-                address.remote
-            ),
-        ));
-    }
-    let reference = address.reference.clone().unwrap_or_else(|| "HEAD".to_owned());
-    if [&address.remote, &reference]
-        .iter()
-        .any(|text| text.starts_with('-') || text.contains(['\0', '\n']))
-    {
-        return Err(Error::invalid(format!("{} is no Git address", address.remote)));
-    }
-    let root = builder.cache().temporary();
-    let workspace = blocking(move || Workspace::new(&root)).await?;
-    let path = workspace.upper.clone();
-    let what = format!("{}#{reference}", address.remote);
-    let vertex = Pending::new(&format!("[internal] load git source {what}"));
-    let work = async {
-        let step = |arguments: &[&str]| {
-            let mut command = git(&path);
-            command.args(arguments);
-            command
-        };
-        run(step(&["init", "--quiet"]), "cannot make a repository").await?;
-        let fetch = |depth: &'static str| {
-            let mut command = git(&path);
-            command.args(["fetch", "--quiet", "--no-tags", "--no-recurse-submodules"]);
-            if !depth.is_empty() {
-                command.arg(depth);
-            }
-            command.args(["--", &address.remote, &reference]);
-            run(command, "cannot fetch from the repository")
-        };
-        // Servers that do not give single commits give all.
-        if let Err(error) = fetch("--depth=1").await {
-            fetch("").await.map_err(|_| error)?;
-        }
-        run(
-            step(&["checkout", "--quiet", "--force", "FETCH_HEAD"]),
-            "cannot check the files out",
-        )
-        .await?;
-        let modules = path.join(".gitmodules").symlink_metadata().is_ok();
-        if modules {
-            let update = [
-                "submodule",
-                "update",
-                "--quiet",
-                "--init",
-                "--recursive",
-                "--depth=1",
-            ];
-            run(step(&update), "cannot fetch submodules").await?;
-        }
-        run(step(&["rev-parse", "HEAD"]), "cannot tell the commit").await
-    };
-    let commit = as_vertex(progress, &vertex, work).await?;
-    if let Some(wanted) = checksum
-        && (wanted.len() < 7 || !commit.starts_with(wanted))
-    {
-        return Err(Error::invalid(format!(
-            "expected checksum to match {wanted}, got {commit}"
-        )));
-    }
-    let directory = address
-        .directory
-        .clone()
-        .map(|directory| tree::clean(directory.as_bytes()));
-    blocking(move || {
-        use std::os::unix::ffi::OsStrExt;
-        let mut path = path;
-        if let Some(directory) = &directory {
-            use std::os::fd::AsFd;
-            let root = tree::open_root(&path)?;
-            let missing = || {
-                Error::not_found(format!(
-                    "the repository has no directory {}",
-                    tree::show(directory)
-                ))
+/// An address as it may be shown: who logs in, and with what, is left out.
+pub(crate) fn redact(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find("://") {
+        let (before, after) = rest.split_at(at + 3);
+        out.push_str(before);
+        let end = after
+            .find(|c: char| c.is_whitespace() || c.is_control() || "/?#\"'<>`".contains(c))
+            .unwrap_or(after.len());
+        rest = after;
+        if let Some(at) = after[..end].rfind('@') {
+            let hidden = if after[..at].contains(':') {
+                "xxxxx:xxxxx"
+            } else {
+                "xxxxx"
             };
-            let place = tree::resolve(root.as_fd(), directory)?
-                .filter(tree::Place::is_dir)
-                .ok_or_else(missing)?;
-            drop(place);
-            // A checkout: without links on the way, its path leads there.
-            let inside = path.join(std::ffi::OsStr::from_bytes(
-                directory.strip_prefix(b"/").unwrap_or(directory),
-            ));
-            if !inside.canonicalize().is_ok_and(|real| real == inside) {
-                return Err(missing());
-            }
-            path = inside;
-        } else if !keep_git {
-            copy::remove(&path.join(".git"));
+            out.push_str(if at == 0 { "" } else { hidden });
+            rest = &after[at..];
         }
-        Ok(Remote {
-            digest: digest(format!("{commit} {directory:?} {keep_git}").as_bytes()),
-            path,
-            name: None,
-            _workspace: workspace,
-        })
-    })
-    .await
+    }
+    out + rest
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn credentials_are_not_shown() {
+        for (text, shown) in [
+            (
+                "ADD https://me:pass@host/x.git#r /d",
+                "ADD https://xxxxx:xxxxx@host/x.git#r /d",
+            ),
+            ("https://t0ken@host:80", "https://xxxxx@host:80"),
+            ("http://a:p@ss@host", "http://xxxxx:xxxxx@host"),
+            ("http://host/a@b ftp://u@h", "http://host/a@b ftp://xxxxx@h"),
+            ("git@host:path nothing", "git@host:path nothing"),
+            ("://", "://"),
+        ] {
+            assert_eq!(redact(text), shown);
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_redacted(text in "[a:/@é\\n#?]{0,40}") {
+            let shown = redact(&text);
+            proptest::prop_assert_eq!(redact(&shown), shown);
+        }
+    }
 
     #[test]
     fn addresses() {

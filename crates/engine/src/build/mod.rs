@@ -266,7 +266,7 @@ impl Worker for EngineWorker {
     async fn download(&self, request: Download<'_>) -> vessel_build::Result<Downloaded> {
         let engine = self.engine().map_err(to_build)?;
         let tell = |current, total| {
-            progress::downloading(request.progress, request.vertex, request.url, current, total)
+            progress::downloading(request.progress, request.vertex, request.shown, current, total)
         };
         let downloaded = engine
             .registries()
