@@ -20,6 +20,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const LISTENED: usize = 1024;
 /// Events that wait for a client that never asked. Output beyond them is lost.
 const UNHEARD: usize = 8192;
+/// Bytes of output that wait for a client, whether it listens or not.
+const WAITING: usize = 4 << 20;
 /// Builds at most.
 const MAX_JOBS: usize = 1024;
 
@@ -31,8 +33,25 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[derive(Debug, Default)]
 struct Told {
     events: VecDeque<Event>,
+    /// Bytes of output among them.
+    bytes: usize,
     listeners: usize,
     ended: bool,
+}
+
+impl Told {
+    fn push(&mut self, event: Event) {
+        self.bytes += size(&event);
+        self.events.push_back(event);
+    }
+}
+
+/// What an event holds of a process' output.
+fn size(event: &Event) -> usize {
+    match event {
+        Event::Log(log) => log.data.len(),
+        _ => 0,
+    }
 }
 
 /// One build.
@@ -108,15 +127,17 @@ impl Job {
             let room = self.room.notified();
             {
                 let mut told = lock(&self.told);
-                if told.listeners == 0 && told.events.len() >= UNHEARD {
+                let output = size(&event);
+                let fits = output == 0 || told.bytes == 0 || told.bytes + output <= WAITING;
+                if told.listeners == 0 && (told.events.len() >= UNHEARD || !fits) {
                     if matches!(event, Event::Log(_) | Event::Status(_)) {
                         return;
                     }
-                    told.events.push_back(event);
+                    told.push(event);
                     return;
                 }
-                if told.listeners == 0 || told.events.len() < LISTENED {
-                    told.events.push_back(event);
+                if told.listeners == 0 || (told.events.len() < LISTENED && fits) {
+                    told.push(event);
                     drop(told);
                     self.more.notify_waiters();
                     return;
@@ -158,6 +179,7 @@ impl Job {
                 let mut told = lock(&self.told);
                 if !told.events.is_empty() {
                     let events = told.events.drain(..).collect();
+                    told.bytes = 0;
                     drop(told);
                     self.room.notify_waiters();
                     return Some(events);
@@ -441,6 +463,14 @@ mod tests {
             running.job.tell(log("x")).await;
         }
         assert_eq!(lock(&running.job.told).events.len(), UNHEARD);
+        // By bytes, too: what a process writes comes in large pieces.
+        let running = jobs.begin("b").unwrap();
+        let piece = "x".repeat(32 << 10);
+        for _ in 0..1024 {
+            running.job.tell(log(&piece)).await;
+        }
+        let events = &lock(&running.job.told).events;
+        assert!(events.iter().map(size).sum::<usize>() <= WAITING && events.len() > 100);
     }
 
     #[tokio::test]
