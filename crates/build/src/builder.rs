@@ -201,6 +201,7 @@ impl Builder {
             platforms.push(self.worker.platform());
         }
         let several = platforms.len() > 1;
+        let made = Arc::default();
         let solve = |platform: &vessel_image::Platform| {
             Solve::new(Plan {
                 builder: Arc::clone(self),
@@ -212,6 +213,7 @@ impl Builder {
                 dockerfile: Arc::clone(&dockerfile),
                 platform: platform.clone(),
                 several,
+                made: Arc::clone(&made),
             })
         };
         let solves = platforms.iter().map(solve).collect::<Result<Vec<_>>>()?;

@@ -112,8 +112,8 @@ pub enum Source {
     /// A directory of the client, fetched through [`Session::sync`](crate::session::Session::sync) under this name
     /// (BuildKit's are `context` and `dockerfile`).
     Session(String),
-    /// A directory of this host: a tar of the client that the caller unpacked, or one the client may name because it is
-    /// root here. It must not change while the build runs, and belongs to the caller. `.dockerignore` is applied.
+    /// A directory of this host: a tar of the client that the caller unpacked for this build. It must not change while the
+    /// build runs, and belongs to the caller. `.dockerignore` is applied; nothing is remembered of it.
     Directory(PathBuf),
     /// A Git repository (`https://….git#ref:dir`, `git@host:…`) or an HTTP URL of an archive or a Dockerfile.
     Remote(String),

@@ -15,7 +15,7 @@ use crate::error::{Error, ErrorKind, Result};
 pub const MAX_SECRET: usize = 500 << 10;
 
 /// The client's side of a build. Methods may be called at the same time. When the future of a call is dropped, the call
-/// is abandoned: nothing of it may go on.
+/// is abandoned: what goes on for a moment on a thread of its own ends soon and holds [`SyncRequest::keep`].
 #[async_trait]
 pub trait Session: Send + Sync {
     /// Makes a directory on this host equal to the wanted part of a directory of the client.
@@ -69,6 +69,9 @@ pub struct SyncRequest {
     pub exclude: Vec<String>,
     /// Paths to send with what they link to; for BuildKit's `followpaths`.
     pub follow: Vec<String>,
+    /// What keeps the destination private. Whatever goes on writing after the future of the call was dropped holds a copy
+    /// until it has stopped: only then does another build get the directory.
+    pub keep: Option<std::sync::Arc<dyn std::any::Any + Send + Sync>>,
 }
 
 /// What a synchronization did.

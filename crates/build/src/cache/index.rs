@@ -155,6 +155,7 @@ mod tests {
 
     fn record(key: &str) -> Record {
         Record {
+            alias_of: None,
             key: key.to_owned(),
             chain: ChainId(Digest::sha256(key.as_bytes())),
             diff: DiffId(Digest::sha256(b"diff")),

@@ -43,6 +43,9 @@ pub(crate) struct Record {
     pub created: i64,
     pub used: i64,
     pub uses: u64,
+    /// Whose result this is under a further key; it counts nothing by itself and goes with that one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alias_of: Option<Key>,
 }
 
 struct Entry {
@@ -64,6 +67,15 @@ struct State {
     index: Index,
     /// Layers that running builds hold, by how many.
     busy: HashMap<ChainId, usize>,
+}
+
+impl State {
+    /// Takes a record out with its aliases, and tells the keys.
+    fn forget(&mut self, key: &str) -> Vec<Key> {
+        let is_it = |entry: &Entry| entry.record.key == key || entry.record.alias_of.as_deref() == Some(key);
+        let gone = self.records.extract_if(|_, entry| is_it(entry));
+        gone.map(|(key, _)| key).collect()
+    }
 }
 
 /// Layers a build uses: what has them is not pruned meanwhile.
@@ -159,9 +171,12 @@ impl Cache {
     pub fn get(&self, key: &str, lease: &mut Lease) -> Option<Record> {
         let mut state = self.state();
         let state = &mut *state;
+        // What an alias stands for is what counts as used.
+        let record = &state.records.get(key)?.record;
+        let key = &record.alias_of.clone().unwrap_or_else(|| record.key.clone());
         let entry = state.records.get_mut(key)?;
         if !lease.pin_layer(&entry.record.chain) {
-            state.records.remove(key);
+            state.forget(key);
             return None;
         }
         entry.record.used = time::now();
@@ -216,6 +231,7 @@ impl Cache {
         let mut out: Vec<CacheRecord> = state
             .records
             .values()
+            .filter(|entry| entry.record.alias_of.is_none())
             .map(|Entry { record, .. }| CacheRecord {
                 id: record.key.clone(),
                 kind: "regular",
@@ -282,10 +298,9 @@ impl Cache {
                 if state.busy.contains_key(&entry.record.chain) {
                     return Ok(false);
                 }
-                state.index.append(&Line::Removed {
-                    key: record.id.clone(),
-                })?;
-                state.records.remove(&record.id);
+                for key in state.forget(&record.id) {
+                    state.index.append(&Line::Removed { key })?;
+                }
                 Ok(true)
             }
         }
@@ -337,7 +352,7 @@ fn contexts(root: &Path) -> Vec<CacheRecord> {
             size: std::fs::read_to_string(path.join("size"))
                 .ok()
                 .and_then(|size| size.parse().ok())
-                .unwrap_or(0),
+                .unwrap_or_else(|| crate::tree::disk_usage(&path)),
             created: time(about.created()),
             last_used: time(lock.modified()),
             usage_count: 1,

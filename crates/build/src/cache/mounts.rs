@@ -144,7 +144,10 @@ impl Mounts {
                 let new = at.with_file_name(format!(".{}-{:x}", time::now(), std::process::id()));
                 std::fs::create_dir_all(&new)
                     .map_err(|error| Error::io(format!("cannot create {}", new.display()), error))?;
-                make(&new.join("data"))?;
+                if let Err(error) = make(&new.join("data")) {
+                    tree::copy::remove(&new);
+                    return Err(error);
+                }
                 write(
                     &new,
                     &About {

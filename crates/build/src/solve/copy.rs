@@ -80,10 +80,14 @@ impl std::convert::From<Add> for Copying {
 
 /// Something to copy.
 enum Item {
-    /// A path of a tree, expanded.
-    Path(Vec<u8>),
-    /// With the directories that lead to it from the pivot.
-    Parents { pivot: Vec<u8>, path: Vec<u8> },
+    /// A path of a tree, expanded, and where it leads.
+    Path { path: Vec<u8>, real: Vec<u8> },
+    /// With the directories that lead to it from the pivot; `real` is where that leads.
+    Parents {
+        pivot: Vec<u8>,
+        real: Vec<u8>,
+        path: Vec<u8>,
+    },
     /// What was fetched.
     Remote(Arc<Remote>),
     /// A here-document.
@@ -114,8 +118,10 @@ impl Solve {
         instruction: &Instruction,
         copying: Copying,
     ) -> Result<()> {
-        let place = Some((instruction.original.as_str(), &instruction.span));
-        let shown = uppercase_keyword(&instruction.original);
+        // Addresses of `ADD` may say who logs in, and with what.
+        let original = remote::redact(&instruction.original);
+        let place = Some((original.as_str(), &instruction.span));
+        let shown = uppercase_keyword(&original);
         let vertex = self.line_vertex(line, &shown, place);
         self.tell(vertex.started()).await;
         let history = history(&copying);
@@ -284,11 +290,8 @@ impl Solve {
                 Some(guard) => &mut **guard,
                 None => &mut none,
             };
-            let ignored = |path: &[u8]| {
-                let below = path.strip_prefix(b"/").unwrap_or(path);
-                let skip = from.ignored();
-                !below.is_empty() && skip.is_some_and(|skip| (skip.0)(below, false) == Skipped::All)
-            };
+            let skipped = from.ignored();
+            let ignored = |path: &[u8]| is_left_out(skipped.as_ref(), path);
             let mut items = Vec::new();
             let mut hasher = Sha256::new();
             for path in &paths {
@@ -303,31 +306,32 @@ impl Solve {
                     [&pivot[..], &pattern].concat()
                 };
                 let found = if glob::has_wildcards(path) {
-                    glob::expand(root.as_fd(), &whole)?
+                    glob::expand(root.as_fd(), &whole, &solve.plan.cancelled)?
                 } else {
                     vec![whole]
                 };
                 for found in found {
                     let shown = String::from_utf8_lossy(&found).into_owned();
-                    if ignored(&found)
-                        || tree::resolve(root.as_fd(), &found)?.is_none_or(|place| place.stat.is_none())
-                    {
+                    // An ignore file speaks of where things are, not of links that lead there.
+                    let real = tree::canonical(root.as_fd(), &found)?;
+                    let left_out = ignored(&found) || real.as_ref().is_some_and(|real| ignored(real));
+                    let Some(real) = real.filter(|_| !left_out) else {
                         if glob::has_wildcards(path) {
                             continue;
                         }
-                        let hint = if ignored(&found) {
+                        let hint = if left_out {
                             "; .dockerignore leaves it out"
                         } else {
                             ""
                         };
                         return Err(Error::not_found(format!("{shown}: not found{hint}")));
-                    }
+                    };
                     let name = match parents {
                         true => found.strip_prefix(&pivot[..]).unwrap_or(&found).to_vec(),
                         false => tree::split(&found).1.to_vec(),
                     };
                     let options = Options {
-                        skip: both(beneath(from.ignored(), &found), skip.clone()),
+                        skip: both(beneath(from.ignored(), &real), skip.clone()),
                         ..Options::default()
                     };
                     Digester {
@@ -340,10 +344,11 @@ impl Solve {
                     .path(root.as_fd(), &found, &name, &mut hasher)?;
                     items.push(match parents {
                         true => Item::Parents {
+                            real: tree::canonical(root.as_fd(), &pivot)?.unwrap_or_else(|| pivot.clone()),
                             pivot: pivot.clone(),
                             path: name,
                         },
-                        false => Item::Path(found),
+                        false => Item::Path { path: found, real },
                     });
                 }
             }
@@ -359,7 +364,7 @@ impl Solve {
 
 impl From {
     /// What of it is left out by an ignore file.
-    fn ignored(&self) -> Option<Skip> {
+    pub(super) fn ignored(&self) -> Option<Skip> {
         match self {
             Self::Files(files) => files.skip(),
             Self::State(_) => None,
@@ -367,8 +372,14 @@ impl From {
     }
 }
 
+/// Whether a rule leaves a path from the root out, with all that is below.
+pub(super) fn is_left_out(rule: Option<&Skip>, path: &[u8]) -> bool {
+    let below = path.strip_prefix(b"/").unwrap_or(path);
+    !below.is_empty() && rule.is_some_and(|rule| (rule.0)(below, false) == Skipped::All)
+}
+
 /// A rule for paths from the root, for what is below a directory, by paths from there.
-fn beneath(rule: Option<Skip>, directory: &[u8]) -> Option<Skip> {
+pub(super) fn beneath(rule: Option<Skip>, directory: &[u8]) -> Option<Skip> {
     let prefix = directory.strip_prefix(b"/").unwrap_or(directory).to_vec();
     let rule = rule?;
     if prefix.is_empty() {
@@ -495,12 +506,12 @@ impl Work {
         for item in &self.items {
             // What a client sends is root's, what a stage has keeps its owner.
             let own = match item {
-                Item::Path(_) | Item::Parents { .. } if !self.context => owner,
+                Item::Path { .. } | Item::Parents { .. } if !self.context => owner,
                 _ => owner.or(Some((0, 0))),
             };
             let ignored = match item {
-                Item::Path(path) => beneath(self.ignored.clone(), path),
-                Item::Parents { pivot, .. } => beneath(self.ignored.clone(), pivot),
+                Item::Path { real, .. } => beneath(self.ignored.clone(), real),
+                Item::Parents { real, .. } => beneath(self.ignored.clone(), real),
                 _ => None,
             };
             let options = Options {
@@ -511,14 +522,14 @@ impl Work {
             let making = options.making();
             let mut copier = Copier::new(root.as_fd(), options, cancelled);
             match (item, &source) {
-                (Item::Path(path), Some(source)) => {
+                (Item::Path { path, .. }, Some(source)) => {
                     if self.unpack.unwrap_or(true) && unpack::is_archive(source.as_fd(), path)? {
                         unpack::unpack(source.as_fd(), path, root.as_fd(), dest, &making, owner)?;
                     } else {
                         copier.copy(source.as_fd(), path, dest)?;
                     }
                 }
-                (Item::Parents { pivot, path }, Some(source)) => {
+                (Item::Parents { pivot, path, .. }, Some(source)) => {
                     copier.copy_with_parents(source.as_fd(), pivot, path, dest)?;
                 }
                 (Item::Remote(remote), _) => {
@@ -569,7 +580,7 @@ fn history(copying: &Copying) -> String {
         }
     }
     for path in &copying.paths {
-        text.push_str(&format!(" {path}"));
+        text.push_str(&format!(" {}", remote::redact(path)));
     }
     for file in &copying.files {
         text.push_str(&format!(" <<{}", file.name));

@@ -1,5 +1,6 @@
 //! `RUN`.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -83,10 +84,11 @@ impl Solve {
             request.vertex = digest;
             let mut mounts = mounts;
             mounts.sort_by(|one, other| one.order().cmp(other.order()));
-            let mut ready = Vec::new();
+            let (mut ready, mut locked) = (Vec::new(), HashMap::new());
             for asked in mounts {
                 let index = asked.index;
-                ready.extend(asked.take(&solve).await?.map(|ready| (index, ready)));
+                let taken = asked.take(&solve, &mut locked).await?;
+                ready.extend(taken.map(|ready| (index, ready)));
             }
             ready.sort_by_key(|(index, _)| *index);
             let mut keeps = Vec::new();
@@ -99,6 +101,7 @@ impl Solve {
                 request.mounts.extend(ready.mount);
                 keeps.push(ready.keep);
             }
+            drop(locked);
             let keeps = Arc::new(keeps);
             request.keep = Some(Arc::new((Arc::clone(&workspace), Arc::clone(&keeps))));
             let targets: Vec<String> = request.mounts.iter().map(|mount| mount.target.clone()).collect();

@@ -29,6 +29,9 @@ use crate::{blocking, tree};
 /// The largest Dockerfile or ignore file that is read.
 const MAX_TEXT: u64 = 16 << 20;
 
+/// The build argument by which a context from a repository keeps its `.git`.
+const KEEP_GIT: &str = "BUILDKIT_CONTEXT_KEEP_GIT_DIR";
+
 /// A tree of files.
 pub(crate) struct Files {
     path: PathBuf,
@@ -36,14 +39,67 @@ pub(crate) struct Files {
     memory: Mutex<Memory>,
     memory_path: Option<PathBuf>,
     /// Held while a build uses what was synchronized.
-    _lock: Option<File>,
+    _lock: Option<Arc<File>>,
     /// Removed with it.
     _temporary: Option<Workspace>,
+    /// Removed when nobody else needs it.
+    _fetched: Option<Arc<Workspace>>,
+    /// What this is a part of.
+    _whole: Option<Arc<Files>>,
+    /// A copy without what is left out, for mounts, which show all that is there.
+    visible: Mutex<Option<Workspace>>,
 }
 
 impl Files {
     pub fn open(&self) -> Result<OwnedFd> {
         tree::open_root(&self.path)
+    }
+
+    /// Files that nothing is known of yet.
+    fn at(path: PathBuf) -> Self {
+        Self {
+            path,
+            skip: None,
+            memory: Mutex::default(),
+            memory_path: None,
+            _lock: None,
+            _temporary: None,
+            _fetched: None,
+            _whole: None,
+            visible: Mutex::default(),
+        }
+    }
+
+    /// The same files, some of them left out.
+    fn without(self: &Arc<Self>, skip: Skip) -> Self {
+        Self {
+            skip: Some(skip),
+            _whole: Some(Arc::clone(self)),
+            ..Self::at(self.path.clone())
+        }
+    }
+
+    /// A root in which what is left out is not there: a copy below `temporary` if anything is, made when it is first
+    /// asked for.
+    pub fn open_visible(&self, temporary: &Path, cancelled: &Cancelled) -> Result<OwnedFd> {
+        let Some(skip) = &self.skip else {
+            return self.open();
+        };
+        let mut visible = self.visible.lock().unwrap_or_else(PoisonError::into_inner);
+        if visible.is_none() {
+            let workspace = Workspace::new(temporary)?;
+            let options = Options {
+                skip: Some(skip.clone()),
+                ..Options::default()
+            };
+            let into = tree::open_root(&workspace.upper)?;
+            Copier::new(into.as_fd(), options, cancelled).copy(self.open()?.as_fd(), b"/", b"/")?;
+            *visible = Some(workspace);
+        }
+        match &*visible {
+            Some(workspace) => tree::open_root(&workspace.upper),
+            None => self.open(),
+        }
     }
 
     /// What of it an ignore file leaves out.
@@ -98,6 +154,8 @@ pub(crate) struct Opened {
     progress: Progress,
     cancelled: Cancelled,
     files: Mutex<HashMap<Source, Arc<OnceCell<Arc<Files>>>>>,
+    /// The build context, without what its ignore file names.
+    context: OnceCell<Arc<Files>>,
     /// Patterns of the ignore file of the build context.
     ignored: OnceCell<Vec<String>>,
     /// What lies beside the Dockerfile.
@@ -119,6 +177,7 @@ impl Opened {
             progress: progress.clone(),
             cancelled: cancelled.clone(),
             files: Mutex::default(),
+            context: OnceCell::new(),
             ignored: OnceCell::new(),
             beside: OnceCell::new(),
         })
@@ -191,7 +250,6 @@ impl Opened {
 
     /// The build context, what the ignore file names left out.
     pub async fn context(&self) -> Result<Arc<Files>> {
-        let cell = self.cell(&self.request.context);
         let open = || async {
             let vertex = Pending::new("[internal] load build context");
             let work = async {
@@ -211,28 +269,21 @@ impl Opened {
                         }
                         let matcher = ignore::Matcher::new(patterns)
                             .map_err(|error| Error::invalid(format!(".dockerignore: {error}")))?;
-                        let mut ignoring = self.open_now(other).await?;
-                        ignoring.skip = Some(skipping(matcher));
-                        Ok(Arc::new(ignoring))
+                        Ok(Arc::new(files.without(skipping(matcher))))
                     }
                 }
             };
             as_vertex(&self.progress, &vertex, work).await
         };
-        cell.get_or_try_init(open).await.map(Arc::clone)
+        self.context.get_or_try_init(open).await.map(Arc::clone)
     }
 
-    fn cell(&self, source: &Source) -> Arc<OnceCell<Arc<Files>>> {
-        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(files.entry(source.clone()).or_default())
-    }
-
-    /// Another source, all of it.
+    /// All files of a source.
     async fn open(&self, source: &Source) -> Result<Arc<Files>> {
-        if *source == self.request.context {
-            return self.open_now(source).await.map(Arc::new);
-        }
-        let cell = self.cell(source);
+        let cell = {
+            let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(files.entry(source.clone()).or_default())
+        };
         let open = || async { self.open_now(source).await.map(Arc::new) };
         cell.get_or_try_init(open).await.map(Arc::clone)
     }
@@ -242,44 +293,23 @@ impl Opened {
             Source::Empty => {
                 let root = self.builder.cache().temporary();
                 let workspace = blocking(move || Workspace::new(&root)).await?;
+                let path = workspace.upper.clone();
                 Ok(Files {
-                    path: workspace.upper.clone(),
-                    skip: None,
-                    memory: Mutex::default(),
-                    memory_path: None,
-                    _lock: None,
                     _temporary: Some(workspace),
+                    ..Files::at(path)
                 })
             }
             Source::Session(name) => self.synchronize(name, Vec::new(), Vec::new(), None).await,
-            Source::Directory(path) => {
-                let root = self.builder.cache().contexts();
-                let id = digest(path.as_os_str().as_encoded_bytes());
-                let path = path.clone();
-                blocking(move || {
-                    let (home, lock) = home(&root, &id[..32], &path.display().to_string())?;
-                    let memory_path = home.join("digests");
-                    Ok(Files {
-                        path,
-                        skip: None,
-                        memory: Mutex::new(Memory::read(&memory_path)),
-                        memory_path: Some(memory_path),
-                        _lock: Some(lock),
-                        _temporary: None,
-                    })
-                })
-                .await
-            }
+            Source::Directory(path) => Ok(Files::at(path.clone())),
             Source::Remote(address) => {
+                let keep_git = self.request.args.get(KEEP_GIT).is_some_and(|value| {
+                    matches!(value.as_deref(), Some("1" | "t" | "T" | "true" | "TRUE" | "True"))
+                });
                 let (path, temporary) =
-                    super::remote::context(&self.builder, address, &self.progress).await?;
+                    super::remote::context(&self.builder, address, keep_git, &self.progress).await?;
                 Ok(Files {
-                    path,
-                    skip: None,
-                    memory: Mutex::default(),
-                    memory_path: None,
-                    _lock: None,
-                    _temporary: Some(temporary),
+                    _fetched: Some(temporary),
+                    ..Files::at(path)
                 })
             }
         }
@@ -308,7 +338,17 @@ impl Opened {
             follow: Vec::new(),
             include,
             exclude,
+            keep: Some(Arc::clone(&lock) as _),
         };
+        // A transfer that breaks off leaves files whose size nobody knows.
+        let size_path = home.join("size");
+        let of = size_path.clone();
+        let before = blocking(move || {
+            let before = std::fs::read(&of).ok();
+            let _unknown = std::fs::remove_file(&of);
+            Ok(before)
+        })
+        .await?;
         let started = SystemTime::now();
         let synced = self.session.sync(request).await?;
         if let Some((vertex, what)) = told {
@@ -333,21 +373,24 @@ impl Opened {
         );
         let memory_path = home.join("digests");
         let of = memory_path.clone();
-        let (memory, home) = (blocking(move || Ok(Memory::read(&of))).await?, home);
-        if synced.bytes > 0 {
-            let of = path.clone();
-            let size = blocking(move || Ok(tree::disk_usage(&of))).await?;
-            if let Err(error) = std::fs::write(home.join("size"), size.to_string()) {
+        let memory = blocking(move || Ok(Memory::read(&of))).await?;
+        let of = path.clone();
+        blocking(move || {
+            let size = match before {
+                Some(size) if synced.bytes == 0 => size,
+                _ => tree::disk_usage(&of).to_string().into_bytes(),
+            };
+            if let Err(error) = std::fs::write(size_path, size) {
                 tracing::warn!("cannot write the size of a context: {error}");
             }
-        }
+            Ok(())
+        })
+        .await?;
         Ok(Files {
-            path,
-            skip: None,
             memory: Mutex::new(memory),
             memory_path: Some(memory_path),
             _lock: Some(lock),
-            _temporary: None,
+            ..Files::at(path)
         })
     }
 }
@@ -356,7 +399,7 @@ impl Opened {
 type Told<'a> = Option<(&'a Pending, &'a str)>;
 
 /// A directory for what is kept of a source, that nobody else uses now.
-fn home(root: &Path, id: &str, about: &str) -> Result<(PathBuf, File)> {
+fn home(root: &Path, id: &str, about: &str) -> Result<(PathBuf, Arc<File>)> {
     for number in 0.. {
         let home = root.join(if number == 0 {
             id.to_owned()
@@ -384,7 +427,7 @@ fn home(root: &Path, id: &str, about: &str) -> Result<(PathBuf, File)> {
         if !home.join("name").exists() {
             std::fs::write(home.join("name"), about).map_err(fail)?;
         }
-        return Ok((home, lock));
+        return Ok((home, Arc::new(lock)));
     }
     Err(Error::invalid("all directories for contexts are in use"))
 }

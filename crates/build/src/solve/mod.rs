@@ -7,15 +7,16 @@ mod copy;
 mod dispatch;
 mod exec;
 mod files;
+mod git;
 mod mounts;
 pub(crate) mod output;
-mod remote;
+pub(crate) mod remote;
 mod state;
 mod step;
 mod stubs;
 mod vertex;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -24,6 +25,7 @@ use tokio::sync::OnceCell;
 use vessel_image::{Digest, Platform};
 
 use crate::builder::Builder;
+use crate::cache::Key;
 use crate::dockerfile::{
     Base, Command, Diagnostic, Dockerfile, Globals, Graph, Instruction, PLATFORM_ARGS, Span, parse_trigger,
 };
@@ -48,6 +50,11 @@ impl Cancelled {
             return Err(Error::new(ErrorKind::Cancelled, "the build was cancelled"));
         }
         Ok(())
+    }
+
+    /// What is set when it was, for code that looks for itself.
+    pub fn flag(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.0)
     }
 
     pub fn cancel(&self) {
@@ -75,6 +82,8 @@ pub(crate) struct Plan {
     pub platform: Platform,
     /// Whether it is one of several, so that names of vertices say which.
     pub several: bool,
+    /// The steps this build has made, for all its platforms.
+    pub made: Arc<Mutex<HashSet<Key>>>,
 }
 
 /// Images that are wanted, by name and platform.

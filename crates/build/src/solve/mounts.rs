@@ -3,6 +3,7 @@
 //! What a mount is counts for the key of its step, by content where it shows files of a context, by the chain ID where it
 //! shows layers, and by its name alone for caches, secrets and agents. It is made ready only when the process runs.
 
+use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use std::sync::Arc;
 use rustix::fs::OFlags;
 use sha2::{Digest as _, Sha256};
 
+use super::copy::{beneath, is_left_out};
 use super::dispatch::absolute;
 use super::state::State;
 use super::step::hex;
@@ -35,7 +37,7 @@ pub(super) struct Ready {
 /// What a mount needs while the process runs.
 #[derive(Default)]
 pub(super) struct Keep {
-    pub cache: Option<Held>,
+    pub cache: Option<Arc<Held>>,
     _files: Option<Arc<Files>>,
     _state: Option<Arc<State>>,
 }
@@ -71,12 +73,16 @@ impl Solve {
                     Some(_) => Some(self.mounted(mount).await?),
                     None => None,
                 };
-                let key = format!("cache {id}");
+                let source = mount.source.clone().unwrap_or_else(|| "/".to_owned());
+                let key = match &from {
+                    Some(from) => format!("cache {id} {}", from.key(self, &source).await?),
+                    None => format!("cache {id}"),
+                };
                 let what = What::Cache {
                     id,
                     sharing: mount.sharing.unwrap_or(Sharing::Shared),
                     from,
-                    source: mount.source.clone().unwrap_or_else(|| "/".to_owned()),
+                    source,
                     mode: mount.mode.unwrap_or(0o755),
                     owner: (mount.uid.unwrap_or(0), mount.gid.unwrap_or(0)),
                 };
@@ -181,6 +187,16 @@ impl From {
         }
     }
 
+    /// An open root in which what an ignore file leaves out is not there.
+    fn open_visible(&self, solve: &Solve) -> Result<OwnedFd> {
+        match self {
+            Self::State(_) => self.open(solve),
+            Self::Files(files) => {
+                files.open_visible(&solve.plan.builder.cache().temporary(), &solve.plan.cancelled)
+            }
+        }
+    }
+
     /// What of it counts for the key of a step that sees a path of it.
     async fn key(&self, solve: &Arc<Solve>, path: &str) -> Result<String> {
         match self {
@@ -190,8 +206,12 @@ impl From {
                     (Arc::clone(files), path.to_owned(), solve.plan.cancelled.clone());
                 blocking(move || {
                     let root = files.open()?;
+                    let real = tree::canonical(root.as_fd(), path.as_bytes())?;
+                    let real = real
+                        .filter(|real| !is_left_out(files.skip().as_ref(), real))
+                        .ok_or_else(|| Error::not_found(format!("{path}: not found")))?;
                     let options = Options {
-                        skip: files.skip(),
+                        skip: beneath(files.skip(), &real),
                         ..Options::default()
                     };
                     let mut memory = files.memory();
@@ -204,6 +224,8 @@ impl From {
                         read: 0,
                     }
                     .path(root.as_fd(), path.as_bytes(), b"", &mut hasher)?;
+                    drop(memory);
+                    files.keep_memory();
                     Ok(hex(&hasher.finalize()))
                 })
                 .await
@@ -287,7 +309,13 @@ impl Asked {
     }
 
     /// Makes the mount ready, when the process is about to run. None: it is not there and need not be.
-    pub async fn take(self, solve: &Arc<Solve>) -> Result<Option<Ready>> {
+    /// `locked`: the directories that mounts of the same step have to themselves. A second mount of such a one is the
+    /// same directory again, since waiting for it would last for ever.
+    pub async fn take(
+        self,
+        solve: &Arc<Solve>,
+        locked: &mut HashMap<String, Arc<Held>>,
+    ) -> Result<Option<Ready>> {
         let (target, read_only) = (self.target, self.read_only);
         let mount = |source| {
             let target = target.clone();
@@ -316,7 +344,7 @@ impl Asked {
                 let keep = from.keep();
                 let shared = Arc::clone(solve);
                 let open = blocking(move || {
-                    let root = from.open(&shared)?;
+                    let root = from.open_visible(&shared)?;
                     let inside = tree::open_in(root.as_fd(), source.as_bytes(), OFlags::PATH)
                         .map_err(|error| Error::io(format!("cannot mount {source}"), error))?;
                     Ok(MountSource::Inside { root, inside })
@@ -338,7 +366,13 @@ impl Asked {
             } => {
                 let shared = Arc::clone(solve);
                 let fill = move |path: &Path| fill_cache(&shared, path, from.as_ref(), &source, mode, owner);
-                let held = solve.plan.builder.cache().mounts.take(&id, sharing, fill).await?;
+                let held = match locked.get(&id) {
+                    Some(held) if sharing == Sharing::Locked => Arc::clone(held),
+                    _ => Arc::new(solve.plan.builder.cache().mounts.take(&id, sharing, fill).await?),
+                };
+                if sharing == Sharing::Locked {
+                    locked.insert(id, Arc::clone(&held));
+                }
                 let mount = mount(MountSource::Path(held.data.clone()));
                 let keep = Keep {
                     cache: Some(held),
@@ -444,8 +478,13 @@ fn fill_cache(
     std::fs::create_dir(path).map_err(fail)?;
     if let Some(from) = from {
         let root = from.open(solve)?;
+        let real = tree::canonical(root.as_fd(), source.as_bytes())?;
+        let ignored = real.and_then(|real| beneath(from.ignored(), &real));
         let into = tree::open_root(path)?;
-        let options = Options::default();
+        let options = Options {
+            skip: ignored,
+            ..Options::default()
+        };
         tree::copy::Copier::new(into.as_fd(), options, &solve.plan.cancelled).copy(
             root.as_fd(),
             source.as_bytes(),

@@ -1,8 +1,9 @@
 //! A step that makes a layer: from the cache, or made.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, MutexGuard, PoisonError};
 
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
@@ -146,7 +147,7 @@ impl Solve {
         let workspace = make(Workspace::new(&temporary)?).await?;
         let store = builder.worker().store().clone();
         let parent = state.top().cloned();
-        let clamp = self.epoch;
+        let (clamp, cancelled) = (self.epoch, self.plan.cancelled.flag());
         let (info, lease) = blocking(move || {
             let mut lease = store.lease();
             let directory = LayerDirectory {
@@ -156,15 +157,18 @@ impl Solve {
             let options = DirectoryLayerOptions {
                 clamp,
                 limits: Limits::default(),
+                cancelled: Some(cancelled),
             };
             let info = store.put_directory(directory, parent.as_ref(), &options, &mut lease)?;
             Ok((info, lease))
         })
         .await?;
+        self.made().insert(cached.key.clone());
         let now = time::now();
-        for key in cached.aliases.iter().chain([&cached.key]) {
+        for key in [&cached.key].into_iter().chain(&cached.aliases) {
             builder.cache().put(Record {
                 key: key.clone(),
+                alias_of: (*key != cached.key).then(|| cached.key.clone()),
                 chain: info.chain_id.clone(),
                 diff: info.diff_id.clone(),
                 description: cached.description.clone(),
@@ -183,8 +187,13 @@ impl Solve {
         })
     }
 
+    fn made(&self) -> MutexGuard<'_, HashSet<Key>> {
+        self.plan.made.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     async fn find(&self, state: &State, cached: &Cached) -> Result<Option<Made>> {
-        if cached.ignore {
+        // Stages that begin alike share their steps, also when nothing of earlier builds may be used.
+        if cached.ignore && !self.made().contains(&cached.key) {
             return Ok(None);
         }
         let builder = &self.plan.builder;

@@ -294,6 +294,10 @@ impl<'a> Copier<'a> {
             .filter(|part| !part.is_empty())
             .collect();
         let mut below = Vec::new();
+        if parts.is_empty() {
+            // The pivot itself: all that is in it.
+            return self.contents(from.as_fd(), &into, &mut below, 0);
+        }
         for (at, part) in parts.iter().enumerate() {
             if !below.is_empty() {
                 below.push(b'/');

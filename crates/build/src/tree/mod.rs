@@ -10,7 +10,7 @@ pub(crate) mod glob;
 pub(crate) mod unpack;
 
 use std::ffi::CString;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps};
@@ -153,6 +153,23 @@ pub(crate) fn resolve(root: BorrowedFd<'_>, path: &[u8]) -> Result<Option<Place>
         "{} leads through too many links",
         show(&path)
     )))
+}
+
+/// A path from the root without links: where `path` leads. None: nothing is there.
+pub(crate) fn canonical(root: BorrowedFd<'_>, path: &[u8]) -> Result<Option<Vec<u8>>> {
+    let Some(place) = resolve(root, path)?.filter(|place| place.stat.is_some()) else {
+        return Ok(None);
+    };
+    let of = |fd: BorrowedFd<'_>| {
+        let link = format!("/proc/self/fd/{}", fd.as_raw_fd());
+        rustix::fs::readlink(link, Vec::new())
+            .map(CString::into_bytes)
+            .map_err(|error| Error::io(format!("cannot tell where {} leads", show(path)), error))
+    };
+    let (above, parent) = (of(root)?, of(place.parent.as_fd())?);
+    let above: &[u8] = if above == b"/" { b"" } else { &above };
+    let below = parent.strip_prefix(above).unwrap_or(&parent);
+    Ok(Some(clean(&[below, b"/", &place.name].concat())))
 }
 
 /// How directories that are missing are made.
@@ -383,6 +400,11 @@ mod tests {
         assert_eq!(place.name, b"file");
         assert!(place.stat.is_none());
         assert!(resolve(fd, b"/").unwrap().unwrap().is_dir());
+        let canonical = |path: &[u8]| canonical(fd, path).unwrap();
+        assert_eq!(canonical(b"/abs/b").as_deref(), Some(&b"/a/b"[..]));
+        assert_eq!(canonical(b"/a/up/a/../a").as_deref(), Some(&b"/a"[..]));
+        assert_eq!(canonical(b"/").as_deref(), Some(&b"/"[..]));
+        assert_eq!(canonical(b"/abs/file"), None);
     }
 
     #[test]

@@ -161,6 +161,29 @@ async fn forward(mut from: Streaming<Packet>, to: mpsc::Sender<Packet>) -> std::
     Ok(())
 }
 
+/// Makes a directory what the client's is, on a thread of its own. When nobody waits for it any more it ends at the next
+/// packet, for which the end of `packets` does; `keep` is held until nothing is written any more.
+fn receive(
+    root: OwnedFd,
+    keep: Option<Arc<dyn std::any::Any + Send + Sync>>,
+    mut packets: mpsc::Receiver<Packet>,
+    out: mpsc::UnboundedSender<Packet>,
+) -> io::Result<oneshot::Receiver<vessel_filesync::Result<vessel_filesync::Received>>> {
+    on_thread("vessel-sync", move || {
+        let options = ReceiveOptions {
+            mirror: true,
+            owner: None,
+        };
+        let result = vessel_filesync::receive(root.as_fd(), options, &mut packets, &out, &mut |_| {});
+        if let Err(error) = &result {
+            // The client may be gone.
+            let _ = out.send(vessel_filesync::failure(error));
+        }
+        drop(keep);
+        result
+    })
+}
+
 #[async_trait::async_trait]
 impl Session for ClientSession {
     async fn sync(&self, request: SyncRequest) -> Result<Synced> {
@@ -170,7 +193,7 @@ impl Session for ClientSession {
             .map_err(system(format!("cannot open {}", request.destination.display())))?
             .into();
         let (out, requests) = mpsc::unbounded_channel();
-        let (sender, mut packets) = mpsc::channel(PACKETS);
+        let (sender, packets) = mpsc::channel(PACKETS);
         let mut call = Request::new(outgoing(requests));
         let metadata = call.metadata_mut();
         put(metadata, "dir-name", std::slice::from_ref(&request.name));
@@ -184,19 +207,7 @@ impl Session for ClientSession {
             .await
             .map_err(remote(what.clone()))?
             .into_inner();
-        let work = on_thread("vessel-sync", move || {
-            let options = ReceiveOptions {
-                mirror: true,
-                owner: None,
-            };
-            let result = vessel_filesync::receive(root.as_fd(), options, &mut packets, &out, &mut |_| {});
-            if let Err(error) = &result {
-                // The client may be gone.
-                let _ = out.send(vessel_filesync::failure(error));
-            }
-            result
-        })
-        .map_err(system("cannot start a thread"))?;
+        let work = receive(root, request.keep, packets, out).map_err(system("cannot start a thread"))?;
         let (connection, done) = tokio::join!(forward(answer, sender), work);
         let received = match done.map_err(|_| aborted("the transfer of files"))? {
             Ok(received) => received,
@@ -443,5 +454,33 @@ impl AsyncWrite for Archive {
         ready!(Pin::new(&mut this.pipe).poll_shutdown(cx))?;
         let done = ready!(Pin::new(&mut this.task).poll(cx)).map_err(io::Error::other)?;
         Poll::Ready(done.map_err(|status| io::Error::other(status.message().to_owned())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[tokio::test]
+    async fn a_transfer_given_up_keeps_its_directory_until_it_has_stopped() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = OwnedFd::from(std::fs::File::open(directory.path()).unwrap());
+        let keep = Arc::new(());
+        let (out, _requests) = mpsc::unbounded_channel();
+        let (sender, packets) = mpsc::channel(PACKETS);
+        let work = receive(root, Some(Arc::clone(&keep) as _), packets, out).unwrap();
+        // The build is cancelled, the thread has not heard of it.
+        drop(work);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert_eq!(Arc::strong_count(&keep), 2);
+        drop(sender);
+        for _ in 0..500 {
+            if Arc::strong_count(&keep) == 1 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("the thread goes on without anybody to hear from");
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use vessel_build::session::NoSession;
 
 use crate::world::{World, build};
-use crate::{copies, mounts};
+use crate::{copies, faults, mounts, remotes};
 
 pub const ALL: &[(&str, fn())] = &[
     ("thin_path", thin_path),
@@ -21,6 +21,26 @@ pub const ALL: &[(&str, fn())] = &[
     ("configurations", copies::configurations),
     ("reproducible_with_an_epoch", copies::reproducible_with_an_epoch),
     ("outputs_and_contexts", copies::outputs_and_contexts),
+    (
+        "transfers_that_go_on_keep_their_context",
+        faults::transfers_that_go_on_keep_their_context,
+    ),
+    (
+        "binds_show_what_ignore_files_leave",
+        faults::binds_show_what_ignore_files_leave,
+    ),
+    ("one_lock_twice_in_a_step", faults::one_lock_twice_in_a_step),
+    (
+        "stages_that_begin_alike_share_their_steps",
+        faults::stages_that_begin_alike_share_their_steps,
+    ),
+    ("records_count_a_layer_once", faults::records_count_a_layer_once),
+    (
+        "copies_of_everything_and_of_names",
+        faults::copies_of_everything_and_of_names,
+    ),
+    ("urls", remotes::urls),
+    ("repositories", remotes::repositories),
 ];
 
 fn thin_path() {

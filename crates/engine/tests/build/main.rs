@@ -3,7 +3,9 @@
 
 mod cases;
 mod copies;
+mod faults;
 mod mounts;
+mod remotes;
 mod world;
 
 use std::process::ExitCode;
