@@ -15,6 +15,9 @@ use crate::{Error, ErrorKind, Result};
 /// How long the removal waits for processes that are on their way out.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long they have before they are killed, where nothing may be left.
+pub(super) const GRACE: Duration = Duration::from_millis(100);
+
 /// Nested cgroups deeper than this are not ours to follow.
 pub(super) const MAX_DEPTH: usize = 64;
 
@@ -189,7 +192,7 @@ fn delegate(hierarchy: &Hierarchy, path: &CgroupPath) -> Option<String> {
 
 /// Removes a directory and the cgroups nested in it; one system call when there are none. Waits until `end` for processes
 /// that are on their way out.
-pub(super) fn remove(path: &Path, end: Instant) -> Result<()> {
+pub(super) fn remove(path: &Path, end: Instant, kill: Option<Instant>) -> Result<()> {
     let mut pause = Duration::from_micros(100);
     loop {
         match rustix::fs::unlinkat(CWD, path, AtFlags::REMOVEDIR) {
@@ -200,6 +203,13 @@ pub(super) fn remove(path: &Path, end: Instant) -> Result<()> {
         if let Ok(dir) = Dir::open(path.to_owned()) {
             if remove_nested(&dir, MAX_DEPTH) {
                 continue;
+            }
+            if kill.is_some_and(|at| Instant::now() >= at) {
+                let mut left = Vec::new();
+                let _ = dir.processes_recursive(MAX_DEPTH, &mut left);
+                for pid in left {
+                    let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+                }
             }
             if Instant::now() >= end {
                 let mut left = Vec::new();

@@ -481,10 +481,23 @@ impl Cgroup {
     /// # Errors
     /// `Conflict` when processes are left; the hierarchies without any are done with nevertheless.
     pub fn destroy(self) -> Result<()> {
+        self.remove(None)
+    }
+
+    /// As [`Self::destroy`], for a container that is over: what has not left after a tenth of a second is killed, since
+    /// nothing may be in there any more.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn clear(self) -> Result<()> {
+        self.remove(Some(Instant::now() + make::GRACE))
+    }
+
+    fn remove(self, kill: Option<Instant>) -> Result<()> {
         let mut result = Ok(());
         let end = Instant::now() + make::PATIENCE;
         for member in self.members {
-            let removed = make::remove(member.dir.path(), end);
+            let removed = make::remove(member.dir.path(), end, kill);
             if result.is_ok() {
                 result = removed;
             }

@@ -677,7 +677,7 @@ impl Server {
             }
         }
         if let Some(cgroup) = self.cgroup.take() {
-            let _ = cgroup.destroy();
+            let _ = cgroup.clear();
         }
         if let Some(configured) = &self.config.spec.hooks {
             let state = hook_state(&self.config.id, "stopped", 0);

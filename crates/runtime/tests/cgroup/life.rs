@@ -55,6 +55,19 @@ fn destroying_what_is_alive_names_the_processes() {
 }
 
 #[test]
+fn what_is_left_of_a_container_that_is_over_is_killed() {
+    let scratch = Scratch::new("over", "{}");
+    let _actor = Actor::within(&scratch, "sleep");
+    let begun = std::time::Instant::now();
+    Cgroup::open(&HIERARCHIES, &scratch.path)
+        .unwrap()
+        .clear()
+        .unwrap();
+    assert!(begun.elapsed() < std::time::Duration::from_secs(3));
+    assert!(Cgroup::open(&HIERARCHIES, &scratch.path).is_err());
+}
+
+#[test]
 fn a_failed_creation_leaves_nothing() {
     let path = CgroupPath::parse(&format!("/vessel-test-failed-{}", std::process::id())).unwrap();
     for (text, needle) in [
