@@ -39,7 +39,7 @@ pub fn dockerfile(data: &[u8]) {
         target: None,
         ignore: ignore.as_ref(),
         is_context: &|name| name == "context",
-        base: &|name| (name.len() % 2 == 0).then(BaseImage::default),
+        base: &|name, _| (name.len() % 2 == 0).then(BaseImage::default),
     });
     for diagnostic in report.warnings.iter().chain(&report.error) {
         assert!(!diagnostic.render(false).is_empty());

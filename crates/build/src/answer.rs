@@ -8,9 +8,10 @@ use serde_json::{Value, json};
 
 use crate::check::{Options, check_bytes};
 use crate::dockerfile::{Dockerfile, Globals, Span};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::ignore::Matcher;
 use crate::request::{Answer, BuildRequest};
+use crate::solve::lint::Bases;
 use crate::solve::{build_args, from_diagnostic};
 
 /// The findings of the checks.
@@ -20,6 +21,7 @@ pub(crate) fn check(
     text: &[u8],
     platform_args: &[(String, String)],
     ignore: Option<&Matcher>,
+    bases: &Bases,
 ) -> Answer {
     let args = build_args(request);
     let options = Options {
@@ -28,8 +30,7 @@ pub(crate) fn check(
         target: request.target.as_deref(),
         ignore,
         is_context: &|name| request.contexts.contains_key(name),
-        // Nothing is pulled to look at a Dockerfile.
-        base: &|_| None,
+        base: &|name, platform| bases.get(name, platform),
     };
     let report = check_bytes(text, name, &options);
     let mut shown = String::new();
@@ -130,17 +131,10 @@ pub(crate) fn targets(
     })
 }
 
-fn location(span: &Span) -> Value {
+/// A place, as BuildKit's documents have it.
+pub(crate) fn location(span: &Span) -> Value {
     json!({"ranges": [{
         "start": {"line": span.first, "character": 0},
         "end": {"line": span.last, "character": 0},
     }]})
-}
-
-/// What is said to other questions.
-pub(crate) fn unknown(what: &str) -> Error {
-    Error::new(
-        ErrorKind::Unsupported,
-        format!("{what} of a Dockerfile is not answered by this builder: check and targets are"),
-    )
 }

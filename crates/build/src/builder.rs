@@ -12,9 +12,11 @@ use crate::blocking;
 use crate::cache::Cache;
 use crate::dockerfile::Dockerfile;
 use crate::error::{Error, ErrorKind, Result};
+use crate::outline::outline;
 use crate::progress::Progress;
 use crate::request::{BuildRequest, BuildResult, Goal};
 use crate::session::Session;
+use crate::solve::lint::Bases;
 use crate::solve::output::{Exporter, Finished};
 use crate::solve::{Cancelled, Opened, Plan, Solve, from_diagnostic, platform_args};
 use crate::worker::Worker;
@@ -177,7 +179,9 @@ impl Builder {
         let opened = Opened::new(self, &request, &session, &progress, &cancelled);
         let (name, text) = opened.dockerfile().await?;
         if request.goal != Goal::Build {
-            return self.answer(&request, &opened, &name, &text).await;
+            return self
+                .answer(&request, &opened, &session, &progress, (&name, &text))
+                .await;
         }
         let dockerfile = Dockerfile::parse(&text, &name).map_err(from_diagnostic)?;
         let dockerfile = Arc::new(dockerfile);
@@ -217,7 +221,18 @@ impl Builder {
             })
         };
         let solves = platforms.iter().map(solve).collect::<Result<Vec<_>>>()?;
-        let states = futures_util::future::try_join_all(solves.iter().map(Solve::run)).await?;
+        let states = async {
+            // Platforms differ in little: the first speaks for all.
+            if let Some(first) = solves.first() {
+                first.refuse_warnings().await?;
+            }
+            futures_util::future::try_join_all(solves.iter().map(Solve::run)).await
+        };
+        let states = Box::pin(states).await;
+        if let Some(first) = solves.first() {
+            first.tell_warnings().await;
+        }
+        let states = states?;
         let finished: Vec<Finished> = platforms
             .into_iter()
             .zip(states)
@@ -233,7 +248,7 @@ impl Builder {
             session,
             progress,
         };
-        let result = exporter.export(&request.outputs, &finished).await?;
+        let result = Box::pin(exporter.export(&request.outputs, &finished)).await?;
         drop((finished, solves, exporter));
         let builder = Arc::clone(self);
         let pruned = blocking(move || builder.cache.enforce(&builder.worker.used_layers())).await?;
@@ -248,8 +263,9 @@ impl Builder {
         &self,
         request: &BuildRequest,
         opened: &Opened,
-        name: &str,
-        text: &[u8],
+        session: &Arc<dyn Session>,
+        progress: &Progress,
+        (name, text): (&str, &[u8]),
     ) -> Result<BuildResult> {
         let host = self.worker.platform();
         let target = request.platforms.first().unwrap_or(&host);
@@ -259,13 +275,17 @@ impl Builder {
                 let patterns = opened.ignored().await?;
                 let matcher = crate::ignore::Matcher::new(patterns)
                     .map_err(|error| Error::invalid(format!(".dockerignore: {error}")))?;
-                answer::check(request, name, text, &args, Some(&matcher))
+                let bases = Bases::here(self, request, session, progress, text, name, target).await;
+                answer::check(request, name, text, &args, Some(&matcher), &bases)
+            }
+            Goal::Build | Goal::Outline => {
+                let dockerfile = Dockerfile::parse(text, name).map_err(from_diagnostic)?;
+                outline(request, &dockerfile, args)?
             }
             Goal::Targets => {
                 let dockerfile = Dockerfile::parse(text, name).map_err(from_diagnostic)?;
                 answer::targets(request, &dockerfile, args)?
             }
-            Goal::Build | Goal::Outline => return Err(answer::unknown("the outline")),
         };
         Ok(BuildResult {
             answer: Some(answer),

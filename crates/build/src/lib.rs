@@ -11,6 +11,7 @@ pub mod check;
 pub mod dockerfile;
 mod error;
 pub mod ignore;
+mod outline;
 pub mod progress;
 pub mod request;
 pub mod session;

@@ -115,6 +115,8 @@ pub struct Warning {
     pub url: Option<String>,
     /// Where in the Dockerfile.
     pub location: Option<Location>,
+    /// The Dockerfile's text, for a rendering with the lines.
+    pub text: Option<std::sync::Arc<[u8]>>,
 }
 
 /// What the builder reports to.

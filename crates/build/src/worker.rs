@@ -37,7 +37,7 @@ pub trait Worker: Send + Sync + 'static {
     /// Removes layers that nothing holds any more: records of the cache were removed.
     async fn collect(&self);
 
-    /// Finds an image, pulling it if it is not here or `pull` says so. Its layers are in the store and stay there as long
+    /// Finds an image, pulling it if `pull` says so. Its layers are in the store and stay there as long
     /// as the result is kept.
     async fn resolve(&self, request: ResolveRequest<'_>) -> Result<ResolvedImage>;
 
@@ -69,14 +69,25 @@ pub struct Writable<'a> {
     pub work: &'a Path,
 }
 
+/// When a registry is asked for an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pull {
+    /// Never: what is not here is not found.
+    Never,
+    /// When it is not here.
+    Missing,
+    /// Also when it is here.
+    Always,
+}
+
 /// An image that is asked for.
 pub struct ResolveRequest<'a> {
     /// Its name as written.
     pub reference: &'a str,
     /// For which platform.
     pub platform: &'a Platform,
-    /// Whether the registry is asked even if the image is here.
-    pub pull: bool,
+    /// Whether the registry is asked.
+    pub pull: Pull,
     /// For credentials.
     pub session: &'a Arc<dyn Session>,
     /// Where progress goes.

@@ -52,7 +52,7 @@ impl Config {
     }
 
     /// The configuration of a build: the build argument's, else the file's.
-    pub(super) fn of(
+    pub(crate) fn of(
         dockerfile: &Dockerfile,
         build_args: &BTreeMap<String, String>,
     ) -> Result<Self, Diagnostic> {

@@ -25,6 +25,8 @@ pub struct BaseImage {
     pub shell: bool,
     /// Its `ONBUILD` triggers.
     pub on_build: Vec<String>,
+    /// What it is for and what was asked for, when they differ.
+    pub mismatch: Option<(String, String)>,
 }
 
 /// What a build is asked for, as far as checks care.
@@ -39,8 +41,8 @@ pub struct Options<'a> {
     pub ignore: Option<&'a Matcher>,
     /// Names of named contexts.
     pub is_context: &'a dyn Fn(&str) -> bool,
-    /// The base image of a name; none if it is not known.
-    pub base: &'a dyn Fn(&str) -> Option<BaseImage>,
+    /// The base image of a name and the `--platform` of its `FROM`; none if it is not known.
+    pub base: &'a dyn Fn(&str, Option<&str>) -> Option<BaseImage>,
 }
 
 /// What checks found.

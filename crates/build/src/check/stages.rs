@@ -109,7 +109,14 @@ impl Linter<'_> {
                 Base::Scratch => State::of_image(Some(BaseImage::default())),
                 Base::Stage(index) => states[*index].clone(),
                 Base::Image(name) | Base::Context(name) => {
-                    let image = (options.base)(name);
+                    let image = (options.base)(name, node.platform.as_deref());
+                    if let Some((found, wanted)) = image.as_ref().and_then(|image| image.mismatch.as_ref()) {
+                        let message = format!(
+                            "Base image {name} was pulled with platform {found:?}, expected {wanted:?} for current build"
+                        );
+                        let rule = &rules::INVALID_BASE_IMAGE_PLATFORM;
+                        self.warn(rule, message, &stage.span, Some(&stage.base), &[]);
+                    }
                     for text in image.iter().flat_map(|image| &image.on_build) {
                         let trigger = parse_trigger(text).map_err(|error| {
                             dockerfile.error(&stage.span, error.message, Some(&stage.base))

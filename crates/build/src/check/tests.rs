@@ -14,9 +14,10 @@ fn with(text: &str, build_args: &BTreeMap<String, String>, ignore: Option<&Match
         target: None,
         ignore,
         is_context: &|_| false,
-        base: &|name| {
+        base: &|name, platform| {
             (name == "debian").then(|| BaseImage {
                 env: vec!["LANG=C".to_owned()],
+                mismatch: platform.map(|asked| ("linux/amd64".to_owned(), asked.to_owned())),
                 ..BaseImage::default()
             })
         },
@@ -210,6 +211,17 @@ fn triggers_of_base_stages_are_followed() {
     let text = "FROM scratch AS base\nONBUILD CMD a\nFROM base\n";
     assert_eq!(warnings(text).len(), 1);
     assert!(warnings(text)[0].starts_with("3 JSONArgsRecommended"));
+}
+
+#[test]
+fn a_base_image_of_another_platform_is_mentioned() {
+    assert!(warnings("FROM debian").is_empty());
+    assert_eq!(
+        warnings("ARG P=linux/arm64\nFROM --platform=$P debian"),
+        [
+            "2 InvalidBaseImagePlatform: Base image debian was pulled with platform \"linux/amd64\", expected \"linux/arm64\" for current build"
+        ]
+    );
 }
 
 #[test]

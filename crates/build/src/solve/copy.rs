@@ -118,6 +118,7 @@ impl Solve {
         instruction: &Instruction,
         copying: Copying,
     ) -> Result<()> {
+        self.wait_for(copying.from.as_deref(), true).await;
         // Addresses of `ADD` may say who logs in, and with what.
         let original = remote::redact(&instruction.original);
         let place = Some((original.as_str(), &instruction.span));
@@ -125,7 +126,7 @@ impl Solve {
         let vertex = self.line_vertex(line, &shown, place);
         self.tell(vertex.started()).await;
         let history = history(&copying);
-        let prepared = self.prepare_copy(state, copying, &shown, line.no_cache).await;
+        let prepared = Box::pin(self.prepare_copy(state, copying, &shown, line.no_cache)).await;
         let (cached, work) = match prepared {
             Ok(prepared) => prepared,
             Err(error) => return self.told(vertex, Err(error), |&()| (false, None)).await,

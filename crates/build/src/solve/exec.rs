@@ -55,6 +55,8 @@ impl Solve {
                 vec![path]
             }
         };
+        let sources: Vec<String> = run.mount_sources().collect();
+        self.wait_for(sources.iter().map(String::as_str), false).await;
         let place = Some((instruction.original.as_str(), &instruction.span));
         let shown = uppercase_keyword(&instruction.original);
         let vertex = self.line_vertex(line, &shown, place);

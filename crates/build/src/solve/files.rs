@@ -9,7 +9,7 @@ use std::time::SystemTime;
 
 use rustix::fs::OFlags;
 use tokio::sync::OnceCell;
-use vessel_image::Platform;
+use vessel_image::{Digest, Platform};
 
 use super::copy::skipping;
 use super::state::State;
@@ -160,6 +160,8 @@ pub(crate) struct Opened {
     ignored: OnceCell<Vec<String>>,
     /// What lies beside the Dockerfile.
     beside: OnceCell<Option<Vec<u8>>>,
+    /// As which vertex the Dockerfile was read.
+    definition: OnceCell<Digest>,
 }
 
 impl Opened {
@@ -180,6 +182,7 @@ impl Opened {
             context: OnceCell::new(),
             ignored: OnceCell::new(),
             beside: OnceCell::new(),
+            definition: OnceCell::new(),
         })
     }
 
@@ -195,6 +198,7 @@ impl Opened {
             path
         };
         let vertex = Pending::new(&format!("[internal] load build definition from {}", base(&name)));
+        let _set = self.definition.set(vertex.digest.clone());
         let work = async {
             let source = source.unwrap_or(&self.request.context);
             let beside = format!("{name}.dockerignore");
@@ -211,8 +215,24 @@ impl Opened {
                 ))
             })
         };
-        let text = as_vertex(&self.progress, &vertex, work).await?;
+        let text = as_vertex(&self.progress, &vertex, Box::pin(work)).await?;
         Ok((name, text))
+    }
+
+    /// The vertex that warnings about the Dockerfile belong to. One that came with the request was not read by any, and
+    /// gets one now.
+    pub async fn definition(&self) -> Digest {
+        let make = || async {
+            let vertex = Pending::new("[internal] load build definition from Dockerfile");
+            let _told = as_vertex(&self.progress, &vertex, async { Ok(()) }).await;
+            vertex.digest
+        };
+        self.definition.get_or_init(make).await.clone()
+    }
+
+    /// Patterns of the ignore file, if anything needed them already.
+    pub fn known_ignored(&self) -> Option<&Vec<String>> {
+        self.ignored.get()
     }
 
     /// A few files of a source, before all of it is needed.
@@ -273,7 +293,7 @@ impl Opened {
                     }
                 }
             };
-            as_vertex(&self.progress, &vertex, work).await
+            as_vertex(&self.progress, &vertex, Box::pin(work)).await
         };
         self.context.get_or_try_init(open).await.map(Arc::clone)
     }

@@ -8,6 +8,7 @@ mod dispatch;
 mod exec;
 mod files;
 mod git;
+pub(crate) mod lint;
 mod mounts;
 pub(crate) mod output;
 pub(crate) mod remote;
@@ -27,13 +28,14 @@ use vessel_image::{Digest, Platform};
 use crate::builder::Builder;
 use crate::cache::Key;
 use crate::dockerfile::{
-    Base, Command, Diagnostic, Dockerfile, Globals, Graph, Instruction, PLATFORM_ARGS, Span, parse_trigger,
+    Base, Command, Diagnostic, Dockerfile, Globals, Graph, Instruction, Origin, PLATFORM_ARGS, Span,
+    parse_trigger,
 };
 use crate::error::{Error, ErrorKind, Location, Result};
 use crate::progress::Progress;
 use crate::request::{BuildRequest, NamedContext};
 use crate::session::Session;
-use crate::worker::ResolveRequest;
+use crate::worker::{Pull, ResolveRequest};
 pub(crate) use files::{Files, Opened};
 use state::Held;
 pub(crate) use state::State;
@@ -272,7 +274,7 @@ impl Solve {
         Box::pin(async move {
             let cell = self.stages.get(index).ok_or(Failed)?;
             let make = || async {
-                let made = self.evaluate(index).await;
+                let made = Box::pin(self.evaluate(index)).await;
                 made.map(Arc::new).map_err(|error| self.fail(error))
             };
             cell.get_or_init(make).await.clone()
@@ -284,6 +286,16 @@ impl Solve {
         self.stage(index)
             .await
             .map_err(|Failed| Error::new(ErrorKind::Cancelled, "a stage that this one needs has failed"))
+    }
+
+    /// Waits for the stages that `--from` and the like name, so that a step does not count as begun before it can. Their
+    /// failures are told when the step asks for them.
+    async fn wait_for<'a>(self: &Arc<Self>, names: impl IntoIterator<Item = &'a str>, numbers: bool) {
+        for name in names {
+            if let Ok(Origin::Stage(index)) = self.plan.dockerfile.origin(name, numbers) {
+                let _told_later = self.stage(index).await;
+            }
+        }
     }
 
     /// Says where in the Dockerfile an error is.
@@ -351,7 +363,7 @@ impl Solve {
         }
         state.begin();
         for instruction in triggers.iter().chain(&stage.instructions) {
-            self.dispatch(&mut state, &mut line, instruction)
+            Box::pin(self.dispatch(&mut state, &mut line, instruction))
                 .await
                 .map_err(|error| self.at(error, &instruction.span))?;
         }
@@ -369,7 +381,7 @@ impl Solve {
             Arc::clone(images.entry(key).or_default())
         };
         let make = || async {
-            let made = self.resolve(name, platform, vertex).await;
+            let made = Box::pin(self.resolve(name, platform, vertex)).await;
             made.map(Arc::new).map_err(|error| self.fail(error))
         };
         let made = cell.get_or_init(make).await.clone();
@@ -385,7 +397,11 @@ impl Solve {
         let request = ResolveRequest {
             reference: &reference,
             platform,
-            pull: self.plan.request.pull,
+            pull: if self.plan.request.pull {
+                Pull::Always
+            } else {
+                Pull::Missing
+            },
             session: &self.plan.session,
             progress: &self.plan.progress,
             vertex,

@@ -120,7 +120,7 @@ impl Solve {
         W: Future<Output = Result<Workspace>>,
     {
         line.previous = Some(vertex.digest.clone());
-        let made = self.cached_or_made(state, &cached, make).await;
+        let made = Box::pin(self.cached_or_made(state, &cached, make)).await;
         let about = |made: &Made| (made.cached, Some(made.chain.0.clone()));
         let made = self.told(vertex, made, about).await?;
         let held = self.hold(&made.chain, made.lease);
@@ -144,7 +144,7 @@ impl Solve {
         }
         let _permit = builder.permit().await?;
         let temporary = builder.cache().temporary();
-        let workspace = make(Workspace::new(&temporary)?).await?;
+        let workspace = Box::pin(make(Workspace::new(&temporary)?)).await?;
         let store = builder.worker().store().clone();
         let parent = state.top().cloned();
         let (clamp, cancelled) = (self.epoch, self.plan.cancelled.flag());

@@ -221,8 +221,7 @@ async fn solve(
     }
     let outputs = request.outputs.clone();
     let _context = super::upload::take(state, &client, &mut request).await?;
-    let result = job
-        .build(builder, request, client)
+    let result = Box::pin(job.build(builder, request, client))
         .await
         .map_err(|error| failure(&error))?;
     Ok(exporter_response(&outputs, &result))

@@ -73,6 +73,7 @@ pub fn status_response(events: Vec<Event>) -> StatusResponse {
                 info: warning.location.as_ref().map(|location| pb::SourceInfo {
                     filename: location.file.clone(),
                     language: "Dockerfile".to_owned(),
+                    data: warning.text.as_deref().unwrap_or_default().to_vec(),
                     ..pb::SourceInfo::default()
                 }),
                 ranges: warning.location.iter().map(range).collect(),

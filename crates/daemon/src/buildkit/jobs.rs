@@ -248,7 +248,8 @@ impl Job {
         let mut cancelled = self.cancelled.subscribe();
         let build = async {
             tokio::select! {
-                result = builder.build(request, session, progress) => result,
+                // On the heap: a build's state is large, and deep below what serves the connection.
+                result = Box::pin(builder.build(request, session, progress)) => result,
                 () = client.gone() => Err(Error::new(ErrorKind::Cancelled, "the client is gone")),
                 _ = cancelled.wait_for(|cancelled| *cancelled) => {
                     Err(Error::new(ErrorKind::Cancelled, "the build was cancelled"))

@@ -10,7 +10,8 @@ use std::sync::{Arc, Weak};
 
 use async_trait::async_trait;
 use vessel_build::worker::{
-    Download, Downloaded, Exit, PushRequest, ResolveRequest, ResolvedImage, RunRequest, Worker, Writable,
+    Download, Downloaded, Exit, Pull, PushRequest, ResolveRequest, ResolvedImage, RunRequest, Worker,
+    Writable,
 };
 use vessel_build::{Builder, BuilderConfig};
 use vessel_image::registry::{Credentials, PullOptions, PushImage};
@@ -91,9 +92,9 @@ impl EngineWorker {
     /// An image: the one that is here, unless it is to be asked for or is for another platform; else the registry's.
     async fn find(&self, request: &ResolveRequest<'_>) -> Result<ResolvedImage> {
         let engine = self.engine()?;
-        if !request.pull {
+        if request.pull != Pull::Always {
             match self.find_here(&engine, request).await {
-                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) if error.kind() == ErrorKind::NotFound && request.pull == Pull::Missing => {}
                 found => return found,
             }
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use vessel_build::session::NoSession;
 
 use crate::world::{World, build};
-use crate::{copies, faults, mounts, remotes};
+use crate::{checks, copies, faults, mounts, remotes};
 
 pub const ALL: &[(&str, fn())] = &[
     ("thin_path", thin_path),
@@ -38,6 +38,10 @@ pub const ALL: &[(&str, fn())] = &[
     (
         "copies_of_everything_and_of_names",
         faults::copies_of_everything_and_of_names,
+    ),
+    (
+        "warnings_go_along_and_fail_when_they_must",
+        checks::warnings_go_along_and_fail_when_they_must,
     ),
     ("urls", remotes::urls),
     ("repositories", remotes::repositories),

@@ -2,6 +2,7 @@
 //! engine launches, so it has no test harness: names of cases are arguments, none means all.
 
 mod cases;
+mod checks;
 mod copies;
 mod faults;
 mod mounts;

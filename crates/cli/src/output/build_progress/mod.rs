@@ -100,6 +100,7 @@ impl Display {
         }
         if last {
             self.trace.last_words(&mut text);
+            self.trace.all_warnings(&mut text);
         }
         self.out.write_all(&text)?;
         self.out.flush()

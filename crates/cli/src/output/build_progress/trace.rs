@@ -164,6 +164,8 @@ pub struct Trace {
     pub updates: BTreeSet<usize>,
     /// When the first began.
     pub started: Option<Time>,
+    /// Warnings of the build checks, in the order they came.
+    warnings: Vec<String>,
 }
 
 impl Trace {
@@ -213,6 +215,8 @@ impl Trace {
             }
         }
         for warning in told.warnings {
+            self.warnings
+                .push(String::from_utf8_lossy(&warning.short).into_owned());
             let known = self.by_digest.get(&warning.vertex).copied();
             if let Some(known) = known.and_then(|index| self.vertices.get_mut(index)) {
                 known
@@ -230,6 +234,20 @@ impl Trace {
                 known.touch();
                 self.updates.insert(index);
             }
+        }
+    }
+
+    /// All warnings once more, at the end, where they are seen.
+    pub fn all_warnings(&self, out: &mut Vec<u8>) {
+        let head = match self.warnings.len() {
+            0 => return,
+            1 => "1 warning".to_owned(),
+            many => format!("{many} warnings"),
+        };
+        out.extend_from_slice(format!("\n {head} found (use --check to expand):\n").as_bytes());
+        for warning in &self.warnings {
+            let line = warning.replace(|c: char| c.is_control(), " ");
+            out.extend_from_slice(format!(" - {line}\n").as_bytes());
         }
     }
 

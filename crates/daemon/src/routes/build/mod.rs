@@ -71,7 +71,8 @@ pub async fn build(state: &Arc<State>, mut request: Request) -> Answer {
         let (progress, events) = vessel_build::progress::channel();
         let mut lines = Lines::new(sender, query.quiet);
         let result = {
-            let (result, ()) = tokio::join!(builder.build(build, session, progress), lines.follow(events));
+            let build = Box::pin(builder.build(build, session, progress));
+            let (result, ()) = tokio::join!(build, lines.follow(events));
             result
         };
         lines.end(result, &query.tags).await;
