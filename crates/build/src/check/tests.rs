@@ -17,7 +17,9 @@ fn with(text: &str, build_args: &BTreeMap<String, String>, ignore: Option<&Match
         base: &|name, platform| {
             (name == "debian").then(|| BaseImage {
                 env: vec!["LANG=C".to_owned()],
-                mismatch: platform.map(|asked| ("linux/amd64".to_owned(), asked.to_owned())),
+                mismatch: platform
+                    .filter(|asked| *asked != "linux/amd64")
+                    .map(|asked| ("linux/amd64".to_owned(), asked.to_owned())),
                 ..BaseImage::default()
             })
         },
