@@ -302,7 +302,8 @@ fn valid_component(component: &str) -> bool {
     })
 }
 
-fn valid_tag(tag: &str) -> bool {
+/// Whether the specification's grammar has it as a tag.
+pub(crate) fn valid_tag(tag: &str) -> bool {
     let word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
     (1..=MAX_TAG).contains(&tag.len())
         && tag.bytes().next().is_some_and(word)

@@ -43,6 +43,5 @@ pub mod parse {
     pub use crate::http::fields::{Range, content_range, none_match, range};
     pub use crate::http::query;
     pub use crate::manifest::Manifest;
-    pub use crate::proxy::parse_challenge as challenge;
     pub use crate::route::Route;
 }

@@ -1,6 +1,7 @@
 //! Pages for a person with a browser: repositories, tags, and what an image consists of.
 //!
-//! HTML and CSS in one document, no script, nothing from elsewhere; everything that came from a client is escaped.
+//! HTML and CSS in one document, no script, nothing from elsewhere; everything that came from a client is escaped. Many
+//! files are read for a page, on threads that may wait for a disk.
 
 use std::fmt::Write;
 
@@ -8,10 +9,10 @@ use hyper::header::{self, HeaderValue};
 
 use crate::api::{document, value};
 use crate::error::{Code, Error, Result};
-use crate::http::{Request, Response};
+use crate::http::Response;
 use crate::manifest::Manifest;
 use crate::name::{ManifestName, Repository};
-use crate::registry::{Registry, host};
+use crate::storage::Storage;
 
 /// Rows of a table at most.
 const MAX_ROWS: usize = 2000;
@@ -90,12 +91,11 @@ fn style_hash() -> String {
 
 const HOME: &str = "<nav><a href=\"/\">All repositories</a></nav>";
 
-/// `/`
-pub fn home(registry: &Registry, _request: &Request, may: impl Fn(&Repository) -> bool) -> Result<Response> {
-    let storage = registry.storage();
+/// `/`, with the repositories that may be seen.
+pub fn home(storage: &Storage, names: &[Repository]) -> Result<Response> {
     let mut rows = String::new();
     let mut count = 0;
-    for name in storage.repositories()?.iter().filter(|name| may(name)) {
+    for name in names {
         count += 1;
         if count > MAX_ROWS {
             continue;
@@ -121,10 +121,8 @@ pub fn home(registry: &Registry, _request: &Request, may: impl Fn(&Repository) -
 }
 
 /// `/r/NAME`
-pub fn repository(registry: &Registry, request: &Request, name: &Repository) -> Result<Response> {
-    let storage = registry.storage();
+pub fn repository(storage: &Storage, host: &str, name: &Repository) -> Result<Response> {
     let tags = storage.tags(name)?;
-    let host = host(request);
     let mut content = format!("{HOME}<h1>{name}</h1>");
     if tags.is_empty() {
         content.push_str("<p class=\"dim\">No tags.</p>");
@@ -141,7 +139,7 @@ pub fn repository(registry: &Registry, request: &Request, name: &Repository) -> 
                 continue;
             };
             let (platforms, bytes) = match Manifest::parse(&stored.raw, None) {
-                Ok(manifest) => summary(registry, name, &manifest),
+                Ok(manifest) => summary(storage, name, &manifest),
                 Err(_) => (String::new(), 0),
             };
             let _ = write!(
@@ -158,7 +156,7 @@ pub fn repository(registry: &Registry, request: &Request, name: &Repository) -> 
 }
 
 /// Platforms of an index, and the size of an image's blobs.
-fn summary(registry: &Registry, name: &Repository, manifest: &Manifest) -> (String, u64) {
+fn summary(storage: &Storage, name: &Repository, manifest: &Manifest) -> (String, u64) {
     if manifest.is_index() {
         let platforms: Vec<&str> = manifest
             .manifests
@@ -171,8 +169,7 @@ fn summary(registry: &Registry, name: &Repository, manifest: &Manifest) -> (Stri
             .iter()
             .take(100)
             .filter_map(|child| {
-                registry
-                    .storage()
+                storage
                     .manifest(name, &ManifestName::Digest(child.digest.clone()))
                     .ok()
             })
@@ -181,7 +178,7 @@ fn summary(registry: &Registry, name: &Repository, manifest: &Manifest) -> (Stri
             .fold(0u64, u64::saturating_add);
         return (platforms.join(", "), bytes);
     }
-    let config = image_config(registry, name, manifest);
+    let config = image_config(storage, name, manifest);
     let platform = config.as_ref().and_then(|config| {
         Some(format!(
             "{}/{}",
@@ -197,10 +194,10 @@ fn blobs_size(manifest: &Manifest) -> u64 {
     layers.map(|layer| layer.size).fold(0, u64::saturating_add)
 }
 
-fn image_config(registry: &Registry, name: &Repository, manifest: &Manifest) -> Option<serde_json::Value> {
+fn image_config(storage: &Storage, name: &Repository, manifest: &Manifest) -> Option<serde_json::Value> {
     use std::io::Read;
     let config = manifest.config.as_ref()?;
-    let content = registry.storage().blob(name, &config.digest).ok()?;
+    let content = storage.blob(name, &config.digest).ok()?;
     if content.size > MAX_CONFIG {
         return None;
     }
@@ -211,12 +208,12 @@ fn image_config(registry: &Registry, name: &Repository, manifest: &Manifest) -> 
 
 /// `/r/NAME/-/REFERENCE`
 pub fn manifest(
-    registry: &Registry,
-    request: &Request,
+    storage: &Storage,
+    host: &str,
     name: &Repository,
     which: &ManifestName,
 ) -> Result<Response> {
-    let stored = registry.storage().manifest(name, which)?;
+    let stored = storage.manifest(name, which)?;
     let manifest = Manifest::parse(&stored.raw, None).map_err(|error| {
         Error::new(
             Code::Unknown,
@@ -231,7 +228,7 @@ pub fn manifest(
         "{HOME}<h1><a href=\"/r/{name}\">{name}</a>{separator}{which}</h1>\
          <pre>vessel pull {}/{name}{separator}{which}</pre>\
          <table><tr><th>Digest</th><td><code>{}</code></td></tr><tr><th>Type</th><td><code>{}</code></td></tr>",
-        Escaped(host(request)),
+        Escaped(host),
         stored.digest,
         manifest.media_type
     );
@@ -274,7 +271,7 @@ pub fn manifest(
         content.push_str("</table>");
     } else {
         layers(&mut content, &manifest);
-        if let Some(config) = image_config(registry, name, &manifest) {
+        if let Some(config) = image_config(storage, name, &manifest) {
             configuration(&mut content, &config);
         }
     }

@@ -262,7 +262,8 @@ impl Registry {
             (Route::Manifest(name, which), &Method::DELETE) => manifests::delete(storage, name, which).await,
             (Route::Uploads(name), &Method::POST) => {
                 let sources = self.sources(&request, &who).await?;
-                uploads::begin(storage, &self.metrics, request, name, sources).await
+                let owner = owner(&who, client);
+                uploads::begin(storage, &self.metrics, request, name, &owner, sources).await
             }
             (Route::Upload(name, id), _) => uploads::act(storage, &self.metrics, request, name, id).await,
             (Route::Tags(name), _) if reading => {
@@ -274,7 +275,8 @@ impl Registry {
                 blocking(move || lists::referrers(&storage, text.as_deref(), &name, &digest)).await
             }
             (Route::Catalog, _) if reading => {
-                lists::catalog(storage, request.uri().query(), |name| self.may_list(&who, name))
+                let names = self.visible(&who).await?;
+                lists::list_repositories(&names, request.uri().query())
             }
             (Route::Home | Route::RepositoryPage(_) | Route::ManifestPage(..), _) if !self.settings.page => {
                 Err(Error::new(
@@ -282,9 +284,18 @@ impl Registry {
                     "this registry has no pages; a registry is at /v2/",
                 ))
             }
-            (Route::Home, _) if reading => page::home(self, &request, |name| self.may_list(&who, name)),
-            (Route::RepositoryPage(name), _) if reading => page::repository(self, &request, &name),
-            (Route::ManifestPage(name, which), _) if reading => page::manifest(self, &request, &name, &which),
+            (Route::Home, _) if reading => {
+                let (names, storage) = (self.visible(&who).await?, storage.clone());
+                blocking(move || page::home(&storage, &names)).await
+            }
+            (Route::RepositoryPage(name), _) if reading => {
+                let (storage, host) = (storage.clone(), host(&request).to_owned());
+                blocking(move || page::repository(&storage, &host, &name)).await
+            }
+            (Route::ManifestPage(name, which), _) if reading => {
+                let (storage, host) = (storage.clone(), host(&request).to_owned());
+                blocking(move || page::manifest(&storage, &host, &name, &which)).await
+            }
             _ => wrong(),
         }
     }
@@ -313,6 +324,14 @@ impl Registry {
             }
             _ => Ok(who),
         }
+    }
+
+    /// The repositories that somebody may see, sorted.
+    async fn visible(&self, who: &Identity) -> Result<Vec<Repository>> {
+        let storage = self.storage.clone();
+        let mut names = blocking(move || storage.repositories()).await?;
+        names.retain(|name| self.may_list(who, name));
+        Ok(names)
     }
 
     fn may_list(&self, who: &Identity, name: &Repository) -> bool {
@@ -409,6 +428,15 @@ impl Registry {
             "text/plain; version=0.0.4; charset=utf-8",
             self.metrics.render(&gauges).into_bytes(),
         ))
+    }
+}
+
+/// Whose share an upload takes a place of: a user's, or an address's where nobody says who they are.
+fn owner(who: &Identity, client: &Client) -> String {
+    match who {
+        Identity::User(user) => format!("user {user}"),
+        Identity::Token(claims) if !claims.sub.is_empty() => format!("user {}", claims.sub),
+        _ => format!("address {}", client.address.ip()),
     }
 }
 

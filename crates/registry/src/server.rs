@@ -13,7 +13,7 @@ use crate::auth::{Auth, AuthOptions};
 use crate::control::Control;
 use crate::error::{Error, Result};
 use crate::http::receive::blocking;
-use crate::http::server::{Listener, run};
+use crate::http::server::{Limits, Listener, run};
 use crate::http::tls::{Tls, TlsFiles};
 use crate::local::{Local, LocalOptions};
 use crate::proxy::{Proxy, ProxyOptions};
@@ -48,6 +48,8 @@ pub struct Config {
     pub collect: Option<(Duration, CollectOptions)>,
     /// Connections at once; those that come then wait to be accepted.
     pub max_connections: usize,
+    /// A client that takes nothing of an answer for so long is dropped.
+    pub silence: Duration,
 }
 
 /// A registry that listens and does not answer yet.
@@ -57,7 +59,7 @@ pub struct Server {
     listeners: Vec<Listener>,
     control: Control,
     collect: Option<(Duration, CollectOptions)>,
-    max_connections: usize,
+    limits: Limits,
 }
 
 /// The threads a registry runs on. Few: what waits for a disk does so on others, of which there are at most 32.
@@ -130,7 +132,10 @@ impl Server {
             listeners,
             control,
             collect: config.collect,
-            max_connections: config.max_connections,
+            limits: Limits {
+                connections: config.max_connections,
+                silence: config.silence,
+            },
         })
     }
 
@@ -149,7 +154,7 @@ impl Server {
         let collecting = self.collect.map(|(every, options)| {
             tokio::spawn(collect_regularly(Arc::clone(&self.registry), every, options))
         });
-        run(self.registry, self.listeners, self.max_connections, shutdown).await;
+        run(self.registry, self.listeners, self.limits, shutdown).await;
         sweeping.abort();
         control.abort();
         if let Some(collecting) = collecting {

@@ -86,6 +86,72 @@ async fn what_nobody_needs_goes_and_all_else_stays() {
     assert_eq!(collect(&registry, options(true)).await, Collected::default());
 }
 
+/// Who pushes or mounts what is there already is about to refer to it, like who sends it for the first time.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_pushed_or_mounted_again_is_young_again() {
+    let registry = start().await;
+    let mut digests = Vec::new();
+    for content in ["sent", "mounted", "left"] {
+        digests.push(registry.push_blob("a", content.as_bytes()).await);
+    }
+    registry.push_image("b", "t", b"mounted").await;
+    let raw = {
+        let config = registry.push_blob("a", b"{}").await;
+        image(&config, &config, 2, "")
+    };
+    let manifest = Digest::sha256(raw.as_bytes()).to_string();
+    let put = registry.put_manifest("a", &manifest, OCI_MANIFEST, &raw).await;
+    assert_eq!(put.status(), StatusCode::CREATED);
+    // Times on disk are compared by the second.
+    tokio::time::sleep(Duration::from_millis(3200)).await;
+    registry.push_blob("a", b"sent").await;
+    let mount = format!("/v2/a/blobs/uploads/?mount={}&from=b", digests[1]);
+    let mounted = registry.request(Method::POST, &mount).send().await.unwrap();
+    assert_eq!(mounted.status(), StatusCode::CREATED);
+    registry.put_manifest("a", &manifest, OCI_MANIFEST, &raw).await;
+    let grace = CollectOptions {
+        grace: Duration::from_secs(3),
+        ..options(true)
+    };
+    let collected = collect(&registry, grace).await;
+    assert_eq!((collected.manifests, collected.blobs), (0, 1));
+    for (digest, status) in digests.iter().zip([StatusCode::OK, StatusCode::OK, StatusCode::NOT_FOUND]) {
+        assert_eq!(registry.get(&format!("/v2/a/blobs/{digest}")).await.status(), status);
+    }
+}
+
+/// Nothing is known of what a damaged manifest needs; other repositories are no part of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repository_with_an_unreadable_index_is_left_alone() {
+    let registry = start().await;
+    for (name, loose) in [("damaged", &b"one"[..]), ("sound", b"two")] {
+        let (child, _) = registry.push_image(name, "child", name.as_bytes()).await;
+        let index = format!(
+            r#"{{"schemaVersion":2,"mediaType":"{}","manifests":[{{"mediaType":"{OCI_MANIFEST}","digest":"{child}","size":1}}]}}"#,
+            common::OCI_INDEX
+        );
+        let put = registry.put_manifest(name, "list", common::OCI_INDEX, &index).await;
+        assert_eq!(put.status(), StatusCode::CREATED);
+        registry.delete(&format!("/v2/{name}/manifests/child")).await;
+        registry.push_blob(name, loose).await;
+        if name == "damaged" {
+            let link = registry
+                .root
+                .join(format!("repositories/{name}/manifests/{}", Digest::sha256(index.as_bytes())));
+            std::fs::write(link, "{\"schemaVersion\":2,\"manifests\":[{\"dig").unwrap();
+        }
+    }
+    for untagged in [true, false] {
+        let collected = collect(&registry, options(untagged)).await;
+        assert_eq!(collected.skipped, 1, "untagged: {untagged}");
+    }
+    let has = |name: &str, content: &[u8]| {
+        registry.root.join(format!("repositories/{name}/blobs/{}", Digest::sha256(content))).exists()
+    };
+    assert!(has("damaged", b"one") && has("damaged", b"damaged"));
+    assert!(!has("sound", b"two") && has("sound", b"sound"));
+}
+
 /// Pushes and collections without any grace at the same time: a push may fail and be told so, but what was
 /// acknowledged is whole.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use common::{OCI_MANIFEST, Registry, header, start, start_with};
@@ -236,6 +237,104 @@ async fn passwords_do_not_go_to_unsafe_realms_of_safe_registries() {
     let cache = cache_of(url, Some(("ann".into(), "secret".into())), Duration::ZERO).await;
     let response = cache.get("/v2/a/manifests/t").await;
     assert_eq!(response.status(), StatusCode::BAD_GATEWAY);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn credentials_do_not_follow_redirects() {
+    let digest = Digest::sha256(b"the blob");
+    for challenge in ["Basic realm=\"x\"".to_owned(), String::new()] {
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let heard = Arc::clone(&seen);
+        let elsewhere = liar(move |request| {
+            heard.lock().unwrap().push(request.to_lowercase());
+            http("200 OK", "content-length: 8\r\n", b"the blob")
+        })
+        .await;
+        // Another origin by its port, and by its name.
+        let elsewhere = elsewhere.replace("127.0.0.1", "localhost");
+        let token = liar(|request| match request.to_lowercase().contains("authorization: basic") {
+            true => http("200 OK", "content-length: 18\r\n", b"{\"token\":\"secret\"}"),
+            false => http("401 Unauthorized", "content-length: 0\r\n", b""),
+        })
+        .await;
+        let challenge = match challenge.is_empty() {
+            true => format!("Bearer realm=\"{token}/token\",service=\"x\""),
+            false => challenge,
+        };
+        let upstream = liar(move |request| {
+            if !request.to_lowercase().contains("authorization: ") {
+                let more = format!("www-authenticate: {challenge}\r\ncontent-length: 0\r\n");
+                return http("401 Unauthorized", &more, b"");
+            }
+            let more = format!("location: {elsewhere}/blob\r\ncontent-length: 0\r\n");
+            http("307 Temporary Redirect", &more, b"")
+        })
+        .await;
+        let cache = cache_of(upstream, Some(("ann".into(), "secret".into())), Duration::ZERO).await;
+        let got = cache.get(&format!("/v2/a/blobs/{digest}")).await;
+        assert_eq!(got.status(), StatusCode::OK);
+        assert_eq!(got.text().await.unwrap(), "the blob");
+        let seen = seen.lock().unwrap();
+        assert!(seen.len() >= 2, "size and content");
+        assert!(seen.iter().all(|request| !request.contains("authorization") && !request.contains("secret")));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cut_connection_is_resumed() {
+    let bytes: Vec<u8> = (0..300_000u32).map(|n| (n >> 3) as u8).collect();
+    let digest = Digest::sha256(&bytes);
+    let content = bytes.clone();
+    let url = liar(move |request| {
+        let total = content.len();
+        let first = request.to_lowercase().split_once("range: bytes=").map(|(_, rest)| {
+            rest.split('-').next().and_then(|n| n.parse::<usize>().ok()).unwrap()
+        });
+        match (request.starts_with("HEAD"), first) {
+            (true, _) => http("200 OK", &format!("content-length: {total}\r\n"), b""),
+            // It breaks off in the middle.
+            (false, None) => http("200 OK", &format!("content-length: {total}\r\n"), &content[..total / 2]),
+            (false, Some(first)) => {
+                let more = format!(
+                    "content-length: {}\r\ncontent-range: bytes {first}-{}/{total}\r\n",
+                    total - first,
+                    total - 1
+                );
+                http("206 Partial Content", &more, &content[first..])
+            }
+        }
+    })
+    .await;
+    let cache = cache_of(url, None, Duration::ZERO).await;
+    let got = cache.get(&format!("/v2/a/blobs/{digest}")).await.bytes().await.unwrap();
+    assert!(got == bytes);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lists_of_the_other_registry_in_pages() {
+    let upstream = start().await;
+    for tag in ["a", "b", "c"] {
+        upstream.push_image("lib/app", tag, b"layer").await;
+    }
+    let cache = cache_of(upstream.url(""), None, Duration::ZERO).await;
+    let mut path = "/v2/lib/app/tags/list?n=2".to_owned();
+    let mut pages = Vec::new();
+    loop {
+        let response = cache.get(&path).await;
+        let link = response.headers().get("link").map(|link| link.to_str().unwrap().to_owned());
+        pages.push(response.text().await.unwrap());
+        let Some(link) = link else { break };
+        path = link.split(['<', '>']).nth(1).unwrap().to_owned();
+    }
+    assert_eq!(
+        pages,
+        [r#"{"name":"lib/app","tags":["a","b"]}"#, r#"{"name":"lib/app","tags":["c"]}"#]
+    );
+    assert_eq!(cache.get("/v2/lib/app/tags/list?n=x").await.status(), StatusCode::BAD_REQUEST);
+    assert_eq!(cache.get("/v2/none/tags/list").await.status(), StatusCode::NOT_FOUND);
+    let subject = Digest::sha256(b"x");
+    let referrers = cache.get(&format!("/v2/lib/app/referrers/{subject}")).await;
+    assert!(referrers.text().await.unwrap().contains(r#""manifests":[]"#));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -189,18 +189,19 @@ async fn fetch(
     };
     let what = "cannot get a token";
     let limit = Duration::from_secs(60);
-    let response = tokio::time::timeout(limit, transport.send(&call, shown.as_ref()))
-        .await
-        .map_err(|_| {
-            Error::new(
-                ErrorKind::Unavailable,
-                format!("{what}: {} does not answer in time", origin(realm)),
-            )
-        })??;
-    if !response.status().is_success() {
-        return Err(complaint(response, what).await);
-    }
-    Token::parse(&read_all(response, MAX_ANSWER, "a token").await?)
+    let asking = async {
+        let response = transport.send(&call, shown.as_ref()).await?;
+        if !response.status().is_success() {
+            return Err(complaint(response, what).await);
+        }
+        Token::parse(&read_all(response, MAX_ANSWER, "a token").await?)
+    };
+    tokio::time::timeout(limit, asking).await.map_err(|_| {
+        Error::new(
+            ErrorKind::Unavailable,
+            format!("{what}: {} does not answer in time", origin(realm)),
+        )
+    })?
 }
 
 fn by_get(credentials: &Credentials, realm: &Url, service: &str, scope: &str, offline: bool) -> Call {

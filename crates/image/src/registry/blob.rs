@@ -172,7 +172,10 @@ impl BlobReader {
                 let scope = self.repository.scope(Access::Pull);
                 self.repository.send(&call, &scope).await
             }
-            false => self.repository.inner.transport.send(&call, None).await,
+            false => {
+                call.foreign = Some(super::transport::authority(&self.repository.inner.base));
+                self.repository.inner.transport.send(&call, None).await
+            }
         };
         let response = response.map_err(|error| {
             // It was tried again as often as it may be.

@@ -60,6 +60,31 @@ impl RegistryClient {
         ))
     }
 
+    /// A repository of the registry at an address (`https://registry.example`), whatever mirrors and settings say of
+    /// names.
+    ///
+    /// # Errors
+    /// What is no address of a registry.
+    pub fn repository_at(&self, address: &str, name: &str, credentials: &Credentials) -> Result<Repository> {
+        let base = Url::parse(address).ok().filter(|url| {
+            matches!(url.scheme(), "http" | "https")
+                && url.has_host()
+                && url.path() == "/"
+                && url.query().is_none()
+                && url.username().is_empty()
+                && url.password().is_none()
+        });
+        let base = base.ok_or_else(|| {
+            Error::invalid(format!(
+                "{} is not the address of a registry, as https://registry.example is",
+                show(address.as_bytes())
+            ))
+        })?;
+        let domain = super::transport::authority(&base);
+        let transport = Arc::clone(&self.transport);
+        Ok(Repository::new(transport, base, &domain, name, credentials.clone()))
+    }
+
     /// The places where a repository may be read, mirrors first. Mirrors get no credentials: those that there are belong
     /// to the registry.
     pub(super) async fn sources(

@@ -8,7 +8,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt as _};
 
 use super::client::RegistryClient;
 use super::credentials::Credentials;
-use super::repository::{RawManifest, Repository};
+use super::repository::{Access, RawManifest, Repository};
 use super::upload::{Mount, Upload};
 use crate::Store;
 use crate::config::ImageConfig;
@@ -225,7 +225,7 @@ async fn find(
             .strip_prefix(repository.domain())
             .and_then(|rest| rest.strip_prefix('/'))
             .filter(|name| *name != repository.name());
-        if repository.blob_size(digest).await?.is_some() {
+        if repository.blob_size(digest, Access::Push).await?.is_some() {
             tell(PushEvent::Exists(diff_id.clone()));
             return there();
         }

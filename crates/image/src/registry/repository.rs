@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use reqwest::header::{CONTENT_TYPE, HeaderMap, LINK};
-use reqwest::{Body, Method, Response, StatusCode, Url};
+use reqwest::{Method, Response, StatusCode, Url};
 
 use super::auth::Authorizer;
 use super::credentials::Credentials;
@@ -15,6 +15,7 @@ use crate::config::MAX_DOCUMENT;
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::manifest::{Descriptor, Document, Index, media_type};
+use crate::reference::valid_tag;
 
 /// Names in one list.
 const MAX_NAMES: usize = 100_000;
@@ -22,6 +23,8 @@ const MAX_NAMES: usize = 100_000;
 const MAX_PAGES: usize = 1000;
 /// Bytes of one page.
 const MAX_PAGE: usize = 8 << 20;
+/// Bytes of one list.
+const MAX_LIST: usize = 16 << 20;
 /// What may be answered to a request for a manifest.
 const MANIFESTS: [&str; 6] = [
     media_type::OCI_INDEX,
@@ -189,7 +192,12 @@ impl Repository {
 
     /// Makes a request once whose body is a stream. The registry must have been asked something before, so that it is
     /// known what it wants to be shown.
-    pub(super) async fn send_stream(&self, call: &Call, scope: &str, body: Body) -> Result<Response> {
+    pub(super) async fn send_stream(
+        &self,
+        call: &Call,
+        scope: &str,
+        body: impl futures_util::Stream<Item = std::io::Result<bytes::Bytes>> + Send + Sync + Unpin + 'static,
+    ) -> Result<Response> {
         let shown = self.shown(call, scope).await?;
         let response = self.inner.transport.stream(call, shown.as_ref(), body).await?;
         if response.status() == StatusCode::UNAUTHORIZED {
@@ -334,23 +342,46 @@ impl Repository {
         }
     }
 
-    /// All tags, in the registry's order.
+    /// All tags, in the registry's order. What cannot be a tag is left out.
     pub async fn tags(&self) -> Result<Vec<String>> {
-        #[derive(serde::Deserialize)]
-        struct Page {
-            #[serde(default)]
-            tags: Option<Vec<String>>,
-        }
         let first = self.url("tags/list?n=1000")?;
         let mut tags = Vec::new();
         self.pages(first, &self.scope(Access::Pull), |raw| {
-            let page: Page =
-                serde_json::from_slice(raw).map_err(|e| Error::json("the list of tags is not valid", e))?;
-            tags.extend(page.tags.unwrap_or_default());
+            tags.extend(tags_of(raw)?);
             Ok(tags.len())
         })
         .await?;
         Ok(tags)
+    }
+
+    /// One page of tags behind `last`, of `n` at most (none: as many as the registry likes), and the last tag of it if
+    /// there are more.
+    pub async fn tags_page(&self, n: Option<usize>, last: Option<&str>) -> Result<(Vec<String>, Option<String>)> {
+        let mut url = self.url("tags/list")?;
+        if let Some(n) = n {
+            url.query_pairs_mut().append_pair("n", &n.to_string());
+        }
+        if let Some(last) = last {
+            url.query_pairs_mut().append_pair("last", last);
+        }
+        let call = Call::new(Method::GET, url.clone());
+        let response = self.send(&call, &self.scope(Access::Pull)).await?;
+        if !response.status().is_success() {
+            return Err(complaint(response, &format!("cannot list {}", self.inner.name)).await);
+        }
+        let more = next_page(&url, response.headers());
+        let tags = tags_of(&read_all(response, MAX_PAGE, "a list").await?)?;
+        // Where the next page begins is the registry's to say; most say the last tag of this one.
+        let next = more.map(|next| {
+            let said = next.query_pairs().find(|(name, _)| name == "last");
+            said.map(|(_, last)| last.into_owned())
+        });
+        let next = match next {
+            Some(Some(last)) => Some(last),
+            Some(None) => tags.last().cloned(),
+            None => None,
+        };
+        Ok((tags, next.filter(|last| valid_tag(last))))
     }
 
     /// Reads a list page by page. `take` gets a page and says how many entries there are so far.
@@ -361,21 +392,22 @@ impl Repository {
         mut take: impl FnMut(&[u8]) -> Result<usize>,
     ) -> Result<()> {
         let mut next = Some(first);
+        let mut bytes = 0;
         for _ in 0..MAX_PAGES {
             let Some(url) = next else { return Ok(()) };
             let response = self.send(&Call::new(Method::GET, url.clone()), scope).await?;
             if !response.status().is_success() {
                 return Err(complaint(response, &format!("cannot list {}", self.inner.name)).await);
             }
-            next = response
-                .headers()
-                .get(LINK)
-                .and_then(|value| value.to_str().ok())
-                .and_then(next_link)
-                .and_then(|link| url.join(link).ok())
-                // A list goes on where it began.
-                .filter(|link| origin(link) == origin(&url) && *link != url);
-            if take(&read_all(response, MAX_PAGE, "a list").await?)? > MAX_NAMES {
+            next = next_page(&url, response.headers());
+            let page = read_all(response, MAX_PAGE, "a list").await?;
+            bytes += page.len();
+            if bytes > MAX_LIST {
+                return Err(Error::limit(format!(
+                    "the registry's list is larger than {MAX_LIST} bytes"
+                )));
+            }
+            if take(&page)? > MAX_NAMES {
                 return Err(Error::limit(format!(
                     "the registry lists more than {MAX_NAMES} names"
                 )));
@@ -454,10 +486,10 @@ impl Repository {
         Ok(raw)
     }
 
-    /// The size of a blob, if the registry has it.
-    pub async fn blob_size(&self, digest: &Digest) -> Result<Option<u64>> {
+    /// The size of a blob, if the registry has it. Who is about to push asks as one who may: one token is enough then.
+    pub async fn blob_size(&self, digest: &Digest, access: Access) -> Result<Option<u64>> {
         let call = Call::new(Method::HEAD, self.url(&format!("blobs/{digest}"))?);
-        let response = self.send(&call, &self.scope(Access::Push)).await?;
+        let response = self.send(&call, &self.scope(access)).await?;
         match response.status() {
             StatusCode::NOT_FOUND => Ok(None),
             status if status.is_success() => Ok(response
@@ -480,6 +512,26 @@ impl Repository {
             false => Ok(None),
         }
     }
+}
+
+fn tags_of(raw: &[u8]) -> Result<Vec<String>> {
+    #[derive(serde::Deserialize)]
+    struct Page {
+        #[serde(default)]
+        tags: Option<Vec<String>>,
+    }
+    let page: Page = serde_json::from_slice(raw).map_err(|e| Error::json("the list of tags is not valid", e))?;
+    let mut tags = page.tags.unwrap_or_default();
+    // They go to terminals and into addresses.
+    tags.retain(|tag| valid_tag(tag));
+    Ok(tags)
+}
+
+/// The address of a list's next page: a list goes on where it began.
+fn next_page(url: &Url, headers: &HeaderMap) -> Option<Url> {
+    let link = next_link(headers.get(LINK)?.to_str().ok()?)?;
+    let next = url.join(link).ok()?;
+    (origin(&next) == origin(url) && next != *url).then_some(next)
 }
 
 fn header_digest(headers: &HeaderMap) -> Option<Digest> {

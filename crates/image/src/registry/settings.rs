@@ -18,6 +18,8 @@ pub struct Settings {
     pub mirrors: Vec<String>,
     /// Directories in which `HOST[:PORT]/` holds `*.crt` (authorities), `*.cert` and `*.key` (client certificates).
     pub certificates: Vec<PathBuf>,
+    /// Authorities (PEM) to trust beside the system's, whatever the registry.
+    pub authorities: Option<Vec<u8>>,
     /// The proxy for `http:`.
     pub http_proxy: Option<String>,
     /// The proxy for `https:`.
@@ -28,8 +30,10 @@ pub struct Settings {
     pub retries: u32,
     /// Time to establish a connection.
     pub connect_timeout: Duration,
-    /// Time without a single byte after which a transfer is considered cut.
+    /// Time without a single byte, in either direction, after which a transfer is considered cut.
     pub read_timeout: Duration,
+    /// Time to answer after a body was sent whole: a registry may have much to do with it.
+    pub answer_timeout: Duration,
     /// Layers of an image that are downloaded at the same time.
     pub downloads: usize,
     /// Layers of an image that are uploaded at the same time.
@@ -43,12 +47,14 @@ impl Default for Settings {
             insecure: Vec::new(),
             mirrors: Vec::new(),
             certificates: vec!["/etc/vessel/certs.d".into(), "/etc/docker/certs.d".into()],
+            authorities: None,
             http_proxy: None,
             https_proxy: None,
             no_proxy: None,
             retries: 5,
             connect_timeout: Duration::from_secs(15),
             read_timeout: Duration::from_secs(60),
+            answer_timeout: Duration::from_secs(300),
             downloads: 3,
             uploads: 5,
         }
@@ -63,18 +69,7 @@ impl Settings {
         if host == "localhost" || address.is_some_and(|address| address.is_loopback()) {
             return true;
         }
-        self.insecure.iter().any(|entry| {
-            let entry = entry
-                .strip_prefix("http://")
-                .or_else(|| entry.strip_prefix("https://"))
-                .unwrap_or(entry);
-            match entry.split_once('/') {
-                Some((network, length)) => {
-                    address.is_some_and(|address| within(address, network, length).unwrap_or(false))
-                }
-                None => entry.eq_ignore_ascii_case(authority) || entry.eq_ignore_ascii_case(host),
-            }
-        })
+        is_named(&self.insecure, authority)
     }
 
     /// Whether the values can be used: an error names the one that cannot.
@@ -114,6 +109,29 @@ impl Settings {
         }
         Ok(())
     }
+}
+
+/// Whether entries as in [`Settings::insecure`] name a registry (`host[:port]`).
+pub(super) fn is_named(entries: &[String], authority: &str) -> bool {
+    // An address of IPv6 without brackets has colons that lead to no port.
+    let address: Option<IpAddr> = authority.parse().ok();
+    let (host, _) = match address {
+        Some(_) => (authority, None),
+        None => split_port(authority),
+    };
+    let address = address.or_else(|| host.parse().ok());
+    entries.iter().any(|entry| {
+        let entry = entry
+            .strip_prefix("http://")
+            .or_else(|| entry.strip_prefix("https://"))
+            .unwrap_or(entry);
+        match entry.split_once('/') {
+            Some((network, length)) => {
+                address.is_some_and(|address| within(address, network, length).unwrap_or(false))
+            }
+            None => entry.eq_ignore_ascii_case(authority) || entry.eq_ignore_ascii_case(host),
+        }
+    })
 }
 
 /// Host and port; brackets of IPv6 addresses come off.

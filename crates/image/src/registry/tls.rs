@@ -4,6 +4,7 @@
 //! client certificate. The first directory of the settings that has one for a host counts.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
@@ -32,14 +33,41 @@ pub(super) fn directory(directories: &[PathBuf], authority: &str) -> Option<Path
         .find(|path| path.is_dir())
 }
 
+/// What tells one state of a directory from another.
+pub(super) type Stamp = Vec<(String, u64, i64, i64)>;
+
+/// Names, sizes and times of the files in a host's directory.
+pub(super) fn stamp(directory: &Path) -> Result<Stamp> {
+    let mut stamp = Vec::new();
+    for name in names(directory)? {
+        // What vanishes meanwhile will be seen the next time.
+        if let Ok(found) = fs::metadata(directory.join(&name)) {
+            stamp.push((name, found.size(), found.mtime(), found.mtime_nsec()));
+        }
+    }
+    Ok(stamp)
+}
+
 /// A configuration for hosts with a directory of their own, or without. `unverified`: any certificate will do.
-pub(super) fn config(own: Option<&Path>, unverified: bool) -> Result<ClientConfig> {
+/// `more` are authorities for every host.
+pub(super) fn config(own: Option<&Path>, unverified: bool, more: Option<&[u8]>) -> Result<ClientConfig> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
         .map_err(|error| Error::new(crate::ErrorKind::Io, format!("cannot set up TLS: {error}")))?;
-    let mut roots = system_roots().clone();
+    // Nobody is asked who vouches for whom when nothing is verified.
+    let mut roots = match unverified {
+        true => RootCertStore::empty(),
+        false => system_roots().clone(),
+    };
     let mut client = None;
+    if let Some(pem) = more {
+        let bad = |why: String| Error::invalid(format!("the certificate to trust cannot be used: {why}"));
+        for certificate in CertificateDer::pem_slice_iter(pem) {
+            let certificate = certificate.map_err(|error| bad(error.to_string()))?;
+            roots.add(certificate).map_err(|error| bad(error.to_string()))?;
+        }
+    }
     if let Some(directory) = own {
         let names = names(directory)?;
         for name in names.iter().filter(|name| name.ends_with(".crt")) {

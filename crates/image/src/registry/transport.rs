@@ -2,19 +2,22 @@
 //!
 //! Redirects are followed here, one by one: `Authorization` goes to the origin it was meant for and nowhere else, and
 //! never from `https:` to `http:`. What may succeed a moment later (a broken connection, 429, 5xx) is tried again with
-//! growing pauses, or the pause that the server asks for.
+//! growing pauses, or the pause that the server asks for. Silence is bounded in both directions, duration in none.
 
 use std::collections::HashMap;
 use std::error::Error as _;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures_util::StreamExt as _;
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt as _};
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER};
 use reqwest::{Body, Client, Method, NoProxy, Proxy, Response, StatusCode, Url};
 
 use super::headers;
+use super::names::{Forbidden, Guard, Names};
 use super::settings::Settings;
+use super::silence::Pulse;
 use super::tls;
 use crate::error::{Error, ErrorKind, Result, show};
 
@@ -24,8 +27,11 @@ const MAX_REDIRECTS: usize = 10;
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 /// The longest pause of one's own.
 const MAX_PAUSE: Duration = Duration::from_secs(8);
-/// Of an error's answer so much is read.
+/// Of an error's answer so much is read, and for so long.
 const MAX_COMPLAINT: usize = 64 << 10;
+const COMPLAINT_TIME: Duration = Duration::from_secs(30);
+/// Clients that are kept: redirects name hosts as they like.
+const MAX_CLIENTS: usize = 256;
 /// Large windows: a layer is one stream, and the way may be long.
 const WINDOW: u32 = 4 << 20;
 
@@ -36,6 +42,8 @@ pub(super) struct Call {
     pub(super) url: Url,
     pub(super) headers: HeaderMap,
     pub(super) body: Vec<u8>,
+    /// The address comes from somebody who could not ask there: only public hosts are asked, and this one (`host[:port]`).
+    pub(super) foreign: Option<String>,
 }
 
 impl Call {
@@ -45,6 +53,7 @@ impl Call {
             url,
             headers: HeaderMap::new(),
             body: Vec::new(),
+            foreign: None,
         }
     }
 
@@ -60,68 +69,119 @@ impl Call {
     }
 }
 
+/// What a client is for. Each has connections of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Purpose {
+    /// Small requests, answers of any size.
+    Receive,
+    /// Requests of any size; the silence of these is bounded here, see [`Pulse`].
+    Send,
+    /// Addresses that somebody else wrote down.
+    Foreign,
+}
+
 /// Connections to registries, shared by all who use the same settings.
 #[derive(Debug)]
 pub(super) struct Transport {
     pub(super) settings: Settings,
-    /// By host, for those with certificates of their own or none that count; all others share one.
-    clients: Mutex<HashMap<String, Client>>,
+    names: Names,
+    /// By purpose and host, for hosts with certificates of their own or none that count; all others share one. With
+    /// the certificates it was made with.
+    clients: Mutex<HashMap<(Purpose, String), (tls::Stamp, Client)>>,
 }
 
 impl Transport {
     pub(super) fn new(settings: Settings) -> Arc<Self> {
         Arc::new(Self {
             settings,
+            names: Names::default(),
             clients: Mutex::default(),
         })
     }
 
-    fn client(&self, url: &Url) -> Result<Client> {
+    fn client(&self, url: &Url, purpose: Purpose) -> Result<Client> {
         let authority = authority(url);
-        let own = tls::directory(&self.settings.certificates, &authority);
         let secure = url.scheme() == "https";
+        let own = tls::directory(&self.settings.certificates, &authority).filter(|_| secure);
         let insecure = secure && own.is_none() && self.settings.is_insecure(&authority);
-        let key = match (secure, own.is_some() || insecure) {
+        let host = match (secure, own.is_some() || insecure) {
             (false, _) => "http:",
             (true, true) => authority.as_str(),
             (true, false) => "",
         };
+        let key = (purpose, host.to_owned());
+        // New certificates count at once, for new connections.
+        let stamp = own.as_deref().map(tls::stamp).transpose()?.unwrap_or_default();
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(client) = clients.get(key) {
+        if let Some((known, client)) = clients.get(&key)
+            && *known == stamp
+        {
             return Ok(client.clone());
         }
+        let client = self.build(key.0, secure, own.as_deref(), insecure)?;
+        if clients.len() >= MAX_CLIENTS {
+            clients.clear();
+        }
+        clients.insert(key, (stamp, client.clone()));
+        Ok(client)
+    }
+
+    fn build(
+        &self,
+        purpose: Purpose,
+        secure: bool,
+        own: Option<&std::path::Path>,
+        insecure: bool,
+    ) -> Result<Client> {
+        let settings = &self.settings;
         let config = if secure {
-            tls::config(own.as_deref(), insecure)?
+            tls::config(own, insecure, settings.authorities.as_deref())?
         } else {
             // Never used; the library wants one.
-            tls::config(None, true)?
+            tls::config(None, true, None)?
+        };
+        let names = match purpose {
+            Purpose::Foreign => self.names.guarded(self.guard()),
+            _ => self.names.clone(),
         };
         let mut builder = Client::builder()
-            .user_agent(&self.settings.user_agent)
+            .user_agent(&settings.user_agent)
             .tls_backend_preconfigured(config)
+            .dns_resolver(names)
             .redirect(reqwest::redirect::Policy::none())
             .retry(reqwest::retry::never())
             .referer(false)
-            .connect_timeout(self.settings.connect_timeout)
-            .read_timeout(self.settings.read_timeout)
+            .connect_timeout(settings.connect_timeout)
             .http2_initial_stream_window_size(WINDOW)
             .http2_initial_connection_window_size(WINDOW * 2)
             .no_proxy();
+        if purpose != Purpose::Send {
+            // It runs from the beginning of a request, also while a body is sent.
+            builder = builder.read_timeout(settings.read_timeout);
+        }
         for proxy in self.proxies()? {
             builder = builder.proxy(proxy);
         }
-        let client = builder.build().map_err(|error| {
+        builder.build().map_err(|error| {
             Error::new(
                 ErrorKind::Io,
                 format!("cannot set up HTTP: {}", innermost(&error)),
             )
-        })?;
-        // Redirects name hosts as they like.
-        if clients.len() >= 256 {
-            clients.clear();
+        })
+    }
+
+    /// Who may be asked in a stranger's name: beside everybody who is public what was declared insecure, and proxies.
+    fn guard(&self) -> Guard {
+        let settings = &self.settings;
+        let proxies = settings.http_proxy.iter().chain(&settings.https_proxy);
+        let hosts = proxies.filter_map(|proxy| {
+            let url = Url::parse(proxy).or_else(|_| Url::parse(&format!("http://{proxy}"))).ok()?;
+            url.host_str().map(str::to_ascii_lowercase)
+        });
+        Guard {
+            hosts: hosts.collect(),
+            insecure: settings.insecure.clone(),
         }
-        clients.insert(key.to_owned(), client.clone());
-        Ok(client)
     }
 
     fn proxies(&self) -> Result<Vec<Proxy>> {
@@ -156,8 +216,22 @@ impl Transport {
     pub(super) async fn once(&self, call: &Call, authorization: Option<&HeaderValue>) -> Result<Response> {
         let mut url = call.url.clone();
         for _ in 0..=MAX_REDIRECTS {
+            let stranger = call.foreign.as_ref().is_some_and(|own| *own != authority(&url));
+            let purpose = match call.body.is_empty() {
+                _ if stranger => Purpose::Foreign,
+                true => Purpose::Receive,
+                false => Purpose::Send,
+            };
+            let host = url.host_str().unwrap_or_default();
+            if stranger && !self.guard().allows(host) {
+                return Err(Error::with_source(
+                    ErrorKind::Permission,
+                    format!("{} is not asked", origin(&url)),
+                    Forbidden(host.to_owned()),
+                ));
+            }
             let mut request = self
-                .client(&url)?
+                .client(&url, purpose)?
                 .request(call.method.clone(), url.clone())
                 .headers(call.headers.clone());
             if let Some(authorization) = authorization.filter(|_| same_origin(&url, &call.url)) {
@@ -166,7 +240,11 @@ impl Transport {
             if !call.body.is_empty() {
                 request = request.body(call.body.clone());
             }
-            let response = request.send().await.map_err(|error| unreachable(&url, error))?;
+            // Bodies are documents here: what is sent and answered within this is not bounded any further.
+            let response = tokio::time::timeout(self.settings.answer_timeout, request.send())
+                .await
+                .map_err(|_| silent(&url))?
+                .map_err(|error| unreachable(&url, error))?;
             let follows = call.method == Method::GET || call.method == Method::HEAD;
             if !response.status().is_redirection()
                 || response.status() == StatusCode::NOT_MODIFIED
@@ -209,24 +287,27 @@ impl Transport {
         Ok(to)
     }
 
-    /// Makes a request whose body is a stream, once, without redirects.
+    /// Makes a request whose body is a stream, once, without redirects. It may take as long as it gets on.
     pub(super) async fn stream(
         &self,
         call: &Call,
         authorization: Option<&HeaderValue>,
-        body: Body,
+        body: impl Stream<Item = std::io::Result<Bytes>> + Send + Sync + Unpin + 'static,
     ) -> Result<Response> {
+        let pulse = Pulse::new();
         let mut request = self
-            .client(&call.url)?
+            .client(&call.url, Purpose::Send)?
             .request(call.method.clone(), call.url.clone())
             .headers(call.headers.clone())
-            .body(body);
+            .body(Body::wrap_stream(pulse.follow(body)));
         if let Some(authorization) = authorization {
             request = request.header(AUTHORIZATION, authorization);
         }
-        request
-            .send()
+        let settings = &self.settings;
+        pulse
+            .bound(settings.read_timeout, settings.answer_timeout, request.send())
             .await
+            .ok_or_else(|| silent(&call.url))?
             .map_err(|error| unreachable(&call.url, error))
     }
 
@@ -327,7 +408,26 @@ pub(super) fn is_connection(error: &Error) -> bool {
         .is_some_and(|broken| !broken.permanent)
 }
 
+/// A server that takes nothing any more, or does not answer what it took.
+fn silent(url: &Url) -> Error {
+    Error::with_source(
+        ErrorKind::Unavailable,
+        format!("{} does not answer in time", origin(url)),
+        Broken {
+            why: "it was silent for too long".to_owned(),
+            permanent: false,
+        },
+    )
+}
+
 pub(super) fn unreachable(url: &Url, error: reqwest::Error) -> Error {
+    if let Some(forbidden) = forbidden(&error) {
+        return Error::with_source(
+            ErrorKind::Permission,
+            format!("{} is not asked", origin(url)),
+            Forbidden(forbidden.0.clone()),
+        );
+    }
     let mut why = innermost(&error);
     let lower = why.to_lowercase();
     let mut permanent = false;
@@ -370,6 +470,16 @@ pub(super) fn unreachable(url: &Url, error: reqwest::Error) -> Error {
             permanent,
         },
     )
+}
+
+fn forbidden(error: &reqwest::Error) -> Option<&Forbidden> {
+    let mut cause: &dyn std::error::Error = error;
+    loop {
+        if let Some(forbidden) = cause.downcast_ref() {
+            return Some(forbidden);
+        }
+        cause = cause.source()?;
+    }
 }
 
 /// The cause at the bottom, which says most, without addresses that may hold signatures.
@@ -431,9 +541,8 @@ pub(super) async fn complaint(response: Response, what: &str) -> Error {
     }
     let status = response.status();
     let host = origin(response.url());
-    let body = read_all(response, MAX_COMPLAINT, "an error")
-        .await
-        .unwrap_or_default();
+    let body = tokio::time::timeout(COMPLAINT_TIME, read_all(response, MAX_COMPLAINT, "an error"));
+    let body = body.await.ok().and_then(Result::ok).unwrap_or_default();
     let said = serde_json::from_slice::<Complaint>(&body)
         .ok()
         .and_then(|complaint| complaint.errors.into_iter().next())

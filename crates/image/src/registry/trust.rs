@@ -85,11 +85,15 @@ impl TrustPolicy {
             .filter(|point| point.len() == 65 && point.first() == Some(&4))
             .ok_or_else(|| bad("only ECDSA keys of P-256 are supported"))?;
         let prefix = prefix.trim_end_matches('/');
-        let prefix = if prefix == "*" { "" } else { prefix };
+        let prefix = match prefix.split_once('/') {
+            _ if prefix == "*" => String::new(),
+            Some((host, path)) => format!("{}/{path}", host_of(host)),
+            None => host_of(prefix),
+        };
         match self.rules.iter_mut().find(|rule| rule.prefix == prefix) {
             Some(rule) => rule.keys.push(point.to_vec()),
             None => self.rules.push(Rule {
-                prefix: prefix.to_owned(),
+                prefix,
                 keys: vec![point.to_vec()],
             }),
         }
@@ -97,7 +101,7 @@ impl TrustPolicy {
     }
 
     fn rule(&self, reference: &Reference) -> Option<&Rule> {
-        let repository = reference.repository();
+        let repository = format!("{}/{}", host_of(reference.domain()), reference.path());
         let below = |prefix: &str| match repository.strip_prefix(prefix) {
             Some(rest) => prefix.is_empty() || rest.is_empty() || rest.starts_with('/'),
             None => false,
@@ -138,6 +142,21 @@ impl TrustPolicy {
                 }
             ),
         ))
+    }
+}
+
+/// A registry by one of its spellings: `Registry.example:443` is reached like `registry.example`, and what may be spoken
+/// to in clear without a port at 80. Names that do not resolve alike are different registries.
+fn host_of(domain: &str) -> String {
+    let url = reqwest::Url::parse(&format!("https://{domain}/")).ok();
+    let Some((host, port)) = url.as_ref().and_then(|url| Some((url.host_str()?, url.port()))) else {
+        return domain.to_ascii_lowercase();
+    };
+    let host = host.trim_end_matches('.');
+    match (host, port) {
+        ("docker.io" | "index.docker.io" | "registry-1.docker.io", None) => "docker.io".to_owned(),
+        (host, None | Some(80)) => host.to_owned(),
+        (host, Some(port)) => format!("{host}:{port}"),
     }
 }
 
@@ -289,6 +308,31 @@ mod tests {
         assert_eq!(prefix(&policy, "registry.example.com/x").as_deref(), None);
         policy.require("*", key.as_bytes()).unwrap();
         assert_eq!(prefix(&policy, "user/debian").as_deref(), Some(""));
+    }
+
+    #[test]
+    fn another_spelling_of_a_registry_is_the_same_registry() {
+        let mut policy = TrustPolicy::default();
+        let key = pem(&pair());
+        for prefix in ["registry.example/team", "Ports.example:5000", "docker.io/library", "TLS.example:443/x"] {
+            policy.require(prefix, key.as_bytes()).unwrap();
+        }
+        for covered in [
+            "registry.example/team/app",
+            "REGISTRY.example/team/app",
+            "registry.example:443/team/app",
+            "registry.example:0443/team/app",
+            "registry.example:80/team/app",
+            "ports.EXAMPLE:5000/app",
+            "registry-1.docker.io/library/debian",
+            "tls.example/x/y",
+        ] {
+            let reference = Reference::parse(covered).unwrap();
+            assert!(policy.rule(&reference).is_some(), "{covered}");
+        }
+        for other in ["registry.example:5000/team/app", "ports.example/app", "registry.example/teams"] {
+            assert!(policy.rule(&Reference::parse(other).unwrap()).is_none(), "{other}");
+        }
     }
 
     #[test]

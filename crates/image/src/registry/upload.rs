@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use futures_util::stream;
 use reqwest::header::LOCATION;
-use reqwest::{Body, Method, Response, StatusCode, Url};
+use reqwest::{Method, Response, StatusCode, Url};
 use tokio::sync::{mpsc, oneshot};
 
 use super::repository::{Access, Repository};
@@ -38,7 +38,7 @@ pub struct Upload {
 impl Repository {
     /// Sends a small blob unless the registry has it.
     pub async fn put_blob(&self, bytes: &[u8], digest: &Digest) -> Result<()> {
-        if self.blob_size(digest).await?.is_some() {
+        if self.blob_size(digest, Access::Push).await?.is_some() {
             return Ok(());
         }
         let upload = self.begin_upload(None).await?;
@@ -159,7 +159,7 @@ impl Upload {
                 let _ = done.send(result.map(|()| (hasher.finish(), size)));
             })
             .map_err(|e| fail(Error::io("cannot start a thread to compress a layer", e)))?;
-        let body = Body::wrap_stream(stream::unfold(receiver, |mut receiver| async move {
+        let body = Box::pin(stream::unfold(receiver, |mut receiver| async move {
             receiver.recv().await.map(|piece| (piece, receiver))
         }));
         let call = Call::new(Method::PATCH, self.location.clone())
@@ -228,7 +228,7 @@ impl Upload {
         match response.status() {
             status if status.is_success() => Ok(()),
             // Another try of the same request came too late: the first one was heard.
-            StatusCode::NOT_FOUND if self.repository.blob_size(digest).await?.is_some() => Ok(()),
+            StatusCode::NOT_FOUND if self.repository.blob_size(digest, Access::Push).await?.is_some() => Ok(()),
             _ => Err(complaint(response, "cannot complete an upload").await),
         }
     }

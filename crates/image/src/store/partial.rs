@@ -10,6 +10,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -70,13 +71,18 @@ impl Store {
         let open = || -> io::Result<Partial> {
             fs::create_dir_all(&directory)?;
             let mut options = OpenOptions::new();
-            options.read(true).write(true).create(true).truncate(!resume);
+            options.read(true).write(true).create(true).truncate(false);
             std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
             let mut file = options.open(&path)?;
-            // Another pull, for another store position of the same blob, may be writing to it.
+            // Another pull, for another store position of the same blob, may be writing to it: nothing is changed before
+            // it is known to be ours.
             rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)?;
-            let mut length = file.metadata()?.len();
-            if length > size {
+            let found = file.metadata()?;
+            if fs::metadata(&path).map(|now| (now.dev(), now.ino()))? != (found.dev(), found.ino()) {
+                return Err(io::Error::other("it was replaced meanwhile"));
+            }
+            let mut length = found.len();
+            if length > size || !resume {
                 file.set_len(0)?;
                 length = 0;
             }
@@ -161,5 +167,28 @@ impl Store {
             }
         }
         Ok(freed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_another_pull_writes_is_left_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        let digest = Digest::sha256(b"layer");
+        let mut first = store.partial(&digest, 100, true).unwrap();
+        first.append(b"beginning").unwrap();
+        for resume in [false, true] {
+            assert!(store.partial(&digest, 100, resume).is_none(), "it is in use");
+        }
+        let path = first.path.clone();
+        assert_eq!(fs::read(&path).unwrap(), b"beginning");
+        drop(first);
+        assert_eq!(store.partial(&digest, 100, true).unwrap().len(), 9);
+        assert_eq!(store.partial(&digest, 100, false).unwrap().len(), 0);
+        assert!(fs::read(&path).unwrap().is_empty());
     }
 }

@@ -1,5 +1,6 @@
 //! The registry client against a registry that lies, cuts, stalls and redirects.
 
+mod limits;
 mod server;
 
 use std::collections::HashMap;
@@ -42,7 +43,11 @@ fn tar(name: &str, size: usize) -> Vec<u8> {
 }
 
 fn image(architecture: &str) -> Image {
-    let tars = [tar("a", 600 << 10), tar("b", 100)];
+    image_of(architecture, 600 << 10)
+}
+
+fn image_of(architecture: &str, size: usize) -> Image {
+    let tars = [tar("a", size), tar("b", 100)];
     let diff_ids: Vec<String> = tars.iter().map(|tar| Digest::sha256(tar).to_string()).collect();
     let config = serde_json::json!({"architecture": architecture, "os": "linux",
         "rootfs": {"type": "layers", "diff_ids": diff_ids}})

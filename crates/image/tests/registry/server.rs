@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 /// A request as it arrived.
 #[derive(Debug, Clone)]
@@ -74,9 +75,28 @@ pub struct Server {
     ended: Arc<AtomicBool>,
 }
 
+/// How bodies are read.
+#[derive(Debug, Clone, Copy)]
+pub enum Pace {
+    /// As they come.
+    Fast,
+    /// With a pause after each piece.
+    Slow(Duration),
+    /// No more of them after so many bytes.
+    Deaf(u64),
+}
+
 impl Server {
     pub fn start(handler: impl Fn(&Request) -> Answer + Send + Sync + 'static) -> Self {
+        Self::with_pace(Pace::Fast, handler)
+    }
+
+    pub fn with_pace(pace: Pace, handler: impl Fn(&Request) -> Answer + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        if !matches!(pace, Pace::Fast) {
+            // What the kernel takes looks like progress.
+            rustix::net::sockopt::set_socket_recv_buffer_size(&listener, 64 << 10).unwrap();
+        }
         let address = listener.local_addr().unwrap();
         let log: Arc<Mutex<Vec<Request>>> = Arc::default();
         let ended = Arc::new(AtomicBool::new(false));
@@ -90,7 +110,7 @@ impl Server {
                 let (handler, told, end) = (Arc::clone(&handler), Arc::clone(&told), Arc::clone(&end));
                 std::thread::spawn(move || {
                     // Who goes away, or speaks TLS, is not a failure of the test.
-                    let _ = serve(stream, &*handler, &told, &end);
+                    let _ = serve(stream, pace, &*handler, &told, &end);
                 });
             }
         });
@@ -119,6 +139,7 @@ impl Drop for Server {
 
 fn serve(
     stream: TcpStream,
+    pace: Pace,
     handler: &Handler,
     log: &Mutex<Vec<Request>>,
     ended: &AtomicBool,
@@ -126,7 +147,7 @@ fn serve(
     let mut reader = BufReader::new(stream.try_clone()?);
     let mut writer = stream;
     loop {
-        let Some(request) = read_request(&mut reader)? else {
+        let Some(request) = read_request(&mut reader, pace, ended)? else {
             return Ok(());
         };
         log.lock().unwrap().push(request.clone());
@@ -156,7 +177,7 @@ fn serve(
         writer.write_all(&answer.body[..until])?;
         if answer.stall.is_some() {
             while !ended.load(Ordering::Relaxed) {
-                std::thread::sleep(std::time::Duration::from_millis(20));
+                std::thread::sleep(Duration::from_millis(20));
             }
         }
         if until < answer.body.len() {
@@ -165,7 +186,11 @@ fn serve(
     }
 }
 
-fn read_request(reader: &mut BufReader<TcpStream>) -> std::io::Result<Option<Request>> {
+fn read_request(
+    reader: &mut BufReader<TcpStream>,
+    pace: Pace,
+    ended: &AtomicBool,
+) -> std::io::Result<Option<Request>> {
     let mut line = Vec::new();
     reader.take(8192).read_until(b'\n', &mut line)?;
     let line = String::from_utf8_lossy(&line).into_owned();
@@ -200,6 +225,15 @@ fn read_request(reader: &mut BufReader<TcpStream>) -> std::io::Result<Option<Req
             reader.read_line(&mut line)?;
             let length = u64::from_str_radix(line.trim(), 16).unwrap_or(0);
             reader.take(length).read_to_end(&mut request.body)?;
+            match pace {
+                Pace::Slow(pause) => std::thread::sleep(pause),
+                Pace::Deaf(after) if request.body.len() as u64 >= after => {
+                    while !ended.load(Ordering::Relaxed) {
+                        std::thread::sleep(Duration::from_millis(20));
+                    }
+                }
+                _ => {}
+            }
             reader.read_line(&mut line)?;
             if length == 0 {
                 break;

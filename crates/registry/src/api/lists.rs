@@ -101,13 +101,6 @@ pub fn list_tags(sorted: Vec<String>, text: Option<&str>, name: &Repository) -> 
     Ok(response)
 }
 
-/// `GET /v2/_catalog`: the repositories that the client may read.
-pub fn catalog(storage: &Storage, text: Option<&str>, may: impl Fn(&Repository) -> bool) -> Result<Response> {
-    let mut names = storage.repositories()?;
-    names.retain(may);
-    list_repositories(&names, text)
-}
-
 /// A page of repositories, wherever they come from.
 pub fn list_repositories(sorted: &[Repository], text: Option<&str>) -> Result<Response> {
     #[derive(Serialize)]

@@ -54,6 +54,7 @@ pub async fn begin(
     metrics: &Metrics,
     request: Request,
     name: Repository,
+    owner: &str,
     sources: Sources,
 ) -> Result<Response> {
     let query = request.uri().query().map(str::to_owned);
@@ -94,8 +95,8 @@ pub async fn begin(
         }
     };
     let begun = {
-        let (storage, name) = (storage.clone(), name.clone());
-        blocking(move || storage.begin_upload(&name, algorithm)).await?
+        let (storage, name, owner) = (storage.clone(), name.clone(), owner.to_owned());
+        blocking(move || storage.begin_upload(&name, &owner, algorithm)).await?
     };
     let Some(digest) = digest else {
         let id = begun.id().to_owned();

@@ -3,6 +3,7 @@
 pub mod body;
 pub mod fields;
 pub mod mapping;
+pub mod patience;
 pub mod query;
 pub mod receive;
 pub mod server;

@@ -19,6 +19,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
+use super::patience::{Appetite, Patience, Patient};
 use super::tls::Tls;
 use super::wire::{Files, Wire};
 use crate::registry::Registry;
@@ -59,21 +60,31 @@ pub struct Listener {
     pub metrics_only: bool,
 }
 
+/// What connections may use.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// So many at once.
+    pub connections: usize,
+    /// A client that takes nothing of an answer for so long is dropped.
+    pub silence: Duration,
+}
+
 /// Serves until `shutdown` resolves, then ends in an orderly way.
 pub async fn run(
     registry: Arc<Registry>,
     listeners: Vec<Listener>,
-    max_connections: usize,
+    limits: Limits,
     shutdown: impl Future<Output = ()>,
 ) {
     let (end, ended) = watch::channel(false);
-    let room = Arc::new(Semaphore::new(max_connections));
+    let room = Arc::new(Semaphore::new(limits.connections));
     let mut accepting = JoinSet::new();
     for listener in listeners {
         accepting.spawn(accept(
             listener,
             Arc::clone(&registry),
             Arc::clone(&room),
+            limits,
             ended.clone(),
         ));
     }
@@ -95,6 +106,7 @@ async fn accept(
     listener: Listener,
     registry: Arc<Registry>,
     room: Arc<Semaphore>,
+    limits: Limits,
     ended: watch::Receiver<bool>,
 ) {
     loop {
@@ -123,7 +135,7 @@ async fn accept(
             let _alive = alive;
             let connections = registry.metrics().connections.clone();
             connections.add(1);
-            if let Err(error) = connection(stream, client, tls, registry, ended).await {
+            if let Err(error) = connection(stream, client, tls, registry, limits, ended).await {
                 tracing::debug!(%address, %error, "a connection ended");
             }
             connections.subtract(1);
@@ -139,6 +151,7 @@ async fn connection(
     mut client: Client,
     tls: Option<Arc<Tls>>,
     registry: Arc<Registry>,
+    limits: Limits,
     mut ended: watch::Receiver<bool>,
 ) -> Result<(), Failure> {
     stream.set_nodelay(true)?;
@@ -148,20 +161,22 @@ async fn connection(
     match tls {
         Some(tls) => {
             let acceptor = tokio_rustls::TlsAcceptor::from(tls.config());
+            let stream = Patient::new(stream, limits.silence);
             let stream = tokio::time::timeout(HELLO_TIMEOUT, acceptor.accept(stream)).await??;
             if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
-                serve2(TokioIo::new(stream), client, registry, end).await
+                serve2(TokioIo::new(stream), client, registry, limits, end).await
             } else {
                 serve1(TokioIo::new(stream), client, registry, end).await
             }
         }
         None if tokio::time::timeout(HELLO_TIMEOUT, is_http2(&stream)).await?? => {
-            serve2(TokioIo::new(stream), client, registry, end).await
+            let stream = Patient::new(stream, limits.silence);
+            serve2(TokioIo::new(stream), client, registry, limits, end).await
         }
         None => {
             let files = Files::default();
             client.files = Some(files.clone());
-            let wire = Wire::new(stream, files, registry.metrics().sent.clone());
+            let wire = Wire::new(stream, files, registry.metrics().sent.clone(), Patience::new(limits.silence));
             serve1(wire, client, registry, end).await
         }
     }
@@ -215,14 +230,20 @@ async fn serve2<I>(
     io: I,
     client: Client,
     registry: Arc<Registry>,
+    limits: Limits,
     end: impl Future<Output = ()>,
 ) -> Result<(), Failure>
 where
     I: hyper::rt::Read + hyper::rt::Write + Unpin,
 {
+    let appetite = Appetite::new();
+    let offering = Arc::clone(&appetite);
     let service = service_fn(move |request: hyper::Request<Incoming>| {
-        let (registry, client) = (Arc::clone(&registry), client.clone());
-        async move { Ok::<_, Infallible>(registry.answer(request, client).await) }
+        let (registry, client, offering) = (Arc::clone(&registry), client.clone(), Arc::clone(&offering));
+        async move {
+            let response = registry.answer(request, client).await;
+            Ok::<_, Infallible>(response.map(|body| offering.offer(body)))
+        }
     });
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
@@ -233,9 +254,15 @@ where
         .keep_alive_interval(HEAD_TIMEOUT)
         .serve_connection(io, service);
     tokio::pin!(connection);
+    let starving = appetite.lost(limits.silence);
+    tokio::pin!(starving);
     tokio::select! {
         result = connection.as_mut() => return Ok(result?),
+        error = &mut starving => return Err(error.into()),
         () = end => connection.as_mut().graceful_shutdown(),
     }
-    Ok(connection.await?)
+    tokio::select! {
+        result = connection.as_mut() => Ok(result?),
+        error = &mut starving => Err(error.into()),
+    }
 }

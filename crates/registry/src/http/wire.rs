@@ -15,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::mapping::Mapping;
+use super::patience::Patience;
 use crate::metrics::Counter;
 
 /// The kernel sends at most this much at once; it keeps one client from holding a thread.
@@ -48,12 +49,18 @@ pub struct Wire {
     stream: TcpStream,
     files: Files,
     sent: Counter,
+    patience: Patience,
 }
 
 impl Wire {
     /// Wraps a connection; `sent` counts bytes.
-    pub fn new(stream: TcpStream, files: Files, sent: Counter) -> Self {
-        Self { stream, files, sent }
+    pub fn new(stream: TcpStream, files: Files, sent: Counter, patience: Patience) -> Self {
+        Self {
+            stream,
+            files,
+            sent,
+            patience,
+        }
     }
 }
 
@@ -75,7 +82,8 @@ impl Read for Wire {
 
 impl Write for Wire {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let sent = ready!(Pin::new(&mut self.stream).poll_write(cx, bytes))?;
+        let attempt = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        let sent = ready!(self.patience.judge(cx, attempt))?;
         self.sent.add(sent as u64);
         Poll::Ready(Ok(sent))
     }
@@ -100,14 +108,16 @@ impl Write for Wire {
             plain += 1;
         }
         let Some(((mapping, offset), length)) = file else {
-            let sent = ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, slices))?;
+            let attempt = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+            let sent = ready!(self.patience.judge(cx, attempt))?;
             self.sent.add(sent as u64);
             return Poll::Ready(Ok(sent));
         };
         let head = &slices[..plain];
         let before: usize = head.iter().map(|slice| slice.len()).sum();
         loop {
-            ready!(self.stream.poll_write_ready(cx))?;
+            let attempt = self.stream.poll_write_ready(cx);
+            ready!(self.patience.judge(cx, attempt))?;
             let sent = self.stream.try_io(Interest::WRITABLE, || {
                 if before > 0 {
                     // More follows at once: one segment, not two.
@@ -147,6 +157,7 @@ impl Write for Wire {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        let attempt = Pin::new(&mut self.stream).poll_shutdown(cx);
+        self.patience.judge(cx, attempt)
     }
 }

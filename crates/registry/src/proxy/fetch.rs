@@ -7,13 +7,11 @@ use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use hyper::Method;
-use hyper::header;
 use tokio::sync::{Semaphore, mpsc, watch};
 use vessel_image::Digest;
+use vessel_image::registry::BlobReader;
 
 use super::Proxy;
-use crate::api::field;
 use crate::error::{Code, Error, Result};
 use crate::http::receive::blocking;
 use crate::name::Repository;
@@ -21,6 +19,8 @@ use crate::storage::Upload;
 
 /// Blobs on their way at once.
 const AT_ONCE: usize = 64;
+/// Whose uploads these are.
+const OWNER: &str = "this cache";
 /// What is written or read at once.
 const BATCH: usize = 256 << 10;
 
@@ -57,13 +57,13 @@ pub(super) enum Fetched {
     /// It is stored.
     Stored {
         file: Arc<File>,
-        length: Option<u64>,
+        length: u64,
         progress: watch::Receiver<Progress>,
     },
     /// There is no room for it: it is only passed on.
     Passed {
         pieces: Arc<Mutex<Option<mpsc::Receiver<io::Result<Bytes>>>>>,
-        length: Option<u64>,
+        length: u64,
     },
 }
 
@@ -81,7 +81,7 @@ impl Proxy {
             let (_, progress) = watch::channel(Progress::Complete(content.size));
             return Ok(Fetched::Stored {
                 file: Arc::new(content.file),
-                length: Some(content.size),
+                length: content.size,
                 progress,
             });
         }
@@ -90,31 +90,26 @@ impl Proxy {
             .acquire_owned()
             .await
             .map_err(|_| Error::new(Code::Unavailable, "the registry ends"))?;
-        let response = self
-            .upstream
-            .ask(Method::GET, name, &format!("blobs/{digest}"))
-            .await?;
-        self.check(response.status(), Code::BlobUnknown, || {
-            format!("{name} has no blob {digest}")
-        })?;
-        let length =
-            field(response.headers(), header::CONTENT_LENGTH).and_then(|length| length.parse::<u64>().ok());
-        if !self.storage.usage().has_room(name, length.unwrap_or(0)) {
+        let length = self.upstream.blob_size(name, digest).await?;
+        let mut source = self.upstream.blob(name, digest, length)?;
+        // What cannot be had is known before anything is promised.
+        let first = source.next().await.map_err(|e| self.upstream.no_blob(&e, name, digest))?;
+        if !self.storage.usage().has_room(name, length) {
             let (send, receive) = mpsc::channel(2);
-            let upstream = Arc::clone(&self.upstream);
             tokio::spawn(async move {
                 let _place = place;
-                let mut response = response;
+                let mut piece = Ok(first);
                 loop {
-                    let piece = match response.chunk().await {
+                    let next = match piece {
                         Ok(Some(piece)) => Ok(piece),
                         Ok(None) => return,
-                        Err(error) => Err(io::Error::other(upstream.unavailable(&error))),
+                        Err(error) => Err(io::Error::other(error)),
                     };
-                    let failed = piece.is_err();
-                    if send.send(piece).await.is_err() || failed {
+                    let failed = next.is_err();
+                    if send.send(next).await.is_err() || failed {
                         return;
                     }
+                    piece = source.next().await;
                 }
             });
             return Ok(Fetched::Passed {
@@ -124,7 +119,7 @@ impl Proxy {
         }
         let (storage, to, algorithm) = (self.storage.clone(), name.clone(), digest.algorithm());
         let (upload, file) = blocking(move || {
-            let upload = storage.begin_upload(&to, algorithm)?;
+            let upload = storage.begin_upload(&to, OWNER, algorithm)?;
             let file = upload.reader()?;
             Ok((upload, file))
         })
@@ -140,7 +135,7 @@ impl Proxy {
         tokio::spawn(async move {
             let _place = place;
             let digest = key.1.clone();
-            let end = match proxy.store(response, upload, length, &digest, &tell).await {
+            let end = match proxy.store(source, first, upload, &key, &tell).await {
                 Ok(size) => Progress::Complete(size),
                 Err(error) => {
                     tracing::warn!(%error, name = %key.0, %digest, "a blob cannot be fetched");
@@ -162,18 +157,18 @@ impl Proxy {
 
     async fn store(
         &self,
-        response: reqwest::Response,
+        source: BlobReader,
+        first: Option<Bytes>,
         upload: Upload,
-        length: Option<u64>,
-        digest: &Digest,
+        key: &(Repository, Digest),
         tell: &watch::Sender<Progress>,
     ) -> Result<u64> {
         let mut upload = Some(upload);
-        let stored = self.receive(response, &mut upload, length, tell).await;
+        let stored = self.receive(source, first, &mut upload, key, tell).await;
         let Some(upload) = upload else {
             return stored.map(|()| 0);
         };
-        let wanted = digest.clone();
+        let wanted = key.1.clone();
         match stored {
             Ok(()) => blocking(move || upload.commit(&wanted)).await,
             Err(error) => {
@@ -186,29 +181,26 @@ impl Proxy {
 
     async fn receive(
         &self,
-        mut response: reqwest::Response,
+        mut source: BlobReader,
+        first: Option<Bytes>,
         upload: &mut Option<Upload>,
-        length: Option<u64>,
+        key: &(Repository, Digest),
         tell: &watch::Sender<Progress>,
     ) -> Result<()> {
         let ended = || Error::new(Code::Unknown, "a thread that stores a blob ended abnormally");
+        let mut next = first;
         loop {
             let mut batch = Vec::new();
             let mut size = 0;
-            let mut last = false;
-            while size < BATCH && !last {
-                match response
-                    .chunk()
-                    .await
-                    .map_err(|e| self.upstream.unavailable(&e))?
-                {
-                    Some(piece) => {
-                        size += piece.len();
-                        batch.push(piece);
-                    }
-                    None => last = true,
-                }
+            while size < BATCH
+                && let Some(piece) = next
+            {
+                size += piece.len();
+                batch.push(piece);
+                let more = source.next().await;
+                next = more.map_err(|e| self.upstream.no_blob(&e, &key.0, &key.1))?;
             }
+            let last = next.is_none();
             let mut taken = upload.take().ok_or_else(ended)?;
             let (taken, written) = tokio::task::spawn_blocking(move || {
                 let written = batch.iter().try_for_each(|piece| taken.write(piece));
@@ -219,15 +211,6 @@ impl Proxy {
             let stored = taken.size();
             *upload = Some(taken);
             written?;
-            if length.is_some_and(|length| stored > length) {
-                return Err(Error::new(
-                    Code::Unavailable,
-                    format!(
-                        "the registry {} behind this one sends more than it said",
-                        self.host()
-                    ),
-                ));
-            }
             tell.send_replace(Progress::Stored(stored));
             if last {
                 return Ok(());
@@ -237,8 +220,8 @@ impl Proxy {
 }
 
 impl Fetched {
-    /// Its size, if the other registry said.
-    pub(super) fn length(&self) -> Option<u64> {
+    /// Its size.
+    pub(super) fn length(&self) -> u64 {
         match self {
             Self::Stored { length, .. } | Self::Passed { length, .. } => *length,
         }

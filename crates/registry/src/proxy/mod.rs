@@ -16,21 +16,22 @@ use hyper::header::{self, HeaderValue};
 use hyper::{HeaderMap, Method, StatusCode};
 use vessel_image::Digest;
 
-use crate::api::{CONTENT_DIGEST, describe, document, empty, field, lists, value};
+use crate::api::{describe, document, empty, lists, value};
 use crate::error::{Code, Error, Result};
 use crate::http::receive::blocking;
 use crate::http::{Body, Response, query};
-use crate::manifest::{MAX_MANIFEST, OCI_INDEX};
+use crate::manifest::OCI_INDEX;
 use crate::metrics::Metrics;
 use crate::name::{ManifestName, Repository, Tag};
 use crate::storage::Storage;
 
 use upstream::Upstream;
-pub use upstream::{UpstreamOptions, parse_challenge};
+pub use upstream::UpstreamOptions;
 
 /// Tags whose age is known.
 const MAX_TAGS: usize = 100_000;
-const MAX_LIST: usize = 16 << 20;
+/// Tags in a page.
+const MAX_PAGE: usize = 10_000;
 
 /// The other registry and for how long a tag is believed.
 #[derive(Debug, Clone)]
@@ -143,14 +144,8 @@ impl Proxy {
     async fn update(&self, name: &Repository, which: &ManifestName) -> Result<()> {
         // A tag that still points to what is here costs one question without an answer's body.
         if let ManifestName::Tag(tag) = which {
-            let head = self
-                .upstream
-                .ask(Method::HEAD, name, &format!("manifests/{tag}"))
-                .await?;
-            let digest =
-                field(head.headers(), CONTENT_DIGEST).and_then(|digest| digest.parse::<Digest>().ok());
-            if head.status() == StatusCode::OK
-                && let Some(digest) = digest
+            let digest = self.upstream.head(name, tag.as_str()).await?;
+            if let Some(digest) = digest
                 && self.storage.resolve(name, tag).is_ok_and(|known| known == digest)
                 && self.storage.has_manifest(name, &digest)
             {
@@ -158,52 +153,15 @@ impl Proxy {
                 return Ok(());
             }
         }
-        let response = self
-            .upstream
-            .ask(Method::GET, name, &format!("manifests/{which}"))
-            .await?;
-        self.check(response.status(), Code::ManifestUnknown, || {
-            format!("{name} has no manifest {which}")
-        })?;
-        let content_type = field(response.headers(), header::CONTENT_TYPE).map(str::to_owned);
-        let said = field(response.headers(), CONTENT_DIGEST).and_then(|digest| digest.parse::<Digest>().ok());
-        let raw = self.upstream.body(response, MAX_MANIFEST).await?;
-        if let (Some(said), ManifestName::Tag(_)) = (&said, which)
-            && !said.verify(&raw)
-        {
-            return Err(Error::new(
-                Code::Unavailable,
-                format!(
-                    "the registry {} behind this one sent a manifest that is not {said}",
-                    self.host()
-                ),
-            ));
-        }
+        let found = self.upstream.manifest(name, &which.to_string()).await?;
         let (storage, to, wanted) = (self.storage.clone(), name.clone(), which.clone());
-        blocking(move || storage.put_manifest(&to, &wanted, &[], content_type.as_deref(), &raw, true))
-            .await?;
+        blocking(move || {
+            let content_type = Some(found.media_type.as_str());
+            storage.put_manifest(&to, &wanted, &[], content_type, &found.raw, true)
+        })
+        .await?;
         self.believe(name, which);
         Ok(())
-    }
-
-    fn check(&self, status: StatusCode, unknown: Code, what: impl Fn() -> String) -> Result<()> {
-        match status {
-            StatusCode::OK => Ok(()),
-            StatusCode::NOT_FOUND => Err(Error::new(unknown, what())),
-            // What is private there does not exist here.
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(Error::new(
-                unknown,
-                format!(
-                    "{}, or the registry {} does not show it to this one",
-                    what(),
-                    self.host()
-                ),
-            )),
-            status => Err(Error::new(
-                Code::Unavailable,
-                format!("the registry {} behind this one answers {status}", self.host()),
-            )),
-        }
     }
 
     /// Whether a blob is here. Otherwise the answer that another registry's blob makes.
@@ -221,19 +179,9 @@ impl Proxy {
         }
         metrics.proxy_misses.add(1);
         if method == Method::HEAD {
-            let head = self
-                .upstream
-                .ask(Method::HEAD, name, &format!("blobs/{digest}"))
-                .await?;
-            self.check(head.status(), Code::BlobUnknown, || {
-                format!("{name} has no blob {digest}")
-            })?;
+            let size = self.upstream.blob_size(name, digest).await?;
             let mut response = empty(StatusCode::OK);
-            if let Some(length) = head.headers().get(header::CONTENT_LENGTH) {
-                response
-                    .headers_mut()
-                    .insert(header::CONTENT_LENGTH, length.clone());
-            }
+            response.headers_mut().insert(header::CONTENT_LENGTH, size.into());
             describe(response.headers_mut(), digest);
             return Ok(Some(response));
         }
@@ -244,43 +192,26 @@ impl Proxy {
             return Ok(None);
         }
         let length = fetched.length();
-        let mut response = Response::new(Body::stream(fetched.follow(), length));
+        let mut response = Response::new(Body::stream(fetched.follow(), Some(length)));
         let headers = response.headers_mut();
         headers.insert(
             header::CONTENT_TYPE,
             HeaderValue::from_static("application/octet-stream"),
         );
-        if let Some(length) = length {
-            headers.insert(header::CONTENT_LENGTH, length.into());
-        }
+        headers.insert(header::CONTENT_LENGTH, length.into());
         describe(headers, digest);
         Ok(Some(response))
     }
 
     /// The tags that the other registry has; ours when it does not answer.
     pub async fn tags(&self, name: &Repository, text: Option<&str>) -> Result<Response> {
-        #[derive(serde::Deserialize)]
-        struct Tags {
-            tags: Option<Vec<String>>,
-        }
-        let mut path = "tags/list".to_owned();
-        let mut separator = '?';
-        for key in ["n", "last"] {
-            if let Some(value) = query::get(text, key) {
-                path.push_str(&format!("{separator}{key}={}", query::encode(&value)));
-                separator = '&';
-            }
-        }
-        let asked = match self.upstream.ask(Method::GET, name, &path).await {
-            Ok(response) => self
-                .check(response.status(), Code::NameUnknown, || {
-                    format!("there is no repository {name}")
-                })
-                .map(|()| response),
-            Err(error) => Err(error),
-        };
-        let response = match asked {
-            Ok(response) => response,
+        let n = query::get(text, "n").map(|n| n.parse::<usize>()).transpose().map_err(|_| {
+            Error::new(Code::PaginationNumberInvalid, "the number of results is no number")
+        })?;
+        let last = query::get(text, "last").filter(|last| Tag::parse(last).is_ok());
+        let asked = self.upstream.tags(name, n.map(|n| n.min(MAX_PAGE)), last.as_deref()).await;
+        let (tags, next) = match asked {
+            Ok(found) => found,
             Err(error) if error.code() == Code::Unavailable && self.storage.exists(name) => {
                 tracing::warn!(%error, %name, "the tags that are here are listed");
                 let (storage, name, text) = (self.storage.clone(), name.clone(), text.map(str::to_owned));
@@ -288,24 +219,11 @@ impl Proxy {
             }
             Err(error) => return Err(error),
         };
-        let next = field(response.headers(), header::LINK).and_then(next_page);
-        let body = self.upstream.body(response, MAX_LIST).await?;
-        let tags: Tags = serde_json::from_slice(&body).map_err(|_| {
-            Error::new(
-                Code::Unavailable,
-                format!("the registry {} sent no list of tags", self.host()),
-            )
-        })?;
-        let tags: Vec<String> = tags
-            .tags
-            .unwrap_or_default()
-            .into_iter()
-            .filter(|tag| Tag::parse(tag).is_ok())
-            .collect();
         let answer = serde_json::json!({ "name": name.as_str(), "tags": tags });
         let mut response = document("application/json", answer.to_string().into_bytes());
-        if let Some(next) = next {
-            let link = format!("</v2/{name}/tags/list?{next}>; rel=\"next\"");
+        if let Some(last) = next {
+            let n = n.map(|n| format!("n={n}&")).unwrap_or_default();
+            let link = format!("</v2/{name}/tags/list?{n}last={}>; rel=\"next\"", query::encode(&last));
             response.headers_mut().insert(header::LINK, value(link));
         }
         Ok(response)
@@ -319,76 +237,18 @@ impl Proxy {
         text: Option<&str>,
     ) -> Result<Response> {
         let filter = query::get(text, "artifactType");
-        let suffix = filter
-            .map(|text| format!("?artifactType={}", query::encode(&text)))
-            .unwrap_or_default();
-        let mut response = self
-            .upstream
-            .ask(Method::GET, name, &format!("referrers/{subject}{suffix}"))
-            .await?;
-        if response.status() == StatusCode::NOT_FOUND {
-            let tag = subject.to_string().replace(':', "-");
-            response = self
-                .upstream
-                .ask(Method::GET, name, &format!("manifests/{tag}"))
-                .await?;
-        }
-        let applied = response.headers().contains_key(crate::api::OCI_FILTERS);
-        let empty = serde_json::json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [] });
-        let body = match response.status() {
-            StatusCode::OK => self.upstream.body(response, MAX_MANIFEST).await?,
-            StatusCode::NOT_FOUND => empty.to_string().into_bytes(),
-            status => {
-                return Err(Error::new(
-                    Code::Unavailable,
-                    format!("the registry {} behind this one answers {status}", self.host()),
-                ));
-            }
+        let manifests = match self.upstream.referrers(name, subject, filter.as_deref()).await {
+            Ok(found) => found,
+            Err(error) if error.code() == Code::ManifestUnknown => Vec::new(),
+            Err(error) => return Err(error),
         };
-        if crate::manifest::Manifest::parse(&body, None).is_ok_and(|index| index.is_index()) {
-            let mut response = document(OCI_INDEX, body);
-            if applied {
-                response
-                    .headers_mut()
-                    .insert(crate::api::OCI_FILTERS, value("artifactType"));
-            }
-            return Ok(response);
+        let index = serde_json::json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": manifests });
+        let mut response = document(OCI_INDEX, index.to_string().into_bytes());
+        if filter.is_some() {
+            response
+                .headers_mut()
+                .insert(crate::api::OCI_FILTERS, value("artifactType"));
         }
-        Ok(document(OCI_INDEX, empty.to_string().into_bytes()))
-    }
-}
-
-/// `n=…&last=…` of the next page that a `Link` leads to.
-fn next_page(link: &str) -> Option<String> {
-    let target = link.strip_prefix('<')?.split('>').next()?;
-    let (_, text) = target.split_once('?')?;
-    let last = query::get(Some(text), "last")?;
-    let last = query::encode(&last);
-    Some(
-        match query::get(Some(text), "n").filter(|n| n.parse::<u32>().is_ok()) {
-            Some(n) => format!("n={n}&last={last}"),
-            None => format!("last={last}"),
-        },
-    )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn links_lead_to_us() {
-        assert_eq!(
-            next_page("</v2/a/tags/list?last=x&n=3>; rel=\"next\"").as_deref(),
-            Some("n=3&last=x")
-        );
-        assert_eq!(
-            next_page("<https://x/?last=a%22b>; rel=\"next\"").as_deref(),
-            Some("last=a%22b")
-        );
-        assert_eq!(
-            (next_page(""), next_page("<x>"), next_page("<?n=3>")),
-            (None, None, None)
-        );
+        Ok(response)
     }
 }

@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::PoisonError;
 use std::time::{Duration, SystemTime};
 
 use vessel_image::Digest;
@@ -12,8 +13,8 @@ use super::{Lease, Storage, flush, in_directory, make_durable, remove};
 use crate::error::{Code, Error, Result};
 use crate::name::Repository;
 
-/// How old the sign of life of a blob becomes before a question for it renews it.
-const RENEW: Duration = Duration::from_secs(300);
+/// How old the sign of life of content becomes before it is renewed: times on disk are compared by the second.
+const RENEW: Duration = Duration::from_secs(1);
 
 /// An open blob.
 #[derive(Debug)]
@@ -60,10 +61,7 @@ impl Storage {
             }
             Err(e) => return Err(Error::io(format!("cannot look at {}", path.display()), e)),
         };
-        if age(&metadata) > RENEW {
-            // Best effort: without it, the blob is as old as its newest link.
-            let _ = File::open(&path).and_then(|file| file.set_modified(SystemTime::now()));
-        }
+        renew(&path, &metadata);
         Ok(metadata.len())
     }
 
@@ -96,7 +94,8 @@ impl Storage {
 
     fn link(&self, source: &Path, to: &Repository, digest: &Digest, size: u64) -> Result<()> {
         let target = self.blob_link(to, digest);
-        if target.exists() {
+        if let Ok(metadata) = fs::metadata(&target) {
+            renew(&target, &metadata);
             return Ok(());
         }
         self.0.usage.charge(to, size)?;
@@ -145,18 +144,24 @@ impl Storage {
         copied
     }
 
-    /// Puts a complete, verified and flushed file in its place among the content. The file is gone afterwards.
-    pub(super) fn adopt(&self, file: &Path, digest: &Digest, _lease: &Lease) -> Result<()> {
+    /// Puts a complete, verified and flushed file in its place among the content, unless that is there already. The
+    /// file is gone afterwards. Whether the content is new.
+    pub(super) fn adopt(&self, file: &Path, digest: &Digest, _lease: &Lease) -> Result<bool> {
         let path = self.content_path(digest);
         let fail = |e| Error::io(format!("cannot store {digest}"), e);
-        if path.exists() {
-            fs::remove_file(file).map_err(fail)?;
-            return Ok(());
-        }
         let directory = path.parent().unwrap_or(&path);
         make_durable(directory).map_err(fail)?;
-        fs::rename(file, &path).map_err(fail)?;
-        flush(directory).map_err(fail)
+        {
+            // Of two equal files only one may get the name: the other one's bytes are not on disk any more.
+            let _adopting = self.0.adopting.lock().unwrap_or_else(PoisonError::into_inner);
+            if path.exists() {
+                fs::remove_file(file).map_err(fail)?;
+                return Ok(false);
+            }
+            fs::rename(file, &path).map_err(fail)?;
+        }
+        flush(directory).map_err(fail)?;
+        Ok(true)
     }
 
     /// Takes a blob from a repository.
@@ -175,6 +180,14 @@ fn open(path: &Path) -> io::Result<Content> {
     let file = File::open(path)?;
     let size = file.metadata()?.len();
     Ok(Content { file, size })
+}
+
+/// Somebody has just shown interest in a file: the collector lets it live for another while.
+pub(super) fn renew(path: &Path, metadata: &fs::Metadata) {
+    if age(metadata) > RENEW {
+        // Best effort: without it, the file is as old as its newest link.
+        let _ = File::open(path).and_then(|file| file.set_modified(SystemTime::now()));
+    }
 }
 
 /// How long ago something was made, linked or asked for.

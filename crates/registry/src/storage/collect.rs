@@ -41,6 +41,10 @@ pub struct Collected {
     pub contents: u64,
     /// Its bytes.
     pub bytes: u64,
+    /// Repositories of which nothing was collected, because a manifest of theirs cannot be read: what it needs is not
+    /// known.
+    #[serde(default)]
+    pub skipped: u64,
 }
 
 /// Ends the collection whatever happens.
@@ -61,7 +65,10 @@ impl Storage {
             // For each repository anew, so that what is remembered of pins stays short.
             self.0.pins.begin();
             let running = Running(&self.0.pins);
-            self.collect_repository(&name, options, &mut collected)?;
+            if let Err(error) = self.collect_repository(&name, options, &mut collected) {
+                tracing::error!(%name, %error, "nothing of this repository is collected");
+                collected.skipped += 1;
+            }
             drop(running);
         }
         self.0.pins.begin();
@@ -127,7 +134,7 @@ impl Storage {
                         false => self
                             .0
                             .pins
-                            .condemn(&digest, || self.delete_manifest(name, &digest)),
+                            .condemn(&digest, || self.remove_manifest(name, &digest)),
                     }
                     .transpose()?
                     .is_some();

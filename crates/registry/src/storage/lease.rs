@@ -4,7 +4,8 @@
 //! refer to content pins its digest first, then looks whether it is there, then writes the reference. The collector
 //! asks [`Pins::condemn`] before it removes anything: refused for what is pinned, and for what was pinned at any time
 //! since the collection began, because its list of references may be older than what that pin was for. While the
-//! collector removes something, whoever wants to pin it waits (for a few system calls), and then finds it gone.
+//! collector removes something, whoever wants to pin it waits (for a few system calls), and then finds it gone. A client
+//! that deletes a manifest does so by [`Pins::alone`]: before or after whatever else is done with it.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -50,8 +51,24 @@ impl Pins {
             *count -= 1;
             if *count == 0 {
                 state.held.remove(digest);
+                drop(state);
+                // Who wants it alone.
+                self.spared.notify_all();
             }
         }
+    }
+
+    /// Does something to what nobody has pinned meanwhile: waits for those who have, and lets others wait.
+    pub(super) fn alone<T>(&self, digest: &Digest, act: impl FnOnce() -> T) -> T {
+        {
+            let mut state = self.state();
+            while state.held.contains_key(digest) || state.condemned.contains(digest) {
+                state = self.spared.wait(state).unwrap_or_else(PoisonError::into_inner);
+            }
+            state.condemned.insert(digest.clone());
+        }
+        let _spared = Spared(self, digest);
+        act()
     }
 
     /// From now on until [`Pins::end`], pins are remembered.
@@ -76,12 +93,23 @@ impl Pins {
             if spare {
                 return None;
             }
-            state.condemned.insert(digest.clone());
+            if !state.condemned.insert(digest.clone()) {
+                // Somebody else removes it.
+                return None;
+            }
         }
-        let result = remove();
-        self.state().condemned.remove(digest);
-        self.spared.notify_all();
-        Some(result)
+        let _spared = Spared(self, digest);
+        Some(remove())
+    }
+}
+
+/// Ends a sentence, whatever became of it.
+struct Spared<'a>(&'a Pins, &'a Digest);
+
+impl Drop for Spared<'_> {
+    fn drop(&mut self) {
+        self.0.state().condemned.remove(self.1);
+        self.0.spared.notify_all();
     }
 }
 

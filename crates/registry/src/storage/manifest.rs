@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use vessel_image::{Algorithm, Digest, Hasher};
 
-use super::blob::read_small;
+use super::blob::{read_small, renew};
 use super::{Storage, TEMPORARY, flush, in_directory, list, remove};
 use crate::error::{Code, Error, Result};
 use crate::manifest::{MAX_MANIFEST, Manifest, Referrer};
@@ -164,7 +164,8 @@ impl Storage {
         lease: &super::Lease,
     ) -> Result<()> {
         let link = self.manifest_link(name, digest);
-        if link.exists() {
+        if let Ok(metadata) = fs::metadata(&link) {
+            renew(&link, &metadata);
             return Ok(());
         }
         let usage = &self.0.usage;
@@ -182,11 +183,13 @@ impl Storage {
                 let adopted = written
                     .map_err(|e| Error::io(format!("cannot write {}", temporary.display()), e))
                     .and_then(|()| self.adopt(&temporary, digest, lease));
-                if let Err(error) = adopted {
-                    let _ = fs::remove_file(&temporary);
+                if !matches!(adopted, Ok(true)) {
                     usage.refund_disk(size);
-                    return Err(error);
                 }
+                if adopted.is_err() {
+                    let _ = fs::remove_file(&temporary);
+                }
+                adopted?;
             }
             self.make_link(&content, &link)
         })();
@@ -247,8 +250,14 @@ impl Storage {
         self.flush_repository(name, "tags")
     }
 
-    /// Takes a manifest from a repository, and the tags that point to it.
+    /// Takes a manifest from a repository, and the tags that point to it. Who is just pushing it, or giving it a tag,
+    /// ends first.
     pub fn delete_manifest(&self, name: &Repository, digest: &Digest) -> Result<()> {
+        self.0.pins.alone(digest, || self.remove_manifest(name, digest))
+    }
+
+    /// Takes it while nobody has it pinned.
+    pub(super) fn remove_manifest(&self, name: &Repository, digest: &Digest) -> Result<()> {
         self.require(name)?;
         let link = self.manifest_link(name, digest);
         let raw = match read_small(&link, MAX_MANIFEST) {
@@ -325,5 +334,42 @@ impl Storage {
             }
         }
         Ok((found, None))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::StorageOptions;
+
+    #[test]
+    fn a_tag_that_comes_with_a_deletion_leads_somewhere_or_is_gone() {
+        let root = tempfile::tempdir().unwrap();
+        let storage = Storage::open(root.path(), StorageOptions::default()).unwrap();
+        let name = Repository::parse("a").unwrap();
+        let raw = br#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#;
+        let digest = Digest::sha256(raw);
+        let first = ManifestName::Tag(Tag::parse("first").unwrap());
+        for round in 0..300 {
+            storage.put_manifest(&name, &first, &[], None, raw, false).unwrap();
+            let tag = Tag::parse(&format!("t{round}")).unwrap();
+            let together = std::sync::Barrier::new(2);
+            std::thread::scope(|scope| {
+                let (storage, name, digest, tag, together) = (&storage, &name, &digest, &tag, &together);
+                scope.spawn(move || {
+                    together.wait();
+                    let _ = storage.delete_manifest(name, digest);
+                });
+                scope.spawn(move || {
+                    together.wait();
+                    let which = ManifestName::Tag(tag.clone());
+                    storage.put_manifest(name, &which, &[], None, raw, false).unwrap();
+                });
+            });
+            for tag in storage.tags(&name).unwrap() {
+                let which = ManifestName::Tag(tag.clone());
+                assert!(storage.manifest(&name, &which).is_ok(), "round {round}: {tag} leads nowhere");
+            }
+        }
     }
 }

@@ -40,7 +40,7 @@ use std::time::Duration;
 use rustix::fs::{FlockOperation, flock};
 use vessel_image::Digest;
 
-pub use blob::Content;
+pub use blob::{Content, unknown as unknown_blob};
 pub use collect::{CollectOptions, Collected};
 pub use lease::Lease;
 pub use manifest::StoredManifest;
@@ -58,7 +58,7 @@ const TEMPORARY: &str = ".tmp-";
 pub struct StorageOptions {
     /// Limits of space.
     pub quotas: Vec<Quota>,
-    /// Uploads in progress at most.
+    /// Uploads in progress at most; a quarter of them of one user, or of one address where nobody says who they are.
     pub max_uploads: usize,
     /// An upload of which nothing was heard for so long is forgotten.
     pub upload_expiry: Duration,
@@ -88,6 +88,8 @@ struct Inner {
     options: StorageOptions,
     temporary: AtomicU64,
     collecting: std::sync::Mutex<()>,
+    /// Held while a name among the content is given: for two system calls.
+    adopting: std::sync::Mutex<()>,
 }
 
 /// Why a storage cannot be opened.
@@ -137,6 +139,7 @@ impl Storage {
             options,
             temporary: AtomicU64::new(0),
             collecting: std::sync::Mutex::new(()),
+            adopting: std::sync::Mutex::new(()),
         }));
         storage.recover_uploads()?;
         storage.measure()?;

@@ -13,10 +13,13 @@ use std::time::{Duration, Instant};
 
 use vessel_image::{Algorithm, Digest, Hasher};
 
-use super::blob::age;
+use super::blob::{age, renew};
 use super::{Storage, in_directory, list};
 use crate::error::{Code, Error, Result};
 use crate::name::Repository;
+
+/// One of so many parts of all uploads may be one user's.
+const SHARES: usize = 4;
 
 /// All uploads, by their identifier.
 #[derive(Debug, Default)]
@@ -24,6 +27,8 @@ pub struct Uploads(Mutex<HashMap<String, Entry>>);
 
 struct Entry {
     repository: Repository,
+    /// Who began it; nobody knows after a restart.
+    owner: String,
     size: u64,
     /// What was computed so far; none means that the file has to be read again.
     hasher: Option<(Algorithm, Hasher)>,
@@ -118,16 +123,25 @@ impl Storage {
         &self.0.uploads
     }
 
-    /// Begins an upload.
-    pub fn begin_upload(&self, name: &Repository, algorithm: Algorithm) -> Result<Upload> {
-        if self.0.uploads.count() >= self.0.options.max_uploads {
-            return Err(Error::new(
+    /// Begins an upload of somebody.
+    pub fn begin_upload(&self, name: &Repository, owner: &str, algorithm: Algorithm) -> Result<Upload> {
+        let most = self.0.options.max_uploads;
+        let refuse = |count: usize, whose: &str| {
+            Error::new(
                 Code::TooManyRequests,
-                format!(
-                    "{} uploads are in progress, which is the limit; try again later",
-                    self.0.options.max_uploads
-                ),
-            ));
+                format!("{count} uploads{whose} are in progress, which is the limit; end or cancel some, or try again later"),
+            )
+        };
+        {
+            let table = self.0.uploads.table();
+            if table.len() >= most {
+                return Err(refuse(most, ""));
+            }
+            // Others want to push, too.
+            let share = most.div_ceil(SHARES);
+            if table.len() >= share && table.values().filter(|entry| entry.owner == owner).count() >= share {
+                return Err(refuse(share, " of yours"));
+            }
         }
         let id = new_id()?;
         let directory = self.uploads_path(name);
@@ -142,6 +156,7 @@ impl Storage {
         let file = file.ok_or_else(|| unknown(&id))?;
         let entry = Entry {
             repository: name.clone(),
+            owner: owner.to_owned(),
             size: 0,
             hasher: None,
             busy: true,
@@ -182,7 +197,14 @@ impl Storage {
         let file = match opened {
             Ok(file) => file,
             Err(e) => {
-                self.0.uploads.table().remove(id);
+                let mut table = self.0.uploads.table();
+                if e.kind() == std::io::ErrorKind::NotFound {
+                    table.remove(id);
+                } else if let Some(entry) = table.get_mut(id) {
+                    // Too many open files, say: the next request may have more luck.
+                    entry.busy = false;
+                    entry.hasher = hasher;
+                }
                 return Err(Error::io(format!("cannot open {}", path.display()), e));
             }
         };
@@ -223,6 +245,7 @@ impl Storage {
                 let now = Instant::now();
                 let entry = Entry {
                     repository: repository.clone(),
+                    owner: String::new(),
                     size: metadata.len(),
                     hasher: None,
                     busy: false,
@@ -327,16 +350,21 @@ impl Upload {
         let storage = self.storage.clone();
         let lease = storage.lease_of(digest);
         let content = storage.content_path(digest);
-        let known = content.exists();
-        storage.adopt(&self.path, digest, &lease)?;
+        let new = storage.adopt(&self.path, digest, &lease)?;
         self.ended = true;
         let size = self.size;
-        if known {
+        if !new {
             storage.0.usage.refund_disk(size);
         }
-        let made = storage.make_link(&content, &storage.blob_link(&self.repository, digest));
+        let link = storage.blob_link(&self.repository, digest);
+        let made = storage.make_link(&content, &link);
         if !matches!(made, Ok(true)) {
             storage.0.usage.refund(&self.repository, size);
+        }
+        if matches!(made, Ok(false))
+            && let Ok(metadata) = fs::metadata(&link)
+        {
+            renew(&link, &metadata);
         }
         self.forget();
         made.map(|_| size)
@@ -386,6 +414,100 @@ impl Drop for Upload {
             entry.size = self.size;
             entry.hasher = self.hasher.take();
             entry.heard = Instant::now();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::StorageOptions;
+    use std::path::Path;
+
+    fn storage(root: &Path, max_uploads: usize) -> Storage {
+        let options = StorageOptions {
+            max_uploads,
+            ..StorageOptions::default()
+        };
+        Storage::open(root, options).unwrap()
+    }
+
+    fn name() -> Repository {
+        Repository::parse("a").unwrap()
+    }
+
+    #[test]
+    fn what_cannot_be_opened_for_a_moment_is_not_forgotten() {
+        let root = tempfile::tempdir().unwrap();
+        let storage = storage(root.path(), 100);
+        let mut upload = storage.begin_upload(&name(), "", Algorithm::Sha256).unwrap();
+        upload.write(b"abc").unwrap();
+        let (id, path) = (upload.id().to_owned(), upload.path.clone());
+        drop(upload);
+        // It takes a directory's place for as long as there are too many open files, say.
+        let aside = root.path().join("aside");
+        fs::rename(&path, &aside).unwrap();
+        fs::create_dir(&path).unwrap();
+        assert!(storage.resume_upload(&name(), &id).is_err());
+        fs::remove_dir(&path).unwrap();
+        fs::rename(&aside, &path).unwrap();
+        let mut upload = storage.resume_upload(&name(), &id).unwrap();
+        upload.write(b"def").unwrap();
+        assert_eq!(upload.commit(&Digest::sha256(b"abcdef")).unwrap(), 6);
+        // What is gone for good is.
+        let upload = storage.begin_upload(&name(), "", Algorithm::Sha256).unwrap();
+        let (id, path) = (upload.id().to_owned(), upload.path.clone());
+        drop(upload);
+        fs::remove_file(path).unwrap();
+        assert!(storage.resume_upload(&name(), &id).is_err());
+        assert_eq!(storage.uploads().count(), 0);
+    }
+
+    #[test]
+    fn one_user_gets_a_part_of_the_places() {
+        let root = tempfile::tempdir().unwrap();
+        let storage = storage(root.path(), 8);
+        let begin = |owner: &str| storage.begin_upload(&name(), owner, Algorithm::Sha256);
+        let mut held = Vec::new();
+        for owner in ["ann", "bob", "cid", "dan"] {
+            for _ in 0..2 {
+                held.push(begin(owner).unwrap());
+            }
+            let refused = begin(owner).unwrap_err();
+            assert_eq!(refused.code(), Code::TooManyRequests);
+        }
+        assert!(begin("eve").is_err(), "all places are taken");
+        held.pop();
+        assert_eq!(storage.uploads().count(), 8, "what was dropped can be resumed");
+    }
+
+    #[test]
+    fn equal_blobs_that_end_at_once_count_once() {
+        let root = tempfile::tempdir().unwrap();
+        let storage = storage(root.path(), 100);
+        for round in 0..20u32 {
+            let bytes = round.to_le_bytes().repeat(5000);
+            let digest = Digest::sha256(&bytes);
+            let uploads: Vec<Upload> = (0..4)
+                .map(|_| {
+                    let mut upload = storage.begin_upload(&name(), "", Algorithm::Sha256).unwrap();
+                    upload.write(&bytes).unwrap();
+                    upload
+                })
+                .collect();
+            let together = std::sync::Barrier::new(uploads.len());
+            std::thread::scope(|scope| {
+                for upload in uploads {
+                    let (together, digest) = (&together, &digest);
+                    scope.spawn(move || {
+                        together.wait();
+                        upload.commit(digest).unwrap();
+                    });
+                }
+            });
+            let expected = u64::from(round + 1) * 20_000;
+            assert_eq!(storage.usage().disk(), expected, "round {round}");
+            assert_eq!(storage.usage().repository(&name()), expected, "round {round}");
         }
     }
 }

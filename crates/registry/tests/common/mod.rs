@@ -57,6 +57,7 @@ pub async fn start_with(change: impl FnOnce(&mut Config)) -> Registry {
         settings: Settings::default(),
         collect: None,
         max_connections: 256,
+        silence: Duration::from_secs(60),
     };
     change(&mut config);
     let mut registry = Registry {

@@ -1,7 +1,7 @@
 //! `vessel manifest push`
 
 use vessel_image::Document;
-use vessel_image::registry::{Mount, Repository};
+use vessel_image::registry::{Access, Mount, Repository};
 
 use super::{Registries, parse, target};
 use crate::app::Run;
@@ -75,7 +75,7 @@ fn copy(
     };
     for blob in std::iter::once(&document.config).chain(&document.layers) {
         let foreign = vessel_image::media_type::is_foreign(&blob.media_type);
-        if foreign || registries.run(to.blob_size(&blob.digest))?.is_some() {
+        if foreign || registries.run(to.blob_size(&blob.digest, Access::Push))?.is_some() {
             continue;
         }
         if let Mount::Upload(_) = registries.run(to.mount(&blob.digest, from))? {

@@ -57,6 +57,12 @@ impl Run for Args {
             collected.contents,
             units::human_size(collected.bytes as f64)
         ))?;
+        if collected.skipped > 0 {
+            output::warn(&format!(
+                "WARNING: nothing was removed from {} repositories, because a manifest of theirs cannot be read; the registry's log says which",
+                collected.skipped
+            ));
+        }
         Ok(())
     }
 }

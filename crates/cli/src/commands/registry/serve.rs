@@ -18,6 +18,9 @@ use crate::app::Run;
 use crate::context::{Context, Places};
 use crate::failure::{Failure, Result, words};
 
+/// A client that takes nothing of an answer for so long is dropped.
+const SILENCE: Duration = Duration::from_secs(60);
+
 /// Run a registry in the foreground
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -231,6 +234,7 @@ impl Args {
                 .gc_interval
                 .map(|every| (every.max(Duration::from_secs(1)), collect)),
             max_connections: self.max_connections.max(1),
+            silence: SILENCE,
         })
     }
 }

@@ -1,0 +1,242 @@
+//! Clients that take nothing of an answer are given up, so that they hold no connection, file or memory for ever. How
+//! slow they are otherwise does not matter.
+//!
+//! Where the connection itself is full, [`Patience`] sees it. On an HTTP/2 connection a client can let a stream starve
+//! while the connection is idle: there, [`Appetite`] watches the bodies.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::body::{Frame, SizeHint};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep};
+
+use super::Body;
+
+fn given_up() -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, "the client takes nothing of an answer")
+}
+
+/// How long a connection has been full.
+#[derive(Debug)]
+pub struct Patience {
+    limit: Duration,
+    full: Option<Pin<Box<Sleep>>>,
+}
+
+impl Patience {
+    /// Patience of so long.
+    pub fn new(limit: Duration) -> Self {
+        Self { limit, full: None }
+    }
+
+    /// What became of an attempt to write; an error when too many in a row came to nothing.
+    pub fn judge<T>(&mut self, cx: &mut Context<'_>, attempt: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if attempt.is_ready() {
+            self.full = None;
+            return attempt;
+        }
+        let limit = self.limit;
+        let full = self.full.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+        ready!(full.as_mut().poll(cx));
+        Poll::Ready(Err(given_up()))
+    }
+}
+
+/// A connection that is written to with patience.
+#[derive(Debug)]
+pub struct Patient<S> {
+    stream: S,
+    patience: Patience,
+}
+
+impl<S> Patient<S> {
+    /// Wraps a connection.
+    pub fn new(stream: S, limit: Duration) -> Self {
+        Self {
+            stream,
+            patience: Patience::new(limit),
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let attempt = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.patience.judge(cx, attempt)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let attempt = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+        self.patience.judge(cx, attempt)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let attempt = Pin::new(&mut self.stream).poll_flush(cx);
+        self.patience.judge(cx, attempt)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let attempt = Pin::new(&mut self.stream).poll_shutdown(cx);
+        self.patience.judge(cx, attempt)
+    }
+}
+
+/// What a connection takes of the bodies that are offered to it.
+#[derive(Debug)]
+pub struct Appetite {
+    begin: Instant,
+    /// Bodies of which something could be taken.
+    offered: AtomicUsize,
+    /// When something was taken or offered, in milliseconds from `begin`.
+    last: AtomicU64,
+}
+
+impl Appetite {
+    /// Of a new connection.
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self {
+            begin: Instant::now(),
+            offered: AtomicUsize::new(0),
+            last: AtomicU64::new(0),
+        })
+    }
+
+    fn touch(&self) {
+        let now = u64::try_from(self.begin.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.last.store(now, Ordering::Relaxed);
+    }
+
+    /// Offers a body.
+    pub fn offer(self: &Arc<Self>, body: Body) -> Offered {
+        self.offered.fetch_add(1, Ordering::Relaxed);
+        self.touch();
+        Offered {
+            body,
+            appetite: Arc::clone(self),
+            counted: true,
+        }
+    }
+
+    /// Resolves when bodies were offered for so long and nothing was taken of any.
+    pub async fn lost(&self, limit: Duration) -> io::Error {
+        loop {
+            let now = u64::try_from(self.begin.elapsed().as_millis()).unwrap_or(u64::MAX);
+            let quiet = Duration::from_millis(now.saturating_sub(self.last.load(Ordering::Relaxed)));
+            if self.offered.load(Ordering::Relaxed) > 0 && quiet >= limit {
+                return given_up();
+            }
+            tokio::time::sleep(limit.saturating_sub(quiet).max(limit / 8)).await;
+        }
+    }
+}
+
+/// A body that an [`Appetite`] watches.
+#[derive(Debug)]
+pub struct Offered {
+    body: Body,
+    appetite: Arc<Appetite>,
+    counted: bool,
+}
+
+impl Offered {
+    fn count(&mut self, counted: bool) {
+        match (self.counted, counted) {
+            (false, true) => self.appetite.offered.fetch_add(1, Ordering::Relaxed),
+            (true, false) => self.appetite.offered.fetch_sub(1, Ordering::Relaxed),
+            _ => return,
+        };
+        self.counted = counted;
+    }
+}
+
+impl hyper::body::Body for Offered {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        let frame = Pin::new(&mut self.body).poll_frame(cx);
+        self.appetite.touch();
+        // What is not there yet cannot be taken.
+        self.count(frame.is_ready());
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for Offered {
+    fn drop(&mut self) {
+        self.count(false);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    const LIMIT: Duration = Duration::from_millis(80);
+
+    #[tokio::test]
+    async fn who_takes_slowly_is_served_and_who_takes_nothing_is_not() {
+        let (ours, mut theirs) = tokio::io::duplex(16);
+        let mut patient = Patient::new(ours, LIMIT);
+        let reading = tokio::spawn(async move {
+            let mut got = [0; 16];
+            for _ in 0..6 {
+                tokio::time::sleep(LIMIT / 3).await;
+                theirs.read_exact(&mut got).await.unwrap();
+            }
+            theirs
+        });
+        patient.write_all(&[7; 96]).await.unwrap();
+        let theirs = reading.await.unwrap();
+        let error = patient.write_all(&[7; 96]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        drop(theirs);
+    }
+
+    #[tokio::test]
+    async fn bodies_that_nobody_takes() {
+        let appetite = Appetite::new();
+        let waits = |time| tokio::time::timeout(time, appetite.lost(LIMIT));
+        assert!(waits(LIMIT * 3).await.is_err(), "nothing was offered");
+        let (send, receive) = tokio::sync::mpsc::channel(1);
+        let mut body = appetite.offer(Body::stream(receive, None));
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        assert!(hyper::body::Body::poll_frame(Pin::new(&mut body), &mut cx).is_pending());
+        assert!(waits(LIMIT * 3).await.is_err(), "nothing is there yet");
+        send.send(Ok(Bytes::from_static(b"x"))).await.unwrap();
+        assert!(hyper::body::Body::poll_frame(Pin::new(&mut body), &mut cx).is_ready());
+        assert!(waits(LIMIT * 3).await.is_ok(), "nothing more is taken");
+        drop(body);
+        assert!(waits(LIMIT * 3).await.is_err(), "nothing is offered any more");
+    }
+}
