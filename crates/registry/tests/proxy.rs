@@ -51,8 +51,8 @@ async fn fetched_once_and_served_from_then_on() {
     assert!(all.iter().all(|got| *got == bytes));
     assert_eq!(
         metric(&upstream, BLOBS_SERVED).await - before,
-        1,
-        "eight clients, one fetch"
+        2,
+        "eight clients, one question for its size and one fetch"
     );
     let response = cache.get("/v2/lib/app/manifests/v1").await;
     assert_eq!(header(&response, "docker-content-digest"), manifest.to_string());

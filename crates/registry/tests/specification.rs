@@ -345,7 +345,7 @@ async fn lists_come_in_pages() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bounds() {
-    let registry = start_with(|config| config.storage.max_uploads = 2).await;
+    let registry = start_with(|config| config.storage.max_uploads = 8).await;
     let large = "x".repeat((4 << 20) + 1);
     let response = registry.put_manifest("a", "t", OCI_MANIFEST, &large).await;
     assert_eq!(response.status(), StatusCode::PAYLOAD_TOO_LARGE);

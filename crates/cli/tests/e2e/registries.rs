@@ -193,6 +193,70 @@ fn a_registry_with_users() {
     assert!(!daemon.log().contains("secret") && !daemon.log().contains("bWU6c2VjcmV0"));
 }
 
+/// A credential helper as simple as can be: a file for each registry.
+const HELPER: &str = r#"#!/bin/sh
+file() { cat | tr -c 'a-z0-9.\n' _; }
+case $1 in
+    store) read -r json; name=$(printf '%s' "$json" | sed 's/.*"ServerURL":"\([^"]*\)".*/\1/' | tr -c 'a-z0-9.' _); printf '%s' "$json" > "$STORE/$name" ;;
+    get) cat "$STORE/$(file)" 2>/dev/null || { echo "credentials not found in native keychain"; exit 1; } ;;
+    erase) rm -f "$STORE/$(file)" ;;
+esac
+"#;
+
+#[test]
+fn credential_stores_and_helpers() {
+    let (Some(daemon), Some(registry)) = (daemon(), Registry::start(true)) else {
+        return;
+    };
+    let home = tempfile::tempdir().unwrap();
+    let store = home.path().join("store");
+    std::fs::create_dir(&store).unwrap();
+    let helper = home.path().join("docker-credential-tiny");
+    std::fs::write(&helper, HELPER).unwrap();
+    std::fs::set_permissions(&helper, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let host = registry.address.to_string();
+    let name = registry.name("box:1");
+    let path = format!("{}:{}", home.path().display(), std::env::var("PATH").unwrap_or_default());
+    let run = |args: &[&str], input: &str| {
+        let mut child = daemon
+            .command(args)
+            .env("DOCKER_CONFIG", home.path())
+            .env("PATH", &path)
+            .env("STORE", &store)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.code().unwrap(), String::from_utf8_lossy(&text).into_owned())
+    };
+    daemon.vessel(&["tag", "busybox", &name]).ok();
+    let config = home.path().join("config.json");
+    for content in [
+        r#"{"credsStore":"tiny"}"#.to_owned(),
+        format!(r#"{{"credHelpers":{{"{host}":"tiny"}}}}"#),
+    ] {
+        std::fs::write(&config, content).unwrap();
+        let (code, said) = run(&["login", "-u", "me", "--password-stdin", &host], "secret\n");
+        assert!(code == 0 && !said.contains("unencrypted"), "{said}");
+        assert_eq!(std::fs::read_dir(&store).unwrap().count(), 1);
+        let kept = std::fs::read_to_string(&config).unwrap();
+        assert!(!kept.contains("secret") && !kept.contains("bWU6"), "{kept}");
+        let (code, said) = run(&["push", &name], "");
+        assert_eq!(code, 0, "{said}");
+        let (code, said) = run(&["logout", &host], "");
+        assert!(code == 0 && said.contains("Removing login credentials"), "{said}");
+        assert_eq!(std::fs::read_dir(&store).unwrap().count(), 0);
+        assert_eq!(run(&["pull", &name], "").0, 1);
+    }
+    std::fs::write(&config, r#"{"credsStore":"absent"}"#).unwrap();
+    let (code, said) = run(&["pull", &name], "");
+    assert!(code == 1 && said.contains("docker-credential-absent"), "{said}");
+}
+
 /// A line to a registry that stops after so many bytes, and what was asked through it.
 struct Line {
     address: SocketAddr,

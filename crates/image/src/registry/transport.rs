@@ -152,6 +152,7 @@ impl Transport {
             .retry(reqwest::retry::never())
             .referer(false)
             .connect_timeout(settings.connect_timeout)
+            .tcp_user_timeout(settings.read_timeout)
             .http2_initial_stream_window_size(WINDOW)
             .http2_initial_connection_window_size(WINDOW * 2)
             .no_proxy();
@@ -431,7 +432,15 @@ pub(super) fn unreachable(url: &Url, error: reqwest::Error) -> Error {
     let mut why = innermost(&error);
     let lower = why.to_lowercase();
     let mut permanent = false;
-    let advice = if lower.contains("certificate") || lower.contains("unknownissuer") {
+    // How servers say it differs by their library and version of TLS.
+    let refused = ["certificate", "unknownca", "decrypterror", "handshakefailure", "accessdenied"];
+    let advice = if lower.contains("fatal alert") && refused.iter().any(|alert| lower.contains(alert)) {
+        permanent = true;
+        format!(
+            "; it wants a certificate of this client, or another one: put client.cert and client.key into /etc/vessel/certs.d/{}",
+            authority(url)
+        )
+    } else if lower.contains("certificate") || lower.contains("unknownissuer") {
         permanent = true;
         format!(
             "; put the authority's certificate into /etc/vessel/certs.d/{}/ca.crt, or declare the registry with --insecure-registry",

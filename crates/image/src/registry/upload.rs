@@ -1,6 +1,6 @@
 //! Sending blobs: known ones in one piece, layers as a stream whose digest is known at its end.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
@@ -159,9 +159,10 @@ impl Upload {
                 let _ = done.send(result.map(|()| (hasher.finish(), size)));
             })
             .map_err(|e| fail(Error::io("cannot start a thread to compress a layer", e)))?;
-        let body = Box::pin(stream::unfold(receiver, |mut receiver| async move {
-            receiver.recv().await.map(|piece| (piece, receiver))
-        }));
+        // The connection keeps a body for a while after the request was given up.
+        let receiver = Arc::new(Mutex::new(receiver));
+        let taken = Arc::clone(&receiver);
+        let body = stream::poll_fn(move |cx| taken.lock().unwrap_or_else(PoisonError::into_inner).poll_recv(cx));
         let call = Call::new(Method::PATCH, self.location.clone())
             .header("content-type", "application/octet-stream")
             .map_err(fail)?;
@@ -175,6 +176,7 @@ impl Upload {
                 _ = ticks.tick() => passed(read.load(Ordering::Relaxed)),
             }
         };
+        receiver.lock().unwrap_or_else(PoisonError::into_inner).close();
         // A layer that cannot be read explains a request that broke off.
         let made = outcome.await.unwrap_or_else(|_| {
             Err(Error::new(

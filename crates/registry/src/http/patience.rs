@@ -6,6 +6,7 @@
 
 use std::future::Future;
 use std::io;
+use std::os::fd::{AsFd, AsRawFd};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use hyper::body::{Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
 use super::Body;
@@ -23,11 +25,23 @@ fn given_up() -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, "the client takes nothing of an answer")
 }
 
-/// How long a connection has been full.
+/// How many bytes wait in a connection for being taken, if that can be told.
+pub type Waiting<S> = fn(&S) -> Option<u32>;
+
+/// Bytes that the kernel holds for the other end (tcp(7), `SIOCOUTQ`). A full connection can be written to again only when
+/// a good part of it was taken; this falls with every byte.
+pub fn queued(stream: &TcpStream) -> Option<u32> {
+    let mut queued: libc::c_int = 0;
+    // SAFETY: the request writes one int, to a live one.
+    let result = unsafe { libc::ioctl(stream.as_fd().as_raw_fd(), libc::TIOCOUTQ, &raw mut queued) };
+    (result == 0).then(|| u32::try_from(queued).ok())?
+}
+
+/// How long nothing was taken from a full connection.
 #[derive(Debug)]
 pub struct Patience {
     limit: Duration,
-    full: Option<Pin<Box<Sleep>>>,
+    full: Option<(Pin<Box<Sleep>>, Option<u32>)>,
 }
 
 impl Patience {
@@ -36,16 +50,32 @@ impl Patience {
         Self { limit, full: None }
     }
 
-    /// What became of an attempt to write; an error when too many in a row came to nothing.
-    pub fn judge<T>(&mut self, cx: &mut Context<'_>, attempt: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+    /// What became of an attempt to write; an error when nothing was taken for too long.
+    pub fn judge<T, S>(
+        &mut self,
+        cx: &mut Context<'_>,
+        attempt: Poll<io::Result<T>>,
+        stream: &S,
+        waiting: Waiting<S>,
+    ) -> Poll<io::Result<T>> {
         if attempt.is_ready() {
             self.full = None;
             return attempt;
         }
         let limit = self.limit;
-        let full = self.full.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
-        ready!(full.as_mut().poll(cx));
-        Poll::Ready(Err(given_up()))
+        let (sleep, before) = self
+            .full
+            .get_or_insert_with(|| (Box::pin(tokio::time::sleep(limit)), waiting(stream)));
+        loop {
+            ready!(sleep.as_mut().poll(cx));
+            match (waiting(stream), *before) {
+                (Some(now), Some(then)) if now < then => {
+                    *before = Some(now);
+                    sleep.as_mut().reset(Instant::now() + limit);
+                }
+                _ => return Poll::Ready(Err(given_up())),
+            }
+        }
     }
 }
 
@@ -54,15 +84,21 @@ impl Patience {
 pub struct Patient<S> {
     stream: S,
     patience: Patience,
+    waiting: Waiting<S>,
 }
 
 impl<S> Patient<S> {
     /// Wraps a connection.
-    pub fn new(stream: S, limit: Duration) -> Self {
+    pub fn new(stream: S, limit: Duration, waiting: Waiting<S>) -> Self {
         Self {
             stream,
             patience: Patience::new(limit),
+            waiting,
         }
+    }
+
+    fn judge<T>(&mut self, cx: &mut Context<'_>, attempt: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        self.patience.judge(cx, attempt, &self.stream, self.waiting)
     }
 }
 
@@ -75,7 +111,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
 impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let attempt = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.patience.judge(cx, attempt)
+        self.judge(cx, attempt)
     }
 
     fn poll_write_vectored(
@@ -84,7 +120,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let attempt = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
-        self.patience.judge(cx, attempt)
+        self.judge(cx, attempt)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -93,12 +129,12 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let attempt = Pin::new(&mut self.stream).poll_flush(cx);
-        self.patience.judge(cx, attempt)
+        self.judge(cx, attempt)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let attempt = Pin::new(&mut self.stream).poll_shutdown(cx);
-        self.patience.judge(cx, attempt)
+        self.judge(cx, attempt)
     }
 }
 
@@ -207,7 +243,7 @@ mod tests {
     #[tokio::test]
     async fn who_takes_slowly_is_served_and_who_takes_nothing_is_not() {
         let (ours, mut theirs) = tokio::io::duplex(16);
-        let mut patient = Patient::new(ours, LIMIT);
+        let mut patient = Patient::new(ours, LIMIT, |_| None);
         let reading = tokio::spawn(async move {
             let mut got = [0; 16];
             for _ in 0..6 {

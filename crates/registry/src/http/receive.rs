@@ -15,6 +15,8 @@ use crate::storage::Upload;
 
 /// A client that sends nothing for so long has gone.
 const SILENCE: Duration = Duration::from_secs(60);
+/// So much of what is too large anyway is read and dropped.
+const DRAIN: usize = 16 << 20;
 /// What is stored at once.
 const BATCH: usize = 512 << 10;
 
@@ -106,15 +108,21 @@ async fn finished(writing: tokio::task::JoinHandle<(Upload, Result<()>)>) -> Res
 /// Reads a body that has to fit in memory; `too_large` when it does not.
 pub async fn whole(body: &mut Incoming, limit: usize, too_large: fn() -> Error) -> Result<Vec<u8>> {
     use hyper::body::Body as _;
-    if body.size_hint().lower() > limit as u64 {
-        return Err(too_large());
-    }
     let mut bytes = Vec::new();
+    let mut over = body.size_hint().lower() > limit as u64;
+    let mut rest = DRAIN;
     while let Some(piece) = next(body).await? {
-        if bytes.len() + piece.len() > limit {
-            return Err(too_large());
+        over |= bytes.len() + piece.len() > limit;
+        if !over {
+            bytes.extend_from_slice(&piece);
+            continue;
         }
-        bytes.extend_from_slice(&piece);
+        // Most clients hear why only when they have said all they have to say.
+        bytes = Vec::new();
+        rest = rest.saturating_sub(piece.len());
+        if rest == 0 {
+            break;
+        }
     }
-    Ok(bytes)
+    if over { Err(too_large()) } else { Ok(bytes) }
 }

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use rustls::ServerConfig;
 use rustls::crypto::ring;
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
@@ -22,6 +23,8 @@ pub struct TlsFiles {
     pub certificate: PathBuf,
     /// The key.
     pub key: PathBuf,
+    /// Authorities: clients must have a certificate of one of them.
+    pub clients: Option<PathBuf>,
 }
 
 /// The current configuration.
@@ -34,7 +37,7 @@ pub struct Tls {
 #[derive(Debug)]
 struct State {
     config: Arc<ServerConfig>,
-    changed: [Option<SystemTime>; 2],
+    changed: [Option<SystemTime>; 3],
     looked: Instant,
 }
 
@@ -65,7 +68,7 @@ impl Tls {
                         state.config = config;
                         state.changed = changed;
                     }
-                    // One of the two files may be written a moment later than the other.
+                    // One of the files may be written a moment later than the other.
                     Err(error) => {
                         tracing::warn!(%error, "the certificate changed and cannot be used; the old one stays")
                     }
@@ -77,9 +80,13 @@ impl Tls {
 }
 
 impl TlsFiles {
-    fn changed(&self) -> [Option<SystemTime>; 2] {
+    fn changed(&self) -> [Option<SystemTime>; 3] {
         let changed = |path: &Path| fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
-        [changed(&self.certificate), changed(&self.key)]
+        [
+            changed(&self.certificate),
+            changed(&self.key),
+            self.clients.as_deref().and_then(changed),
+        ]
     }
 
     fn read(&self) -> Result<Arc<ServerConfig>> {
@@ -93,10 +100,26 @@ impl TlsFiles {
             .and_then(Iterator::collect)
             .map_err(|e| wrong(&self.certificate, e.to_string()))?;
         let key = PrivateKeyDer::from_pem_file(&self.key).map_err(|e| wrong(&self.key, e.to_string()))?;
-        let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        let provider = Arc::new(ring::default_provider());
+        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
-            .map_err(|e| wrong(&self.certificate, e.to_string()))?
-            .with_no_client_auth()
+            .map_err(|e| wrong(&self.certificate, e.to_string()))?;
+        let builder = match &self.clients {
+            None => builder.with_no_client_auth(),
+            Some(path) => {
+                let mut roots = RootCertStore::empty();
+                let authorities = CertificateDer::pem_file_iter(path).map_err(|e| wrong(path, e.to_string()))?;
+                for authority in authorities {
+                    let authority = authority.map_err(|e| wrong(path, e.to_string()))?;
+                    roots.add(authority).map_err(|e| wrong(path, e.to_string()))?;
+                }
+                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+                    .build()
+                    .map_err(|e| wrong(path, e.to_string()))?;
+                builder.with_client_cert_verifier(verifier)
+            }
+        };
+        let mut config = builder
             .with_single_cert(chain, key)
             .map_err(|e| wrong(&self.certificate, e.to_string()))?;
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];

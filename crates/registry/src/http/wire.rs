@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::mapping::Mapping;
-use super::patience::Patience;
+use super::patience::{Patience, queued};
 use crate::metrics::Counter;
 
 /// The kernel sends at most this much at once; it keeps one client from holding a thread.
@@ -64,6 +64,12 @@ impl Wire {
     }
 }
 
+impl Wire {
+    fn judge<T>(&mut self, cx: &mut Context<'_>, attempt: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        self.patience.judge(cx, attempt, &self.stream, queued)
+    }
+}
+
 impl Read for Wire {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -83,7 +89,7 @@ impl Read for Wire {
 impl Write for Wire {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let attempt = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        let sent = ready!(self.patience.judge(cx, attempt))?;
+        let sent = ready!(self.judge(cx, attempt))?;
         self.sent.add(sent as u64);
         Poll::Ready(Ok(sent))
     }
@@ -109,7 +115,7 @@ impl Write for Wire {
         }
         let Some(((mapping, offset), length)) = file else {
             let attempt = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
-            let sent = ready!(self.patience.judge(cx, attempt))?;
+            let sent = ready!(self.judge(cx, attempt))?;
             self.sent.add(sent as u64);
             return Poll::Ready(Ok(sent));
         };
@@ -117,7 +123,7 @@ impl Write for Wire {
         let before: usize = head.iter().map(|slice| slice.len()).sum();
         loop {
             let attempt = self.stream.poll_write_ready(cx);
-            ready!(self.patience.judge(cx, attempt))?;
+            ready!(self.judge(cx, attempt))?;
             let sent = self.stream.try_io(Interest::WRITABLE, || {
                 if before > 0 {
                     // More follows at once: one segment, not two.
@@ -158,6 +164,6 @@ impl Write for Wire {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let attempt = Pin::new(&mut self.stream).poll_shutdown(cx);
-        self.patience.judge(cx, attempt)
+        self.judge(cx, attempt)
     }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 use vessel_client::{Client, Filters};
 use vessel_image::{Digest, Reference};
 use vessel_registry::{
@@ -36,6 +36,9 @@ pub struct Args {
     /// Key of the certificate (PEM)
     #[arg(long, value_name = "file", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
+    /// Authorities (PEM): clients must have a certificate of one of them
+    #[arg(long, value_name = "file", requires = "tls_cert")]
+    tls_client_ca: Option<PathBuf>,
     /// Users and their bcrypt passwords; read again when it changes
     #[arg(long, value_name = "file")]
     htpasswd: Option<PathBuf>,
@@ -124,10 +127,12 @@ pub struct Args {
 
 impl Run for Args {
     fn run(self, context: &Context) -> Result {
-        let filter = EnvFilter::try_new(&self.log_level)
+        let level: LevelFilter = self
+            .log_level
+            .parse()
             .map_err(|_| Failure::usage(format!("there is no log level \"{}\"", self.log_level)))?;
         tracing_subscriber::fmt()
-            .with_env_filter(filter)
+            .with_max_level(level)
             .with_writer(std::io::stderr)
             .init();
         let local = match self.engine {
@@ -177,7 +182,11 @@ impl Args {
             }
         };
         let tls = match (self.tls_cert, self.tls_key) {
-            (Some(certificate), Some(key)) => Some(TlsFiles { certificate, key }),
+            (Some(certificate), Some(key)) => Some(TlsFiles {
+                certificate,
+                key,
+                clients: self.tls_client_ca,
+            }),
             _ => None,
         };
         let proxy = match self.proxy {
