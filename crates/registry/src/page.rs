@@ -207,12 +207,7 @@ fn image_config(storage: &Storage, name: &Repository, manifest: &Manifest) -> Op
 }
 
 /// `/r/NAME/-/REFERENCE`
-pub fn manifest(
-    storage: &Storage,
-    host: &str,
-    name: &Repository,
-    which: &ManifestName,
-) -> Result<Response> {
+pub fn manifest(storage: &Storage, host: &str, name: &Repository, which: &ManifestName) -> Result<Response> {
     let stored = storage.manifest(name, which)?;
     let manifest = Manifest::parse(&stored.raw, None).map_err(|error| {
         Error::new(

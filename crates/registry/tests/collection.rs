@@ -115,8 +115,14 @@ async fn what_is_pushed_or_mounted_again_is_young_again() {
     };
     let collected = collect(&registry, grace).await;
     assert_eq!((collected.manifests, collected.blobs), (0, 1));
-    for (digest, status) in digests.iter().zip([StatusCode::OK, StatusCode::OK, StatusCode::NOT_FOUND]) {
-        assert_eq!(registry.get(&format!("/v2/a/blobs/{digest}")).await.status(), status);
+    for (digest, status) in digests
+        .iter()
+        .zip([StatusCode::OK, StatusCode::OK, StatusCode::NOT_FOUND])
+    {
+        assert_eq!(
+            registry.get(&format!("/v2/a/blobs/{digest}")).await.status(),
+            status
+        );
     }
 }
 
@@ -130,14 +136,17 @@ async fn a_repository_with_an_unreadable_index_is_left_alone() {
             r#"{{"schemaVersion":2,"mediaType":"{}","manifests":[{{"mediaType":"{OCI_MANIFEST}","digest":"{child}","size":1}}]}}"#,
             common::OCI_INDEX
         );
-        let put = registry.put_manifest(name, "list", common::OCI_INDEX, &index).await;
+        let put = registry
+            .put_manifest(name, "list", common::OCI_INDEX, &index)
+            .await;
         assert_eq!(put.status(), StatusCode::CREATED);
         registry.delete(&format!("/v2/{name}/manifests/child")).await;
         registry.push_blob(name, loose).await;
         if name == "damaged" {
-            let link = registry
-                .root
-                .join(format!("repositories/{name}/manifests/{}", Digest::sha256(index.as_bytes())));
+            let link = registry.root.join(format!(
+                "repositories/{name}/manifests/{}",
+                Digest::sha256(index.as_bytes())
+            ));
             std::fs::write(link, "{\"schemaVersion\":2,\"manifests\":[{\"dig").unwrap();
         }
     }
@@ -146,7 +155,10 @@ async fn a_repository_with_an_unreadable_index_is_left_alone() {
         assert_eq!(collected.skipped, 1, "untagged: {untagged}");
     }
     let has = |name: &str, content: &[u8]| {
-        registry.root.join(format!("repositories/{name}/blobs/{}", Digest::sha256(content))).exists()
+        registry
+            .root
+            .join(format!("repositories/{name}/blobs/{}", Digest::sha256(content)))
+            .exists()
     };
     assert!(has("damaged", b"one") && has("damaged", b"damaged"));
     assert!(!has("sound", b"two") && has("sound", b"sound"));

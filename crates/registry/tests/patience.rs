@@ -20,7 +20,10 @@ async fn registry() -> (Registry, String) {
 /// Of this process itself there is one, which asks.
 async fn connections(registry: &Registry) -> u64 {
     let text = registry.get("/metrics").await.text().await.unwrap();
-    let line = text.lines().find(|line| line.starts_with("vessel_registry_connections")).unwrap();
+    let line = text
+        .lines()
+        .find(|line| line.starts_with("vessel_registry_connections"))
+        .unwrap();
     line.rsplit(' ').next().unwrap().parse().unwrap()
 }
 

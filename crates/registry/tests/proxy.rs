@@ -252,10 +252,12 @@ async fn credentials_do_not_follow_redirects() {
         .await;
         // Another origin by its port, and by its name.
         let elsewhere = elsewhere.replace("127.0.0.1", "localhost");
-        let token = liar(|request| match request.to_lowercase().contains("authorization: basic") {
-            true => http("200 OK", "content-length: 18\r\n", b"{\"token\":\"secret\"}"),
-            false => http("401 Unauthorized", "content-length: 0\r\n", b""),
-        })
+        let token = liar(
+            |request| match request.to_lowercase().contains("authorization: basic") {
+                true => http("200 OK", "content-length: 18\r\n", b"{\"token\":\"secret\"}"),
+                false => http("401 Unauthorized", "content-length: 0\r\n", b""),
+            },
+        )
         .await;
         let challenge = match challenge.is_empty() {
             true => format!("Bearer realm=\"{token}/token\",service=\"x\""),
@@ -276,7 +278,10 @@ async fn credentials_do_not_follow_redirects() {
         assert_eq!(got.text().await.unwrap(), "the blob");
         let seen = seen.lock().unwrap();
         assert!(seen.len() >= 2, "size and content");
-        assert!(seen.iter().all(|request| !request.contains("authorization") && !request.contains("secret")));
+        assert!(
+            seen.iter()
+                .all(|request| !request.contains("authorization") && !request.contains("secret"))
+        );
     }
 }
 
@@ -287,13 +292,23 @@ async fn a_cut_connection_is_resumed() {
     let content = bytes.clone();
     let url = liar(move |request| {
         let total = content.len();
-        let first = request.to_lowercase().split_once("range: bytes=").map(|(_, rest)| {
-            rest.split('-').next().and_then(|n| n.parse::<usize>().ok()).unwrap()
-        });
+        let first = request
+            .to_lowercase()
+            .split_once("range: bytes=")
+            .map(|(_, rest)| {
+                rest.split('-')
+                    .next()
+                    .and_then(|n| n.parse::<usize>().ok())
+                    .unwrap()
+            });
         match (request.starts_with("HEAD"), first) {
             (true, _) => http("200 OK", &format!("content-length: {total}\r\n"), b""),
             // It breaks off in the middle.
-            (false, None) => http("200 OK", &format!("content-length: {total}\r\n"), &content[..total / 2]),
+            (false, None) => http(
+                "200 OK",
+                &format!("content-length: {total}\r\n"),
+                &content[..total / 2],
+            ),
             (false, Some(first)) => {
                 let more = format!(
                     "content-length: {}\r\ncontent-range: bytes {first}-{}/{total}\r\n",
@@ -306,7 +321,12 @@ async fn a_cut_connection_is_resumed() {
     })
     .await;
     let cache = cache_of(url, None, Duration::ZERO).await;
-    let got = cache.get(&format!("/v2/a/blobs/{digest}")).await.bytes().await.unwrap();
+    let got = cache
+        .get(&format!("/v2/a/blobs/{digest}"))
+        .await
+        .bytes()
+        .await
+        .unwrap();
     assert!(got == bytes);
 }
 
@@ -321,17 +341,29 @@ async fn lists_of_the_other_registry_in_pages() {
     let mut pages = Vec::new();
     loop {
         let response = cache.get(&path).await;
-        let link = response.headers().get("link").map(|link| link.to_str().unwrap().to_owned());
+        let link = response
+            .headers()
+            .get("link")
+            .map(|link| link.to_str().unwrap().to_owned());
         pages.push(response.text().await.unwrap());
         let Some(link) = link else { break };
         path = link.split(['<', '>']).nth(1).unwrap().to_owned();
     }
     assert_eq!(
         pages,
-        [r#"{"name":"lib/app","tags":["a","b"]}"#, r#"{"name":"lib/app","tags":["c"]}"#]
+        [
+            r#"{"name":"lib/app","tags":["a","b"]}"#,
+            r#"{"name":"lib/app","tags":["c"]}"#
+        ]
     );
-    assert_eq!(cache.get("/v2/lib/app/tags/list?n=x").await.status(), StatusCode::BAD_REQUEST);
-    assert_eq!(cache.get("/v2/none/tags/list").await.status(), StatusCode::NOT_FOUND);
+    assert_eq!(
+        cache.get("/v2/lib/app/tags/list?n=x").await.status(),
+        StatusCode::BAD_REQUEST
+    );
+    assert_eq!(
+        cache.get("/v2/none/tags/list").await.status(),
+        StatusCode::NOT_FOUND
+    );
     let subject = Digest::sha256(b"x");
     let referrers = cache.get(&format!("/v2/lib/app/referrers/{subject}")).await;
     assert!(referrers.text().await.unwrap().contains(r#""manifests":[]"#));

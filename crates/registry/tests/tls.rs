@@ -34,7 +34,12 @@ async fn certificates_of_both_sides_and_their_renewal() {
     let directory = tempfile::tempdir().unwrap();
     let path = |name: &str| directory.path().join(name);
     let (ours, theirs) = (authority(), authority());
-    issue(&ours, ExtendedKeyUsagePurpose::ServerAuth, &path("chain.pem"), &path("key.pem"));
+    issue(
+        &ours,
+        ExtendedKeyUsagePurpose::ServerAuth,
+        &path("chain.pem"),
+        &path("key.pem"),
+    );
     fs::write(path("clients.pem"), theirs.pem()).unwrap();
     let registry = start_with(|config| {
         config.tls = Some(TlsFiles {
@@ -56,25 +61,46 @@ async fn certificates_of_both_sides_and_their_renewal() {
     let reference = Reference::parse(&format!("{host}/a:1")).unwrap();
     // A connection that was made is not made again: a new client is, like a new daemon.
     let ask = async |client: &RegistryClient| {
-        let repository = client.repository(&reference, &Credentials::default()).await.unwrap();
+        let repository = client
+            .repository(&reference, &Credentials::default())
+            .await
+            .unwrap();
         repository.manifest("1").await.unwrap_err().to_string()
     };
     let error = ask(&client).await;
-    assert!(error.contains("UnknownIssuer") && error.contains("ca.crt"), "{error}");
+    assert!(
+        error.contains("UnknownIssuer") && error.contains("ca.crt"),
+        "{error}"
+    );
     fs::write(own.join("ca.crt"), ours.pem()).unwrap();
     let error = ask(&client).await;
     assert!(error.contains("client.cert"), "{error}");
     // One of an authority that the registry does not know.
     let client_usage = || ExtendedKeyUsagePurpose::ClientAuth;
-    issue(&ours, client_usage(), &own.join("client.cert"), &own.join("client.key"));
+    issue(
+        &ours,
+        client_usage(),
+        &own.join("client.cert"),
+        &own.join("client.key"),
+    );
     let error = ask(&client).await;
     assert!(error.contains("client.cert"), "{error}");
-    issue(&theirs, client_usage(), &own.join("client.cert"), &own.join("client.key"));
+    issue(
+        &theirs,
+        client_usage(),
+        &own.join("client.cert"),
+        &own.join("client.key"),
+    );
     let error = ask(&client).await;
     assert!(error.contains("manifest unknown"), "{error}");
     // The registry's certificate is renewed, by another authority even.
     let next = authority();
-    issue(&next, ExtendedKeyUsagePurpose::ServerAuth, &path("chain.pem"), &path("key.pem"));
+    issue(
+        &next,
+        ExtendedKeyUsagePurpose::ServerAuth,
+        &path("chain.pem"),
+        &path("key.pem"),
+    );
     tokio::time::sleep(Duration::from_millis(2500)).await;
     let fresh = RegistryClient::new(client.settings().clone()).unwrap();
     let error = ask(&fresh).await;

@@ -216,7 +216,11 @@ fn credential_stores_and_helpers() {
     std::fs::set_permissions(&helper, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let host = registry.address.to_string();
     let name = registry.name("box:1");
-    let path = format!("{}:{}", home.path().display(), std::env::var("PATH").unwrap_or_default());
+    let path = format!(
+        "{}:{}",
+        home.path().display(),
+        std::env::var("PATH").unwrap_or_default()
+    );
     let run = |args: &[&str], input: &str| {
         let mut child = daemon
             .command(args)
@@ -231,7 +235,10 @@ fn credential_stores_and_helpers() {
         child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
         let output = child.wait_with_output().unwrap();
         let text = [output.stdout, output.stderr].concat();
-        (output.status.code().unwrap(), String::from_utf8_lossy(&text).into_owned())
+        (
+            output.status.code().unwrap(),
+            String::from_utf8_lossy(&text).into_owned(),
+        )
     };
     daemon.vessel(&["tag", "busybox", &name]).ok();
     let config = home.path().join("config.json");

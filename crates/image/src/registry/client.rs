@@ -82,7 +82,13 @@ impl RegistryClient {
         })?;
         let domain = super::transport::authority(&base);
         let transport = Arc::clone(&self.transport);
-        Ok(Repository::new(transport, base, &domain, name, credentials.clone()))
+        Ok(Repository::new(
+            transport,
+            base,
+            &domain,
+            name,
+            credentials.clone(),
+        ))
     }
 
     /// The places where a repository may be read, mirrors first. Mirrors get no credentials: those that there are belong

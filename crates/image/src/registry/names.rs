@@ -140,7 +140,10 @@ pub(super) struct Guard {
 impl Guard {
     fn names(&self, host: &str) -> bool {
         let host = host.trim_end_matches('.');
-        self.hosts.iter().any(|allowed| allowed.eq_ignore_ascii_case(host)) || is_named(&self.insecure, host)
+        self.hosts
+            .iter()
+            .any(|allowed| allowed.eq_ignore_ascii_case(host))
+            || is_named(&self.insecure, host)
     }
 
     fn allows_address(&self, address: IpAddr) -> bool {
@@ -223,7 +226,12 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("resolv.conf");
         let servers = |path: &Path| -> Vec<IpAddr> {
-            configuration(path).0.name_servers().iter().map(|server| server.ip).collect()
+            configuration(path)
+                .0
+                .name_servers()
+                .iter()
+                .map(|server| server.ip)
+                .collect()
         };
         let local = [IpAddr::V4(Ipv4Addr::LOCALHOST)];
         assert_eq!(servers(&path), local, "no file");
@@ -255,13 +263,38 @@ mod tests {
 
     #[test]
     fn addresses_that_anybody_can_reach() {
-        for public in ["1.1.1.1", "172.32.0.1", "100.128.0.1", "2606:4700::1111", "::ffff:1.1.1.1", "64:ff9b::101:101"] {
+        for public in [
+            "1.1.1.1",
+            "172.32.0.1",
+            "100.128.0.1",
+            "2606:4700::1111",
+            "::ffff:1.1.1.1",
+            "64:ff9b::101:101",
+        ] {
             assert!(is_public(public.parse().unwrap()), "{public}");
         }
         for other in [
-            "127.0.0.1", "0.0.0.0", "10.0.0.1", "172.16.0.1", "192.168.0.1", "169.254.169.254", "100.100.100.200", "192.0.0.192",
-            "198.18.0.1", "224.0.0.1", "255.255.255.255", "::1", "::", "fe80::1", "fd00:ec2::254", "ff02::1", "::ffff:127.0.0.1",
-            "::127.0.0.1", "64:ff9b::a9fe:a9fe", "2002:7f00:1::", "2001:0:1::",
+            "127.0.0.1",
+            "0.0.0.0",
+            "10.0.0.1",
+            "172.16.0.1",
+            "192.168.0.1",
+            "169.254.169.254",
+            "100.100.100.200",
+            "192.0.0.192",
+            "198.18.0.1",
+            "224.0.0.1",
+            "255.255.255.255",
+            "::1",
+            "::",
+            "fe80::1",
+            "fd00:ec2::254",
+            "ff02::1",
+            "::ffff:127.0.0.1",
+            "::127.0.0.1",
+            "64:ff9b::a9fe:a9fe",
+            "2002:7f00:1::",
+            "2001:0:1::",
         ] {
             assert!(!is_public(other.parse().unwrap()), "{other}");
         }
@@ -273,10 +306,25 @@ mod tests {
             hosts: vec!["inside.example".into(), "10.0.0.5".into()],
             insecure: vec!["named.example".into(), "192.168.7.0/24".into()],
         };
-        for yes in ["192.168.7.9", "named.example", "inside.example", "INSIDE.example", "10.0.0.5", "outside.example", "1.1.1.1", "[2606:4700::1111]"] {
+        for yes in [
+            "192.168.7.9",
+            "named.example",
+            "inside.example",
+            "INSIDE.example",
+            "10.0.0.5",
+            "outside.example",
+            "1.1.1.1",
+            "[2606:4700::1111]",
+        ] {
             assert!(guard.allows(yes), "{yes}");
         }
-        for no in ["192.168.8.9", "10.0.0.6", "[::1]", "localhost", "[::ffff:10.0.0.6]"] {
+        for no in [
+            "192.168.8.9",
+            "10.0.0.6",
+            "[::1]",
+            "localhost",
+            "[::ffff:10.0.0.6]",
+        ] {
             assert!(!guard.allows(no), "{no}");
         }
     }

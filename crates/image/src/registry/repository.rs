@@ -356,7 +356,11 @@ impl Repository {
 
     /// One page of tags behind `last`, of `n` at most (none: as many as the registry likes), and the last tag of it if
     /// there are more.
-    pub async fn tags_page(&self, n: Option<usize>, last: Option<&str>) -> Result<(Vec<String>, Option<String>)> {
+    pub async fn tags_page(
+        &self,
+        n: Option<usize>,
+        last: Option<&str>,
+    ) -> Result<(Vec<String>, Option<String>)> {
         let mut url = self.url("tags/list")?;
         if let Some(n) = n {
             url.query_pairs_mut().append_pair("n", &n.to_string());
@@ -520,7 +524,8 @@ fn tags_of(raw: &[u8]) -> Result<Vec<String>> {
         #[serde(default)]
         tags: Option<Vec<String>>,
     }
-    let page: Page = serde_json::from_slice(raw).map_err(|e| Error::json("the list of tags is not valid", e))?;
+    let page: Page =
+        serde_json::from_slice(raw).map_err(|e| Error::json("the list of tags is not valid", e))?;
     let mut tags = page.tags.unwrap_or_default();
     // They go to terminals and into addresses.
     tags.retain(|tag| valid_tag(tag));

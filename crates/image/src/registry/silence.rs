@@ -139,6 +139,10 @@ mod tests {
         let taking = async { while body.next().await.is_some() {} };
         assert_eq!(pulse.bound(SILENCE, SILENCE, taking).await, Some(()));
         let never = std::future::pending::<()>();
-        assert_eq!(pulse.bound(SILENCE * 100, SILENCE, never).await, None, "no answer");
+        assert_eq!(
+            pulse.bound(SILENCE * 100, SILENCE, never).await,
+            None,
+            "no answer"
+        );
     }
 }

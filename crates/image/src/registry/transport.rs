@@ -176,7 +176,9 @@ impl Transport {
         let settings = &self.settings;
         let proxies = settings.http_proxy.iter().chain(&settings.https_proxy);
         let hosts = proxies.filter_map(|proxy| {
-            let url = Url::parse(proxy).or_else(|_| Url::parse(&format!("http://{proxy}"))).ok()?;
+            let url = Url::parse(proxy)
+                .or_else(|_| Url::parse(&format!("http://{proxy}")))
+                .ok()?;
             url.host_str().map(str::to_ascii_lowercase)
         });
         Guard {
@@ -433,7 +435,13 @@ pub(super) fn unreachable(url: &Url, error: reqwest::Error) -> Error {
     let lower = why.to_lowercase();
     let mut permanent = false;
     // How servers say it differs by their library and version of TLS.
-    let refused = ["certificate", "unknownca", "decrypterror", "handshakefailure", "accessdenied"];
+    let refused = [
+        "certificate",
+        "unknownca",
+        "decrypterror",
+        "handshakefailure",
+        "accessdenied",
+    ];
     let advice = if lower.contains("fatal alert") && refused.iter().any(|alert| lower.contains(alert)) {
         permanent = true;
         format!(

@@ -314,7 +314,12 @@ mod tests {
     fn another_spelling_of_a_registry_is_the_same_registry() {
         let mut policy = TrustPolicy::default();
         let key = pem(&pair());
-        for prefix in ["registry.example/team", "Ports.example:5000", "docker.io/library", "TLS.example:443/x"] {
+        for prefix in [
+            "registry.example/team",
+            "Ports.example:5000",
+            "docker.io/library",
+            "TLS.example:443/x",
+        ] {
             policy.require(prefix, key.as_bytes()).unwrap();
         }
         for covered in [
@@ -330,8 +335,15 @@ mod tests {
             let reference = Reference::parse(covered).unwrap();
             assert!(policy.rule(&reference).is_some(), "{covered}");
         }
-        for other in ["registry.example:5000/team/app", "ports.example/app", "registry.example/teams"] {
-            assert!(policy.rule(&Reference::parse(other).unwrap()).is_none(), "{other}");
+        for other in [
+            "registry.example:5000/team/app",
+            "ports.example/app",
+            "registry.example/teams",
+        ] {
+            assert!(
+                policy.rule(&Reference::parse(other).unwrap()).is_none(),
+                "{other}"
+            );
         }
     }
 

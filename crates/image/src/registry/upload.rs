@@ -1,7 +1,7 @@
 //! Sending blobs: known ones in one piece, layers as a stream whose digest is known at its end.
 
-use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use futures_util::stream;
@@ -162,7 +162,8 @@ impl Upload {
         // The connection keeps a body for a while after the request was given up.
         let receiver = Arc::new(Mutex::new(receiver));
         let taken = Arc::clone(&receiver);
-        let body = stream::poll_fn(move |cx| taken.lock().unwrap_or_else(PoisonError::into_inner).poll_recv(cx));
+        let body =
+            stream::poll_fn(move |cx| taken.lock().unwrap_or_else(PoisonError::into_inner).poll_recv(cx));
         let call = Call::new(Method::PATCH, self.location.clone())
             .header("content-type", "application/octet-stream")
             .map_err(fail)?;
@@ -230,7 +231,9 @@ impl Upload {
         match response.status() {
             status if status.is_success() => Ok(()),
             // Another try of the same request came too late: the first one was heard.
-            StatusCode::NOT_FOUND if self.repository.blob_size(digest, Access::Push).await?.is_some() => Ok(()),
+            StatusCode::NOT_FOUND if self.repository.blob_size(digest, Access::Push).await?.is_some() => {
+                Ok(())
+            }
             _ => Err(complaint(response, "cannot complete an upload").await),
         }
     }

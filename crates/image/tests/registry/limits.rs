@@ -79,7 +79,10 @@ async fn lists_are_bounded_by_their_bytes() {
     });
     let reference = Reference::parse(&server.name("x")).unwrap();
     let client = client(|_| {});
-    let repository = client.repository(&reference, &Credentials::default()).await.unwrap();
+    let repository = client
+        .repository(&reference, &Credentials::default())
+        .await
+        .unwrap();
     let error = repository.tags().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Limit);
     assert!(pages.load(Ordering::Relaxed) < 10);
@@ -93,7 +96,10 @@ async fn what_is_no_tag_is_not_listed() {
     });
     let reference = Reference::parse(&server.name("x")).unwrap();
     let client = client(|_| {});
-    let repository = client.repository(&reference, &Credentials::default()).await.unwrap();
+    let repository = client
+        .repository(&reference, &Credentials::default())
+        .await
+        .unwrap();
     assert_eq!(repository.tags().await.unwrap(), ["a", "c"]);
 }
 
@@ -134,13 +140,23 @@ async fn foreign_layers_come_from_public_places_or_named_ones() {
         });
         let place = Place::new();
         let client = client(|settings| {
-            settings.insecure = if allowed { vec!["127.0.0.1".into()] } else { Vec::new() };
+            settings.insecure = if allowed {
+                vec!["127.0.0.1".into()]
+            } else {
+                Vec::new()
+            };
         });
         let reference = Reference::parse(&server.name("x:1")).unwrap();
         let before = owner.count("GET", "");
         let options = PullOptions::default();
         let pulled = client
-            .pull(&place.store, &reference, &options, &Credentials::default(), |_| {})
+            .pull(
+                &place.store,
+                &reference,
+                &options,
+                &Credentials::default(),
+                |_| {},
+            )
             .await;
         if allowed {
             assert_eq!(pulled.unwrap().id, image.id);
@@ -171,11 +187,18 @@ async fn foreign_layers_cannot_be_redirected_inside() {
             _ => served.answer(request),
         }
     });
-    own.set(foreign(&image, &format!("http://{}/layer", server.address))).unwrap();
+    own.set(foreign(&image, &format!("http://{}/layer", server.address)))
+        .unwrap();
     let place = Place::new();
     let reference = Reference::parse(&server.name("x:1")).unwrap();
     let pulled = client(|_| {})
-        .pull(&place.store, &reference, &PullOptions::default(), &Credentials::default(), |_| {})
+        .pull(
+            &place.store,
+            &reference,
+            &PullOptions::default(),
+            &Credentials::default(),
+            |_| {},
+        )
         .await;
     assert!(pulled.is_err());
     assert_eq!(server.count("GET", "/layer"), 1);
@@ -192,7 +215,10 @@ async fn new_certificates_count_at_once() {
     let client = client(|settings| settings.certificates = vec![directory.path().to_owned()]);
     let reference = Reference::parse(&format!("{host}/x:1")).unwrap();
     let ask = async || {
-        let repository = client.repository(&reference, &Credentials::default()).await.unwrap();
+        let repository = client
+            .repository(&reference, &Credentials::default())
+            .await
+            .unwrap();
         repository.manifest("1").await.unwrap_err().to_string()
     };
     assert!(ask().await.contains("cannot be reached"));

@@ -181,7 +181,12 @@ async fn connection(
         None => {
             let files = Files::default();
             client.files = Some(files.clone());
-            let wire = Wire::new(stream, files, registry.metrics().sent.clone(), Patience::new(limits.silence));
+            let wire = Wire::new(
+                stream,
+                files,
+                registry.metrics().sent.clone(),
+                Patience::new(limits.silence),
+            );
             serve1(wire, client, registry, end).await
         }
     }

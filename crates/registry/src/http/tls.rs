@@ -108,7 +108,8 @@ impl TlsFiles {
             None => builder.with_no_client_auth(),
             Some(path) => {
                 let mut roots = RootCertStore::empty();
-                let authorities = CertificateDer::pem_file_iter(path).map_err(|e| wrong(path, e.to_string()))?;
+                let authorities =
+                    CertificateDer::pem_file_iter(path).map_err(|e| wrong(path, e.to_string()))?;
                 for authority in authorities {
                     let authority = authority.map_err(|e| wrong(path, e.to_string()))?;
                     roots.add(authority).map_err(|e| wrong(path, e.to_string()))?;

@@ -93,7 +93,10 @@ impl Proxy {
         let length = self.upstream.blob_size(name, digest).await?;
         let mut source = self.upstream.blob(name, digest, length)?;
         // What cannot be had is known before anything is promised.
-        let first = source.next().await.map_err(|e| self.upstream.no_blob(&e, name, digest))?;
+        let first = source
+            .next()
+            .await
+            .map_err(|e| self.upstream.no_blob(&e, name, digest))?;
         if !self.storage.usage().has_room(name, length) {
             let (send, receive) = mpsc::channel(2);
             tokio::spawn(async move {

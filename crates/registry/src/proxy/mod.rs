@@ -205,11 +205,20 @@ impl Proxy {
 
     /// The tags that the other registry has; ours when it does not answer.
     pub async fn tags(&self, name: &Repository, text: Option<&str>) -> Result<Response> {
-        let n = query::get(text, "n").map(|n| n.parse::<usize>()).transpose().map_err(|_| {
-            Error::new(Code::PaginationNumberInvalid, "the number of results is no number")
-        })?;
+        let n = query::get(text, "n")
+            .map(|n| n.parse::<usize>())
+            .transpose()
+            .map_err(|_| {
+                Error::new(
+                    Code::PaginationNumberInvalid,
+                    "the number of results is no number",
+                )
+            })?;
         let last = query::get(text, "last").filter(|last| Tag::parse(last).is_ok());
-        let asked = self.upstream.tags(name, n.map(|n| n.min(MAX_PAGE)), last.as_deref()).await;
+        let asked = self
+            .upstream
+            .tags(name, n.map(|n| n.min(MAX_PAGE)), last.as_deref())
+            .await;
         let (tags, next) = match asked {
             Ok(found) => found,
             Err(error) if error.code() == Code::Unavailable && self.storage.exists(name) => {
@@ -223,7 +232,10 @@ impl Proxy {
         let mut response = document("application/json", answer.to_string().into_bytes());
         if let Some(last) = next {
             let n = n.map(|n| format!("n={n}&")).unwrap_or_default();
-            let link = format!("</v2/{name}/tags/list?{n}last={}>; rel=\"next\"", query::encode(&last));
+            let link = format!(
+                "</v2/{name}/tags/list?{n}last={}>; rel=\"next\"",
+                query::encode(&last)
+            );
             response.headers_mut().insert(header::LINK, value(link));
         }
         Ok(response)

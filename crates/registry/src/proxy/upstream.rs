@@ -111,7 +111,11 @@ impl Upstream {
             // What is private there does not exist here.
             ErrorKind::Unauthorized | ErrorKind::Permission => Error::new(
                 unknown,
-                format!("{}, or the registry {} does not show it to this one", what(), self.host),
+                format!(
+                    "{}, or the registry {} does not show it to this one",
+                    what(),
+                    self.host
+                ),
             ),
             _ => Error::new(
                 Code::Unavailable,
@@ -134,7 +138,9 @@ impl Upstream {
     }
 
     fn no_manifest(&self, error: &vessel_image::Error, name: &Repository, which: &str) -> Error {
-        self.failed(error, Code::ManifestUnknown, || format!("{name} has no manifest {which}"))
+        self.failed(error, Code::ManifestUnknown, || {
+            format!("{name} has no manifest {which}")
+        })
     }
 
     /// A blob's size.
@@ -152,7 +158,9 @@ impl Upstream {
 
     /// A blob cannot be had.
     pub fn no_blob(&self, error: &vessel_image::Error, name: &Repository, digest: &Digest) -> Error {
-        self.failed(error, Code::BlobUnknown, || format!("{name} has no blob {digest}"))
+        self.failed(error, Code::BlobUnknown, || {
+            format!("{name} has no blob {digest}")
+        })
     }
 
     /// A page of tags, and where the next one begins.

@@ -347,11 +347,14 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let storage = Storage::open(root.path(), StorageOptions::default()).unwrap();
         let name = Repository::parse("a").unwrap();
-        let raw = br#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#;
+        let raw =
+            br#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#;
         let digest = Digest::sha256(raw);
         let first = ManifestName::Tag(Tag::parse("first").unwrap());
         for round in 0..300 {
-            storage.put_manifest(&name, &first, &[], None, raw, false).unwrap();
+            storage
+                .put_manifest(&name, &first, &[], None, raw, false)
+                .unwrap();
             let tag = Tag::parse(&format!("t{round}")).unwrap();
             let together = std::sync::Barrier::new(2);
             std::thread::scope(|scope| {
@@ -368,7 +371,10 @@ mod tests {
             });
             for tag in storage.tags(&name).unwrap() {
                 let which = ManifestName::Tag(tag.clone());
-                assert!(storage.manifest(&name, &which).is_ok(), "round {round}: {tag} leads nowhere");
+                assert!(
+                    storage.manifest(&name, &which).is_ok(),
+                    "round {round}: {tag} leads nowhere"
+                );
             }
         }
     }

@@ -129,7 +129,9 @@ impl Storage {
         let refuse = |count: usize, whose: &str| {
             Error::new(
                 Code::TooManyRequests,
-                format!("{count} uploads{whose} are in progress, which is the limit; end or cancel some, or try again later"),
+                format!(
+                    "{count} uploads{whose} are in progress, which is the limit; end or cancel some, or try again later"
+                ),
             )
         };
         {

@@ -75,7 +75,11 @@ fn copy(
     };
     for blob in std::iter::once(&document.config).chain(&document.layers) {
         let foreign = vessel_image::media_type::is_foreign(&blob.media_type);
-        if foreign || registries.run(to.blob_size(&blob.digest, Access::Push))?.is_some() {
+        if foreign
+            || registries
+                .run(to.blob_size(&blob.digest, Access::Push))?
+                .is_some()
+        {
             continue;
         }
         if let Mount::Upload(_) = registries.run(to.mount(&blob.digest, from))? {
