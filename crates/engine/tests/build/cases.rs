@@ -29,6 +29,10 @@ pub const ALL: &[(&str, fn())] = &[
         "binds_show_what_ignore_files_leave",
         faults::binds_show_what_ignore_files_leave,
     ),
+    (
+        "mounted_contexts_are_remembered",
+        faults::mounted_contexts_are_remembered,
+    ),
     ("one_lock_twice_in_a_step", faults::one_lock_twice_in_a_step),
     (
         "stages_that_begin_alike_share_their_steps",

@@ -137,6 +137,29 @@ pub fn binds_show_what_ignore_files_leave() {
     });
 }
 
+/// What a context that is only mounted has is remembered, so that the next build need not read it.
+pub fn mounted_contexts_are_remembered() {
+    let world = World::new();
+    world.write("file", "kept");
+    world.run(async |engine| {
+        for _ in 0..2 {
+            let mut request = world.request("FROM base\nRUN --mount=target=/m cat /m/file\n");
+            request.context = Source::Session("context".into());
+            let client = Arc::new(Client {
+                directory: world.context(),
+            });
+            build(&engine, request, client).await.id();
+            // A file that was written just now may be written again without its time telling.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        let contexts = std::fs::read_dir(world.path().join("root/build/contexts")).unwrap();
+        let remembered = contexts
+            .flatten()
+            .filter(|entry| entry.path().join("digests").exists());
+        assert_eq!(remembered.count(), 1);
+    });
+}
+
 pub fn one_lock_twice_in_a_step() {
     let world = World::new();
     world.run(async |engine| {
