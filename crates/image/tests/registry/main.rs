@@ -2,6 +2,7 @@
 
 mod limits;
 mod server;
+mod ways;
 
 use std::collections::HashMap;
 use std::io::Write;

@@ -109,7 +109,11 @@ async fn finished(writing: tokio::task::JoinHandle<(Upload, Result<()>)>) -> Res
 pub async fn whole(body: &mut Incoming, limit: usize, too_large: fn() -> Error) -> Result<Vec<u8>> {
     use hyper::body::Body as _;
     let mut bytes = Vec::new();
-    let mut over = body.size_hint().lower() > limit as u64;
+    let announced = body.size_hint().lower();
+    let mut over = announced > limit as u64;
+    if over && announced > DRAIN as u64 {
+        return Err(too_large());
+    }
     let mut rest = DRAIN;
     while let Some(piece) = next(body).await? {
         over |= bytes.len() + piece.len() > limit;
