@@ -307,7 +307,7 @@ impl Solve {
                     [&pivot[..], &pattern].concat()
                 };
                 let found = if glob::has_wildcards(path) {
-                    glob::expand(root.as_fd(), &whole, &solve.plan.cancelled)?
+                    glob::expand(root.as_fd(), &whole, parents, &solve.plan.cancelled)?
                 } else {
                     vec![whole]
                 };

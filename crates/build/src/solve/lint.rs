@@ -159,7 +159,7 @@ impl Solve {
         let args = build_args(request);
         let wanted = request.target.as_deref();
         let named = wanted.or_else(|| plan.dockerfile.stages.get(self.graph.target)?.name.as_deref());
-        let matcher = plan.opened.known_ignored().map(|patterns| Matcher::new(patterns));
+        let matcher = plan.opened.known_ignored().map(Matcher::new);
         let matcher = matcher
             .transpose()
             .map_err(|error| Error::invalid(format!(".dockerignore: {error}")))?;

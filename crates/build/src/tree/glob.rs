@@ -103,16 +103,21 @@ fn class(pattern: &[u8], name: &[u8]) -> Option<(usize, bool)> {
 }
 
 /// The paths below the root that a pattern names, sorted. Links are followed inside the root up to the first component
-/// with a wildcard and not behind it, as BuildKit does. What is not there is left out. `**` stands for any number of
-/// directories.
+/// with a wildcard and not behind it, as BuildKit does. What is not there is left out. `deep`: `**` stands for any number
+/// of directories, as it does with `--parents`; otherwise it is a `*`.
 ///
 /// Every directory is listed once at most, whatever the pattern: the walk keeps the set of components that may come next.
-pub(crate) fn expand(root: BorrowedFd<'_>, pattern: &[u8], cancelled: &Cancelled) -> Result<Vec<Vec<u8>>> {
+pub(crate) fn expand(
+    root: BorrowedFd<'_>,
+    pattern: &[u8],
+    deep: bool,
+    cancelled: &Cancelled,
+) -> Result<Vec<Vec<u8>>> {
     let mut parts: Vec<&[u8]> = pattern
         .split(|&byte| byte == b'/')
         .filter(|part| !part.is_empty() && *part != b".")
         .collect();
-    parts.dedup_by(|one, other| one == other && *one == b"**");
+    parts.dedup_by(|one, other| deep && one == other && *one == b"**");
     let plain = parts.iter().take_while(|part| !is_wild(part)).count();
     let mut found = Vec::new();
     if plain == parts.len() {
@@ -135,6 +140,7 @@ pub(crate) fn expand(root: BorrowedFd<'_>, pattern: &[u8], cancelled: &Cancelled
     };
     let mut walk = Walk {
         parts: &parts[plain..],
+        deep,
         cancelled,
         found,
     };
@@ -159,15 +165,20 @@ fn is_wild(part: &[u8]) -> bool {
 
 struct Walk<'a> {
     parts: &'a [&'a [u8]],
+    deep: bool,
     cancelled: &'a Cancelled,
     found: Vec<Vec<u8>>,
 }
 
 impl Walk<'_> {
+    fn is_deep(&self, part: &[u8]) -> bool {
+        self.deep && part == b"**"
+    }
+
     /// Adds a component that may come next; after `**` also the one behind it, since it stands for none, too.
     fn enter(&self, at: usize, next: &mut BTreeSet<usize>) {
         next.insert(at);
-        if self.parts.get(at).is_some_and(|part| *part == b"**") {
+        if self.parts.get(at).is_some_and(|part| self.is_deep(part)) {
             next.insert(at + 1);
         }
     }
@@ -194,12 +205,10 @@ impl Walk<'_> {
             let mut behind = BTreeSet::new();
             for &at in next {
                 match self.parts.get(at) {
-                    Some(part) if *part == b"**" => {
-                        if is_directory {
-                            self.enter(at, &mut behind);
-                        }
+                    Some(part) if self.is_deep(part) && is_directory => self.enter(at, &mut behind),
+                    Some(part) if !self.is_deep(part) && matches(part, &name)? => {
+                        self.enter(at + 1, &mut behind)
                     }
-                    Some(part) if matches(part, &name)? => self.enter(at + 1, &mut behind),
                     _ => {}
                 }
             }
@@ -261,7 +270,7 @@ mod tests {
         }
         let root = super::super::open_root(directory.path()).unwrap();
         let find = |pattern: &str| -> Vec<String> {
-            let found = expand(root.as_fd(), pattern.as_bytes(), &Cancelled::default()).unwrap();
+            let found = expand(root.as_fd(), pattern.as_bytes(), true, &Cancelled::default()).unwrap();
             found
                 .into_iter()
                 .map(|path| String::from_utf8(path).unwrap())
@@ -275,6 +284,8 @@ mod tests {
         );
         assert_eq!(find("a"), ["/a"]);
         assert_eq!(find("/"), ["/"]);
+        let flat = expand(root.as_fd(), b"**/*.txt", false, &Cancelled::default()).unwrap();
+        assert_eq!(flat, [b"/a/x.txt", b"/c/z.txt"]);
         assert!(find("nothing").is_empty());
         assert!(find("nothing/*").is_empty());
         assert_eq!(find("a/**"), ["/a", "/a/b"]);
@@ -301,13 +312,13 @@ mod tests {
         let begun = std::time::Instant::now();
         let cancelled = Cancelled::default();
         assert!(
-            expand(root.as_fd(), pattern.as_bytes(), &cancelled)
+            expand(root.as_fd(), pattern.as_bytes(), true, &cancelled)
                 .unwrap()
                 .is_empty()
         );
         assert!(begun.elapsed() < std::time::Duration::from_secs(5));
         cancelled.cancel();
-        let error = expand(root.as_fd(), pattern.as_bytes(), &cancelled).unwrap_err();
+        let error = expand(root.as_fd(), pattern.as_bytes(), true, &cancelled).unwrap_err();
         assert_eq!(error.kind(), crate::ErrorKind::Cancelled);
     }
 
