@@ -243,7 +243,7 @@ pub fn repositories() {
         assert_eq!(world.build(&engine, &dockerfile).await.cached(), (8, 0));
         let wrong = world.build(&engine, &format!("FROM base\nADD --checksum={first} {url} /sum/\n")).await;
         assert!(wrong.error().contains("expected checksum to match"), "{}", wrong.error());
-        let missing = world.build(&engine, &format!("FROM base\nADD git://u:passw0rd@127.0.0.1/none.git /x/\n")).await;
+        let missing = world.build(&engine, "FROM base\nADD git://u:passw0rd@127.0.0.1/none.git /x/\n").await;
         assert!(missing.error().contains("cannot fetch") && !told(&missing).contains("passw0rd"), "{}", told(&missing));
         // A server that only hands out files gives no part of the history.
         let files = all_files(&work.join(".git"), "/x.git");
