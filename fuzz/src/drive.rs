@@ -1,6 +1,9 @@
 //! Runs targets on mutated seeds for a while: no coverage guides it, but it needs nothing but a stable compiler.
 //!
 //!     cargo run --release --bin drive -- SECONDS [TARGET...]
+//!     cargo run --release --bin drive -- 10000000x [TARGET...]
+//!
+//! Each target has that many seconds, or with an `x` that many executions.
 //!
 //! What fails is written to `artifacts/TARGET/` before the process ends.
 
@@ -138,7 +141,14 @@ fn keep(target: &str, data: &[u8]) -> std::io::Result<PathBuf> {
     Ok(path)
 }
 
-fn run((name, function): Target, limit: Duration) -> Result<(), Box<dyn std::error::Error>> {
+/// When a target has had enough.
+#[derive(Clone, Copy)]
+enum Limit {
+    Time(Duration),
+    Runs(u64),
+}
+
+fn run((name, function): Target, limit: Limit) -> Result<(), Box<dyn std::error::Error>> {
     let seeds = seeds(name)?;
     let clock = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
     let mut random = Random(clock.as_nanos() as u64 | 1);
@@ -157,7 +167,10 @@ fn run((name, function): Target, limit: Duration) -> Result<(), Box<dyn std::err
     }));
     let (start, mut runs, mut slowest) = (Instant::now(), 0u64, Duration::ZERO);
     let mut given = seeds.iter().cloned();
-    while start.elapsed() < limit {
+    while match limit {
+        Limit::Time(limit) => start.elapsed() < limit,
+        Limit::Runs(limit) => runs < limit,
+    } {
         let data = given.next().unwrap_or_else(|| mutate(&mut random, &seeds));
         current
             .lock()
@@ -182,7 +195,11 @@ fn run((name, function): Target, limit: Duration) -> Result<(), Box<dyn std::err
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
-    let seconds = arguments.next().unwrap_or_else(|| "60".to_owned()).parse()?;
+    let limit = arguments.next().unwrap_or_else(|| "60".to_owned());
+    let limit = match limit.strip_suffix('x') {
+        Some(runs) => Limit::Runs(runs.parse()?),
+        None => Limit::Time(Duration::from_secs(limit.parse()?)),
+    };
     let wanted: Vec<String> = arguments.collect();
     if let Some(unknown) = wanted
         .iter()
@@ -193,7 +210,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     for &target in TARGETS {
         if wanted.is_empty() || wanted.iter().any(|name| name == target.0) {
-            run(target, Duration::from_secs(seconds))?;
+            run(target, limit)?;
         }
     }
     Ok(())

@@ -15,7 +15,8 @@ const LIMITS: Limits = Limits {
     max_entries: 200,
 };
 
-fn directory() -> TempDir {
+/// A directory in memory.
+pub(crate) fn directory() -> TempDir {
     let memory = Path::new("/dev/shm");
     let place = if memory.is_dir() {
         memory

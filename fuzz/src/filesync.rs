@@ -6,9 +6,11 @@ use prost::Message;
 use tokio::sync::mpsc;
 use vessel_filesync::{Packet, ReceiveOptions, receive};
 
+use crate::files::directory;
+
 /// A receiver of length-delimited packets writes nothing outside its directory and leaves nothing half done.
 pub fn filesync(data: &[u8]) {
-    let Ok(base) = tempfile::tempdir() else { return };
+    let base = directory();
     let to = base.path().join("to");
     if std::fs::create_dir(&to).is_err() {
         return;

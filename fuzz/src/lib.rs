@@ -16,6 +16,7 @@ pub use build::{build_cache, dockerfile, expand, ignore};
 pub use files::{journal, layer, load, logs, unpack, user};
 pub use filesync::filesync;
 pub use registry::{challenge, registry};
+pub use registry_server::registry_server;
 pub use text::{client, create, names, oci, ports, protocol, resolv, seccomp, template};
 
 /// A target's name and function.

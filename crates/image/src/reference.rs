@@ -130,8 +130,8 @@ impl Reference {
             return self.repository();
         }
         match self.path.strip_prefix(OFFICIAL) {
-            // library/a/b would read back as user "a".
-            Some(name) if !name.contains('/') => name.to_owned(),
+            // library/a/b would read back as user "a", library/e3b0… as an ID.
+            Some(name) if !name.contains('/') && !is_hex_id(name) => name.to_owned(),
             _ if split_domain(&self.path) == (DEFAULT_DOMAIN, &self.path) => self.path.clone(),
             // docker.io/a.b/c would read back as c of the registry a.b.
             _ => self.repository(),
@@ -316,6 +316,13 @@ mod tests {
     use proptest::prelude::*;
 
     const HEX: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
+    #[test]
+    fn a_repository_that_looks_like_an_id_is_written_so_that_it_can_be_read() {
+        let name = Reference::parse(&format!("docker.io/{HEX}:1")).unwrap();
+        assert_eq!(name.familiar(), format!("library/{HEX}:1"));
+        assert_eq!(Reference::parse(&name.familiar()).unwrap(), name);
+    }
 
     #[test]
     fn normalises_as_docker_does() {

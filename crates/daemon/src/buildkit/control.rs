@@ -19,7 +19,7 @@ use vessel_image::Platform;
 use super::convert::{failure, status_response};
 use super::jobs::{Asked, Client, Job};
 use super::session::ClientSession;
-use super::{attributes, exporters};
+use super::{attributes, exporters, tunnel};
 use crate::server::{Busy, State};
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -325,13 +325,20 @@ impl Service for Control {
 
     type SessionStream = Answers<api::BytesMessage>;
 
+    /// A session inside a call, for clients that know nothing of `/session`: `buildctl`, and all that uses BuildKit's
+    /// own client.
     async fn session(
         &self,
-        _: Request<Streaming<api::BytesMessage>>,
+        request: Request<Streaming<api::BytesMessage>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
-        Err(Status::unimplemented(
-            "sessions are not tunnelled through gRPC: connect to /session of the daemon's API",
-        ))
+        let (metadata, _, messages) = request.into_parts();
+        let sessions = Arc::clone(&self.state.sessions);
+        let offer = sessions
+            .admit(&metadata.into_headers())
+            .map_err(|error| Status::invalid_argument(error.message()))?;
+        let (connection, answers) = tunnel::open(messages);
+        tokio::spawn(async move { sessions.hold(offer, connection).await });
+        Ok(Response::new(Box::pin(answers)))
     }
 
     async fn list_workers(

@@ -2,7 +2,7 @@
 //!
 //! A client opens two connections that leave HTTP/1.1 for HTTP/2 (`Upgrade: h2c`). On `/session` ([`sessions`]) the
 //! daemon is the one that calls: for files, secrets, agents and credentials of the client ([`session`]), and to hand
-//! results over. On `/grpc` the client calls: [`control`] is `moby.buildkit.v1.Control`, and [`gateway`] is
+//! results over; it may also come inside a call on the other one ([`tunnel`]). On `/grpc` the client calls: [`control`] is `moby.buildkit.v1.Control`, and [`gateway`] is
 //! `moby.buildkit.v1.frontend.LLBBridge`, through which buildx steers a build of its own.
 //!
 //! What is built is always a Dockerfile, by our own front end: `dockerfile.v0`, or `gateway.v0` with an image of
@@ -21,6 +21,7 @@ pub mod jobs;
 pub mod session;
 pub mod sessions;
 mod transport;
+mod tunnel;
 mod upload;
 
 pub use control::client;

@@ -1,4 +1,5 @@
-//! `POST /session`: connections on which clients answer calls, by the ID that builds name them with.
+//! Sessions: connections on which clients answer calls, by the ID that builds name them with. They come by
+//! `POST /session`, or through a call of [`super::control`].
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -79,7 +80,23 @@ impl Sessions {
     /// Answers `POST /session`.
     pub fn accept(self: &Arc<Self>, mut request: Request) -> Answer {
         check_upgrade(&request)?;
-        let headers = request.headers();
+        let offer = self.admit(request.headers())?;
+        let upgrade = request.on_upgrade();
+        let sessions = Arc::clone(self);
+        tokio::spawn(async move {
+            match upgrade.await {
+                Ok(upgraded) => sessions.hold(offer, upgraded).await,
+                Err(error) => tracing::debug!(%error, "the client went away before the upgrade"),
+            }
+        });
+        Ok(upgraded())
+    }
+
+    /// Takes the session that a client says it has in its headers.
+    ///
+    /// # Errors
+    /// It has no ID or one that is taken, or there are too many sessions.
+    pub fn admit(&self, headers: &HeaderMap) -> Result<Offer, ApiError> {
         let id = text(headers, "x-docker-expose-session-uuid")?;
         if id.is_empty() {
             return Err(ApiError::bad_request(
@@ -94,57 +111,66 @@ impl Sessions {
             .filter_map(|method| method.to_str().ok())
             .map(str::to_ascii_lowercase)
             .collect();
-        {
-            let sessions = self.lock();
-            if sessions.contains_key(&id) {
-                return Err(ApiError::new(
-                    StatusCode::CONFLICT,
-                    format!("session {id} already exists"),
-                ));
-            }
-            if sessions.len() >= MAX_SESSIONS {
-                return Err(ApiError::new(
-                    StatusCode::SERVICE_UNAVAILABLE,
-                    format!(
-                        "there are {MAX_SESSIONS} build sessions already: try again when some have ended"
-                    ),
-                ));
-            }
+        let sessions = self.lock();
+        if sessions.contains_key(&id) {
+            return Err(ApiError::new(
+                StatusCode::CONFLICT,
+                format!("session {id} already exists"),
+            ));
         }
-        let upgrade = request.on_upgrade();
-        let sessions = Arc::clone(self);
-        tokio::spawn(async move {
-            let upgraded = match upgrade.await {
-                Ok(upgraded) => upgraded,
-                Err(error) => return tracing::debug!(%error, "the client went away before the upgrade"),
-            };
-            let (channel, connection) = match Channel::open(upgraded).await {
-                Ok(opened) => opened,
-                Err(error) => return tracing::debug!(%error, "a session does not begin"),
-            };
-            let (close, closed) = watch::channel(false);
-            let connected = Arc::new(Connected {
-                channel,
-                shared_key,
-                methods,
-                closed,
-            });
-            sessions
-                .lock()
-                .entry(id.clone())
-                .or_insert(Arc::clone(&connected));
-            sessions.came.notify_waiters();
-            let end = connection.await;
-            tracing::debug!(session = id, ?end, "a session ended");
-            let mut all = sessions.lock();
-            if all.get(&id).is_some_and(|known| Arc::ptr_eq(known, &connected)) {
-                all.remove(&id);
-            }
-            drop(all);
-            let _ = close.send(true);
-        });
-        Ok(upgraded())
+        if sessions.len() >= MAX_SESSIONS {
+            return Err(ApiError::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                format!("there are {MAX_SESSIONS} build sessions already: try again when some have ended"),
+            ));
+        }
+        Ok(Offer {
+            id,
+            shared_key,
+            methods,
+        })
     }
+
+    /// Calls the client over `connection` until one of them ends it.
+    pub async fn hold<C>(&self, offer: Offer, connection: C)
+    where
+        C: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+    {
+        let (channel, connection) = match Channel::open(connection).await {
+            Ok(opened) => opened,
+            Err(error) => return tracing::debug!(%error, "a session does not begin"),
+        };
+        let Offer {
+            id,
+            shared_key,
+            methods,
+        } = offer;
+        let (close, closed) = watch::channel(false);
+        let connected = Arc::new(Connected {
+            channel,
+            shared_key,
+            methods,
+            closed,
+        });
+        self.lock().entry(id.clone()).or_insert(Arc::clone(&connected));
+        self.came.notify_waiters();
+        let end = connection.await;
+        tracing::debug!(session = id, ?end, "a session ended");
+        let mut all = self.lock();
+        if all.get(&id).is_some_and(|known| Arc::ptr_eq(known, &connected)) {
+            all.remove(&id);
+        }
+        drop(all);
+        let _ = close.send(true);
+    }
+}
+
+/// What a client says of the session it opens.
+#[derive(Debug)]
+pub struct Offer {
+    id: String,
+    shared_key: String,
+    methods: HashSet<String>,
 }
 
 /// Refuses what does not ask for HTTP/2.

@@ -23,14 +23,17 @@ pub const MAX_MESSAGE: usize = 16 << 20;
 pub struct Channel(http2::SendRequest<Body>);
 
 impl Channel {
-    /// Begins HTTP/2 on a connection that was upgraded. The future that comes with it carries the connection and
-    /// resolves at its end.
-    pub async fn open(upgraded: Upgraded) -> hyper::Result<(Self, impl Future<Output = hyper::Result<()>>)> {
+    /// Begins HTTP/2 on a connection that has carried something else. The future that comes with it carries the
+    /// connection and resolves at its end.
+    pub async fn open<C>(stream: C) -> hyper::Result<(Self, impl Future<Output = hyper::Result<()>>)>
+    where
+        C: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+    {
         let (sender, connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
-            .handshake(upgraded)
+            .handshake(stream)
             .await?;
         Ok((Self(sender), connection))
     }
