@@ -1,12 +1,13 @@
 //! `COPY` and `ADD`: from a context, a stage, an image, a URL or a repository straight into a new layer.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
+use rustix::fs::OFlags;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
-use super::Solve;
+use super::{Cancelled, Solve};
 use super::dispatch::{Line, absolute};
 use super::exec::uppercase_keyword;
 use super::mounts::From;
@@ -292,7 +293,7 @@ impl Solve {
                 None => &mut none,
             };
             let skipped = from.ignored();
-            let ignored = |path: &[u8]| is_left_out(skipped.as_ref(), path);
+            let ignored = |path: &[u8]| leaves_nothing(root.as_fd(), path, skipped.as_ref(), &solve.plan.cancelled);
             let mut items = Vec::new();
             let mut hasher = Sha256::new();
             for path in &paths {
@@ -315,7 +316,8 @@ impl Solve {
                     let shown = String::from_utf8_lossy(&found).into_owned();
                     // An ignore file speaks of where things are, not of links that lead there.
                     let real = tree::canonical(root.as_fd(), &found)?;
-                    let left_out = ignored(&found) || real.as_ref().is_some_and(|real| ignored(real));
+                    let left_out = real.is_some() && ignored(&found)?
+                        || real.as_ref().is_some_and(|real| *real != found) && ignored(real.as_ref().unwrap_or(&found))?;
                     let Some(real) = real.filter(|_| !left_out) else {
                         if glob::has_wildcards(path) {
                             continue;
@@ -325,7 +327,7 @@ impl Solve {
                         } else {
                             ""
                         };
-                        return Err(Error::not_found(format!("{shown}: not found{hint}")));
+                        return Err(Error::not_found(format!("\"{shown}\": not found{hint}")));
                     };
                     let name = match parents {
                         true => found.strip_prefix(&pivot[..]).unwrap_or(&found).to_vec(),
@@ -371,6 +373,49 @@ impl From {
             Self::State(_) => None,
         }
     }
+}
+
+/// Whether a rule leaves out a path from the root, and all that is there: of a directory it may take something back in.
+fn leaves_nothing(
+    root: BorrowedFd<'_>,
+    path: &[u8],
+    rule: Option<&Skip>,
+    cancelled: &Cancelled,
+) -> Result<bool> {
+    let relative = path.strip_prefix(b"/").unwrap_or(path);
+    let Some(rule) = rule.filter(|_| !relative.is_empty()) else {
+        return Ok(false);
+    };
+    match (rule.0)(relative, true) {
+        Skipped::All => return Ok(true),
+        Skipped::No => return Ok(false),
+        Skipped::Itself => {}
+    }
+    let mut directories = vec![relative.to_vec()];
+    while let Some(directory) = directories.pop() {
+        cancelled.check()?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
+        // What is no directory, the rule leaves out.
+        let Ok(fd) = tree::open_in(root, &directory, flags) else {
+            continue;
+        };
+        let fail = |error: rustix::io::Errno| Error::io("cannot read a directory of the context", error);
+        for entry in rustix::fs::Dir::new(fd).map_err(fail)? {
+            let entry = entry.map_err(fail)?;
+            let name = entry.file_name().to_bytes();
+            if name == b"." || name == b".." {
+                continue;
+            }
+            let below = [&directory[..], b"/", name].concat();
+            let is_directory = entry.file_type() == rustix::fs::FileType::Directory;
+            match (rule.0)(&below, is_directory) {
+                Skipped::No => return Ok(false),
+                Skipped::Itself => directories.push(below),
+                Skipped::All => {}
+            }
+        }
+    }
+    Ok(true)
 }
 
 /// Whether a rule leaves a path from the root out, with all that is below.

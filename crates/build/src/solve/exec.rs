@@ -1,6 +1,6 @@
 //! `RUN`.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -238,8 +238,15 @@ impl Solve {
         let cache_key = key("run", &parts)?;
         let mut env_of_process = env.clone();
         // Proxies are known to the process and to nothing else.
-        for (name, value) in super::build_args(request) {
-            if is_proxy_arg(&name) && state.get(&name).is_none() {
+        let args_of_build = super::build_args(request);
+        let proxies = || args_of_build.iter().filter(|(name, _)| is_proxy_arg(name));
+        let spelled = proxies().map(|(name, value)| (name.clone(), value));
+        // Programs look for one spelling or the other.
+        let lower = proxies().map(|(name, value)| (name.to_ascii_lowercase(), value));
+        let upper = proxies().map(|(name, value)| (name.to_ascii_uppercase(), value));
+        let mut proxied = BTreeSet::new();
+        for (name, value) in spelled.chain(lower).chain(upper) {
+            if state.get(&name).is_none() && proxied.insert(name.clone()) {
                 env_of_process.push(format!("{name}={value}"));
             }
         }

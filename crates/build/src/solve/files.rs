@@ -202,12 +202,25 @@ impl Opened {
         let work = async {
             let source = source.unwrap_or(&self.request.context);
             let beside = format!("{name}.dockerignore");
-            let wanted = [name.clone(), beside.clone(), ".dockerignore".to_owned()];
+            // Docker has always taken the name in lower case, too.
+            let lower = (base(&name) == "Dockerfile").then(|| {
+                let directory = name.strip_suffix("Dockerfile").unwrap_or_default();
+                format!("{directory}dockerfile")
+            });
+            let mut wanted = vec![name.clone(), beside.clone(), ".dockerignore".to_owned()];
+            wanted.extend(lower.clone());
             let files = self
                 .some(source, &wanted, Some((&vertex, "transferring dockerfile:")))
                 .await?;
             let (first, second) = (name.clone(), beside);
-            let (text, ignore) = blocking(move || Ok((files.read(&first)?, files.read(&second)?))).await?;
+            let read = move || {
+                let text = match (files.read(&first)?, lower) {
+                    (None, Some(lower)) => files.read(&lower)?,
+                    (text, _) => text,
+                };
+                Ok((text, files.read(&second)?))
+            };
+            let (text, ignore) = blocking(read).await?;
             let _set = self.beside.set(ignore);
             text.ok_or_else(|| {
                 Error::not_found(format!(
@@ -319,7 +332,17 @@ impl Opened {
                     ..Files::at(path)
                 })
             }
-            Source::Session(name) => self.synchronize(name, Vec::new(), Vec::new(), None).await,
+            Source::Session(name) => {
+                // A named context's own ignore file.
+                let ignore = vec![".dockerignore".to_owned()];
+                let files = self.synchronize(name, ignore, Vec::new(), None).await?;
+                let patterns = match blocking(move || files.read(".dockerignore")).await? {
+                    Some(text) => ignore::read(&text)
+                        .map_err(|error| Error::invalid(format!(".dockerignore of {name}: {error}")))?,
+                    None => Vec::new(),
+                };
+                self.synchronize(name, Vec::new(), patterns, None).await
+            }
             Source::Directory(path) => Ok(Files::at(path.clone())),
             Source::Remote(address) => {
                 let keep_git = self.request.args.get(KEEP_GIT).is_some_and(|value| {
@@ -355,7 +378,8 @@ impl Opened {
         let request = SyncRequest {
             name: name.to_owned(),
             destination: path.clone(),
-            follow: Vec::new(),
+            // A Dockerfile may be a link.
+            follow: include.clone(),
             include,
             exclude,
             keep: Some(Arc::clone(&lock) as _),

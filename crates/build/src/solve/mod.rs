@@ -394,6 +394,9 @@ impl Solve {
             Some(NamedContext::Files(source)) => return self.state_of_files(source, platform).await,
             None => name.to_owned(),
         };
+        if reference == "scratch" {
+            return Ok(State::scratch(platform));
+        }
         let request = ResolveRequest {
             reference: &reference,
             platform,

@@ -69,6 +69,16 @@ impl Solve {
             MountType::Cache => {
                 let given = need_target(target.clone())?;
                 let id = mount.id.clone().unwrap_or(given);
+                // As in BuildKit, users that want other owners or permissions have a directory of their own.
+                let id = match (mount.uid, mount.gid, mount.mode) {
+                    (None, None, None) => id,
+                    (uid, gid, mode) => format!(
+                        "{id} ({}:{} {:o})",
+                        uid.unwrap_or(0),
+                        gid.unwrap_or(0),
+                        mode.unwrap_or(0o755)
+                    ),
+                };
                 let from = match &mount.from {
                     Some(_) => Some(self.mounted(mount).await?),
                     None => None,

@@ -39,14 +39,17 @@ pub(crate) struct Held {
 }
 
 impl State {
+    /// No image. BuildKit says where its processes begin, and so do we.
     pub fn scratch(platform: &Platform) -> Self {
+        let mut config = ImageConfig {
+            architecture: platform.architecture.clone(),
+            variant: platform.variant.clone(),
+            os: platform.os.clone(),
+            ..ImageConfig::default()
+        };
+        config.config.working_dir = Some("/".to_owned());
         Self {
-            config: ImageConfig {
-                architecture: platform.architecture.clone(),
-                variant: platform.variant.clone(),
-                os: platform.os.clone(),
-                ..ImageConfig::default()
-            },
+            config,
             chain: Vec::new(),
             env: Vec::new(),
             args: Vec::new(),

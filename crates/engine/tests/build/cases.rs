@@ -6,7 +6,7 @@ use std::time::Duration;
 use vessel_build::session::NoSession;
 
 use crate::world::{World, build};
-use crate::{checks, copies, faults, mounts, remotes};
+use crate::{checks, conformance, copies, faults, mounts, remotes};
 
 pub const ALL: &[(&str, fn())] = &[
     ("thin_path", thin_path),
@@ -47,6 +47,27 @@ pub const ALL: &[(&str, fn())] = &[
         "warnings_go_along_and_fail_when_they_must",
         checks::warnings_go_along_and_fail_when_they_must,
     ),
+    (
+        "ignore_files_that_list_what_stays",
+        conformance::ignore_files_that_list_what_stays,
+    ),
+    (
+        "archives_that_lead_through_links",
+        conformance::archives_that_lead_through_links,
+    ),
+    (
+        "scratch_has_a_working_directory",
+        conformance::scratch_has_a_working_directory,
+    ),
+    (
+        "dockerfiles_may_be_links_and_in_lower_case",
+        conformance::dockerfiles_may_be_links_and_in_lower_case,
+    ),
+    (
+        "caches_of_other_owners_are_others",
+        conformance::caches_of_other_owners_are_others,
+    ),
+    ("proxies_have_two_names", conformance::proxies_have_two_names),
     ("urls", remotes::urls),
     ("repositories", remotes::repositories),
 ];

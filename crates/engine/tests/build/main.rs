@@ -3,6 +3,7 @@
 
 mod cases;
 mod checks;
+mod conformance;
 mod copies;
 mod faults;
 mod mounts;

@@ -51,6 +51,22 @@ impl<'a> Root<'a> {
         }
     }
 
+    /// Makes a directory, after those that lead to it.
+    fn make_dir(&mut self, path: &[u8], flags: OFlags) -> Result<Dir> {
+        let (parent, name) = split(path);
+        let parent = self.dir(parent, true)?;
+        match rustix::fs::mkdirat(&parent.fd, name, Mode::from_raw_mode(0o755)) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(e) => return Err(Error::io(format!("cannot make directory {}", show(path)), e)),
+        }
+        let fd = rustix::fs::openat(&parent.fd, name, flags | OFlags::NOFOLLOW, Mode::empty())
+            .map_err(|e| Error::io(format!("cannot open directory {}", show(path)), e))?;
+        Ok(Dir {
+            fd,
+            path: parent.join(name),
+        })
+    }
+
     /// Opens a directory by a clean path, following links inside the root; makes what is missing if asked.
     pub(crate) fn dir(&mut self, path: &[u8], create: bool) -> Result<Rc<Dir>> {
         if let Some(dir) = self.cache.get(path) {
@@ -62,26 +78,16 @@ impl<'a> Root<'a> {
                 fd,
                 path: path.to_vec(),
             },
-            Err(Errno::LOOP) => {
-                let fd = open_in_root(self.fd, path, flags)
-                    .map_err(|e| Error::io(format!("cannot open directory {}", show(path)), e))?;
-                let path = self.real_path(fd.as_fd(), path)?;
-                Dir { fd, path }
-            }
-            Err(Errno::NOENT) if create => {
-                let (parent, name) = split(path);
-                let parent = self.dir(parent, true)?;
-                match rustix::fs::mkdirat(&parent.fd, name, Mode::from_raw_mode(0o755)) {
-                    Ok(()) | Err(Errno::EXIST) => {}
-                    Err(e) => return Err(Error::io(format!("cannot make directory {}", show(path)), e)),
+            Err(Errno::LOOP) => match open_in_root(self.fd, path, flags) {
+                Ok(fd) => {
+                    let path = self.real_path(fd.as_fd(), path)?;
+                    Dir { fd, path }
                 }
-                let fd = rustix::fs::openat(&parent.fd, name, flags | OFlags::NOFOLLOW, Mode::empty())
-                    .map_err(|e| Error::io(format!("cannot open directory {}", show(path)), e))?;
-                Dir {
-                    fd,
-                    path: parent.join(name),
-                }
-            }
+                // It is to be made where a link leads to.
+                Err(Errno::NOENT) if create => self.make_dir(path, flags)?,
+                Err(e) => return Err(Error::io(format!("cannot open directory {}", show(path)), e)),
+            },
+            Err(Errno::NOENT) if create => self.make_dir(path, flags)?,
             Err(e) => return Err(Error::io(format!("cannot open directory {}", show(path)), e)),
         };
         if dir.path.len() > MAX_PATH || dir.path.split(|&b| b == b'/').count() > MAX_DEPTH {
