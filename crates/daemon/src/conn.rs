@@ -1,7 +1,7 @@
 //! A client's connection: a Unix or a TCP stream.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -41,6 +41,19 @@ impl Conn {
     /// Reads what is there.
     pub fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         either!(self, stream => stream.try_read(buffer))
+    }
+
+    /// How many bytes that were written have not arrived: over a Unix socket those the client has not read, over TCP
+    /// those its kernel has not acknowledged (unix(7), tcp(7): `SIOCOUTQ`). The unit is the kernel's own; 0 is exact.
+    pub fn unread(&self) -> usize {
+        let mut bytes: libc::c_int = 0;
+        // SAFETY: the descriptor is open while `self` is borrowed, and the call writes one int, which `bytes` is.
+        let done = unsafe { libc::ioctl(self.as_fd().as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+        if done == 0 {
+            usize::try_from(bytes).unwrap_or(0)
+        } else {
+            0
+        }
     }
 
     /// Writes what there is room for.

@@ -34,6 +34,9 @@ const BUFFER: usize = 64 * 1024;
 /// A program that takes no input for so long gets no more of a client that is gone.
 const STALLED: Duration = Duration::from_secs(if cfg!(test) { 2 } else { 30 });
 
+/// How long output is held back for a client that has not read the head of the answer.
+const HEAD: Duration = Duration::from_secs(2);
+
 thread_local! {
     static BUFFERS: RefCell<Vec<u8>> = RefCell::new(vec![0; BUFFER]);
 }
@@ -166,11 +169,14 @@ async fn pump(client: Conn, first: Bytes, attached: Attached, rules: Rules) -> i
     let taken = AtomicUsize::new(0);
     let output = async {
         if let Some(mut log) = logs {
+            head_is_read(&client).await;
             while let Some(chunk) = next_chunk(&mut log).await {
                 write_all(&client, &chunk).await?;
             }
         }
         if let Some(engine) = &stream {
+            engine.readable().await?;
+            head_is_read(&client).await;
             copy_output(engine, &client).await?;
         }
         if let Some(ended) = &ended {
@@ -201,6 +207,16 @@ async fn pump(client: Conn, first: Bytes, attached: Attached, rules: Rules) -> i
         done = output => done,
         done = input => done,
         done = gone => done,
+    }
+}
+
+/// Waits until the client has read what it was sent. Clients that read heads through a buffer and bodies past it, as
+/// Python's `http.client` makes docker-py do, lose the output that arrives together with the head. Docker takes so long
+/// to start a process that it does not show there.
+async fn head_is_read(client: &Conn) {
+    let end = tokio::time::Instant::now() + HEAD;
+    while client.unread() > 0 && tokio::time::Instant::now() < end {
+        tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
 
@@ -439,6 +455,39 @@ mod tests {
             }
             timeout(STALLED * 3, pumping).await.unwrap().unwrap().unwrap();
         }
+    }
+
+    #[tokio::test]
+    async fn output_comes_apart_from_the_head() {
+        let (mut peer, client) = UnixStream::pair().unwrap();
+        let (engine, mut program) = UnixStream::pair().unwrap();
+        assert_eq!(client.try_write(b"head").unwrap(), 4);
+        program.write_all(b"output").await.unwrap();
+        program.shutdown().await.unwrap();
+        let attached = Attached {
+            tty: false,
+            logs: None,
+            stream: Some(engine),
+            ended: None,
+        };
+        let rules = Rules {
+            stdin: false,
+            detach_keys: None,
+        };
+        let pumping = tokio::spawn(pump(Conn::Unix(client), Bytes::new(), attached, rules));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let mut piece = [0; 100];
+        for expected in [&b"head"[..], b"output"] {
+            let read = tokio::io::AsyncReadExt::read(&mut peer, &mut piece)
+                .await
+                .unwrap();
+            assert_eq!(&piece[..read], expected);
+        }
+        timeout(Duration::from_secs(5), pumping)
+            .await
+            .unwrap()
+            .unwrap()
+            .unwrap();
     }
 
     #[tokio::test]

@@ -54,15 +54,22 @@ impl Engine {
     pub(crate) async fn ended(self: &Arc<Self>, container: &Arc<Container>, exit: Option<Exit>) {
         let (record, before) = (container.record(), container.state());
         let (engine, owned, endpoint) = (Arc::clone(self), Arc::clone(container), before.endpoint.clone());
-        let cleaned = blocking(move || {
-            let (exit, error) = match exit {
-                Some(exit) => (exit, String::new()),
-                None => engine.end_without_shim(&owned),
-            };
-            engine.give_back(&owned.id, endpoint.as_ref());
-            Ok((exit, error))
-        });
-        let (exit, error) = cleaned.await.unwrap_or_else(|error| (died(), error.to_string()));
+        // What removes itself has its shim's files removed after its client was answered: a thread less to wait for.
+        let later = record.host.auto_remove && !container.inner().restarting_by_user;
+        let (exit, error) = match exit {
+            Some(exit) if later && endpoint.is_none() => (exit, String::new()),
+            exit => {
+                let cleaned = blocking(move || {
+                    let (exit, error) = match exit {
+                        Some(exit) => (exit, String::new()),
+                        None => engine.end_without_shim(&owned),
+                    };
+                    engine.give_back(&owned.id, endpoint.as_ref());
+                    Ok((exit, error))
+                });
+                cleaned.await.unwrap_or_else(|error| (died(), error.to_string()))
+            }
+        };
         let ran = Duration::from_nanos(u64::try_from(exit.at - before.started_at).unwrap_or(0));
 
         let (again, by_user) = {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use vessel_api::ContainersPruneReport;
+use vessel_runtime::cgroup::Cgroup;
 
 use super::Container;
 use super::record::Status;
@@ -86,21 +87,27 @@ impl Engine {
         container.inner().waiting.clear();
         let (own, shim) = (self.paths.container(&record.id), self.paths.shim(&record.id));
         // The shim removed the cgroup, unless something kept it.
-        let cgroup = self.container_cgroup(container).ok();
+        let cgroup = self.container_cgroup(container).ok().filter(Cgroup::exists);
         // Nobody asked for the removal of what removes itself, and nobody waits for its files: they go when it is gone.
-        let files_later = record.host.auto_remove.then(|| own.clone());
-        let files_now = (!record.host.auto_remove).then_some(own);
-        let removed = blocking(move || {
-            if let Some(cgroup) = cgroup {
-                cgroup.kill_all(rustix::process::Signal::KILL)?;
-                cgroup.destroy()?;
+        let (now, later) = if record.host.auto_remove {
+            (Vec::new(), vec![shim, own])
+        } else {
+            (vec![shim, own], Vec::new())
+        };
+        let removed = async {
+            if cgroup.is_none() && now.is_empty() {
+                return Ok(());
             }
-            remove_tree(&shim).context(|| format!("remove {}", shim.display()))?;
-            match files_now {
-                Some(own) => remove_tree(&own).context(|| format!("remove {}", own.display())),
-                None => Ok(()),
-            }
-        });
+            blocking(move || {
+                if let Some(cgroup) = cgroup {
+                    cgroup.kill_all(rustix::process::Signal::KILL)?;
+                    cgroup.destroy()?;
+                }
+                now.iter()
+                    .try_for_each(|tree| remove_tree(tree).context(|| format!("remove {}", tree.display())))
+            })
+            .await
+        };
         if let Err(error) = removed.await {
             self.change(container, |state| {
                 state.status = Status::Dead;
@@ -125,15 +132,18 @@ impl Engine {
             life.removed = true;
             (life.running, life.process, life.active) = (false, false, 0);
         });
-        if let Some(own) = files_later {
+        if !later.is_empty() {
             tokio::task::spawn_blocking(move || {
-                if let Err(error) = remove_tree(&own) {
-                    tracing::warn!(
-                        "remove {}: {error}; the next start of the daemon removes it",
-                        own.display()
-                    );
+                for tree in later {
+                    if let Err(error) = remove_tree(&tree) {
+                        tracing::warn!(
+                            "remove {}: {error}; the next start of the daemon removes it",
+                            tree.display()
+                        );
+                    }
                 }
             });
+            self.launcher.calm();
         }
         let durability = if record.host.auto_remove {
             Durability::Process

@@ -475,6 +475,11 @@ impl Cgroup {
         self.node(Controller::Memory).map_or(0, events::kills)
     }
 
+    /// Whether it is in any hierarchy.
+    pub fn exists(&self) -> bool {
+        self.members.iter().any(|member| member.dir.path().exists())
+    }
+
     /// Removes the cgroup from every hierarchy, with the nested ones that the container left. Waits up to five seconds
     /// for processes that are on their way out; kills none.
     ///

@@ -9,8 +9,9 @@
 
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::net::{
@@ -30,9 +31,9 @@ const ARGUMENT: &str = "spare                                                   
 /// The most descriptors one message carries (the kernel's `SCM_MAX_FD`).
 const MAX_FDS: usize = 253;
 
-/// How long after a launch the next spare is executed: when the shim and its daemon have done what keeps two processors
-/// busy, and the container's root is made on one.
-const BESIDE: std::time::Duration = std::time::Duration::from_millis(2);
+/// How long after a launch the next spare is executed at the latest. Until then it would take a processor from a start
+/// under way, unless that is over before: see [`Spare::calm`].
+const LATEST: Duration = Duration::from_millis(20);
 
 /// Where a shim's descriptors begin.
 const FIRST_FD: i32 = 3;
@@ -41,8 +42,17 @@ const FIRST_FD: i32 = 3;
 #[derive(Debug)]
 pub struct Spare {
     ready: Arc<Mutex<Option<Ready>>>,
-    /// Asks for another. Closed with this, which ends the thread that executes them.
-    wanted: SyncSender<()>,
+    /// Closed with this, which ends the thread that executes spares.
+    tell: SyncSender<Word>,
+}
+
+/// What the thread that executes spares is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Word {
+    /// A spare was taken.
+    Wanted,
+    /// Nothing is being started right now.
+    Calm,
 }
 
 #[derive(Debug)]
@@ -55,14 +65,14 @@ impl Spare {
     /// Executes the first one, on a thread that executes all the later ones.
     pub fn keep(executable: OwnedFd) -> Result<Self> {
         let ready = Arc::new(Mutex::new(None));
-        let (wanted, wants) = sync_channel(1);
+        let (tell, words) = sync_channel(4);
         let slot = Arc::clone(&ready);
         std::thread::Builder::new()
             .name("vessel-spare".to_owned())
-            .spawn(move || refill(&executable, &slot, &wants))
+            .spawn(move || refill(&executable, &slot, &words))
             .context(|| "start the thread that keeps a shim ready")?;
-        let _ = wanted.try_send(());
-        Ok(Self { ready, wanted })
+        let _ = tell.try_send(Word::Wanted);
+        Ok(Self { ready, tell })
     }
 
     /// Hands a launch to the spare, which inherits `fds`, numbered from 3. Its process ID, or nothing when a shim has to
@@ -72,8 +82,8 @@ impl Spare {
             return None;
         }
         let ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner).take();
-        // Full: one is wanted already.
-        let _ = self.wanted.try_send(());
+        // Full: it has enough to hear.
+        let _ = self.tell.try_send(Word::Wanted);
         let ready = ready?;
         match ready.send(id, fds) {
             Ok(()) => Some(ready.pid),
@@ -82,6 +92,11 @@ impl Spare {
                 None
             }
         }
+    }
+
+    /// A start and all that followed from it is over: a good moment to execute the next spare.
+    pub fn calm(&self) {
+        let _ = self.tell.try_send(Word::Calm);
     }
 }
 
@@ -93,12 +108,19 @@ impl Drop for Spare {
     }
 }
 
-fn refill(executable: &OwnedFd, slot: &Mutex<Option<Ready>>, wants: &Receiver<()>) {
-    while wants.recv().is_ok() {
-        if slot.lock().unwrap_or_else(PoisonError::into_inner).is_some() {
+fn refill(executable: &OwnedFd, slot: &Mutex<Option<Ready>>, words: &Receiver<Word>) {
+    while let Ok(word) = words.recv() {
+        if word == Word::Calm || slot.lock().unwrap_or_else(PoisonError::into_inner).is_some() {
             continue;
         }
-        std::thread::sleep(BESIDE);
+        let end = Instant::now() + LATEST;
+        loop {
+            match words.recv_timeout(end.saturating_duration_since(Instant::now())) {
+                Ok(Word::Wanted) => {}
+                Ok(Word::Calm) | Err(RecvTimeoutError::Timeout) => break,
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
         // Without a spare a launch executes its own, and says what is wrong.
         if let Ok(ready) = Ready::start(executable) {
             *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(ready);
