@@ -34,14 +34,17 @@ pub fn dockerfile(data: &[u8]) {
     }
     let build_args = BTreeMap::new();
     let ignore = Matcher::new(["*"]).ok();
-    let report = check(&dockerfile, &Options {
-        build_args: &build_args,
-        platform_args: &[("TARGETPLATFORM".to_owned(), "linux/amd64".to_owned())],
-        target: None,
-        ignore: ignore.as_ref(),
-        is_context: &|name| name == "context",
-        base: &|name, _| (name.len() % 2 == 0).then(BaseImage::default),
-    });
+    let report = check(
+        &dockerfile,
+        &Options {
+            build_args: &build_args,
+            platform_args: &[("TARGETPLATFORM".to_owned(), "linux/amd64".to_owned())],
+            target: None,
+            ignore: ignore.as_ref(),
+            is_context: &|name| name == "context",
+            base: &|name, _| (name.len() % 2 == 0).then(BaseImage::default),
+        },
+    );
     for diagnostic in report.warnings.iter().chain(&report.error) {
         assert!(!diagnostic.render(false).is_empty());
     }
@@ -81,7 +84,12 @@ pub fn ignore(data: &[u8]) {
     let Ok(matcher) = Matcher::of_file(patterns) else {
         return;
     };
-    for path in paths.lines().map(clean).filter(|path| !path.starts_with(['/', '.'])).take(20) {
+    for path in paths
+        .lines()
+        .map(clean)
+        .filter(|path| !path.starts_with(['/', '.']))
+        .take(20)
+    {
         let (mut state, mut excluded, mut pruned) = (State::default(), false, false);
         for (end, _) in path.match_indices('/').chain([(path.len(), "")]) {
             (excluded, state) = matcher.enter(&path[..end], &state);
@@ -89,7 +97,10 @@ pub fn ignore(data: &[u8]) {
             pruned |= excluded && matcher.prunes(&path[..end]);
         }
         // Where patterns take back in, Docker's two ways to ask do not always agree either.
-        assert!(matcher.has_negatives() || excluded == matcher.matches(&path), "{path:?}");
+        assert!(
+            matcher.has_negatives() || excluded == matcher.matches(&path),
+            "{path:?}"
+        );
     }
 }
 
@@ -108,7 +119,11 @@ pub fn build_cache(data: &[u8]) {
         for line in data.split(|&byte| byte == b'\n') {
             let json = line.get(17..).unwrap_or_default();
             let sum = Sha256::digest(json);
-            bytes.extend(sum[..8].iter().flat_map(|byte| format!("{byte:02x}").into_bytes()));
+            bytes.extend(
+                sum[..8]
+                    .iter()
+                    .flat_map(|byte| format!("{byte:02x}").into_bytes()),
+            );
             bytes.push(b' ');
             bytes.extend_from_slice(json);
             bytes.push(b'\n');

@@ -5,7 +5,10 @@
 mod build;
 mod files;
 mod filesync;
-#[allow(dead_code, reason = "the command line's file, of which not everything is needed here")]
+#[allow(
+    dead_code,
+    reason = "the command line's file, of which not everything is needed here"
+)]
 #[path = "../../crates/cli/src/output/template.rs"]
 mod go_template;
 mod registry;

@@ -1,13 +1,16 @@
 //! What registries and token servers send.
 
 use vessel_image::registry::{
-    Challenge, Credentials, RawManifest, Token, content_range, next_link, registry_key, retry_after, upload_offset,
+    Challenge, Credentials, RawManifest, Token, content_range, next_link, registry_key, retry_after,
+    upload_offset,
 };
 use vessel_image::{Digest, Document, Platform};
 
 /// `WWW-Authenticate`, `Link`, ranges, `Retry-After`: headers.
 pub fn challenge(data: &[u8]) {
-    let Ok(text) = std::str::from_utf8(data) else { return };
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
     let challenges = Challenge::parse_all(text);
     assert!(challenges.len() <= 16);
     for challenge in challenges {
@@ -38,9 +41,14 @@ pub fn registry(data: &[u8]) {
             assert!(host.rank(chosen).is_some());
         }
     }
-    let Ok(text) = std::str::from_utf8(data) else { return };
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
     if let Ok(credentials) = Credentials::from_header(text) {
-        assert_eq!(Credentials::from_header(&credentials.to_header()).unwrap(), credentials);
+        assert_eq!(
+            Credentials::from_header(&credentials.to_header()).unwrap(),
+            credentials
+        );
     }
     let _ = Credentials::map_from_header(text);
     if let Ok(platform) = Platform::parse(text) {

@@ -7,13 +7,13 @@ use rustix::fs::OFlags;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
-use super::{Cancelled, Solve};
 use super::dispatch::{Line, absolute};
 use super::exec::uppercase_keyword;
 use super::mounts::From;
 use super::remote::{self, Remote};
 use super::state::State;
 use super::step::{Cached, Workspace, hex, key};
+use super::{Cancelled, Solve};
 use crate::blocking;
 use crate::dockerfile::{Add, Copy, InlineFile, Instruction};
 use crate::error::{Error, Result};
@@ -293,7 +293,8 @@ impl Solve {
                 None => &mut none,
             };
             let skipped = from.ignored();
-            let ignored = |path: &[u8]| leaves_nothing(root.as_fd(), path, skipped.as_ref(), &solve.plan.cancelled);
+            let ignored =
+                |path: &[u8]| leaves_nothing(root.as_fd(), path, skipped.as_ref(), &solve.plan.cancelled);
             let mut items = Vec::new();
             let mut hasher = Sha256::new();
             for path in &paths {
@@ -316,8 +317,11 @@ impl Solve {
                     let shown = String::from_utf8_lossy(&found).into_owned();
                     // An ignore file speaks of where things are, not of links that lead there.
                     let real = tree::canonical(root.as_fd(), &found)?;
-                    let left_out = real.is_some() && ignored(&found)?
-                        || real.as_ref().is_some_and(|real| *real != found) && ignored(real.as_ref().unwrap_or(&found))?;
+                    let left_out = ignored(&found)?
+                        || match &real {
+                            Some(real) if *real != found => ignored(real)?,
+                            _ => false,
+                        };
                     let Some(real) = real.filter(|_| !left_out) else {
                         if glob::has_wildcards(path) {
                             continue;

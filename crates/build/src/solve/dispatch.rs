@@ -179,18 +179,22 @@ impl Solve {
         if path.is_empty() {
             return Err(Error::invalid("WORKDIR expands to nothing: give it a path"));
         }
-        let path = absolute(state, path);
-        state.config.config.working_dir = Some(path.clone());
+        // An absolute path is said as it was written, as BuildKit does.
+        let (written, path) = match (path, absolute(state, path)) {
+            (written, clean) if written.starts_with('/') => (written.to_owned(), clean),
+            (_, clean) => (clean.clone(), clean),
+        };
+        state.config.config.working_dir = Some(written.clone());
         let place = Some((instruction.original.as_str(), &instruction.span));
-        let vertex = self.line_vertex(line, &format!("WORKDIR {path}"), place);
+        let vertex = self.line_vertex(line, &format!("WORKDIR {written}"), place);
         if path == "/" {
             self.tell(vertex.started()).await;
             self.told(vertex, Ok(()), |()| (true, None)).await?;
-            state.history(format!("WORKDIR {path}"), None, self.epoch);
+            state.history(format!("WORKDIR {written}"), None, self.epoch);
             return Ok(());
         }
         let made = self.make_directory(state, line, vertex, &path).await?;
-        state.history(format!("WORKDIR {path}"), Some(made), self.epoch);
+        state.history(format!("WORKDIR {written}"), Some(made), self.epoch);
         Ok(())
     }
 }

@@ -228,7 +228,19 @@ pub(crate) fn make_dirs(root: BorrowedFd<'_>, path: &[u8], making: &Making) -> R
                     )
                     .map_err(fail)
                 }
-                _ => Err(fail(Errno::NOTDIR)),
+                None => {
+                    // A link into a directory that is not there yet either.
+                    let target = rustix::fs::readlinkat(&parent_fd, name, Vec::new()).map_err(fail)?;
+                    let target = match target.as_bytes() {
+                        absolute @ [b'/', ..] => absolute.to_vec(),
+                        relative => [parent, b"/", relative].concat(),
+                    };
+                    if target.len() > MAX_PATH {
+                        return Err(fail(Errno::NAMETOOLONG));
+                    }
+                    make_dirs(root, &target, making)
+                }
+                Some(_) => Err(fail(Errno::NOTDIR)),
             }
         }
         Err(error) => Err(fail(error)),

@@ -110,7 +110,7 @@ pub(super) fn prepare(
                 uid,
                 gid,
             } => {
-                let memory = memory().context(failed)?;
+                let memory = memory(mode & 0o111 != 0).context(failed)?;
                 let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
                 let file =
                     rustix::fs::openat(&memory, FILE, flags, Mode::from_raw_mode(0o600)).context(failed)?;
@@ -130,7 +130,7 @@ pub(super) fn prepare(
                 uid,
                 gid,
             } => {
-                let memory = memory().context(failed)?;
+                let memory = memory(false).context(failed)?;
                 let path = format!("/proc/self/fd/{}/{FILE}", memory.as_raw_fd());
                 let listener = UnixListener::bind(path).context(failed)?;
                 rustix::fs::chownat(
@@ -195,14 +195,13 @@ fn detach(root: &OwnedFd, inside: &OwnedFd, place: &Path) -> rustix::io::Result<
     })
 }
 
-/// A file system in memory that is mounted nowhere.
-fn memory() -> rustix::io::Result<OwnedFd> {
+/// A file system in memory that is mounted nowhere. Only the scripts of here-documents are to be executed from one.
+fn memory(executable: bool) -> rustix::io::Result<OwnedFd> {
     let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
     fsconfig_set_string(&context, "size", "1m")?;
     fsconfig_set_string(&context, "mode", "0755")?;
     fsconfig_create(&context)?;
-    let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID
-        | MountAttrFlags::MOUNT_ATTR_NODEV
-        | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    let mut attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
+    attributes.set(MountAttrFlags::MOUNT_ATTR_NOEXEC, !executable);
     fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
 }

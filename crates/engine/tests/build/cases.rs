@@ -67,6 +67,15 @@ pub const ALL: &[(&str, fn())] = &[
         "caches_of_other_owners_are_others",
         conformance::caches_of_other_owners_are_others,
     ),
+    (
+        "destinations_that_are_links_to_nothing",
+        conformance::destinations_that_are_links_to_nothing,
+    ),
+    (
+        "paths_as_they_were_written",
+        conformance::paths_as_they_were_written,
+    ),
+    ("scripts_of_their_own", conformance::scripts_of_their_own),
     ("proxies_have_two_names", conformance::proxies_have_two_names),
     ("urls", remotes::urls),
     ("repositories", remotes::repositories),

@@ -24,7 +24,9 @@ pub fn ignore_files_that_list_what_stays() {
         let built = world.build(&engine, "FROM scratch\nCOPY fold* /f/\n").await;
         assert!(top(&built).join("f/kept").exists());
         for gone in ["empty", "folder/left"] {
-            let refused = world.build(&engine, &format!("FROM scratch\nCOPY {gone} /f/\n")).await;
+            let refused = world
+                .build(&engine, &format!("FROM scratch\nCOPY {gone} /f/\n"))
+                .await;
             let expected = format!("\"/{gone}\": not found; .dockerignore leaves it out");
             assert!(refused.error().contains(&expected), "{}", refused.error());
         }
@@ -42,14 +44,77 @@ pub fn archives_that_lead_through_links() {
     let mut header = tar::Header::new_gnu();
     header.set_size(4);
     header.set_mode(0o644);
-    tar.append_data(&mut header, "link/etc/file", &b"file"[..]).unwrap();
+    tar.append_data(&mut header, "link/etc/file", &b"file"[..])
+        .unwrap();
     world.write("a.tar", tar.into_inner().unwrap());
     world.run(async |engine| {
         let built = world.build(&engine, "FROM scratch\nADD a.tar /below\n").await;
         let config = built.config();
-        let layer = engine.images().content().layer_path(config.chain().last().unwrap());
+        let layer = engine
+            .images()
+            .content()
+            .layer_path(config.chain().last().unwrap());
         assert_eq!(std::fs::read_to_string(layer.join("etc/file")).unwrap(), "file");
         assert!(layer.join("below/link").is_symlink());
+    });
+}
+
+/// Copying into a link makes what it leads to.
+pub fn destinations_that_are_links_to_nothing() {
+    let world = World::new();
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_entry_type(tar::EntryType::Symlink);
+    header.set_size(0);
+    tar.append_link(&mut header, "link", "../not/yet/there").unwrap();
+    world.write("a.tar", tar.into_inner().unwrap());
+    world.write("file", "file");
+    world.run(async |engine| {
+        let built = world
+            .build(&engine, "FROM scratch\nADD a.tar /\nCOPY file /link/\n")
+            .await;
+        let config = built.config();
+        let layer = engine
+            .images()
+            .content()
+            .layer_path(config.chain().last().unwrap());
+        assert_eq!(
+            std::fs::read_to_string(layer.join("not/yet/there/file")).unwrap(),
+            "file"
+        );
+    });
+}
+
+/// A working directory is said as it was written; `**` goes deep with `--parents` only.
+pub fn paths_as_they_were_written() {
+    let world = World::new();
+    world.write("top.txt", "x");
+    world.write("a/one.txt", "x");
+    world.write("a/b/two.txt", "x");
+    world.run(async |engine| {
+        let dockerfile =
+            "FROM base\nWORKDIR /tmp/\nWORKDIR sub/\nRUN pwd\nWORKDIR /tmp/\nCOPY **/*.txt /t/\n";
+        let built = world.build(&engine, dockerfile).await;
+        assert_eq!(built.output(), "/tmp/sub\n");
+        let config = built.config();
+        assert_eq!(config.config.working_dir.as_deref(), Some("/tmp/"));
+        let layer = engine
+            .images()
+            .content()
+            .layer_path(config.chain().last().unwrap());
+        let there = |name: &str| layer.join("t").join(name).exists();
+        assert!(there("one.txt") && !there("two.txt") && !there("top.txt"));
+    });
+}
+
+/// A here-document that begins with `#!` is a program of its own.
+pub fn scripts_of_their_own() {
+    let world = World::new();
+    world.run(async |engine| {
+        let built = world
+            .build(&engine, "FROM base\nRUN <<EOF\n#!/bin/sh -e\necho $0\nEOF\n")
+            .await;
+        assert_eq!(built.output(), "/dev/pipes/EOF\n");
     });
 }
 

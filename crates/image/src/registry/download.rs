@@ -98,11 +98,15 @@ fn http_date(text: &str) -> Option<i64> {
         return Some(time.timestamp().as_second());
     }
     // The two older forms that RFC 9110 still has: RFC 850's and asctime's, both in UTC.
-    ["%A, %d-%b-%y %H:%M:%S GMT", "%A, %d-%b-%y %H:%M:%S UTC", "%a %b %e %H:%M:%S %Y"]
-        .into_iter()
-        .find_map(|form| jiff::civil::DateTime::strptime(form, text).ok())
-        .and_then(|time| time.to_zoned(jiff::tz::TimeZone::UTC).ok())
-        .map(|time| time.timestamp().as_second())
+    [
+        "%A, %d-%b-%y %H:%M:%S GMT",
+        "%A, %d-%b-%y %H:%M:%S UTC",
+        "%a %b %e %H:%M:%S %Y",
+    ]
+    .into_iter()
+    .find_map(|form| jiff::civil::DateTime::strptime(form, text).ok())
+    .and_then(|time| time.to_zoned(jiff::tz::TimeZone::UTC).ok())
+    .map(|time| time.timestamp().as_second())
 }
 
 #[cfg(test)]
