@@ -54,7 +54,10 @@ pub fn archives_that_lead_through_links() {
             .images()
             .content()
             .layer_path(config.chain().last().unwrap());
-        assert_eq!(std::fs::read_to_string(layer.join("below/etc/file")).unwrap(), "file");
+        assert_eq!(
+            std::fs::read_to_string(layer.join("below/etc/file")).unwrap(),
+            "file"
+        );
         assert!(layer.join("below/link").is_symlink());
     });
 }
