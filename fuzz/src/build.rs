@@ -132,3 +132,9 @@ pub fn build_cache(data: &[u8]) {
     let (lines, _) = vessel_build::read_cache_files(&bytes);
     assert!(lines <= bytes.len());
 }
+
+/// Caches of elsewhere: documents, manifests, configurations of images.
+pub fn cache_import(data: &[u8]) {
+    let records = vessel_build::read_exported_cache(data);
+    assert!(records <= data.len());
+}

@@ -15,7 +15,7 @@ mod registry;
 mod registry_server;
 mod text;
 
-pub use build::{build_cache, dockerfile, expand, ignore};
+pub use build::{build_cache, cache_import, dockerfile, expand, ignore};
 pub use files::{journal, layer, load, logs, unpack, user};
 pub use filesync::filesync;
 pub use registry::{challenge, registry};
@@ -28,6 +28,7 @@ pub type Target = (&'static str, fn(&[u8]));
 /// All of them.
 pub const TARGETS: &[Target] = &[
     ("build_cache", build_cache),
+    ("cache_import", cache_import),
     ("challenge", challenge),
     ("client", client),
     ("create", create),

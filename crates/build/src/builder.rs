@@ -10,15 +10,17 @@ use tokio::sync::{OwnedMutexGuard, Semaphore, SemaphorePermit};
 use crate::answer;
 use crate::blocking;
 use crate::cache::Cache;
+use crate::cache::import::{self, Imports};
 use crate::dockerfile::Dockerfile;
 use crate::error::{Error, ErrorKind, Result};
 use crate::outline::outline;
 use crate::progress::Progress;
-use crate::request::{BuildRequest, BuildResult, Goal};
+use crate::request::{BuildRequest, BuildResult, CacheExport, Goal, Output};
 use crate::session::Session;
+use crate::solve::caches::Caches;
 use crate::solve::lint::Bases;
 use crate::solve::output::{Exporter, Finished};
-use crate::solve::{Cancelled, Opened, Plan, Solve, from_diagnostic, platform_args};
+use crate::solve::{Cancelled, Opened, Plan, Solve, State, from_diagnostic, platform_args};
 use crate::worker::Worker;
 
 /// How a builder is set up.
@@ -191,49 +193,52 @@ impl Builder {
                 "squashing is not supported: use a last stage that copies from the others, as in FROM scratch and COPY --from=0 / /",
             ));
         }
-        if let Some(other) = request
-            .cache_from
-            .iter()
-            .map(|_| "--cache-from")
-            .chain(request.cache_to.iter().map(|_| "--cache-to"))
-            .next()
-        {
-            tracing::debug!("{other} has no effect yet: the cache of this host is used");
-        }
         let mut platforms = request.platforms.clone();
         if platforms.is_empty() {
             platforms.push(self.worker.platform());
         }
-        let several = platforms.len() > 1;
         let made = Arc::default();
-        let solve = |platform: &vessel_image::Platform| {
-            Solve::new(Plan {
-                builder: Arc::clone(self),
-                request: Arc::clone(&request),
-                session: Arc::clone(&session),
-                progress: progress.clone(),
-                cancelled: cancelled.clone(),
-                opened: Arc::clone(&opened),
-                dockerfile: Arc::clone(&dockerfile),
-                platform: platform.clone(),
-                several,
-                made: Arc::clone(&made),
-            })
-        };
-        let solves = platforms.iter().map(solve).collect::<Result<Vec<_>>>()?;
-        let states = async {
-            // Platforms differ in little: the first speaks for all.
-            if let Some(first) = solves.first() {
-                first.refuse_warnings().await?;
+        let imports = match request.cache_from.as_slice() {
+            [] => Imports::default(),
+            wanted => {
+                Box::pin(import::open(
+                    wanted,
+                    &platforms,
+                    &self.worker,
+                    &session,
+                    &progress,
+                ))
+                .await
             }
-            futures_util::future::try_join_all(solves.iter().map(Solve::run)).await
         };
-        let states = Box::pin(states).await;
+        let imports = Arc::new(imports);
+        let plan = |platform: &vessel_image::Platform, lazy: bool| Plan {
+            builder: Arc::clone(self),
+            request: Arc::clone(&request),
+            session: Arc::clone(&session),
+            progress: progress.clone(),
+            cancelled: cancelled.clone(),
+            opened: Arc::clone(&opened),
+            dockerfile: Arc::clone(&dockerfile),
+            platform: platform.clone(),
+            several: platforms.len() > 1,
+            imports: Arc::clone(&imports),
+            lazy,
+            made: Arc::clone(&made),
+        };
+        let lazy = imports.len() > 0;
+        let (solves, states) = match Box::pin(solve(&platforms, lazy, &plan, &request)).await? {
+            // What a cache promised is not to be had.
+            (_, Err(_)) if imports.was_broken() => {
+                Box::pin(solve(&platforms, false, &plan, &request)).await?
+            }
+            made => made,
+        };
         if let Some(first) = solves.first() {
             first.tell_warnings().await;
         }
         let states = states?;
-        let finished: Vec<Finished> = platforms
+        let mut finished: Vec<Finished> = platforms
             .into_iter()
             .zip(states)
             .zip(&solves)
@@ -241,14 +246,26 @@ impl Builder {
                 platform,
                 state,
                 epoch: solve.epoch,
+                cache: None,
             })
             .collect();
+        let caches = Caches {
+            builder: self,
+            imports: &imports,
+            session: &session,
+            progress: &progress,
+            solves: &solves,
+        };
+        if request.cache_to.contains(&CacheExport::Inline) {
+            caches.inline(&mut finished)?;
+        }
         let exporter = Exporter {
             builder: Arc::clone(self),
-            session,
-            progress,
+            session: Arc::clone(&session),
+            progress: progress.clone(),
         };
-        let result = Box::pin(exporter.export(&request.outputs, &finished)).await?;
+        let mut result = Box::pin(exporter.export(&request.outputs, &finished)).await?;
+        result.cache_manifest = Box::pin(caches.export(&request.cache_to, &finished)).await?;
         drop((finished, solves, exporter));
         let builder = Arc::clone(self);
         let pruned = blocking(move || builder.cache.enforce(&builder.worker.used_layers())).await?;
@@ -314,6 +331,32 @@ impl Builder {
         }
         Ok(pruned)
     }
+}
+
+/// Solves for all platforms, and fetches what the outputs need of the results.
+async fn solve(
+    platforms: &[vessel_image::Platform],
+    lazy: bool,
+    plan: &impl Fn(&vessel_image::Platform, bool) -> Plan,
+    request: &BuildRequest,
+) -> Result<(Vec<Arc<Solve>>, Result<Vec<State>>)> {
+    let solves = platforms.iter().map(|platform| Solve::new(plan(platform, lazy)));
+    let solves = solves.collect::<Result<Vec<_>>>()?;
+    let states = async {
+        // Platforms differ in little: the first speaks for all.
+        if let Some(first) = solves.first() {
+            first.refuse_warnings().await?;
+        }
+        let states = futures_util::future::try_join_all(solves.iter().map(Solve::run)).await?;
+        if request.outputs.iter().any(|output| *output != Output::CacheOnly) {
+            for (solve, state) in solves.iter().zip(&states) {
+                solve.obtain(state).await?;
+            }
+        }
+        Ok(states)
+    };
+    let states = Box::pin(states).await;
+    Ok((solves, states))
 }
 
 /// A tenth of the file system, at least 2 GiB.

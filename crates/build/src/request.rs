@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use vessel_image::{Compression, Platform};
+use vessel_image::registry::PushStyle;
+use vessel_image::{Compression, Descriptor, Platform};
 
 /// One build.
 #[derive(Debug, Clone, Default)]
@@ -229,12 +230,12 @@ pub struct Resources {
 pub enum CacheImport {
     /// An image (inline cache) or a cache manifest in a registry or the local store.
     Registry(String),
-    /// A directory of the client, by its session name, holding an OCI layout; with the tag or digest to take.
+    /// A manifest in an OCI layout of the client.
     Local {
-        /// The session's name of the directory.
-        session: String,
-        /// Digest of the manifest; none: the newest.
-        digest: Option<String>,
+        /// The session's name of the layout.
+        store: String,
+        /// Digest of the manifest.
+        digest: vessel_image::Digest,
     },
 }
 
@@ -250,10 +251,10 @@ pub enum CacheExport {
         /// What goes into it.
         options: CacheExportOptions,
     },
-    /// As an OCI layout into a directory of the client.
+    /// Into an OCI layout of the client, who enters the manifest ([`BuildResult::cache_manifest`]) into its index.
     Local {
-        /// The session's name of the directory.
-        session: String,
+        /// The session's name of the layout.
+        store: String,
         /// What goes into it.
         options: CacheExportOptions,
     },
@@ -264,12 +265,27 @@ pub enum CacheExport {
 pub struct CacheExportOptions {
     /// `mode=max`: the results of all stages; otherwise those of the target only.
     pub max: bool,
-    /// `mounts=true`: also the directories of `RUN --mount=type=cache`.
-    pub mounts: bool,
+    /// `cache-mounts`: whether the directories of `RUN --mount=type=cache` go along; none: with `mode=max`.
+    pub mounts: Option<bool>,
     /// How layers are compressed; none: gzip.
     pub compression: Option<Compression>,
+    /// The level of compression.
+    pub level: Option<i32>,
+    /// `oci-mediatypes`: whether media types are OCI's; none: they are.
+    pub oci: Option<bool>,
     /// `ignore-error=true`: a failure is told as a warning.
     pub ignore_error: bool,
+}
+
+/// How what is pushed is written.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ImageStyle {
+    /// Layers and manifests.
+    pub push: PushStyle,
+    /// Annotations of the index of several platforms.
+    pub index_annotations: BTreeMap<String, String>,
+    /// Whether names get no tag: what is pushed is known by its digest.
+    pub by_digest: bool,
 }
 
 /// What becomes of the result.
@@ -283,10 +299,8 @@ pub enum Output {
         store: bool,
         /// Whether every name is pushed.
         push: bool,
-        /// How pushed layers are compressed; none: gzip.
-        compression: Option<Compression>,
-        /// Annotations of the manifest.
-        annotations: BTreeMap<String, String>,
+        /// How pushed layers and manifests are written.
+        style: ImageStyle,
     },
     /// An archive as `save` makes it, through [`Session::export_stream`](crate::session::Session::export_stream).
     Archive {
@@ -322,8 +336,10 @@ pub enum Output {
 pub struct BuildResult {
     /// The images, one for each platform, in the order of the request; empty if no output makes one.
     pub images: Vec<BuiltImage>,
-    /// The digest of what a registry or an archive's reader sees: the manifest's, or the index' of several platforms.
-    pub digest: Option<vessel_image::Digest>,
+    /// What a registry has: the manifest, or the index of several platforms.
+    pub pushed: Option<Descriptor>,
+    /// The manifest of a cache that was left in a layout of the client.
+    pub cache_manifest: Option<vessel_image::Descriptor>,
     /// The answer to [`Goal::Check`], [`Goal::Outline`] and [`Goal::Targets`]: BuildKit's JSON (`result.json`) and its
     /// rendering for people (`result.txt`).
     pub answer: Option<Answer>,

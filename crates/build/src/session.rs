@@ -5,11 +5,14 @@
 //! before: a secret no step mounts is never asked for, a context of which nothing is copied is never synchronized.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use tokio::io::{AsyncRead, AsyncWrite};
+use vessel_image::Digest;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::place::CachePlace;
 
 /// The most bytes a secret may have, as in BuildKit.
 pub const MAX_SECRET: usize = 500 << 10;
@@ -54,6 +57,15 @@ pub trait Session: Send + Sync {
     /// Opens what receives an archive. The builder calls `shutdown` at the end of a whole one; what is dropped before is
     /// no archive.
     async fn export_stream(&self, exporter: &str) -> Result<Box<dyn AsyncWrite + Send + Unpin>>;
+
+    /// A content store of the client, such as the one of an OCI layout. `manifest`: the one it stands for.
+    async fn content(&self, store: &str, manifest: Option<&Digest>) -> Result<Arc<dyn CachePlace>> {
+        let _ = manifest;
+        Err(Error::new(
+            ErrorKind::Invalid,
+            format!("the client offers no content store {store:?}"),
+        ))
+    }
 }
 
 /// What to synchronize.

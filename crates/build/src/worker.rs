@@ -2,17 +2,18 @@
 //!
 //! The builder decides what is done; a [`Worker`] does what needs a kernel, a network or the engine's records.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use vessel_image::{ChainId, Digest, ImageConfig, Platform, Store};
+use vessel_image::{ChainId, Descriptor, Digest, ImageConfig, Platform, Store};
 
 use crate::error::Result;
+use crate::place::CachePlace;
 use crate::progress::Progress;
-use crate::request::{Network, Resources, Ulimit};
+use crate::request::{ImageStyle, Network, Resources, Ulimit};
 use crate::session::{Secret, Session};
 
 /// The engine's side of a build. Futures that are dropped stop what they do: a process is killed, a pull ends.
@@ -56,8 +57,17 @@ pub trait Worker: Send + Sync + 'static {
         lease: &vessel_image::Lease,
     ) -> Result<Digest>;
 
+    /// The configuration of an image that is here, by name.
+    async fn image_here(&self, reference: &str) -> Option<Vec<u8>>;
+
+    /// The place for a cache that a reference to a registry names.
+    async fn cache_place(&self, reference: &str, session: &Arc<dyn Session>) -> Result<Arc<dyn CachePlace>>;
+
     /// Pushes an image of the store to a registry.
-    async fn push(&self, request: PushRequest<'_>) -> Result<Digest>;
+    async fn push(&self, request: PushRequest<'_>) -> Result<Descriptor>;
+
+    /// Keeps images of several platforms that were built together as one: they are pushed together later.
+    async fn keep_together(&self, images: &[Digest]) -> Result<()>;
 }
 
 /// The writable layer of a mount.
@@ -138,10 +148,8 @@ pub struct PushRequest<'a> {
     pub reference: &'a str,
     /// The configurations of the images, one for each platform.
     pub configs: &'a [Vec<u8>],
-    /// How layers are compressed.
-    pub compression: vessel_image::Compression,
-    /// Annotations of the manifests.
-    pub annotations: &'a BTreeMap<String, String>,
+    /// How layers and manifests are written.
+    pub style: &'a ImageStyle,
     /// For credentials.
     pub session: &'a Arc<dyn Session>,
     /// Where progress goes.

@@ -8,6 +8,8 @@
 #[path = "e2e/harness.rs"]
 mod harness;
 
+#[path = "e2e/build_caches.rs"]
+mod build_caches;
 #[path = "e2e/build_protocols.rs"]
 mod build_protocols;
 #[path = "e2e/commit.rs"]
@@ -28,5 +30,7 @@ mod limits;
 mod mounts;
 #[path = "e2e/network.rs"]
 mod network;
+#[path = "e2e/platforms.rs"]
+mod platforms;
 #[path = "e2e/registries.rs"]
 mod registries;

@@ -14,6 +14,7 @@
 //! hold text.
 #![warn(missing_docs)]
 
+pub mod content;
 mod error;
 mod mode;
 mod order;

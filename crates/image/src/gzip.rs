@@ -18,8 +18,8 @@ use crate::error::{Error, Result};
 const BLOCK: usize = 512 << 10;
 /// What deflate looks back at most.
 const WINDOW: usize = 32 << 10;
-/// The level: a little less than the usual 6, and half of its time.
-const LEVEL: u32 = 5;
+/// The usual level here: a little less than the common 6, and half of its time.
+pub(crate) const LEVEL: u32 = 5;
 /// No name, no time, an unknown system.
 const HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0xff];
 
@@ -37,6 +37,7 @@ struct Job {
 pub(crate) fn compress(
     mut input: impl Read,
     threads: usize,
+    level: u32,
     output: &mut dyn FnMut(Vec<u8>) -> io::Result<()>,
 ) -> Result<()> {
     let threads = threads.max(1);
@@ -49,7 +50,7 @@ pub(crate) fn compress(
         for _ in 0..threads {
             std::thread::Builder::new()
                 .name("gzip".into())
-                .spawn_scoped(scope, || work(&queue))
+                .spawn_scoped(scope, || work(&queue, level))
                 .map_err(|e| Error::io("cannot start a thread to compress", e))?;
         }
         // Moved in, so that the threads end with it.
@@ -109,8 +110,8 @@ fn read_block(input: &mut impl Read) -> io::Result<Vec<u8>> {
     Ok(block)
 }
 
-fn work(queue: &Mutex<Receiver<Job>>) {
-    let mut deflate = Compress::new(Compression::new(LEVEL), false);
+fn work(queue: &Mutex<Receiver<Job>>, level: u32) {
+    let mut deflate = Compress::new(Compression::new(level), false);
     loop {
         let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(job) = job else { return };
@@ -157,7 +158,7 @@ mod tests {
 
     fn compressed(data: &[u8], threads: usize) -> Vec<u8> {
         let mut out = Vec::new();
-        compress(data, threads, &mut |piece| {
+        compress(data, threads, LEVEL, &mut |piece| {
             out.extend_from_slice(&piece);
             Ok(())
         })
@@ -206,9 +207,9 @@ mod tests {
                 Err(io::Error::other("broken"))
             }
         }
-        assert!(compress(Broken, 2, &mut |_| Ok(())).is_err());
+        assert!(compress(Broken, 2, LEVEL, &mut |_| Ok(())).is_err());
         let endless = io::repeat(1).take(100 << 20);
-        let refused = compress(endless, 2, &mut |_| Err(io::Error::other("gone")));
+        let refused = compress(endless, 2, LEVEL, &mut |_| Err(io::Error::other("gone")));
         assert!(refused.is_err());
     }
 }

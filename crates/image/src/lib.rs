@@ -12,6 +12,7 @@
 
 mod archive;
 mod chunk;
+mod compress;
 mod compression;
 mod config;
 mod digest;
@@ -25,7 +26,10 @@ pub mod registry;
 mod store;
 mod tar;
 
-pub use archive::{Format, ImportOptions, LoadOptions, LoadedImage, Progress, SaveImage, import, load, save};
+pub use archive::{
+    Format, ImportOptions, LoadOptions, LoadedImage, Progress, SaveImage, import, load, save, save_platforms,
+};
+pub use compress::compress;
 pub use compression::{Compression, decompressed};
 pub use config::{
     ContainerConfig, Empty, Healthcheck, History, ImageConfig, MAX_DOCUMENT, MAX_LAYERS, RootFs,

@@ -12,6 +12,9 @@
 //! content store, so that no collection of images takes it. [`Cache::enforce`] removes the least recently used records
 //! until the rest keeps to the limit.
 
+pub(crate) mod document;
+pub(crate) mod export;
+pub(crate) mod import;
 pub(crate) mod index;
 pub(crate) mod mounts;
 
@@ -20,7 +23,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
-use vessel_image::{ChainId, DiffId, Lease, Store};
+use vessel_image::{ChainId, Descriptor, DiffId, Lease, Store};
 
 use crate::builder::{CacheRecord, PruneOptions, Pruned};
 use crate::error::{Error, Result};
@@ -60,6 +63,8 @@ pub(crate) struct Cache {
     state: Mutex<State>,
     pub mounts: mounts::Mounts,
     limit: u64,
+    /// What layers were compressed to for a place elsewhere, by the kind of compression.
+    compressed: Mutex<HashMap<(DiffId, u8), Descriptor>>,
 }
 
 struct State {
@@ -152,6 +157,7 @@ impl Cache {
             }),
             mounts: mounts::Mounts::open(&root.join("mounts"))?,
             limit,
+            compressed: Mutex::default(),
         })
     }
 
@@ -195,6 +201,16 @@ impl Cache {
     /// Whether a step is known; it does not count as used.
     pub fn knows(&self, key: &str) -> bool {
         self.state().records.contains_key(key)
+    }
+
+    /// The keys that give a layer.
+    pub fn keys_of(&self, chain: &ChainId) -> Vec<Key> {
+        let state = self.state();
+        let records = state.records.values();
+        records
+            .filter(|entry| entry.record.chain == *chain)
+            .map(|entry| entry.record.key.clone())
+            .collect()
     }
 
     /// Remembers what a step gave. That it cannot be written costs the next daemon the record, no build.

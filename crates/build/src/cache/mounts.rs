@@ -61,6 +61,12 @@ impl Held {
     }
 }
 
+/// The name of a directory on disk.
+fn id_of(name: &str) -> String {
+    let digest = Sha256::digest(name.as_bytes());
+    digest[..16].iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 fn read(directory: &Path) -> About {
     std::fs::read(directory.join("record.json"))
         .ok()
@@ -108,8 +114,7 @@ impl Mounts {
         sharing: Sharing,
         make: impl FnOnce(&Path) -> Result<()> + Send + 'static,
     ) -> Result<Held> {
-        let digest = Sha256::digest(name.as_bytes());
-        let base: String = digest[..16].iter().map(|byte| format!("{byte:02x}")).collect();
+        let base = id_of(name);
         let (id, shared, private, alone) = match sharing {
             Sharing::Shared => {
                 let locks = self.locks(&base);
@@ -175,6 +180,31 @@ impl Mounts {
             _private: private,
             _alone: alone,
         })
+    }
+
+    /// A directory that is there, to be read: nobody removes it meanwhile, and who is alone with it has finished.
+    pub async fn read(&self, name: &str) -> Option<Held> {
+        let id = id_of(name);
+        let directory = self.root.join(&id);
+        if !directory.join("data").is_dir() {
+            return None;
+        }
+        let locks = self.locks(&id);
+        let alone = locks.alone.lock_owned().await;
+        let shared = locks.users.read_owned().await;
+        let data = directory.join("data");
+        data.is_dir().then(|| Held {
+            data,
+            directory,
+            _shared: Some(shared),
+            _private: None,
+            _alone: Some(alone),
+        })
+    }
+
+    /// Whether a directory is there.
+    pub fn has(&self, name: &str) -> bool {
+        self.root.join(id_of(name)).join("data").is_dir()
     }
 
     pub fn records(&self) -> Vec<CacheRecord> {

@@ -133,11 +133,13 @@ impl Solve {
             Err(error) => return self.told(vertex, Err(error), |&()| (false, None)).await,
         };
         let (solve, layers) = (Arc::clone(self), state.chain.clone());
-        let make = |workspace: Workspace| {
+        let make = |workspace: Workspace| async move {
+            let work = Box::pin(work.complete(&solve)).await?;
             blocking(move || {
                 work.run(&solve, &layers, &workspace)?;
                 Ok(workspace)
             })
+            .await
         };
         let made = self.layer(state, line, vertex, cached, make).await?;
         state.history(history, Some(made), self.epoch);
@@ -186,7 +188,7 @@ impl Solve {
         let from = match &copying.from {
             _ if local.is_empty() => None,
             Some(name) => Some(self.from(name, true).await?),
-            None => Some(From::Files(self.context().await?)),
+            None => Some(From::Files(Box::pin(self.context()).await?)),
         };
         // Who the files belong to does not count where the copy gets another owner.
         let context = matches!(from, Some(From::Files(_)));
@@ -234,7 +236,7 @@ impl Solve {
         let mut aliases = Vec::new();
         if let Some(quick) = quick {
             let quick = parts(quick)?;
-            if !no_cache && self.plan.builder.cache().knows(&quick) {
+            if !no_cache && self.knows(&quick) {
                 let cached = Cached {
                     key: quick,
                     aliases,
@@ -242,12 +244,9 @@ impl Solve {
                     link: copying.link,
                     ignore: false,
                 };
-                // If the record vanishes in this moment, the work is done from what is known here.
-                let found = self
-                    .expand(from.clone(), &local, copying.parents, &skip, context)
-                    .await?;
-                items.extend(found.0);
-                let work = Work::new(&copying, items, from, chown, chmod, skip, dest, self.epoch);
+                // If the record vanishes in this moment, the work is done.
+                let mut work = Work::new(&copying, items, from, chown, chmod, skip, dest, self.epoch);
+                work.later = Some((local, copying.parents));
                 return Ok((cached, work));
             }
             aliases.push(quick);
@@ -280,6 +279,7 @@ impl Solve {
         let Some(from) = from else {
             return Ok((Vec::new(), Vec::new()));
         };
+        from.obtain(self).await?;
         let (solve, paths, skip) = (Arc::clone(self), paths.to_vec(), skip.clone());
         blocking(move || {
             let root = from.open(&solve)?;
@@ -492,6 +492,9 @@ fn destination(state: &State, dest: &str) -> String {
 /// A copy, ready to be made.
 struct Work {
     items: Vec<Item>,
+    /// Paths that were not looked at, since the step is known, and whether with `--parents`.
+    later: Option<(Vec<String>, bool)>,
+    inline: usize,
     from: Option<From>,
     chown: Option<String>,
     options: Options,
@@ -519,6 +522,8 @@ impl Work {
         let ignored = from.as_ref().and_then(From::ignored);
         Self {
             items,
+            later: None,
+            inline: copying.files.len(),
             context: matches!(from, Some(From::Files(_))),
             from,
             chown,
@@ -533,6 +538,19 @@ impl Work {
             unpack: copying.unpack,
             link: copying.link,
         }
+    }
+
+    /// Looks at what was not looked at yet.
+    async fn complete(mut self, solve: &Arc<Solve>) -> Result<Self> {
+        if let Some((paths, parents)) = self.later.take() {
+            let from = self.from.clone();
+            let (found, _) = solve
+                .expand(from, &paths, parents, &self.options.skip, self.context)
+                .await?;
+            let at = self.items.len() - self.inline;
+            self.items.splice(at..at, found);
+        }
+        Ok(self)
     }
 
     fn run(self, solve: &Solve, layers: &[vessel_image::ChainId], workspace: &Workspace) -> Result<()> {

@@ -47,10 +47,15 @@ impl Solve {
             self.plan.progress.send(Event::Step(step)).await;
         }
         let text = match expanded.command {
-            Command::Run(run) => return self.run_step(state, line, instruction, &run).await,
-            Command::Copy(copy) => return self.copy_step(state, line, instruction, copy.into()).await,
-            Command::Add(add) => return self.copy_step(state, line, instruction, add.into()).await,
-            Command::Workdir(path) => return self.workdir(state, line, instruction, &path).await,
+            // Futures lie within each other: those of steps are on the heap, not on the stack of who polls the stage.
+            Command::Run(run) => return Box::pin(self.run_step(state, line, instruction, &run)).await,
+            Command::Copy(copy) => {
+                return Box::pin(self.copy_step(state, line, instruction, copy.into())).await;
+            }
+            Command::Add(add) => {
+                return Box::pin(self.copy_step(state, line, instruction, add.into())).await;
+            }
+            Command::Workdir(path) => return Box::pin(self.workdir(state, line, instruction, &path)).await,
             Command::Arg(args) => self.arg(state, &args)?,
             Command::Cmd(command) => {
                 let args = arguments(state, command);

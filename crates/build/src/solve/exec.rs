@@ -159,7 +159,7 @@ impl Solve {
                 ErrorKind::Unsupported,
                 format!(
                     "programs for {} do not run on this host ({}): only FROM, COPY, ADD and metadata work for that platform; \
-                     use FROM --platform=$BUILDPLATFORM for stages that run programs",
+                     use FROM --platform=$BUILDPLATFORM for stages that run programs, or enter an emulator with binfmt_misc (flag F)",
                     super::platform_text(&state.platform),
                     super::platform_text(&worker.platform())
                 ),

@@ -3,8 +3,10 @@
 //! A stage is evaluated by whoever needs it first; all that are needed begin at once. All of a build runs in the future
 //! of its caller: dropped, it is cancelled, and what blocks meanwhile ends at its next look at [`Cancelled`].
 
+pub(crate) mod caches;
 mod copy;
 mod dispatch;
+mod elsewhere;
 mod exec;
 mod files;
 mod git;
@@ -86,6 +88,10 @@ pub(crate) struct Plan {
     pub several: bool,
     /// The steps this build has made, for all its platforms.
     pub made: Arc<Mutex<HashSet<Key>>>,
+    /// Caches of elsewhere.
+    pub imports: Arc<crate::cache::import::Imports>,
+    /// Whether what they promise is believed and fetched when it is needed.
+    pub lazy: bool,
 }
 
 /// Images that are wanted, by name and platform.
@@ -103,6 +109,7 @@ pub(crate) struct Solve {
     failure: Mutex<Option<Error>>,
     steps: AtomicUsize,
     total: usize,
+    elsewhere: elsewhere::Elsewhere,
 }
 
 /// How a platform is written.
@@ -222,6 +229,7 @@ impl Solve {
             failure: Mutex::default(),
             steps: AtomicUsize::new(0),
             total,
+            elsewhere: elsewhere::Elsewhere::default(),
             globals,
             graph,
             epoch,

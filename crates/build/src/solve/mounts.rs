@@ -79,6 +79,7 @@ impl Solve {
                         mode.unwrap_or(0o755)
                     ),
                 };
+                self.mounts(&id);
                 let from = match &mount.from {
                     Some(_) => Some(self.mounted(mount).await?),
                     None => None,
@@ -243,6 +244,14 @@ impl From {
         }
     }
 
+    /// Fetches what of it is owed.
+    pub async fn obtain(&self, solve: &Arc<Solve>) -> Result<()> {
+        match self {
+            Self::State(state) => solve.obtain(state).await,
+            Self::Files(_) => Ok(()),
+        }
+    }
+
     fn keep(&self) -> Keep {
         match self {
             Self::State(state) => Keep {
@@ -351,6 +360,7 @@ impl Asked {
                 }
             }
             What::Bind { from, source } => {
+                from.obtain(solve).await?;
                 let keep = from.keep();
                 let shared = Arc::clone(solve);
                 let open = blocking(move || {
@@ -374,8 +384,24 @@ impl Asked {
                 mode,
                 owner,
             } => {
+                if let Some(from) = from
+                    .as_ref()
+                    .filter(|_| !solve.plan.builder.cache().mounts.has(&id))
+                {
+                    from.obtain(solve).await?;
+                }
+                let elsewhere = Box::pin(solve.mount_elsewhere(&id)).await;
                 let shared = Arc::clone(solve);
-                let fill = move |path: &Path| fill_cache(&shared, path, from.as_ref(), &source, mode, owner);
+                let fill = move |path: &Path| {
+                    if let Some(archive) = elsewhere {
+                        match unpack_cache(path, &archive.0, mode, owner) {
+                            Ok(()) => return Ok(()),
+                            Err(error) => tracing::warn!("the cache mount begins anew: {error}"),
+                        }
+                        tree::copy::remove(path);
+                    }
+                    fill_cache(&shared, path, from.as_ref(), &source, mode, owner)
+                };
                 let held = match locked.get(&id) {
                     Some(held) if sharing == Sharing::Locked => Arc::clone(held),
                     _ => Arc::new(solve.plan.builder.cache().mounts.take(&id, sharing, fill).await?),
@@ -501,6 +527,18 @@ fn fill_cache(
             b"/",
         )?;
     }
+    chown(path, Some(owner.0), Some(owner.1)).map_err(fail)?;
+    std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).map_err(fail)
+}
+
+/// What a cache directory begins with that was exported elsewhere.
+fn unpack_cache(path: &Path, archive: &Path, mode: u32, owner: (u32, u32)) -> Result<()> {
+    use std::os::unix::fs::{PermissionsExt, chown};
+    let fail = |error| Error::io(format!("cannot create {}", path.display()), error);
+    std::fs::create_dir(path).map_err(fail)?;
+    let root = tree::open_root(path)?;
+    let plain = vessel_image::decompressed(std::fs::File::open(archive).map_err(fail)?)?;
+    vessel_image::unpack_into(root.as_fd(), plain, &vessel_image::ExtractOptions::default())?;
     chown(path, Some(owner.0), Some(owner.1)).map_err(fail)?;
     std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).map_err(fail)
 }

@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use tokio::io::AsyncWriteExt;
-use vessel_image::{Compression, Digest, Platform};
+use vessel_image::{Digest, Platform};
 
 use super::state::State;
 use super::{Pending, as_vertex, platform_text};
@@ -25,11 +25,16 @@ pub(crate) struct Finished {
     pub platform: Platform,
     pub state: State,
     pub epoch: Option<i64>,
+    /// The cache that goes into its configuration.
+    pub cache: Option<Vec<u8>>,
 }
 
 impl Finished {
     fn image(&self) -> Result<BuiltImage> {
-        let config = self.state.config.to_raw()?;
+        let mut config = self.state.config.to_raw()?;
+        if let Some(cache) = &self.cache {
+            config = crate::cache::export::embed(config, cache);
+        }
         Ok(BuiltImage {
             platform: self.platform.clone(),
             id: Digest::sha256(&config),
@@ -60,8 +65,7 @@ impl Exporter {
                     names,
                     store,
                     push,
-                    compression,
-                    annotations,
+                    style,
                 } => {
                     let vertex = Pending::new("exporting to image");
                     let work = async {
@@ -75,13 +79,12 @@ impl Exporter {
                                 let request = PushRequest {
                                     reference: name,
                                     configs: &configs,
-                                    compression: compression.unwrap_or(Compression::Gzip),
-                                    annotations,
+                                    style,
                                     session: &self.session,
                                     progress: &self.progress,
                                     vertex: &vertex.digest,
                                 };
-                                result.digest = Some(self.builder.worker().push(request).await?);
+                                result.pushed = Some(self.builder.worker().push(request).await?);
                             }
                         }
                         Ok(())
@@ -146,6 +149,10 @@ impl Exporter {
             image.id = worker.store_image(&image.config, names, &lease).await?;
             image.stored = true;
         }
+        if result.images.len() > 1 {
+            let ids: Vec<Digest> = result.images.iter().map(|image| image.id.clone()).collect();
+            worker.keep_together(&ids).await?;
+        }
         Ok(())
     }
 
@@ -167,7 +174,13 @@ impl Exporter {
                     .collect::<Result<Vec<_>>>()?;
                 saved.push(vessel_image::SaveImage { id, references });
             }
-            vessel_image::save(&store, &saved, format, out)?;
+            match saved.as_slice() {
+                [first, _, ..] if format == vessel_image::Format::Oci => {
+                    let ids: Vec<Digest> = saved.iter().map(|image| image.id.clone()).collect();
+                    vessel_image::save_platforms(&store, &ids, &first.references, out)?;
+                }
+                images => vessel_image::save(&store, images, format, out)?,
+            }
             Ok(())
         })
         .await

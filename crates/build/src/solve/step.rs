@@ -78,11 +78,11 @@ impl Drop for Workspace {
 
 /// A layer a step gave.
 pub(super) struct Made {
-    chain: ChainId,
-    diff: DiffId,
-    created: i64,
-    cached: bool,
-    lease: Lease,
+    pub chain: ChainId,
+    pub diff: DiffId,
+    pub created: i64,
+    pub cached: bool,
+    pub lease: Lease,
 }
 
 /// What a step is to the cache.
@@ -98,7 +98,7 @@ pub(super) struct Cached {
 }
 
 /// The chain of a layer on top of a state.
-fn on_top(state: &State, diff: &DiffId) -> ChainId {
+pub(super) fn on_top(state: &State, diff: &DiffId) -> ChainId {
     match state.top() {
         Some(parent) => parent.child(diff),
         None => ChainId::base(diff),
@@ -120,15 +120,23 @@ impl Solve {
         W: Future<Output = Result<Workspace>>,
     {
         line.previous = Some(vertex.digest.clone());
-        let made = Box::pin(self.cached_or_made(state, &cached, make)).await;
+        let parent = state.top().cloned();
+        let made = Box::pin(self.cached_or_made(state, &cached, &vertex.digest, make)).await;
         let about = |made: &Made| (made.cached, Some(made.chain.0.clone()));
         let made = self.told(vertex, made, about).await?;
+        self.took(&cached, parent, &made);
         let held = self.hold(&made.chain, made.lease);
         state.push_layer(made.chain, made.diff, held);
         Ok(made.created)
     }
 
-    async fn cached_or_made<F, W>(self: &Arc<Self>, state: &State, cached: &Cached, make: F) -> Result<Made>
+    async fn cached_or_made<F, W>(
+        self: &Arc<Self>,
+        state: &State,
+        cached: &Cached,
+        vertex: &vessel_image::Digest,
+        make: F,
+    ) -> Result<Made>
     where
         F: FnOnce(Workspace) -> W,
         W: Future<Output = Result<Workspace>>,
@@ -142,6 +150,12 @@ impl Solve {
         if let Some(made) = self.find(state, cached).await? {
             return Ok(made);
         }
+        if !cached.ignore
+            && let Some(made) = Box::pin(self.find_elsewhere(state, cached, vertex)).await
+        {
+            return Ok(made);
+        }
+        self.obtain(state).await?;
         let _permit = builder.permit().await?;
         let temporary = builder.cache().temporary();
         let workspace = Box::pin(make(Workspace::new(&temporary)?)).await?;

@@ -327,13 +327,14 @@ impl Run for Args {
             credentials: Some(Arc::new(credentials)),
             ..Build::default()
         };
+        let mut layouts = Vec::new();
         if let Call::Ask { request, .. } = call {
             build
                 .attributes
                 .insert("requestid".to_owned(), request.to_owned());
         } else {
             build.outputs = self.outputs()?;
-            options::cache_to(&self.cache_to, &mut build)?;
+            layouts = options::cache_to(&self.cache_to, &mut build)?;
         }
         options::cache_from(&self.cache_from, &mut build)?;
         options::contexts(&self.build_context, &mut build)?;
@@ -350,6 +351,11 @@ impl Run for Args {
             vessel_client::Error::Build(failure) => failed(&failure),
             other => other.into(),
         })?;
+        if let Some(manifest) = answer.get("cache.manifest") {
+            for (path, tag) in &layouts {
+                vessel_client::build::enter(path, tag, manifest).map_err(Failure::new)?;
+            }
+        }
         match call {
             Call::Build => self.done(quiet, &answer),
             Call::Ask { json, .. } => answered(json, &answer),
@@ -370,7 +376,10 @@ impl Args {
             write(path, id)?;
         }
         if let Some(path) = &self.metadata_file {
-            let sorted: BTreeMap<&String, &String> = answer.iter().collect();
+            let sorted: BTreeMap<&String, serde_json::Value> = answer
+                .iter()
+                .map(|(name, value)| (name, metadata(value)))
+                .collect();
             let text = serde_json::to_string_pretty(&sorted).map_err(Failure::new)?;
             write(path, &text)?;
         }
@@ -378,6 +387,17 @@ impl Args {
             Some(id) if quiet => Ok(output::print_line(id)?),
             _ => Ok(()),
         }
+    }
+}
+
+/// A value of the answer: documents come in base64.
+fn metadata(value: &str) -> serde_json::Value {
+    use base64::Engine as _;
+    let decoded = base64::engine::general_purpose::STANDARD.decode(value).ok();
+    let document = decoded.and_then(|text| serde_json::from_slice(&text).ok());
+    match document {
+        Some(document @ serde_json::Value::Object(_)) => document,
+        _ => value.into(),
     }
 }
 

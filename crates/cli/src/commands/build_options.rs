@@ -5,10 +5,11 @@ use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 
-use vessel_client::build::{Build, BuildOutput, SESSION_ATTRIBUTE, SecretSource, Sink};
+use vessel_client::build::{Build, BuildOutput, STORE_PREFIX, SecretSource, Sink, manifest_of};
 
 use crate::failure::{Failure, Result, words};
 use crate::options::csv;
+
 use crate::terminal;
 
 /// `NAME:ADDRESS` and `NAME=ADDRESS` as one attribute.
@@ -131,8 +132,13 @@ pub fn annotations(given: &[String]) -> Result<BTreeMap<String, String>> {
             let (name, value) = text.split_once('=').ok_or_else(|| {
                 Failure::usage(format!("invalid annotation {text:?}: NAME=VALUE is expected"))
             })?;
-            let name = name.strip_prefix("manifest:").unwrap_or(name);
-            Ok((format!("annotation.{name}"), value.to_owned()))
+            let (kind, name) = match name.split_once(':') {
+                Some((kind, name)) if kind.starts_with("manifest") || kind.starts_with("index") => {
+                    (kind, name)
+                }
+                _ => ("manifest", name),
+            };
+            Ok((format!("annotation-{kind}.{name}"), value.to_owned()))
         })
         .collect()
 }
@@ -252,38 +258,57 @@ pub fn contexts(given: &[String], build: &mut Build) -> Result {
     Ok(())
 }
 
-/// `--cache-from`.
+/// The tag of a manifest in a layout.
+fn tag(attributes: &BTreeMap<String, String>) -> String {
+    attributes
+        .get("tag")
+        .cloned()
+        .unwrap_or_else(|| "latest".to_owned())
+}
+
+/// `--cache-from`. A layout that is not there yet is mentioned and left out, as the first build of all finds none.
 pub fn cache_from(given: &[String], build: &mut Build) -> Result {
     for text in given {
         let (kind, mut attributes) = cache("cache-from", text)?;
         if kind == "local" {
-            let source = attributes.remove("src").filter(|path| !path.is_empty());
+            let source = attributes.get("src").filter(|path| !path.is_empty()).cloned();
             let source =
                 source.ok_or_else(|| Failure::usage(format!("cache-from {text:?}: src is required")))?;
-            let name = format!("cache-from-{}", build.cache_from.len());
-            attributes.insert(SESSION_ATTRIBUTE.to_owned(), name.clone());
-            build.directories.insert(name, PathBuf::from(source));
+            let path = PathBuf::from(&source);
+            if !attributes.contains_key("digest") {
+                match manifest_of(&path, &tag(&attributes)) {
+                    Ok(digest) => drop(attributes.insert("digest".to_owned(), digest)),
+                    Err(why) => {
+                        crate::output::warn(&format!(
+                            "vessel: nothing is taken from the cache {source}: {why}"
+                        ));
+                        continue;
+                    }
+                }
+            }
+            build.stores.insert(format!("{STORE_PREFIX}{source}"), path);
         }
         build.cache_from.push((kind, attributes));
     }
     Ok(())
 }
 
-/// `--cache-to`.
-pub fn cache_to(given: &[String], build: &mut Build) -> Result {
+/// `--cache-to`. Gives the layouts whose index is to be written afterwards, with the tag.
+pub fn cache_to(given: &[String], build: &mut Build) -> Result<Vec<(PathBuf, String)>> {
+    let mut layouts = Vec::new();
     for text in given {
-        let (kind, mut attributes) = cache("cache-to", text)?;
+        let (kind, attributes) = cache("cache-to", text)?;
         if kind == "local" {
-            let destination = attributes.remove("dest").filter(|path| !path.is_empty());
+            let destination = attributes.get("dest").filter(|path| !path.is_empty());
             let destination =
                 destination.ok_or_else(|| Failure::usage(format!("cache-to {text:?}: dest is required")))?;
-            let name = format!("cache-to-{}", build.cache_to.len());
-            attributes.insert(SESSION_ATTRIBUTE.to_owned(), name.clone());
-            build.destinations.insert(name, PathBuf::from(destination));
+            let path = PathBuf::from(destination);
+            layouts.push((path.clone(), tag(&attributes)));
+            build.stores.insert(format!("{STORE_PREFIX}{destination}"), path);
         }
         build.cache_to.push((kind, attributes));
     }
-    Ok(())
+    Ok(layouts)
 }
 
 fn cache(what: &str, text: &str) -> Result<(String, BTreeMap<String, String>)> {
@@ -349,11 +374,12 @@ mod tests {
     #[test]
     fn caches() {
         let mut build = Build::default();
-        cache_from(&["r/x".into(), "type=local,src=dir".into()], &mut build).unwrap();
-        cache_to(&["type=local,dest=dir,mode=max".into()], &mut build).unwrap();
+        let local = "type=local,src=dir,digest=sha256:0".to_owned();
+        cache_from(&["r/x".into(), local], &mut build).unwrap();
+        let layouts = cache_to(&["type=local,dest=to,mode=max,tag=t".into()], &mut build).unwrap();
         assert_eq!(build.cache_from[0].1["ref"], "r/x");
-        assert_eq!(build.directories["cache-from-1"], PathBuf::from("dir"));
-        assert_eq!(build.destinations["cache-to-0"], PathBuf::from("dir"));
+        assert_eq!(build.stores["local:dir"], PathBuf::from("dir"));
+        assert_eq!(layouts, [(PathBuf::from("to"), "t".to_owned())]);
         assert_eq!(build.cache_to[0].1["mode"], "max");
         assert!(cache_to(&["type=local".into()], &mut build).is_err());
     }

@@ -5,6 +5,7 @@
 //! asked for), secrets, SSH agents, credentials, and the places where results go ([`session`]). Everything runs on the
 //! calling thread, but for a thread for each tree that is sent.
 
+mod content;
 mod failure;
 mod filter;
 mod follow;
@@ -23,6 +24,7 @@ use bollard_buildkit_proto::moby::buildkit::v1::control_client::ControlClient;
 
 pub use api::{StatusResponse, UsageRecord, Vertex, VertexLog, VertexStatus, VertexWarning};
 pub use bollard_buildkit_proto::google::protobuf::Timestamp;
+pub use content::{enter, manifest_of};
 pub use failure::{BuildFailure, Excerpt};
 
 use crate::{Client, Error, Result};
@@ -33,8 +35,8 @@ use transport::Channel;
 const TICK: Duration = Duration::from_millis(100);
 /// How long a build that ended may take to tell more.
 const LAST_WORDS: Duration = Duration::from_secs(1);
-/// The attribute by which a directory of the session is named to Vessel's daemon.
-pub const SESSION_ATTRIBUTE: &str = "vessel.session";
+/// What is before the path of a layout in the name of its content store.
+pub use vessel_filesync::content::LOCAL as STORE_PREFIX;
 
 /// What to build, and what there is for it.
 #[derive(Default)]
@@ -51,8 +53,8 @@ pub struct Build {
     pub entitlements: Vec<String>,
     /// Directories that may be read, by their names in the session.
     pub directories: BTreeMap<String, PathBuf>,
-    /// Directories that may be written to, by their names in the session.
-    pub destinations: BTreeMap<String, PathBuf>,
+    /// OCI layouts that may be read and written, by the names of their content stores.
+    pub stores: BTreeMap<String, PathBuf>,
     /// Secrets by their IDs.
     pub secrets: BTreeMap<String, SecretSource>,
     /// Sockets of SSH agents by their IDs.

@@ -55,6 +55,9 @@ pub const METHODS: &[&str] = &[
     "/moby.sshforward.v1.SSH/CheckAgent",
     "/moby.sshforward.v1.SSH/ForwardAgent",
     "/moby.upload.v1.Upload/Pull",
+    "/containerd.services.content.v1.Content/Info",
+    "/containerd.services.content.v1.Content/Read",
+    "/containerd.services.content.v1.Content/Write",
 ];
 
 /// The most bytes a secret may have, as in BuildKit.
@@ -66,11 +69,12 @@ const BATCHES: usize = 8;
 /// Pieces of an archive.
 const PIECE: usize = 128 * 1024;
 
-type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+pub type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 struct Offer {
     directories: BTreeMap<String, PathBuf>,
     destinations: BTreeMap<String, PathBuf>,
+    stores: BTreeMap<String, PathBuf>,
     sinks: Mutex<HashMap<String, File>>,
     secrets: BTreeMap<String, SecretSource>,
     agents: BTreeMap<String, PathBuf>,
@@ -87,7 +91,7 @@ pub struct Services(Arc<Offer>);
 impl Services {
     /// Those that a build offers.
     pub fn new(build: Build) -> Self {
-        let mut destinations = build.destinations;
+        let mut destinations = BTreeMap::new();
         let mut sinks = HashMap::new();
         for (index, output) in build.outputs.into_iter().enumerate() {
             match output.sink {
@@ -99,6 +103,7 @@ impl Services {
         Self(Arc::new(Offer {
             directories: build.directories,
             destinations,
+            stores: build.stores,
             sinks: Mutex::new(sinks),
             secrets: build.secrets,
             agents: build.agents,
@@ -106,6 +111,11 @@ impl Services {
             credentials: build.credentials,
             mishap: Mutex::new(None),
         }))
+    }
+
+    /// The layout that a content store's name stands for.
+    pub fn store(&self, name: &str) -> Option<PathBuf> {
+        self.0.stores.get(name).cloned()
     }
 
     /// What went wrong on this side, if anything did.
@@ -137,7 +147,7 @@ fn text<'a>(metadata: &'a MetadataMap, name: &str) -> &'a str {
 }
 
 /// All values of a header, decoded when they are said to be encoded.
-fn texts(metadata: &MetadataMap, name: &str) -> Vec<String> {
+pub fn texts(metadata: &MetadataMap, name: &str) -> Vec<String> {
     let encoded = matches!(text(metadata, &format!("{name}-encoded")), "1" | "true");
     metadata
         .get_all(name)
@@ -612,6 +622,7 @@ impl hyper::service::Service<hyper::Request<Incoming>> for Services {
             "moby.sshforward.v1.SSH" => SshServer::new(services)
                 .max_decoding_message_size(MAX_MESSAGE)
                 .call(request),
+            vessel_filesync::content::SERVICE => super::content::serve(services, request),
             "moby.upload.v1.Upload" => UploadServer::new(services).call(request),
             "grpc.health.v1.Health" => HealthServer::new(services).call(request),
             _ => Box::pin(

@@ -10,6 +10,7 @@ use vessel_build::request::{
     BuildRequest, CacheImport, DockerfileSource, Goal, NamedContext, Network, NoCache, Resources, Source,
     Ulimit,
 };
+use vessel_filesync::content::LOCAL;
 use vessel_image::Platform;
 
 /// Attributes of one build at most.
@@ -344,16 +345,17 @@ pub fn cache_import<'a>(
         },
         // The cache of this builder is always looked into.
         "inline" => Ok(None),
-        "local" => match get(super::exporters::SESSION) {
-            Some(session) => Ok(Some(CacheImport::Local {
-                session: session.to_owned(),
-                digest: get("digest").map(str::to_owned),
-            })),
-            None => Err(
-                "a local cache cannot be read through this client: use vessel build, or a cache of type registry"
-                    .to_owned(),
-            ),
-        },
+        "local" => {
+            let store = get("src").ok_or("cache import of type local needs a src")?;
+            let digest = get("digest").ok_or("cache import of type local needs the digest of a manifest")?;
+            let digest = digest
+                .parse()
+                .map_err(|_| format!("cache import of type local: {digest:?} is not a digest"))?;
+            Ok(Some(CacheImport::Local {
+                store: format!("{LOCAL}{store}"),
+                digest,
+            }))
+        }
         other => Err(format!(
             "cache import of type {other:?} is not known: registry, inline and local are"
         )),

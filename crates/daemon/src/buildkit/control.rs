@@ -148,7 +148,7 @@ pub fn exporter_response(outputs: &[Output], result: &BuildResult) -> HashMap<St
     let mut response = HashMap::new();
     if let Some(image) = result.images.first() {
         let id = image.id.to_string();
-        let digest = result.digest.as_ref().filter(|_| !image.stored);
+        let digest = result.pushed.as_ref().map(|pushed| &pushed.digest);
         response.insert(
             "containerimage.digest".to_owned(),
             digest.map_or_else(|| id.clone(), ToString::to_string),
@@ -166,6 +166,19 @@ pub fn exporter_response(outputs: &[Output], result: &BuildResult) -> HashMap<St
         .collect();
     if !names.is_empty() {
         response.insert("image.name".to_owned(), names.join(","));
+    }
+    if let Some(pushed) = &result.pushed
+        && let Ok(text) = serde_json::to_vec(pushed)
+    {
+        response.insert(
+            "containerimage.descriptor".to_owned(),
+            crate::base64::encode(&text),
+        );
+    }
+    if let Some(manifest) = &result.cache_manifest
+        && let Ok(text) = serde_json::to_string(manifest)
+    {
+        response.insert("cache.manifest".to_owned(), text);
     }
     if let Some(answer) = &result.answer {
         response.insert("result.json".to_owned(), answer.json.clone());
@@ -241,7 +254,8 @@ impl Service for Control {
         let running = self.state.jobs.begin(&request.r#ref)?;
         let _busy = Busy::new(&self.state);
         let client = client(&self.state, &request.session).await?;
-        let exporter_response = solve(&self.state, &builder, &running.job, &request, client).await?;
+        let exporter_response =
+            Box::pin(solve(&self.state, &builder, &running.job, &request, client)).await?;
         Ok(Response::new(api::SolveResponse { exporter_response }))
     }
 

@@ -2,13 +2,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use vessel_build::request::{CacheExport, CacheExportOptions, Output};
+use vessel_build::request::{CacheExport, CacheExportOptions, ImageStyle, Output};
+use vessel_filesync::content::LOCAL;
+use vessel_image::registry::PushStyle;
 use vessel_image::{Compression, Format};
 
 use super::attributes::boolean;
 
-/// The attribute by which our own client names a directory of its session.
-pub const SESSION: &str = "vessel.session";
 /// Outputs of one build at most.
 const MAX: usize = 64;
 
@@ -38,15 +38,23 @@ pub fn output(index: usize, kind: &str, attributes: &HashMap<String, String>) ->
     let exporter = index.to_string();
     Ok(match kind {
         "moby" | "image" => {
-            if flag("push-by-digest")?.unwrap_or_default() {
-                return Err("push-by-digest is not there: push a name".to_owned());
-            }
+            // Times are never later than SOURCE_DATE_EPOCH, whether this is asked for or not.
+            flag("rewrite-timestamp")?;
             Output::Image {
                 names,
                 store: flag("store")?.unwrap_or(true),
                 push: flag("push")?.unwrap_or_default(),
-                compression: compression(get("compression"))?,
-                annotations: annotations(attributes),
+                style: ImageStyle {
+                    push: PushStyle {
+                        compression: compression(get("compression"))?,
+                        level: level(get("compression-level"))?,
+                        force: flag("force-compression")?.unwrap_or_default(),
+                        oci: flag("oci-mediatypes")?,
+                        annotations: annotations("manifest", attributes)?,
+                    },
+                    index_annotations: annotations("index", attributes)?,
+                    by_digest: flag("push-by-digest")?.unwrap_or_default(),
+                },
             }
         }
         "docker" | "oci" => {
@@ -90,18 +98,32 @@ pub fn output(index: usize, kind: &str, attributes: &HashMap<String, String>) ->
     })
 }
 
-fn annotations(attributes: &HashMap<String, String>) -> BTreeMap<String, String> {
-    attributes
-        .iter()
-        .filter_map(|(name, value)| {
-            // `annotation.K` and `annotation-manifest.K`, with or without a platform in brackets.
-            let rest = name
-                .strip_prefix("annotation-manifest")
-                .or_else(|| name.strip_prefix("annotation"))?;
-            let (selector, key) = rest.split_once('.')?;
-            (selector.is_empty() || selector.starts_with('[')).then(|| (key.to_owned(), value.clone()))
-        })
-        .collect()
+/// `annotation.K`, `annotation-manifest.K` and `annotation-index.K`, with or without a platform in brackets.
+fn annotations(of: &str, attributes: &HashMap<String, String>) -> Result<BTreeMap<String, String>, String> {
+    let mut found = BTreeMap::new();
+    for (name, value) in attributes {
+        let Some((selector, key)) = name
+            .strip_prefix("annotation")
+            .and_then(|rest| rest.split_once('.'))
+        else {
+            continue;
+        };
+        let kind = selector
+            .split('[')
+            .next()
+            .unwrap_or_default()
+            .trim_start_matches('-');
+        match if kind.is_empty() { "manifest" } else { kind } {
+            kind if kind == of => drop(found.insert(key.to_owned(), value.clone())),
+            "manifest" | "index" => {}
+            _ => {
+                return Err(format!(
+                    "annotations of the kind {kind:?} are not there: those of manifest and index are"
+                ));
+            }
+        }
+    }
+    Ok(found)
 }
 
 fn compression(name: Option<&str>) -> Result<Option<Compression>, String> {
@@ -116,6 +138,14 @@ fn compression(name: Option<&str>) -> Result<Option<Compression>, String> {
             ));
         }
     }))
+}
+
+fn level(text: Option<&str>) -> Result<Option<i32>, String> {
+    text.map(|text| {
+        text.parse()
+            .map_err(|_| format!("non-integer value {text:?} specified for compression-level"))
+    })
+    .transpose()
 }
 
 /// Where the cache is to be exported to.
@@ -138,22 +168,29 @@ pub fn cache(kind: &str, attributes: &HashMap<String, String>) -> Result<CacheEx
             ));
         }
     };
+    // One manifest it is in any case: every registry takes that.
+    truth("image-manifest")?;
     let options = CacheExportOptions {
         max,
-        mounts: truth("mounts")?.unwrap_or_default(),
+        mounts: truth("cache-mounts")?,
         compression: compression(get("compression"))?,
+        level: level(get("compression-level"))?,
+        oci: truth("oci-mediatypes")?,
         ignore_error: truth("ignore-error")?.unwrap_or_default(),
     };
     match kind {
         "inline" => Ok(CacheExport::Inline),
         "registry" => Ok(CacheExport::Registry {
-            reference: get("ref").ok_or("cache export of type registry needs a ref")?.to_owned(),
+            reference: get("ref")
+                .ok_or("cache export of type registry needs a ref")?
+                .to_owned(),
             options,
         }),
         "local" => Ok(CacheExport::Local {
-            session: get(SESSION)
-                .ok_or("a local cache cannot be written through this client: use vessel build, or a cache of type registry")?
-                .to_owned(),
+            store: format!(
+                "{LOCAL}{}",
+                get("dest").ok_or("cache export of type local needs a dest")?
+            ),
             options,
         }),
         other => Err(format!(
@@ -180,12 +217,13 @@ mod tests {
             ("push", "true"),
             ("annotation.k", "v"),
             ("annotation-manifest[linux/amd64].l", "w"),
+            ("annotation-index.i", "x"),
         ]);
         let Output::Image {
             names,
             store,
             push,
-            annotations,
+            style,
             ..
         } = output(0, "moby", &attributes).unwrap()
         else {
@@ -193,7 +231,8 @@ mod tests {
         };
         assert_eq!(names, ["a", "b:1"]);
         assert!(store && push);
-        assert_eq!(annotations.len(), 2);
+        assert_eq!(style.push.annotations.len(), 2);
+        assert_eq!(style.index_annotations["i"], "x");
     }
 
     #[test]
@@ -201,7 +240,7 @@ mod tests {
         for (kind, pairs) in [
             ("oci", &[("tar", "false")][..]),
             ("image", &[("push", "x")]),
-            ("image", &[("push-by-digest", "true")]),
+            ("image", &[("annotation-manifest-descriptor.k", "v")]),
             ("image", &[("compression", "xz")]),
             ("local", &[("mode", "delete")]),
             ("other", &[]),

@@ -10,6 +10,7 @@
 //! gateway are refused by a sentence.
 
 pub mod attributes;
+mod content;
 pub mod context;
 mod control;
 mod convert;

@@ -24,9 +24,11 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tonic::metadata::{Ascii, MetadataKey, MetadataMap, MetadataValue};
 use tonic::{Code, Request, Status, Streaming};
+use vessel_build::place::CachePlace;
 use vessel_build::session::{Credentials, ExportTree, Secret, Session, Stream, SyncRequest, Synced};
 use vessel_build::{Error, ErrorKind, Result};
 use vessel_filesync::{Owner, Packet, ReceiveOptions, SendOptions};
+use vessel_image::Digest;
 
 use super::sessions::Connected;
 use super::transport::{Channel, MAX_MESSAGE};
@@ -58,7 +60,7 @@ fn remote(what: impl Into<String>) -> impl FnOnce(Status) -> Error {
 }
 
 /// Text for a header: as it is, or percent-encoded when it is not ASCII, which `NAME-encoded` then says.
-fn put(metadata: &mut MetadataMap, name: &'static str, values: &[String]) {
+pub(super) fn put(metadata: &mut MetadataMap, name: &'static str, values: &[String]) {
     let encode = !values
         .iter()
         .all(|value| value.bytes().all(|byte| (32..127).contains(&byte)));
@@ -372,6 +374,11 @@ impl Session for ClientSession {
             Err(vessel_filesync::Error::Closed) if connection.is_err() => connection.map_err(remote(what)),
             Err(error) => Err(transfer(what)(error)),
         }
+    }
+
+    async fn content(&self, store: &str, manifest: Option<&Digest>) -> Result<Arc<dyn CachePlace>> {
+        let content = super::content::Content::new(Arc::clone(&self.0), store, manifest)?;
+        Ok(Arc::new(content))
     }
 
     async fn export_stream(&self, exporter: &str) -> Result<Box<dyn AsyncWrite + Send + Unpin>> {

@@ -1,7 +1,10 @@
 //! The builder in the engine: what [`vessel_build`] needs of it, and its cache in `system df` and prune.
 
+mod binfmt;
+mod caches;
 mod mounts;
 mod progress;
+mod push;
 mod run;
 
 use std::collections::HashSet;
@@ -9,13 +12,15 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Weak};
 
 use async_trait::async_trait;
+use vessel_build::place::CachePlace;
+use vessel_build::session::Session;
 use vessel_build::worker::{
     Download, Downloaded, Exit, Pull, PushRequest, ResolveRequest, ResolvedImage, RunRequest, Worker,
     Writable,
 };
 use vessel_build::{Builder, BuilderConfig};
-use vessel_image::registry::{Credentials, PullOptions, PushImage};
-use vessel_image::{ChainId, Compression, Digest, ImageConfig, LoadedImage, Platform, Reference};
+use vessel_image::registry::{Credentials, PullOptions};
+use vessel_image::{ChainId, Descriptor, Digest, ImageConfig, LoadedImage, Platform, Reference};
 use vessel_runtime::shim::Overlay;
 
 use crate::images::{CHANGES, Progress, chain_id};
@@ -214,7 +219,9 @@ impl Worker for EngineWorker {
     }
 
     fn can_run(&self, platform: &Platform) -> bool {
-        platform.architecture.is_empty() || Platform::host().rank(platform).is_some()
+        platform.architecture.is_empty()
+            || Platform::host().rank(platform).is_some()
+            || binfmt::runs(platform)
     }
 
     fn mount(&self, layers: &[ChainId], writable: Option<Writable<'_>>) -> vessel_build::Result<OwnedFd> {
@@ -293,8 +300,27 @@ impl Worker for EngineWorker {
         self.keep_image(config, names).await.map_err(to_build)
     }
 
-    async fn push(&self, request: PushRequest<'_>) -> vessel_build::Result<Digest> {
+    async fn image_here(&self, reference: &str) -> Option<Vec<u8>> {
+        let engine = self.engine().ok()?;
+        let id = engine.find_image(reference).ok()?.id;
+        engine.image_document(&id).await.ok()
+    }
+
+    async fn cache_place(
+        &self,
+        reference: &str,
+        session: &Arc<dyn Session>,
+    ) -> vessel_build::Result<Arc<dyn CachePlace>> {
+        self.place(reference, session).await.map_err(to_build)
+    }
+
+    async fn push(&self, request: PushRequest<'_>) -> vessel_build::Result<Descriptor> {
         self.send(&request).await.map_err(to_build)
+    }
+
+    async fn keep_together(&self, images: &[Digest]) -> vessel_build::Result<()> {
+        let engine = self.engine().map_err(to_build)?;
+        engine.keep_together(images).await.map_err(to_build)
     }
 }
 
@@ -305,42 +331,5 @@ fn credentials(given: vessel_build::session::Credentials) -> Credentials {
         identitytoken: given.identity_token.unwrap_or_default(),
         registrytoken: given.registry_token.unwrap_or_default(),
         ..Credentials::default()
-    }
-}
-
-impl EngineWorker {
-    /// Pushes an image whose layers are here.
-    async fn send(&self, request: &PushRequest<'_>) -> Result<Digest> {
-        let engine = self.engine()?;
-        let [config] = request.configs else {
-            return Err(Error::invalid(
-                "images of several platforms cannot be pushed under one name yet: push each under its own",
-            ));
-        };
-        if request.compression != Compression::Gzip || !request.annotations.is_empty() {
-            return Err(Error::invalid(
-                "pushed images have gzip layers and no annotations",
-            ));
-        }
-        let reference = Reference::parse(request.reference)?.with_default_tag();
-        let given = request
-            .session
-            .credentials(reference.domain())
-            .await
-            .map_err(Error::from)?;
-        let credentials = given.map(credentials).unwrap_or_default();
-        let parsed = ImageConfig::parse(config)?;
-        let image = PushImage {
-            manifest: None,
-            raw_config: config.clone(),
-            known: vec![Vec::new(); parsed.rootfs.diff_ids.len()],
-        };
-        let (progress, vertex) = (request.progress.clone(), request.vertex.clone());
-        let tell = move |event| progress::pushing(&progress, &vertex, event);
-        let pushed = engine
-            .registries()
-            .push(&self.store, &image, &reference, &credentials, tell)
-            .await?;
-        Ok(pushed.digest)
     }
 }

@@ -11,6 +11,7 @@ mod diff;
 mod explain;
 pub(crate) mod flush;
 mod glob;
+pub(crate) mod platforms;
 mod pull;
 mod push;
 mod registries;

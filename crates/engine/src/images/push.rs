@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use serde_json::json;
 use vessel_api::JsonMessage;
-use vessel_image::registry::{Credentials, KnownBlob, PushEvent, PushImage};
-use vessel_image::{Descriptor, Digest, ImageConfig, Reference};
+use vessel_image::registry::{Credentials, KnownBlob, PushEvent, PushImage, PushStyle, PushedImage};
+use vessel_image::{Descriptor, DiffId, Digest, ImageConfig, Reference};
 
 use super::pull::{Place, Teller};
 use super::transfer::give_back_memory;
@@ -95,31 +95,94 @@ impl Engine {
     ) -> Result<()> {
         let name = reference.familiar();
         let id = self.find_image(&name)?.id;
+        let index = self.index_of(&id).await;
+        let (digest, size) = match &index {
+            Some(index) if index.missing == 0 => {
+                self.push_index(reference, index, credentials, progress).await?
+            }
+            _ => {
+                let pushed = self
+                    .push_image(&id, reference, reference, credentials, progress)
+                    .await?;
+                (pushed.digest, pushed.manifest.len())
+            }
+        };
+        self.image_event("push", &name, &reference.familiar_name());
+        let tag = reference.tag().unwrap_or_default();
+        progress.tell(JsonMessage::status(format!(
+            "{tag}: digest: {digest} size: {size}"
+        )));
+        progress.tell(JsonMessage {
+            aux: Some(json!({"Tag": tag, "Digest": digest.to_string(), "Size": size})),
+            ..JsonMessage::default()
+        });
+        if let Some(index) = index.filter(|index| index.missing > 0) {
+            progress.tell(JsonMessage::status(format!(
+                "Only this platform's image was pushed: of the {} platforms of its index {} are not here; pull them with --platform to push all",
+                index.entries.len() + index.missing,
+                index.missing
+            )));
+        }
+        Ok(())
+    }
+
+    /// Pushes the image of an ID under `target`, which may have no tag; it is known as one of `reference` afterwards.
+    pub(super) async fn push_image(
+        &self,
+        id: &str,
+        target: &Reference,
+        reference: &Reference,
+        credentials: &Credentials,
+        progress: &Progress,
+    ) -> Result<PushedImage> {
         // It must not go while it is read.
         let _held = self
             .images()
-            .hold(&id)
-            .ok_or_else(|| Error::not_found(format!("No such image: {name}")))?;
-        let raw_config = self.image_document(&id).await?;
-        let config = ImageConfig::parse(&raw_config)?;
-        let mut known = Vec::with_capacity(config.rootfs.diff_ids.len());
-        for diff_id in &config.rootfs.diff_ids {
-            let places = self.places_of(&diff_id.to_string());
-            known.push(places.iter().rev().filter_map(known_blob).collect());
-        }
-        let image = PushImage {
-            manifest: self.manifest_of(&id).await,
-            raw_config,
-            known,
-        };
+            .hold(id)
+            .ok_or_else(|| Error::not_found(format!("No such image: {id}")))?;
+        let image = self.push_content(id).await?;
         let teller = Teller::new(progress.clone());
         let tell = |event| push_message(&teller, event);
         let content = self.images().content();
         let pushed = self
             .registries()
-            .push(content, &image, reference, credentials, tell)
+            .push(content, &image, target, credentials, tell)
             .await?;
-        for (diff_id, blob) in config.rootfs.diff_ids.iter().zip(&pushed.blobs) {
+        let config = ImageConfig::parse(&image.raw_config)?;
+        self.remember_pushed(&config.rootfs.diff_ids, &pushed, reference);
+        let _change = CHANGES.lock().await;
+        let mut lease = content.lease();
+        let stored = content.put_blob(&pushed.manifest, &mut lease)?;
+        self.keep_documents(id, &[stored], &reference.with_digest(pushed.digest.clone()))
+            .await?;
+        Ok(pushed)
+    }
+
+    /// What a push of an image needs.
+    async fn push_content(&self, id: &str) -> Result<PushImage> {
+        let raw_config = self.image_document(id).await?;
+        let config = ImageConfig::parse(&raw_config)?;
+        let mut known = Vec::with_capacity(config.rootfs.diff_ids.len());
+        for diff_id in &config.rootfs.diff_ids {
+            known.push(self.known_blobs(diff_id));
+        }
+        Ok(PushImage {
+            manifest: self.manifest_of(id).await,
+            raw_config,
+            known,
+            style: PushStyle::default(),
+        })
+    }
+
+    /// Where a layer is known to be.
+    pub(crate) fn known_blobs(&self, diff_id: &DiffId) -> Vec<KnownBlob> {
+        let places = self.places_of(&diff_id.to_string());
+        places.iter().rev().filter_map(known_blob).collect()
+    }
+
+    /// Remembers where the layers of a pushed image are.
+    pub(crate) fn remember_pushed(&self, layers: &[DiffId], pushed: &PushedImage, reference: &Reference) {
+        for (diff_id, blob) in layers.iter().zip(&pushed.blobs) {
             let place = Place {
                 repository: reference.repository(),
                 digest: blob.digest.to_string(),
@@ -128,32 +191,27 @@ impl Engine {
             };
             self.remember_place(&diff_id.to_string(), place);
         }
-        {
-            let _change = CHANGES.lock().await;
-            let mut lease = content.lease();
-            let stored = content.put_blob(&pushed.manifest, &mut lease)?;
-            let mut record = self.image_record(&id)?;
-            let digested = reference.with_digest(pushed.digest.clone()).familiar();
-            if !record.repo_digests.contains(&digested) {
-                record.repo_digests.push(digested);
-            }
-            if !record.documents.contains(&stored.to_string()) {
-                record.documents.push(stored.to_string());
-            }
-            self.images().insert(&id, record).await?;
+    }
+
+    /// Keeps documents with an image, which is known by a digest from now on.
+    pub(super) async fn keep_documents(
+        &self,
+        id: &str,
+        documents: &[Digest],
+        digested: &Reference,
+    ) -> Result<()> {
+        let mut record = self.image_record(id)?;
+        let digested = digested.familiar();
+        if !record.repo_digests.contains(&digested) {
+            record.repo_digests.push(digested);
         }
-        self.image_event("push", &name, &reference.familiar_name());
-        let tag = reference.tag().unwrap_or_default();
-        let size = pushed.manifest.len();
-        progress.tell(JsonMessage::status(format!(
-            "{tag}: digest: {} size: {size}",
-            pushed.digest
-        )));
-        progress.tell(JsonMessage {
-            aux: Some(json!({"Tag": tag, "Digest": pushed.digest.to_string(), "Size": size})),
-            ..JsonMessage::default()
-        });
-        Ok(())
+        for document in documents {
+            let document = document.to_string();
+            if !record.documents.contains(&document) {
+                record.documents.push(document);
+            }
+        }
+        self.images().insert(id, record).await
     }
 
     /// The manifest an image came with, if it is kept.

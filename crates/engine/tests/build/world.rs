@@ -128,8 +128,7 @@ impl World {
                 names: vec!["result".to_owned()],
                 store: true,
                 push: false,
-                compression: None,
-                annotations: Default::default(),
+                style: Default::default(),
             }],
             ..BuildRequest::default()
         }

@@ -9,4 +9,4 @@ mod save;
 
 pub use import::{ImportOptions, import};
 pub use load::{LoadOptions, LoadedImage, Progress, load};
-pub use save::{Format, SaveImage, save};
+pub use save::{Format, SaveImage, save, save_platforms};

@@ -48,6 +48,26 @@ pub fn save(store: &Store, images: &[SaveImage], format: Format, output: impl Wr
     plan.write(store, format, output)
 }
 
+/// Writes an OCI layout of one image for several platforms: its names lead to an index of theirs.
+pub fn save_platforms(
+    store: &Store,
+    images: &[Digest],
+    references: &[Reference],
+    output: impl Write,
+) -> Result<()> {
+    let mut lease = store.lease();
+    let mut plan = Plan::default();
+    for id in images {
+        let image = SaveImage {
+            id: id.clone(),
+            references: Vec::new(),
+        };
+        plan.add(store, &image, &mut lease)?;
+    }
+    plan.nest(references)?;
+    plan.write(store, Format::Oci, output)
+}
+
 enum Content {
     Document(Vec<u8>),
     Layer(ChainId, u64),
@@ -107,14 +127,7 @@ impl Plan {
         for reference in &image.references {
             let Some(tag) = reference.tag() else { continue };
             tags.insert(format!("{}:{tag}", reference.familiar_name()));
-            let mut named = entry.clone();
-            named.annotations = Some(BTreeMap::from([
-                (
-                    ANNOTATION_IMAGE_NAME.to_owned(),
-                    format!("{}:{tag}", reference.repository()),
-                ),
-                (ANNOTATION_REF_NAME.to_owned(), tag.to_owned()),
-            ]));
+            let named = named(&entry, reference, tag);
             if !self.index.contains(&named) {
                 self.index.push(named);
             }
@@ -143,6 +156,22 @@ impl Plan {
         Ok(())
     }
 
+    /// Puts what the layout's index has into one of its own.
+    fn nest(&mut self, references: &[Reference]) -> Result<()> {
+        let raw = encode(&index(std::mem::take(&mut self.index)))?;
+        let digest = Digest::sha256(&raw);
+        let entry = descriptor(media_type::OCI_INDEX, digest.clone(), raw.len() as u64);
+        self.blobs.insert(blob_path(&digest), Content::Document(raw));
+        for reference in references {
+            self.index
+                .extend(reference.tag().map(|tag| named(&entry, reference, tag)));
+        }
+        if self.index.is_empty() {
+            self.index.push(entry);
+        }
+        Ok(())
+    }
+
     fn write(self, store: &Store, format: Format, output: impl Write) -> Result<()> {
         let fail = |e| Error::input("cannot write the archive", e);
         let mut tar = TarWriter::new(io::BufWriter::with_capacity(256 << 10, output));
@@ -158,15 +187,8 @@ impl Plan {
                 }
             }
         }
-        let index = Index {
-            artifact_type: None,
-            subject: None,
-            schema_version: 2,
-            media_type: Some(media_type::OCI_INDEX.into()),
-            manifests: self.index,
-            annotations: None,
-        };
-        tar.file("index.json", &encode(&index)?).map_err(fail)?;
+        tar.file("index.json", &encode(&index(self.index))?)
+            .map_err(fail)?;
         if format == Format::Docker {
             tar.file("manifest.json", &encode(&self.items)?).map_err(fail)?;
         }
@@ -206,6 +228,30 @@ fn copy(input: &mut impl Read, output: &mut impl Write, size: u64) -> Result<()>
         ));
     }
     Ok(())
+}
+
+/// An entry with the name it is found by.
+fn named(entry: &Descriptor, reference: &Reference, tag: &str) -> Descriptor {
+    let mut named = entry.clone();
+    named.annotations = Some(BTreeMap::from([
+        (
+            ANNOTATION_IMAGE_NAME.to_owned(),
+            format!("{}:{tag}", reference.repository()),
+        ),
+        (ANNOTATION_REF_NAME.to_owned(), tag.to_owned()),
+    ]));
+    named
+}
+
+fn index(manifests: Vec<Descriptor>) -> Index {
+    Index {
+        artifact_type: None,
+        subject: None,
+        schema_version: 2,
+        media_type: Some(media_type::OCI_INDEX.into()),
+        manifests,
+        annotations: None,
+    }
 }
 
 fn descriptor(media_type: &str, digest: Digest, size: u64) -> Descriptor {

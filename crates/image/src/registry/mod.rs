@@ -18,6 +18,7 @@ mod challenge;
 mod client;
 mod credentials;
 mod download;
+mod file;
 mod headers;
 mod names;
 mod pull;
@@ -39,7 +40,7 @@ pub use credentials::{Credentials, DOCKER_HUB_KEY, TOKEN_USERNAME, registry_key}
 pub use download::Downloaded;
 pub use headers::{content_range, next_link, retry_after, upload_offset};
 pub use pull::{PullEvent, PullOptions, PulledImage, Resolved};
-pub use push::{KnownBlob, PushEvent, PushImage, PushedImage};
+pub use push::{KnownBlob, PushEvent, PushImage, PushStyle, PushedImage};
 pub use repository::{Access, RawManifest, Repository};
 pub use search::{MAX_RESULTS, SearchResult};
 pub use settings::Settings;

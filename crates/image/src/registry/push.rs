@@ -4,6 +4,8 @@
 //! not sent. An image that was pulled and whose layers are all there goes with the manifest it came with, byte for byte:
 //! its digest stays. Otherwise layers are put together again, compressed on the way, and a new manifest is made.
 
+use std::collections::BTreeMap;
+
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 
 use super::client::RegistryClient;
@@ -11,6 +13,7 @@ use super::credentials::Credentials;
 use super::repository::{Access, RawManifest, Repository};
 use super::upload::{Mount, Upload};
 use crate::Store;
+use crate::compression::Compression;
 use crate::config::ImageConfig;
 use crate::digest::{DiffId, Digest};
 use crate::error::{Error, ErrorKind, Result};
@@ -38,6 +41,44 @@ pub struct PushImage {
     pub manifest: Option<Vec<u8>>,
     /// Where each layer is known to be, best first; bottom layer first.
     pub known: Vec<Vec<KnownBlob>>,
+    /// How what has to be made anew is made.
+    pub style: PushStyle,
+}
+
+/// How layers and manifests are written.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PushStyle {
+    /// The compression of layers that are sent; none: gzip.
+    pub compression: Option<Compression>,
+    /// Its level.
+    pub level: Option<i32>,
+    /// Whether layers that the registry has in another compression are sent again in this one.
+    pub force: bool,
+    /// Whether media types are OCI's; none: Docker's, unless something needs OCI's.
+    pub oci: Option<bool>,
+    /// Annotations of the manifest, which only OCI's have.
+    pub annotations: BTreeMap<String, String>,
+}
+
+impl PushStyle {
+    /// Whether a blob may stand for a layer.
+    fn takes(&self, blob: &Descriptor) -> bool {
+        if !self.force {
+            return true;
+        }
+        let kind = blob.media_type.as_str();
+        match self.compression.unwrap_or(Compression::Gzip) {
+            Compression::Zstd => kind.ends_with("zstd"),
+            Compression::None => kind.ends_with("tar"),
+            _ => kind.ends_with("gzip"),
+        }
+    }
+
+    /// Whether the manifest an image came with says what is wanted.
+    fn keeps(&self, kind: &str) -> bool {
+        let is_oci = kind == media_type::OCI_MANIFEST;
+        self.annotations.is_empty() && self.oci.is_none_or(|wanted| wanted == is_oci)
+    }
 }
 
 /// News of a push; layers by their diff IDs.
@@ -85,6 +126,7 @@ impl RegistryClient {
     ) -> Result<PushedImage> {
         let repository = self.repository(reference, credentials).await?;
         let config = ImageConfig::parse(&image.raw_config)?;
+        let style = &image.style;
         let original = image.manifest.as_deref().and_then(|raw| original(raw, image));
         let diff_ids = &config.rootfs.diff_ids;
         let chain = config.chain();
@@ -113,13 +155,15 @@ impl RegistryClient {
                     tell(PushEvent::Exists(diff_id.clone()));
                     return Ok((diff_id, foreign.clone()));
                 }
-                let begun = match find(repository, diff_id, first, known, tell).await? {
+                let begun = match find(repository, diff_id, first, known, style, tell).await? {
                     Place::There(descriptor) => return Ok((diff_id, descriptor)),
                     Place::Nowhere(begun) => begun,
                 };
                 let total = store.layer(chain_id)?.archive_size;
                 let passed = |bytes| tell(PushEvent::Pushing(diff_id.clone(), bytes, total));
-                let descriptor = repository.put_layer(store, chain_id, begun, &passed).await?;
+                let descriptor = repository
+                    .put_layer(store, chain_id, style, begun, &passed)
+                    .await?;
                 tell(PushEvent::Pushed(diff_id.clone()));
                 Ok::<_, Error>((diff_id, descriptor))
             });
@@ -137,10 +181,10 @@ impl RegistryClient {
         let config_digest = Digest::sha256(&image.raw_config);
         repository.put_blob(&image.raw_config, &config_digest).await?;
         let (raw, kind) = match original {
-            Some((manifest, kind)) if same_blobs(&manifest.layers, &blobs) => {
+            Some((manifest, kind)) if style.keeps(&kind) && same_blobs(&manifest.layers, &blobs) => {
                 (image.manifest.clone().unwrap_or_default(), kind)
             }
-            _ => manifest(&image.raw_config, config_digest, &blobs)?,
+            _ => manifest(&image.raw_config, config_digest, &blobs, style)?,
         };
         let target = match (reference.tag(), reference.digest()) {
             (Some(tag), _) => tag.to_owned(),
@@ -198,12 +242,16 @@ async fn find(
     diff_id: &DiffId,
     first: Option<&Descriptor>,
     known: &[KnownBlob],
+    style: &PushStyle,
     tell: &(impl Fn(PushEvent) + Sync),
 ) -> Result<Place> {
     let own = format!("{}/{}", repository.domain(), repository.name());
     let mut begun = None;
     // What came with the image's manifest first: with all of these, the manifest can be sent as it is.
-    let mut candidates: Vec<&KnownBlob> = known.iter().collect();
+    let mut candidates: Vec<&KnownBlob> = known
+        .iter()
+        .filter(|blob| style.takes(&blob.descriptor))
+        .collect();
     candidates.sort_by_key(|blob| {
         (
             first.is_none_or(|first| first.digest != blob.descriptor.digest),
@@ -242,9 +290,23 @@ async fn find(
     Ok(Place::Nowhere(begun))
 }
 
-/// A new manifest: Docker's, as every registry takes it, or OCI's when a layer is of a kind that only it has.
-fn manifest(raw_config: &[u8], config: Digest, blobs: &[Descriptor]) -> Result<(Vec<u8>, String)> {
-    let docker = blobs.iter().all(|blob| !blob.media_type.contains("zstd"));
+/// A new manifest: Docker's, as every registry takes it, or OCI's when that is asked for or something is of a kind that
+/// only it has.
+fn manifest(
+    raw_config: &[u8],
+    config: Digest,
+    blobs: &[Descriptor],
+    style: &PushStyle,
+) -> Result<(Vec<u8>, String)> {
+    let needs_oci =
+        !style.annotations.is_empty() || blobs.iter().any(|blob| blob.media_type.contains("zstd"));
+    if style.oci == Some(false) && needs_oci {
+        return Err(Error::new(
+            ErrorKind::Unsupported,
+            "Docker's media types know neither zstd layers nor annotations: leave out oci-mediatypes=false",
+        ));
+    }
+    let docker = !needs_oci && style.oci != Some(true);
     let layer_type = |kind: &str| {
         let (from, to) = match docker {
             true => (media_type::OCI_LAYER_GZIP, media_type::DOCKER_LAYER_GZIP),
@@ -277,7 +339,7 @@ fn manifest(raw_config: &[u8], config: Digest, blobs: &[Descriptor]) -> Result<(
             .collect(),
         artifact_type: None,
         subject: None,
-        annotations: None,
+        annotations: (!style.annotations.is_empty()).then(|| style.annotations.clone()),
     };
     let raw =
         serde_json::to_vec_pretty(&manifest).map_err(|e| Error::json("cannot encode the manifest", e))?;

@@ -9,12 +9,13 @@ use reqwest::header::LOCATION;
 use reqwest::{Method, Response, StatusCode, Url};
 use tokio::sync::{mpsc, oneshot};
 
+use super::push::PushStyle;
 use super::repository::{Access, Repository};
 use super::transport::{Call, complaint, is_connection, is_passing, wanted_pause};
 use crate::digest::{Algorithm, ChainId, Digest, Hasher};
 use crate::error::{Error, ErrorKind, Result};
 use crate::manifest::{Descriptor, media_type};
-use crate::{Store, gzip};
+use crate::{Compression, Store, compress};
 
 /// Pieces between the thread that compresses and the connection.
 const DEPTH: usize = 8;
@@ -31,8 +32,8 @@ pub enum Mount {
 /// An upload that has begun.
 #[derive(Debug)]
 pub struct Upload {
-    repository: Repository,
-    location: Url,
+    pub(super) repository: Repository,
+    pub(super) location: Url,
 }
 
 impl Repository {
@@ -79,7 +80,7 @@ impl Repository {
     }
 
     /// Begins an upload.
-    async fn begin_upload(&self, from: Option<Upload>) -> Result<Upload> {
+    pub(super) async fn begin_upload(&self, from: Option<Upload>) -> Result<Upload> {
         if let Some(upload) = from {
             return Ok(upload);
         }
@@ -102,13 +103,14 @@ impl Repository {
         &self,
         store: &Store,
         chain: &ChainId,
+        style: &PushStyle,
         mut begun: Option<Upload>,
         passed: &(dyn Fn(u64) + Send + Sync),
     ) -> Result<Descriptor> {
         let mut attempt = 0;
         loop {
             let upload = self.begin_upload(begun.take()).await?;
-            let (error, asked) = match upload.stream_layer(store, chain, passed).await {
+            let (error, asked) = match upload.stream_layer(store, chain, style, passed).await {
                 Ok(descriptor) => return Ok(descriptor),
                 Err(failed) => failed,
             };
@@ -130,6 +132,7 @@ impl Upload {
         self,
         store: &Store,
         chain: &ChainId,
+        style: &PushStyle,
         passed: &(dyn Fn(u64) + Send + Sync),
     ) -> Result<Descriptor, Failed> {
         let fail = |error| (error, None);
@@ -138,14 +141,14 @@ impl Upload {
         let (done, outcome) = oneshot::channel();
         let read = Arc::new(AtomicU64::new(0));
         let counter = Arc::clone(&read);
+        let (how, level) = (style.compression.unwrap_or(Compression::Gzip), style.level);
         std::thread::Builder::new()
             .name("push".into())
             .spawn(move || {
                 let mut hasher = Hasher::new(Algorithm::Sha256);
                 let mut size = 0;
                 let input = Counting(archive, counter);
-                let threads = std::thread::available_parallelism().map_or(2, |n| n.get().min(16));
-                let result = gzip::compress(input, threads, &mut |piece| {
+                let result = compress(input, how, level, &mut |piece| {
                     hasher.update(&piece);
                     size += piece.len() as u64;
                     let gone =
@@ -213,11 +216,16 @@ impl Upload {
             repository: self.repository.clone(),
         };
         upload.finish(Vec::new(), &digest).await.map_err(fail)?;
-        Ok(Descriptor::new(media_type::DOCKER_LAYER_GZIP, digest, size))
+        let kind = match how {
+            Compression::Zstd => media_type::OCI_LAYER_ZSTD,
+            Compression::None => media_type::DOCKER_LAYER,
+            _ => media_type::DOCKER_LAYER_GZIP,
+        };
+        Ok(Descriptor::new(kind, digest, size))
     }
 
     /// Sends the last bytes, or all of them, and says what their digest is.
-    async fn finish(self, bytes: Vec<u8>, digest: &Digest) -> Result<()> {
+    pub(super) async fn finish(self, bytes: Vec<u8>, digest: &Digest) -> Result<()> {
         let mut url = self.location;
         url.query_pairs_mut().append_pair("digest", &digest.to_string());
         let mut call = Call::new(Method::PUT, url)
@@ -244,7 +252,7 @@ fn as_passing(error: Error) -> Error {
 }
 
 /// Where an upload goes on.
-fn location(from: &Url, response: &Response) -> Result<Url> {
+pub(super) fn location(from: &Url, response: &Response) -> Result<Url> {
     let bad = || {
         Error::new(
             ErrorKind::Unavailable,

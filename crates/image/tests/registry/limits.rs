@@ -37,6 +37,7 @@ async fn push_to(pace: Pace, silence: Duration) -> (vessel_image::Result<()>, Se
         raw_config: pulled.raw_config.clone(),
         manifest: None,
         known: Vec::new(),
+        style: Default::default(),
     };
     let client = client(|settings| settings.read_timeout = silence);
     let reference = Reference::parse(&target.name("y:1")).unwrap();

@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use server::{Answer, Request, Server};
 use vessel_image::registry::{
-    Credentials, KnownBlob, PullEvent, PullOptions, PulledImage, PushImage, RegistryClient, Settings,
+    Credentials, KnownBlob, PullEvent, PullOptions, PulledImage, PushImage, PushStyle, RegistryClient,
+    Settings,
 };
 use vessel_image::{DiffId, Digest, ErrorKind, LiveSet, Platform, Reference, Store};
 
@@ -671,6 +672,7 @@ async fn a_push_sends_what_is_not_there_and_nothing_twice() {
             raw_config: pulled.raw_config.clone(),
             manifest: None,
             known,
+            style: PushStyle::default(),
         };
         let reference = Reference::parse(&target.name("y:1")).unwrap();
         let store = place.store.clone();

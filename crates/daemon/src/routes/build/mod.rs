@@ -58,8 +58,7 @@ pub async fn build(state: &Arc<State>, mut request: Request) -> Answer {
         names: query.tags.clone(),
         store: true,
         push: false,
-        compression: None,
-        annotations: std::collections::BTreeMap::new(),
+        style: vessel_build::request::ImageStyle::default(),
     }];
     let (sender, receiver) = mpsc::channel(DEPTH);
     let busy = Busy::new(state);
