@@ -20,7 +20,7 @@ pub use files::{journal, layer, load, logs, unpack, user};
 pub use filesync::filesync;
 pub use registry::{challenge, registry};
 pub use registry_server::registry_server;
-pub use text::{client, create, names, oci, ports, protocol, resolv, seccomp, template};
+pub use text::{client, create, dns, names, oci, ports, protocol, resolv, seccomp, template};
 
 /// A target's name and function.
 pub type Target = (&'static str, fn(&[u8]));
@@ -32,6 +32,7 @@ pub const TARGETS: &[Target] = &[
     ("challenge", challenge),
     ("client", client),
     ("create", create),
+    ("dns", dns),
     ("dockerfile", dockerfile),
     ("expand", expand),
     ("filesync", filesync),

@@ -145,6 +145,16 @@ pub fn resolv(data: &[u8]) {
     let _ = ResolvConf::parse(text).override_with(&words, &words, &words);
 }
 
+/// A packet from a container for the DNS server. Whatever it is: an answer is one, to this question, and of bounded size.
+pub fn dns(data: &[u8]) {
+    if let Some(answer) = vessel_network::dns::answer_any(data) {
+        assert!(answer.len() <= 4096 && answer.len() >= 12);
+        assert!(answer[..2] == data[..2] && answer[2] & 0x80 != 0 && data[2] & 0x80 == 0);
+        // Two servers do not talk to each other for ever.
+        assert_eq!(vessel_network::dns::answer_any(&answer), None);
+    }
+}
+
 /// A Go template (up to the first empty line) over JSON.
 pub fn template(data: &[u8]) {
     let Some(text) = text(data) else { return };

@@ -30,6 +30,8 @@ mod limits;
 mod mounts;
 #[path = "e2e/network.rs"]
 mod network;
+#[path = "e2e/networks.rs"]
+mod networks;
 #[path = "e2e/platforms.rs"]
 mod platforms;
 #[path = "e2e/registries.rs"]

@@ -158,11 +158,12 @@ async fn network(state: &Arc<State>, request: Request, path: &[&str]) -> Answer 
     let method = request.method.clone();
     match (method, path) {
         (Method::GET, []) => networks::list(state, &request).await,
-        (Method::POST, ["create"]) => networks::create(),
-        (Method::POST, ["prune"]) => networks::prune(),
-        (Method::GET, [name]) => networks::inspect(state, name).await,
+        (Method::POST, ["create"]) => networks::create(state, request).await,
+        (Method::POST, ["prune"]) => networks::prune(state, &request).await,
+        (Method::GET, [name]) => networks::inspect(state, &request, name).await,
         (Method::DELETE, [name]) => networks::remove(state, name).await,
-        (Method::POST, [_, "connect" | "disconnect"]) => networks::connect(),
+        (Method::POST, [name, "connect"]) => networks::connect(state, request, name).await,
+        (Method::POST, [name, "disconnect"]) => networks::disconnect(state, request, name).await,
         _ => Err(ApiError::page_not_found()),
     }
 }

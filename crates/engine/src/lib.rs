@@ -212,9 +212,9 @@ impl Engine {
         let endpoints: Vec<_> = states
             .all()?
             .into_iter()
-            .filter_map(|(_, state)| state.endpoint)
+            .flat_map(|(_, state)| state.endpoints.into_values())
             .collect();
-        let networks = network::Networks::open(&config, &endpoints)?;
+        let networks = network::Networks::open(&config, &store, &id, &endpoints)?;
         let hierarchies = Hierarchies::detect()?;
         let facts = HostFacts {
             cpus: number_file("/sys/devices/system/cpu/online"),

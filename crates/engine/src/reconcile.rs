@@ -213,6 +213,8 @@ impl Engine {
         for (id, pid) in &status.execs {
             self.adopt_exec(container, id, *pid);
         }
+        let (engine, owned) = (Arc::clone(self), Arc::clone(container));
+        tokio::task::spawn_blocking(move || engine.adopt_names(&owned));
         self.follow(container, stream, None);
         self.monitor_health(container);
     }
@@ -221,7 +223,7 @@ impl Engine {
     /// it is to be restarted.
     async fn lost(self: &Arc<Self>, container: &Arc<Container>, before: &State) -> bool {
         let rebooted = before.boot_id != self.boot_id;
-        let (engine, owned, endpoint) = (Arc::clone(self), Arc::clone(container), before.endpoint.clone());
+        let (engine, owned, endpoints) = (Arc::clone(self), Arc::clone(container), before.endpoints.clone());
         let seen = before.status.has_process();
         let ended = blocking(move || {
             let recorded = engine.recorded_exit(&owned.record()).is_some();
@@ -233,7 +235,7 @@ impl Engine {
             } else if !seen && !recorded {
                 CUT_SHORT.clone_into(&mut error);
             }
-            engine.give_back(owned.id(), endpoint.as_ref());
+            engine.give_back(owned.id(), &endpoints);
             Ok((seen || recorded, exit, error))
         })
         .await;
@@ -244,7 +246,7 @@ impl Engine {
             // A restart by the policy that was counted and did not take place.
             self.change(container, |state| {
                 state.launched = false;
-                state.endpoint = None;
+                state.endpoints.clear();
             });
             return true;
         }
@@ -252,7 +254,7 @@ impl Engine {
             state.status = Status::Exited;
             state.launched = false;
             state.pid = 0;
-            state.endpoint = None;
+            state.endpoints.clear();
             state.exit_code = exit.code;
             state.oom_killed = exit.oom_killed;
             state.finished_at = exit.at;

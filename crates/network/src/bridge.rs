@@ -15,16 +15,14 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ipam::Ipam;
 use crate::link::{self, VethSpec};
 use crate::netlink::message::Batch;
-use crate::netlink::{Family, Refusal, Socket};
-use crate::netns;
-use crate::nft::elements::{self, Mapping};
-use crate::nft::ruleset::{self, Ruleset};
-use crate::ports::{PortSpec, Protocol, PublishedPort, Reservation, ipv4, reserve};
+use crate::netlink::{Family, Socket};
+use crate::nft::elements;
+use crate::nft::ruleset::BridgeRules;
+use crate::ports::{PortSpec, Protocol, PublishedPort, Reservation};
 use crate::reaper::Reaper;
-use crate::{conntrack, nft, subnet};
+use crate::table::Table;
+use crate::{netns, nft, subnet};
 
-/// What the interface is called inside an endpoint.
-const PEER_NAME: &str = "eth0";
 /// How every interface of an endpoint begins on the host's side.
 const HOST_PREFIX: &str = "ve";
 
@@ -45,6 +43,15 @@ pub struct BridgeConfig {
     pub icc: bool,
     /// Whether packets that leave the host get its address.
     pub masquerade: bool,
+    /// Whether there is no way from the bridge to the outside, nor to other bridges, nor back.
+    #[serde(default)]
+    pub internal: bool,
+    /// The part of the subnet that addresses are given from; the others must be asked for.
+    #[serde(default)]
+    pub range: Option<Ipv4Net>,
+    /// Addresses of the subnet that are given to no endpoint.
+    #[serde(default)]
+    pub taken: Vec<Ipv4Addr>,
 }
 
 impl Default for BridgeConfig {
@@ -57,6 +64,9 @@ impl Default for BridgeConfig {
             mtu: None,
             icc: true,
             masquerade: true,
+            internal: false,
+            range: None,
+            taken: Vec::new(),
         }
     }
 }
@@ -101,28 +111,18 @@ pub(crate) struct Shared {
     subnet: Ipv4Net,
     gateway: Ipv4Addr,
     host_has_ipv6: bool,
-    /// The host forwards for bridges only.
-    bridges_only: bool,
+    table: Table,
     /// Ports are kept apart by the bridge itself, not by the rules.
     isolate_ports: bool,
     pub(crate) route: Mutex<Socket>,
-    /// Also serializes changes of the published ports, so that a reconciliation sees no half of one.
-    nft: Mutex<Socket>,
     state: Mutex<State>,
 }
 
 struct State {
     index: u32,
     ipam: Ipam,
-    /// By interface: everything that was given out and not released.
-    endpoints: HashMap<String, Live>,
-    /// By protocol and port of the host: on which of its addresses, and whose. Only for conflicts.
-    ports: HashMap<(Protocol, u16), Vec<(Ipv4Addr, String)>>,
-}
-
-struct Live {
-    address: Ipv4Addr,
-    mappings: Vec<Mapping>,
+    /// By interface: the addresses that were given out and not released.
+    endpoints: HashMap<String, Ipv4Addr>,
 }
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -131,12 +131,43 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Bridge {
-    /// Makes the bridge be as configured: creates what is missing, replaces the rules, leaves endpoints and published ports.
+    /// Makes the bridge be as configured, in the table that the configuration names: creates what is missing, replaces the
+    /// rules, leaves endpoints and published ports.
     ///
     /// Switches on the host's IPv4 forwarding. When it was off, the host forwards for bridges only.
     pub fn ensure(config: &BridgeConfig) -> Result<Self> {
+        let table = Table::open(&config.table)?;
+        let mut made = Self::ensure_all(&table, std::slice::from_ref(config))?;
+        match made.pop() {
+            Some(bridge) => bridge,
+            None => Err(Error::invalid("no bridge was asked for")),
+        }
+    }
+
+    /// The same for several bridges that share a table: their rules become effective together, so that at no time there are
+    /// those of some only. A bridge that cannot be made does not keep the others from it.
+    ///
+    /// # Errors
+    /// When the rules cannot be installed.
+    pub fn ensure_all(table: &Table, configs: &[BridgeConfig]) -> Result<Vec<Result<Self>>> {
+        let mut made: Vec<Result<Self>> = configs.iter().map(|config| Self::prepare(table, config)).collect();
+        // The rules first: the host is at no time a router for everybody.
+        table.add(made.iter().flatten().map(|bridge| bridge.shared.rules()))?;
+        netns::ensure_sysctl("ipv4/ip_forward", "1")?;
+        for bridge in &mut made {
+            let localnet = bridge.as_ref().map_or(Ok(()), |bridge| {
+                netns::ensure_sysctl(&format!("ipv4/conf/{}/route_localnet", bridge.name()), "1")
+            });
+            if let Err(error) = localnet {
+                *bridge = Err(error);
+            }
+        }
+        Ok(made)
+    }
+
+    /// The bridge without its rules.
+    fn prepare(table: &Table, config: &BridgeConfig) -> Result<Self> {
         check_name("a bridge", &config.name)?;
-        check_name("an nftables table", &config.table)?;
         if config.mtu.is_some_and(|mtu| !(68..=65535).contains(&mtu)) {
             return Err(Error::invalid(format!(
                 "the MTU {} is not between 68 and 65535",
@@ -144,36 +175,26 @@ impl Bridge {
             )));
         }
         let mut route = Socket::open(Family::Route)?;
-        let mut nft = Socket::open(Family::Netfilter)?;
         let (index, subnet, gateway) = ensure_interface(&mut route, config)?;
-        let forwards = netns::read_sysctl("ipv4/ip_forward").is_ok_and(|value| value.trim_end() == "1");
-        let bridges_only = !forwards
-            || ruleset::bridges_only(&mut nft, &config.table)
-                .map_err(|r| r.on(format_args!("table {}", config.table)))?;
-        // The rules first: the host is at no time a router for everybody.
-        install_rules(&mut nft, config, subnet, bridges_only)?;
-        netns::ensure_sysctl("ipv4/ip_forward", "1")?;
-        netns::ensure_sysctl(&format!("ipv4/conf/{}/route_localnet", config.name), "1")?;
-        let host_has_ipv6 = netns::read_sysctl("ipv6/conf/all/disable_ipv6").is_ok();
         let shared = Shared {
             config: config.clone(),
             subnet,
             gateway,
-            host_has_ipv6,
-            bridges_only,
+            host_has_ipv6: netns::read_sysctl("ipv6/conf/all/disable_ipv6").is_ok(),
+            table: table.clone(),
             isolate_ports: !config.icc && !has_bridge_netfilter(),
             route: Mutex::new(route),
             state: Mutex::new(State {
                 index,
-                ipam: new_ipam(subnet, gateway)?,
+                ipam: new_ipam(config, subnet, Some(gateway))?,
                 endpoints: HashMap::new(),
-                ports: HashMap::new(),
             }),
-            nft: Mutex::new(nft),
         };
-        let shared = Arc::new(shared);
-        let reaper = Arc::new(Reaper::start(Arc::clone(&shared))?);
-        Ok(Self { shared, reaper })
+        let reaper = Arc::new(Reaper::start()?);
+        Ok(Self {
+            shared: Arc::new(shared),
+            reaper,
+        })
     }
 
     /// The interface's name.
@@ -215,8 +236,13 @@ impl Bridge {
         let ifname = format!("{HOST_PREFIX}{id}");
         let address = self.take_address(request.address, &ifname)?;
         let mac = request.mac.unwrap_or_else(|| MacAddr::for_ip(address));
-        let mut plug =
-            |netns: BorrowedFd<'_>, socket: &mut Socket| shared.plug(netns, socket, &ifname, address, mac);
+        let inside = Inside {
+            name: request.ifname.as_deref().unwrap_or(crate::endpoint::FIRST),
+            address,
+            mac,
+            default_route: !request.no_default_route && !shared.config.internal,
+        };
+        let mut plug = |netns: BorrowedFd<'_>, socket: &mut Socket| shared.plug(netns, socket, &ifname, &inside);
         match create(&mut plug) {
             Ok(value) => {
                 let record = EndpointRecord {
@@ -227,12 +253,13 @@ impl Bridge {
                     prefix: shared.subnet.prefix_len(),
                     gateway: IpAddr::V4(shared.gateway),
                     mac,
+                    inside: inside.name.to_owned(),
                     ports: Vec::new(),
                 };
                 Ok((value, record))
             }
             Err(error) => {
-                self.reaper.bury(ifname, Vec::new());
+                self.reaper.bury(&self.shared, ifname, Vec::new());
                 Err(error)
             }
         }
@@ -245,13 +272,7 @@ impl Bridge {
                 Some(address) => state.ipam.take(address).map(|()| address)?,
                 None => state.ipam.next()?,
             };
-            state.endpoints.insert(
-                ifname.to_owned(),
-                Live {
-                    address,
-                    mappings: Vec::new(),
-                },
-            );
+            state.endpoints.insert(ifname.to_owned(), address);
             Ok(address)
         };
         match take() {
@@ -266,119 +287,15 @@ impl Bridge {
 
     /// Publishes ports: all of them or none. The record gets them; the reservations are to be kept as long as the endpoint.
     pub fn publish(&self, record: &mut EndpointRecord, specs: &[PortSpec]) -> Result<Vec<Reservation>> {
-        let IpAddr::V4(target) = record.address else {
-            return Err(Error::new(
-                ErrorKind::Unsupported,
-                format!(
-                    "cannot publish ports of {}: the bridge has IPv4 only",
-                    record.address
-                ),
-            ));
-        };
-        let shared = &*self.shared;
-        let mut socket = lock(&shared.nft);
-        lock(&shared.state).adopt(record)?;
-        let mut reservations: Vec<Reservation> = Vec::with_capacity(specs.len());
-        for spec in specs {
-            let reservation = {
-                let state = lock(&shared.state);
-                reserve(spec, |host, port| {
-                    let earlier = reservations
-                        .iter()
-                        .map(|r| (ipv4(r.port.host_ip).ok(), r.port.host_port, r.port.protocol));
-                    if earlier.into_iter().any(|(h, p, proto)| {
-                        p == port && proto == spec.protocol && h.is_some_and(|h| same_host(h, host))
-                    }) {
-                        return Some(record.ifname.clone());
-                    }
-                    state.owner_of(spec.protocol, host, port)
-                })?
-            };
-            reservations.push(reservation);
-        }
-        let mut mappings = Vec::with_capacity(reservations.len());
-        for reservation in &reservations {
-            mappings.push(mapping(&reservation.port, target)?);
-        }
-        if mappings.is_empty() {
-            return Ok(reservations);
-        }
-        // A mapping that is in the kernel but not in our books is a leftover: replace it.
-        let table = &shared.config.table;
-        if let Err(refusal) = socket.transaction(elements::change(table, &[], &mappings)) {
-            match refusal.errno {
-                Errno::EXIST | Errno::BUSY => {}
-                // The table was removed under us (`nft flush ruleset`): put everything back first.
-                Errno::NOENT => {
-                    self.restore_rules(&mut socket)?;
-                }
-                _ => return Err(refusal.on(format_args!("table {table}"))),
-            }
-            let stale: Vec<Mapping> = elements::dump(&mut socket, table)
-                .map_err(|r| r.on(format_args!("table {table}")))?
-                .into_iter()
-                .filter(|old| {
-                    mappings.iter().any(|new| {
-                        (old.protocol, old.host, old.host_port) == (new.protocol, new.host, new.host_port)
-                    })
-                })
-                .collect();
-            socket
-                .transaction(elements::change(table, &stale, &mappings))
-                .map_err(|r| r.on(format_args!("table {table}")))?;
-        }
-        for mapping in &mappings {
-            lock(&shared.state).remember(&record.ifname, *mapping);
-        }
-        record.ports.extend(reservations.iter().map(|r| r.port));
-        drop(socket);
-        mappings.retain(|m| m.protocol == Protocol::Udp);
-        if let Err(error) = conntrack::forget_unpublished(&mappings) {
-            tracing::warn!(interface = record.ifname, %error, "UDP flows that began before their port was published do not reach it yet");
-        }
-        Ok(reservations)
+        lock(&self.shared.state).adopt(record)?;
+        self.shared.table.publish(record, specs)
     }
 
     /// Withdraws all published ports of the endpoint. The record loses them.
     pub fn unpublish(&self, record: &mut EndpointRecord) -> Result<()> {
-        self.withdraw(record)?;
+        self.shared.table.withdraw(record)?;
         record.ports.clear();
         Ok(())
-    }
-
-    fn withdraw(&self, record: &EndpointRecord) -> Result<Vec<Mapping>> {
-        let shared = &*self.shared;
-        let mut socket = lock(&shared.nft);
-        let mappings = {
-            let mut state = lock(&shared.state);
-            state.adopt(record)?;
-            state
-                .endpoints
-                .get(&record.ifname)
-                .map(|live| live.mappings.clone())
-                .unwrap_or_default()
-        };
-        if mappings.is_empty() {
-            return Ok(mappings);
-        }
-        let table = &shared.config.table;
-        match socket.transaction(elements::change(table, &mappings, &[])) {
-            Ok(()) => {}
-            // Somebody has removed elements or the table: remove those that are there.
-            Err(refusal) if refusal.errno == Errno::NOENT => {
-                let there =
-                    elements::dump(&mut socket, table).map_err(|r| r.on(format_args!("table {table}")))?;
-                let left: Vec<Mapping> = mappings.iter().filter(|m| there.contains(m)).copied().collect();
-                if !left.is_empty() {
-                    socket
-                        .transaction(elements::change(table, &left, &[]))
-                        .map_err(|r| r.on(format_args!("table {table}")))?;
-                }
-            }
-            Err(refusal) => return Err(refusal.on(format_args!("table {table}"))),
-        }
-        lock(&shared.state).forget_mappings(&record.ifname);
-        Ok(mappings)
     }
 
     /// Gives an endpoint up: its ports are withdrawn at once, its interface and address shortly after, in the background.
@@ -386,7 +303,7 @@ impl Bridge {
     /// The kernel removes the interface by itself when the namespace dies; one whose namespace lives on is removed
     /// explicitly. The address is given to nobody else before the interface is gone.
     pub fn release(&self, record: &EndpointRecord) -> Result<()> {
-        let withdrawn = self.withdraw(record);
+        let withdrawn = self.shared.table.withdraw(record);
         let udp = match &withdrawn {
             Ok(mappings) => mappings
                 .iter()
@@ -395,7 +312,7 @@ impl Bridge {
                 .collect(),
             Err(_) => Vec::new(),
         };
-        self.reaper.bury(record.ifname.clone(), udp);
+        self.reaper.bury(&self.shared, record.ifname.clone(), udp);
         withdrawn.map(drop)
     }
 
@@ -412,9 +329,8 @@ impl Bridge {
         let shared = &*self.shared;
         let config = &shared.config;
         let mut report = Reconciled::default();
-        let mut nft = lock(&shared.nft);
         for record in records {
-            if let Err(error) = lock(&shared.state).adopt(record) {
+            if let Err(error) = self.adopt(record) {
                 report.rejected.push((record.ifname.clone(), error.to_string()));
             }
         }
@@ -459,31 +375,18 @@ impl Bridge {
                 }
             }
         }
-        (report.removed_ports, report.restored_ports) = self.restore_rules(&mut nft)?;
+        (report.removed_ports, report.restored_ports) = shared.table.restore()?;
         Ok(report)
     }
 
-    /// Puts the table, its rules and its elements in the state that the books say; how many elements it removed and added.
-    fn restore_rules(&self, nft: &mut Socket) -> Result<(usize, usize)> {
-        let config = &self.shared.config;
-        let on_table = |r: Refusal| r.on(format_args!("table {}", config.table));
-        install_rules(nft, config, self.shared.subnet, self.shared.bridges_only)?;
-        let wanted: BTreeSet<Mapping> = lock(&self.shared.state)
-            .endpoints
-            .values()
-            .flat_map(|live| live.mappings.iter().copied())
-            .collect();
-        let present: BTreeSet<Mapping> = elements::dump(nft, &config.table)
-            .map_err(on_table)?
-            .into_iter()
-            .collect();
-        let remove: Vec<Mapping> = present.difference(&wanted).copied().collect();
-        let add: Vec<Mapping> = wanted.difference(&present).copied().collect();
-        if !remove.is_empty() || !add.is_empty() {
-            nft.transaction(elements::change(&config.table, &remove, &add))
-                .map_err(on_table)?;
-        }
-        Ok((remove.len(), add.len()))
+    /// Takes an endpoint that was recorded by an earlier process into the books. Where several bridges share a table, each is
+    /// told of all of its endpoints before any of them is reconciled: ports that nobody claims are withdrawn.
+    ///
+    /// # Errors
+    /// When its address or its ports belong to another endpoint.
+    pub fn adopt(&self, record: &EndpointRecord) -> Result<()> {
+        lock(&self.shared.state).adopt(record)?;
+        self.shared.table.adopt(record)
     }
 
     /// Lists what exists of a bridge, whether or not anybody manages it.
@@ -517,6 +420,19 @@ impl Bridge {
         Ok(inventory)
     }
 
+    /// Removes the bridge, unless it was there before it became one of ours (`foreign`), the interfaces of its endpoints and
+    /// its rules. The table stays.
+    pub fn retire(&self, foreign: bool) -> Result<()> {
+        self.reaper.flush();
+        let config = &self.shared.config;
+        let inventory = Self::inventory(config)?;
+        let bridge = inventory.bridge.iter().filter(|_| !foreign);
+        for name in inventory.interfaces.iter().chain(bridge) {
+            remove_interface(&mut lock(&self.shared.route), name)?;
+        }
+        self.shared.table.remove(&config.name)
+    }
+
     /// Removes the bridge, its endpoints' interfaces and its table, with the administrator's rules in it.
     pub fn remove(self) -> Result<()> {
         self.reaper.flush();
@@ -538,21 +454,40 @@ impl Bridge {
     }
 }
 
+/// What an interface is to be in its endpoint.
+struct Inside<'a> {
+    name: &'a str,
+    address: Ipv4Addr,
+    mac: MacAddr,
+    default_route: bool,
+}
+
 impl Shared {
+    /// What the table is to know of this bridge.
+    fn rules(&self) -> BridgeRules {
+        BridgeRules {
+            bridge: self.config.name.clone(),
+            subnet: self.subnet,
+            icc: self.config.icc,
+            masquerade: self.config.masquerade && !self.config.internal,
+            internal: self.config.internal,
+        }
+    }
+
     /// Runs on a thread inside the endpoint's namespace; `inside` is a socket of that namespace.
     fn plug(
         &self,
         netns: BorrowedFd<'_>,
         inside: &mut Socket,
         ifname: &str,
-        address: Ipv4Addr,
-        mac: MacAddr,
+        wanted: &Inside<'_>,
     ) -> Result<()> {
+        let peer = wanted.name;
         let spec = VethSpec {
             host_name: ifname,
             bridge_index: lock(&self.state).index,
-            peer_name: PEER_NAME,
-            peer_mac: mac,
+            peer_name: peer,
+            peer_mac: wanted.mac,
             peer_netns: netns.as_raw_fd(),
             mtu: self.config.mtu,
             isolated: self.isolate_ports,
@@ -563,18 +498,20 @@ impl Shared {
         lock(&self.route).request(batch).map_err(|r| r.on(ifname))?;
         // Before the interface is up, or the kernel starts on a link-local address.
         if self.host_has_ipv6 {
-            netns::write_sysctl_if_there(&format!("ipv6/conf/{PEER_NAME}/disable_ipv6"), "1")?;
+            netns::write_sysctl_if_there(&format!("ipv6/conf/{peer}/disable_ipv6"), "1")?;
         }
-        let index = netns::interface_index(inside, PEER_NAME)?;
+        let index = netns::interface_index(inside, peer)?;
         let mut batch = Batch::new();
         link::set_loopback_up(&mut batch);
-        link::add_address(&mut batch, index, address, self.subnet);
+        link::add_address(&mut batch, index, wanted.address, self.subnet);
         link::set_up(&mut batch, index);
-        link::add_default_route(&mut batch, index, self.gateway);
-        link::settle(&mut batch, PEER_NAME);
+        if wanted.default_route {
+            link::add_default_route(&mut batch, index, self.gateway);
+        }
+        link::settle(&mut batch, peer);
         inside
             .request(batch)
-            .map_err(|r| r.on(format_args!("{PEER_NAME} of the endpoint {ifname}")))?;
+            .map_err(|r| r.on(format_args!("{peer} of the endpoint {ifname}")))?;
         let mut batch = Batch::new();
         link::settle(&mut batch, ifname);
         lock(&self.route).request(batch).map_err(|r| r.on(ifname))
@@ -583,50 +520,14 @@ impl Shared {
     /// The interface is gone: forget the endpoint, free its address.
     pub(crate) fn buried(&self, ifname: &str) {
         let mut state = lock(&self.state);
-        if let Some(live) = state.endpoints.remove(ifname) {
-            state.ipam.release(live.address);
+        if let Some(address) = state.endpoints.remove(ifname) {
+            state.ipam.release(address);
         }
     }
 }
 
 impl State {
-    fn owner_of(&self, protocol: Protocol, host: Ipv4Addr, port: u16) -> Option<String> {
-        let list = self.ports.get(&(protocol, port))?;
-        list.iter()
-            .find(|(taken, _)| same_host(*taken, host))
-            .map(|(_, owner)| owner.clone())
-    }
-
-    fn remember(&mut self, ifname: &str, mapping: Mapping) {
-        if let Some(live) = self.endpoints.get_mut(ifname)
-            && !live.mappings.contains(&mapping)
-        {
-            live.mappings.push(mapping);
-            self.ports
-                .entry((mapping.protocol, mapping.host_port))
-                .or_default()
-                .push((mapping.host, ifname.to_owned()));
-        }
-    }
-
-    fn forget_mappings(&mut self, ifname: &str) {
-        let mappings = self
-            .endpoints
-            .get_mut(ifname)
-            .map(|live| std::mem::take(&mut live.mappings))
-            .unwrap_or_default();
-        for mapping in mappings {
-            let key = (mapping.protocol, mapping.host_port);
-            if let Some(list) = self.ports.get_mut(&key) {
-                list.retain(|(host, owner)| !(*host == mapping.host && owner == ifname));
-                if list.is_empty() {
-                    self.ports.remove(&key);
-                }
-            }
-        }
-    }
-
-    /// Takes an endpoint that somebody else has recorded into the books; one that is there already gains its ports.
+    /// Takes an endpoint that somebody else has recorded into the books.
     fn adopt(&mut self, record: &EndpointRecord) -> Result<()> {
         let IpAddr::V4(address) = record.address else {
             return Err(Error::new(
@@ -642,34 +543,10 @@ impl State {
             if self.ipam.offset(address).is_ok() {
                 self.ipam.take(address)?;
             }
-            self.endpoints.insert(
-                record.ifname.clone(),
-                Live {
-                    address,
-                    mappings: Vec::new(),
-                },
-            );
-        }
-        for port in &record.ports {
-            self.remember(&record.ifname, mapping(port, address)?);
+            self.endpoints.insert(record.ifname.clone(), address);
         }
         Ok(())
     }
-}
-
-fn mapping(port: &PublishedPort, target: Ipv4Addr) -> Result<Mapping> {
-    Ok(Mapping {
-        protocol: port.protocol,
-        host: ipv4(port.host_ip)?,
-        host_port: port.host_port,
-        target,
-        target_port: port.target_port,
-    })
-}
-
-/// Whether two published addresses collide: the same one, or one of them is all.
-fn same_host(a: Ipv4Addr, b: Ipv4Addr) -> bool {
-    a == b || a.is_unspecified() || b.is_unspecified()
 }
 
 fn is_ours(name: &str, kind: Option<&str>) -> bool {
@@ -677,6 +554,48 @@ fn is_ours(name: &str, kind: Option<&str>) -> bool {
         && name
             .strip_prefix(HOST_PREFIX)
             .is_some_and(|id| id.len() == ID_LEN && id.bytes().all(|b| b.is_ascii_hexdigit()))
+}
+
+/// Whether there is a bridge of this name on the host.
+///
+/// # Errors
+/// When there is something else of this name.
+pub fn bridge_exists(name: &str) -> Result<bool> {
+    check_name("a bridge", name)?;
+    let link = link::find(&mut Socket::open(Family::Route)?, name).map_err(|r| r.on(name))?;
+    match link.as_ref().map(|link| link.kind.as_deref()) {
+        None => Ok(false),
+        Some(Some("bridge")) => Ok(true),
+        Some(kind) => Err(no_bridge(name, kind)),
+    }
+}
+
+/// Removes a bridge that has no endpoints yet; one that does not exist is fine.
+pub fn remove_bridge(name: &str) -> Result<()> {
+    remove_interface(&mut Socket::open(Family::Route)?, name)
+}
+
+/// The address that a bridge gets in a subnet: the one that is configured, or the first that is given.
+///
+/// # Errors
+/// When the subnet, the range and the addresses do not fit together.
+pub fn gateway_of(config: &BridgeConfig, subnet: Ipv4Net) -> Result<Ipv4Addr> {
+    let gateway = match config.gateway {
+        Some(gateway) => gateway,
+        None => {
+            let mut ipam = new_ipam(config, subnet, None)?;
+            ipam.next()?
+        }
+    };
+    new_ipam(config, subnet, Some(gateway))?;
+    Ok(gateway)
+}
+
+fn no_bridge(name: &str, kind: Option<&str>) -> Error {
+    let kind = kind.unwrap_or("physical");
+    Error::conflict(format!(
+        "the interface {name} exists and is no bridge but {kind}; choose another name for the bridge"
+    ))
 }
 
 /// Removes an interface; one that is gone already is fine.
@@ -689,22 +608,14 @@ pub(crate) fn remove_interface(route: &mut Socket, name: &str) -> Result<()> {
     }
 }
 
-fn install_rules(nft: &mut Socket, config: &BridgeConfig, subnet: Ipv4Net, bridges_only: bool) -> Result<()> {
-    let rules = Ruleset {
-        table: &config.table,
-        bridge: &config.name,
-        subnet,
-        icc: config.icc,
-        masquerade: config.masquerade,
-        bridges_only,
+fn new_ipam(config: &BridgeConfig, subnet: Ipv4Net, gateway: Option<Ipv4Addr>) -> Result<Ipam> {
+    let mut ipam = match config.range {
+        Some(range) => Ipam::within(subnet, range)?,
+        None => Ipam::new(subnet)?,
     };
-    nft.transaction(rules.ensure())
-        .map_err(|refusal| refusal.on(format_args!("table {}", config.table)))
-}
-
-fn new_ipam(subnet: Ipv4Net, gateway: Ipv4Addr) -> Result<Ipam> {
-    let mut ipam = Ipam::new(subnet)?;
-    ipam.take(gateway)?;
+    for address in gateway.iter().chain(&config.taken) {
+        ipam.take(*address)?;
+    }
     Ok(ipam)
 }
 
@@ -731,12 +642,7 @@ fn ensure_interface(route: &mut Socket, config: &BridgeConfig) -> Result<(u32, I
     let existing = link::find(route, name).map_err(|r| r.on(name))?;
     let index = match &existing {
         Some(link) if link.kind.as_deref() == Some("bridge") => link.index,
-        Some(link) => {
-            let kind = link.kind.as_deref().unwrap_or("physical");
-            return Err(Error::conflict(format!(
-                "the interface {name} exists and is no bridge but {kind}; choose another name for the bridge"
-            )));
-        }
+        Some(link) => return Err(no_bridge(name, link.kind.as_deref())),
         None => 0,
     };
     let has = match index {
@@ -753,9 +659,9 @@ fn ensure_interface(route: &mut Socket, config: &BridgeConfig) -> Result<(u32, I
     let ours = has.iter().map(|(a, _)| *a).find(|a| subnet.contains(a));
     let gateway = match config.gateway.or(ours) {
         Some(gateway) => gateway,
-        None => Ipam::new(subnet)?.next()?,
+        None => gateway_of(config, subnet)?,
     };
-    new_ipam(subnet, gateway)?;
+    new_ipam(config, subnet, Some(gateway))?;
     if index == 0
         && let Some(other) = subnet::in_use(route)?
             .iter()

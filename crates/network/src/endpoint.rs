@@ -8,6 +8,9 @@ use crate::address::MacAddr;
 use crate::netns::{Netns, NetnsConfig};
 use crate::ports::PublishedPort;
 
+/// What the first interface of an endpoint is called.
+pub(crate) const FIRST: &str = "eth0";
+
 /// What an endpoint is to have; the default is the next free address and everything derived from it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EndpointRequest {
@@ -15,6 +18,10 @@ pub struct EndpointRequest {
     pub address: Option<Ipv4Addr>,
     /// This hardware address instead of the one derived from the address.
     pub mac: Option<MacAddr>,
+    /// What the interface is called inside; `eth0` unless said otherwise.
+    pub ifname: Option<String>,
+    /// Whether the endpoint's packets to the outside go another way.
+    pub no_default_route: bool,
     /// How the new namespace is set up.
     pub netns: NetnsConfig,
 }
@@ -46,7 +53,15 @@ pub struct EndpointRecord {
     pub gateway: IpAddr,
     /// Its hardware address.
     pub mac: MacAddr,
+    /// The interface inside.
+    #[serde(default = "first")]
+    pub inside: String,
     /// Its published ports.
     #[serde(default)]
     pub ports: Vec<PublishedPort>,
+}
+
+/// What records of earlier versions do not say: there was one interface only.
+fn first() -> String {
+    FIRST.to_owned()
 }

@@ -23,6 +23,8 @@ pub(crate) struct Ipam {
     /// Offset of the last address given by `next`.
     last: u32,
     free: u32,
+    /// The offsets that `next` gives: those of the range, or all.
+    range: std::ops::Range<u32>,
 }
 
 impl Ipam {
@@ -39,6 +41,7 @@ impl Ipam {
             taken: vec![0; size.div_ceil(64) as usize],
             last: 0,
             free: size - 2,
+            range: 0..size,
         };
         ipam.set(0, true);
         ipam.set(size - 1, true);
@@ -46,6 +49,21 @@ impl Ipam {
         for beyond in size..size.next_multiple_of(64) {
             ipam.set(beyond, true);
         }
+        Ok(ipam)
+    }
+
+    /// The allocator of a subnet that gives addresses of one part of it only; the others must be asked for.
+    pub(crate) fn within(subnet: Ipv4Net, range: Ipv4Net) -> Result<Self> {
+        let mut ipam = Self::new(subnet)?;
+        let range = range.trunc();
+        if !ipam.subnet.contains(&range) {
+            return Err(Error::invalid(format!(
+                "the range {range} is not a part of the subnet {subnet}"
+            )));
+        }
+        let first = u32::from(range.network()) - u32::from(ipam.subnet.network());
+        ipam.range = first..first + (u32::from(range.broadcast()) - u32::from(range.network())) + 1;
+        ipam.last = first.saturating_sub(1);
         Ok(ipam)
     }
 
@@ -60,13 +78,19 @@ impl Ipam {
                 ),
             ));
         }
+        let within = |offset: &u32| self.range.contains(offset);
         let offset = self
             .find_free(self.last.saturating_add(1))
-            .or_else(|| self.find_free(0));
+            .filter(within)
+            .or_else(|| self.find_free(self.range.start).filter(within));
         let Some(offset) = offset else {
             return Err(Error::new(
                 ErrorKind::Exhausted,
-                format!("no free address is left in the subnet {}", self.subnet),
+                format!(
+                    "no free address is left in the range of the subnet {} that addresses are given from; remove endpoints or \
+                     ask for an address outside of it",
+                    self.subnet
+                ),
             ));
         };
         self.set(offset, true);
@@ -169,6 +193,22 @@ mod tests {
             assert_eq!(ipam.next().unwrap(), Ipv4Addr::new(10, 0, 0, expected));
         }
         assert_eq!(ipam.next().unwrap_err().kind(), ErrorKind::Exhausted);
+    }
+
+    #[test]
+    fn a_range_is_all_that_is_given() {
+        let mut ipam = Ipam::within(net("10.0.0.0/24"), net("10.0.0.128/30")).unwrap();
+        ipam.take("10.0.0.1".parse().unwrap()).unwrap();
+        for _ in 0..2 {
+            for expected in [128, 129, 130, 131] {
+                assert_eq!(ipam.next().unwrap(), Ipv4Addr::new(10, 0, 0, expected));
+            }
+            assert_eq!(ipam.next().unwrap_err().kind(), ErrorKind::Exhausted);
+            for given in [128, 129, 130, 131] {
+                ipam.release(Ipv4Addr::new(10, 0, 0, given));
+            }
+        }
+        assert!(Ipam::within(net("10.0.0.0/24"), net("10.0.1.0/25")).is_err());
     }
 
     #[test]

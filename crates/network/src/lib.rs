@@ -13,6 +13,7 @@ mod address;
 mod bridge;
 mod claim;
 mod conntrack;
+pub mod dns;
 mod endpoint;
 mod error;
 pub mod files;
@@ -28,9 +29,12 @@ mod publish;
 mod reaper;
 mod stats;
 mod subnet;
+mod table;
 
 pub use address::MacAddr;
-pub use bridge::{Bridge, BridgeConfig, Inventory, Reconciled};
+pub use bridge::{
+    Bridge, BridgeConfig, Inventory, Reconciled, bridge_exists, gateway_of, remove_bridge,
+};
 pub use claim::Claim;
 pub use endpoint::{Endpoint, EndpointRecord, EndpointRequest};
 pub use error::{Error, ErrorKind, Result};
@@ -39,4 +43,5 @@ pub use pool::{Pool, PoolConfig};
 pub use ports::{PortSpec, Protocol, PublishedPort, Reservation};
 pub use publish::parse_publish;
 pub use stats::{InterfaceStats, StatsReader};
-pub use subnet::default_pools;
+pub use subnet::{choose_subnet, default_pools};
+pub use table::Table;

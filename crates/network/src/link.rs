@@ -214,6 +214,36 @@ pub(crate) fn add_default_route(batch: &mut Batch, index: u32, gateway: Ipv4Addr
     );
 }
 
+/// Makes the default route go to `gateway`, wherever it went before; without one there is none afterwards.
+pub(crate) fn replace_default_route(batch: &mut Batch, gateway: Option<Ipv4Addr>) {
+    let mut head = [0u8; 12];
+    head[0] = libc::AF_INET as u8;
+    head[4] = libc::RT_TABLE_MAIN;
+    head[5] = libc::RTPROT_BOOT;
+    head[6] = libc::RT_SCOPE_UNIVERSE;
+    head[7] = libc::RTN_UNICAST;
+    match gateway {
+        Some(gateway) => batch.push(
+            "replace the default route of",
+            libc::RTM_NEWROUTE,
+            (libc::NLM_F_CREATE | libc::NLM_F_REPLACE) as u16,
+            &head,
+            |a| a.put(libc::RTA_GATEWAY, &gateway.octets()),
+        ),
+        None => {
+            head[5] = 0;
+            head[6] = libc::RT_SCOPE_NOWHERE;
+            batch.push(
+                "remove the default route of",
+                libc::RTM_DELROUTE,
+                0,
+                &head,
+                |_| (),
+            );
+        }
+    }
+}
+
 /// What the kernel tells of an interface.
 #[derive(Debug)]
 pub(crate) struct Link {

@@ -66,6 +66,19 @@ impl Netns {
             .map_err(|e| Error::io("open the network namespace of this thread", e))
     }
 
+    /// Makes the default route go to `gateway`, wherever it went before; without one there is none afterwards.
+    pub fn set_default_route(&self, gateway: Option<std::net::Ipv4Addr>) -> Result<()> {
+        within(self.as_fd(), |_, socket| {
+            let mut batch = Batch::new();
+            link::replace_default_route(&mut batch, gateway);
+            match socket.request(batch) {
+                // There was none.
+                Err(refusal) if gateway.is_none() && refusal.errno == rustix::io::Errno::SRCH => Ok(()),
+                other => other.map_err(|r| r.on("a container")),
+            }
+        })
+    }
+
     /// Runs `work` inside the namespace, on a thread that ends afterwards.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
         on_own_thread(|| {

@@ -17,6 +17,7 @@ use crate::nft::elements::Mapping;
 const GRACE: Duration = Duration::from_millis(100);
 
 struct Grave {
+    bridge: Arc<Shared>,
     ifname: String,
     /// Mappings of a protocol without connections, whose flows must not outlive them.
     udp: Vec<Mapping>,
@@ -33,12 +34,12 @@ pub(crate) struct Reaper {
 }
 
 impl Reaper {
-    pub(crate) fn start(shared: Arc<Shared>) -> Result<Self> {
+    pub(crate) fn start() -> Result<Self> {
         let (orders, inbox) = mpsc::channel();
         let thread = thread::Builder::new()
             .name("net-reaper".into())
             .stack_size(256 * 1024)
-            .spawn(move || run(&shared, &inbox))
+            .spawn(move || run(&inbox))
             .map_err(|e| Error::io("start the thread that removes endpoints", e))?;
         Ok(Self {
             orders: Some(orders),
@@ -47,8 +48,9 @@ impl Reaper {
     }
 
     /// Removes the interface soon, then frees its address.
-    pub(crate) fn bury(&self, ifname: String, udp: Vec<Mapping>) {
-        self.order(Order::Bury(Grave { ifname, udp }));
+    pub(crate) fn bury(&self, bridge: &Arc<Shared>, ifname: String, udp: Vec<Mapping>) {
+        let bridge = Arc::clone(bridge);
+        self.order(Order::Bury(Grave { bridge, ifname, udp }));
     }
 
     /// Returns when everything buried before is gone.
@@ -76,7 +78,7 @@ impl Drop for Reaper {
     }
 }
 
-fn run(shared: &Shared, inbox: &Receiver<Order>) {
+fn run(inbox: &Receiver<Order>) {
     while let Ok(first) = inbox.recv() {
         let mut graves = Vec::new();
         let mut waiting = Vec::new();
@@ -94,7 +96,7 @@ fn run(shared: &Shared, inbox: &Receiver<Order>) {
             next = inbox.recv_timeout(deadline.saturating_duration_since(Instant::now()));
         }
         for grave in graves {
-            bury(shared, &grave);
+            bury(&grave);
         }
         for done in waiting {
             let _ = done.send(());
@@ -102,7 +104,8 @@ fn run(shared: &Shared, inbox: &Receiver<Order>) {
     }
 }
 
-fn bury(shared: &Shared, grave: &Grave) {
+fn bury(grave: &Grave) {
+    let shared = &*grave.bridge;
     if let Err(error) = crate::conntrack::forget(&grave.udp) {
         tracing::warn!(interface = grave.ifname, %error, "connections of a removed endpoint stay until they time out");
     }

@@ -17,9 +17,31 @@ pub fn default_pools() -> impl Iterator<Item = Ipv4Net> {
         .filter_map(|(address, prefix)| Ipv4Net::new(address, prefix).ok())
 }
 
+/// A subnet for a further network: small, so that there is room for thousands, of the same ranges as [`default_pools`].
+///
+/// It overlaps no route and no address of the host (other than default routes) and none of `reserved`, which are those of
+/// networks that do not exist at the moment.
+///
+/// # Errors
+/// When there is none.
+pub fn choose_subnet(reserved: &[Ipv4Net]) -> Result<Ipv4Net> {
+    let mut in_use = in_use(&mut Socket::open(crate::netlink::Family::Route)?)?;
+    in_use.extend_from_slice(reserved);
+    choose_from(small_pools(), &in_use)
+}
+
+/// The default pools in pieces of 256 addresses.
+fn small_pools() -> impl Iterator<Item = Ipv4Net> {
+    default_pools().flat_map(|pool| pool.subnets(24).into_iter().flatten())
+}
+
 /// The first pool that overlaps none of the networks in use.
 pub(crate) fn choose(in_use: &[Ipv4Net]) -> Result<Ipv4Net> {
-    default_pools().find(|pool| !in_use.iter().any(|n| overlap(pool, n))).ok_or_else(|| {
+    choose_from(default_pools(), in_use)
+}
+
+fn choose_from(mut pools: impl Iterator<Item = Ipv4Net>, in_use: &[Ipv4Net]) -> Result<Ipv4Net> {
+    pools.find(|pool| !in_use.iter().any(|n| overlap(pool, n))).ok_or_else(|| {
         Error::new(ErrorKind::Exhausted, "every default subnet overlaps a route or an address of this host; name a free subnet for the network")
     })
 }
@@ -47,6 +69,13 @@ mod tests {
 
     fn nets(list: &[&str]) -> Vec<Ipv4Net> {
         list.iter().map(|n| n.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn further_networks_are_small() {
+        assert_eq!(small_pools().count(), 15 * 256 + 256);
+        let chosen = choose_from(small_pools(), &nets(&["172.17.0.0/16", "172.18.0.0/24"]));
+        assert_eq!(chosen.unwrap().to_string(), "172.18.1.0/24");
     }
 
     #[test]

@@ -79,6 +79,7 @@ fn an_address_in_stock_is_given_to_who_asks_for_it() {
             address: Some([172, 17, 0, last].into()),
             mac: mac.map(|m| m.parse().unwrap()),
             netns: small().netns,
+            ..EndpointRequest::default()
         };
         assert_eq!(
             pool.take(&request(3, None)).unwrap().record.address.to_string(),

@@ -17,6 +17,7 @@ pub struct Daemon {
     dir: tempfile::TempDir,
     bridge: String,
     subnet: String,
+    number: u32,
     /// The next start is without a bridge.
     pub no_bridge: bool,
     child: Option<Child>,
@@ -72,6 +73,7 @@ pub fn daemon() -> Option<Daemon> {
         bridge: format!("vt{:x}n{number:x}", std::process::id()),
         // The default pools hold some thirty networks; a test run may want more.
         subnet: format!("10.{}.{}.1/24", 20 + std::process::id() % 200, number % 256),
+        number,
         no_bridge: false,
         child: None,
     };
@@ -173,6 +175,13 @@ impl Daemon {
 
     pub fn bridge(&self) -> &str {
         &self.bridge
+    }
+
+    /// A subnet for a network of this daemon's; there are eight.
+    #[allow(dead_code, reason = "e2e asks for it, torture does not")]
+    pub fn further_subnet(&self, which: u32) -> String {
+        let (a, b) = (20 + std::process::id() % 200, 128 + self.number % 128);
+        format!("10.{a}.{b}.{}/27", which * 32)
     }
 
     pub fn log(&self) -> String {
@@ -291,6 +300,7 @@ impl Drop for Daemon {
         if !ids.is_empty() {
             self.vessel(&[&["rm", "-f", "-v"][..], &ids].concat());
         }
+        self.vessel(&["network", "prune", "-f"]);
         let begin = Instant::now();
         while !self.leftovers().is_empty() && begin.elapsed() < Duration::from_secs(10) {
             std::thread::sleep(Duration::from_millis(20));

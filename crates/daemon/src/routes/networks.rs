@@ -1,13 +1,13 @@
-//! Networks: `bridge`, `host` and `none`; others come later.
+//! Networks.
 
 use std::sync::Arc;
 
 use hyper::StatusCode;
-use vessel_api::NetworksPruneReport;
+use vessel_api::{NetworkConnectRequest, NetworkCreateRequest, NetworkDisconnectRequest};
 
 use crate::error::ApiError;
 use crate::request::Request;
-use crate::response::{Answer, json};
+use crate::response::{Answer, json, json_with, no_content, status};
 use crate::server::State;
 
 /// `GET /networks`.
@@ -15,35 +15,66 @@ pub async fn list(state: &Arc<State>, request: &Request) -> Answer {
     json(&state.engine.network_list(&request.filters()?).await?)
 }
 
-/// `GET /networks/{name}`.
-pub async fn inspect(state: &Arc<State>, name: &str) -> Answer {
-    json(&state.engine.network_inspect(name).await?)
+/// `GET /networks/{name}`. All networks are of the scope `local`.
+pub async fn inspect(state: &Arc<State>, request: &Request, name: &str) -> Answer {
+    let network = state.engine.network_inspect(name).await?;
+    match request.query.get("scope") {
+        Some(scope) if !scope.is_empty() && scope != network.scope => Err(ApiError::new(
+            StatusCode::NOT_FOUND,
+            format!("network {name} not found in the scope {scope}"),
+        )),
+        _ => json(&network),
+    }
 }
 
 /// `POST /networks/create`.
-pub fn create() -> Answer {
-    Err(ApiError::not_implemented(
-        "networks of one's own are not there yet: use bridge, host, none or container:NAME",
-    ))
+pub async fn create(state: &Arc<State>, mut request: Request) -> Answer {
+    let body = request.json::<NetworkCreateRequest>().await?;
+    let engine = Arc::clone(&state.engine);
+    state
+        .finish(async move { json_with(StatusCode::CREATED, &engine.network_create(body).await?) })
+        .await
 }
 
-/// `POST /networks/{name}/connect` and `disconnect`.
-pub fn connect() -> Answer {
-    Err(ApiError::not_implemented(
-        "connecting a container to further networks is not there yet: choose its network with --network when it is created",
-    ))
+/// `POST /networks/{name}/connect`.
+pub async fn connect(state: &Arc<State>, mut request: Request, name: &str) -> Answer {
+    let body = request.json::<NetworkConnectRequest>().await?;
+    let (engine, name) = (Arc::clone(&state.engine), name.to_owned());
+    state
+        .finish(async move {
+            engine.network_connect(&name, body).await?;
+            Ok(status(StatusCode::OK))
+        })
+        .await
 }
 
-/// `DELETE /networks/{name}`: all there are cannot be removed.
+/// `POST /networks/{name}/disconnect`.
+pub async fn disconnect(state: &Arc<State>, mut request: Request, name: &str) -> Answer {
+    let body = request.json::<NetworkDisconnectRequest>().await?;
+    let (engine, name) = (Arc::clone(&state.engine), name.to_owned());
+    state
+        .finish(async move {
+            engine.network_disconnect(&name, body).await?;
+            Ok(status(StatusCode::OK))
+        })
+        .await
+}
+
+/// `DELETE /networks/{name}`.
 pub async fn remove(state: &Arc<State>, name: &str) -> Answer {
-    let network = state.engine.network_inspect(name).await?;
-    Err(ApiError::new(
-        StatusCode::FORBIDDEN,
-        format!("{} is a pre-defined network and cannot be removed", network.name),
-    ))
+    let (engine, name) = (Arc::clone(&state.engine), name.to_owned());
+    state
+        .finish(async move {
+            engine.network_remove(&name).await?;
+            no_content()
+        })
+        .await
 }
 
-/// `POST /networks/prune`: there is nothing to prune.
-pub fn prune() -> Answer {
-    json(&NetworksPruneReport::default())
+/// `POST /networks/prune`.
+pub async fn prune(state: &Arc<State>, request: &Request) -> Answer {
+    let (engine, filters) = (Arc::clone(&state.engine), request.filters()?);
+    state
+        .finish(async move { json(&engine.network_prune(&filters).await?) })
+        .await
 }

@@ -4,6 +4,7 @@
 //! the build ends it. The shim kills it when the stream to the daemon closes, so it does not outlive a daemon that
 //! crashes; what it had on the host then is removed by the next start, as for any shim that no record explains.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -46,7 +47,7 @@ pub(super) async fn run(engine: Arc<Engine>, request: RunRequest) -> Result<Exit
 struct Running {
     id: String,
     cgroup: String,
-    endpoint: Option<EndpointRecord>,
+    endpoints: BTreeMap<String, EndpointRecord>,
 }
 
 struct Launched {
@@ -68,11 +69,11 @@ async fn run_to_end(
         let mut running = Running {
             cgroup: owner.cgroup_for(&record_of(&request, &id))?,
             id,
-            endpoint: None,
+            endpoints: BTreeMap::new(),
         };
         let launched = launch(&owner, request, &mut running);
         if launched.is_err() {
-            owner.give_back(&running.id, running.endpoint.as_ref());
+            owner.give_back(&running.id, &running.endpoints);
         }
         launched.map(|launched| (launched, running))
     });
@@ -93,7 +94,7 @@ async fn run_to_end(
                 tracing::debug!("the cgroup of a build step: {error}");
             }
         }
-        engine.give_back(&running.id, running.endpoint.as_ref());
+        engine.give_back(&running.id, &running.endpoints);
         drop(keep);
         ended
     })
@@ -276,14 +277,17 @@ fn launch(engine: &Engine, request: RunRequest, running: &mut Running) -> Result
         NetworkMode::Host => None,
         NetworkMode::Bridge => {
             let attachment = engine.networks.attach(&EndpointRequest::default(), &[])?;
-            running.endpoint = attachment.endpoint;
+            running
+                .endpoints
+                .extend(attachment.endpoint.map(|end| ("bridge".to_owned(), end)));
             Some(attachment.netns)
         }
         _ => Some(engine.networks.isolated()?.netns),
     };
     let around = names::Surroundings {
         mode: &mode,
-        address: running.endpoint.as_ref().map(|endpoint| endpoint.address),
+        addresses: running.endpoints.values().map(|endpoint| endpoint.address).collect(),
+        own_server: false,
         gateway: engine
             .networks
             .bridge()

@@ -73,10 +73,12 @@ impl Engine {
         }
         let mut warnings = validate::check(&config, &host_config, &self.facts)?;
         validate::fill_defaults(&mut host_config, &self.facts, security.system_paths_unconfined);
-        let mode = NetworkMode::parse(&host_config.network_mode)?;
-        for network in networking_config.endpoints_config.keys() {
-            NetworkMode::parse(network)?;
+        if let Some(network) = self.networks.find_user(&host_config.network_mode) {
+            // It may have been named by its ID.
+            host_config.network_mode.clone_from(&network.record.name);
         }
+        let mode = NetworkMode::parse(&host_config.network_mode)?;
+        let networks = self.settle_networks(&mode, networking_config.endpoints_config, &config.mac_address)?;
         let published = ports::published(&config, &host_config)?;
         if mode == NetworkMode::Host && !published.is_empty() {
             warnings.push("Published ports are discarded when using host network mode".into());
@@ -124,7 +126,7 @@ impl Engine {
                 return Err(error);
             }
         };
-        let mut record = Record {
+        let record = Record {
             id: id.clone(),
             name: name.clone(),
             created: crate::time::now(),
@@ -134,13 +136,9 @@ impl Engine {
             args,
             config,
             host: host_config,
-            networks: networking_config.endpoints_config,
+            networks,
             mounts,
         };
-        // Clients of the default bridge may call it `default`.
-        if let Some(settings) = record.networks.remove("default") {
-            record.networks.insert("bridge".into(), settings);
-        }
         if let Err(error) = self.register(record, durability).await {
             self.containers.free_name(&name, &id);
             self.undo_volumes(volumes).await;
@@ -239,8 +237,9 @@ impl Engine {
             self.containers.free_name(name, &container.id);
             return Err(error);
         }
-        container.inner().record = Arc::new(renamed);
+        container.set_record(renamed);
         self.containers.free_name(&old.name, &container.id);
+        self.renew_names(&container);
         self.container_event(
             &container.record(),
             "rename",

@@ -53,18 +53,18 @@ impl Engine {
     /// A run has ended; without `exit` the shim did not live to say how.
     pub(crate) async fn ended(self: &Arc<Self>, container: &Arc<Container>, exit: Option<Exit>) {
         let (record, before) = (container.record(), container.state());
-        let (engine, owned, endpoint) = (Arc::clone(self), Arc::clone(container), before.endpoint.clone());
+        let (engine, owned, endpoints) = (Arc::clone(self), Arc::clone(container), before.endpoints.clone());
         // What removes itself has its shim's files removed after its client was answered: a thread less to wait for.
         let later = record.host.auto_remove && !container.inner().restarting_by_user;
         let (exit, error) = match exit {
-            Some(exit) if later && endpoint.is_none() => (exit, String::new()),
+            Some(exit) if later && endpoints.is_empty() => (exit, String::new()),
             exit => {
                 let cleaned = blocking(move || {
                     let (exit, error) = match exit {
                         Some(exit) => (exit, String::new()),
                         None => engine.end_without_shim(&owned),
                     };
-                    engine.give_back(&owned.id, endpoint.as_ref());
+                    engine.give_back(&owned.id, &endpoints);
                     Ok((exit, error))
                 });
                 cleaned.await.unwrap_or_else(|error| (died(), error.to_string()))
@@ -92,7 +92,7 @@ impl Engine {
             }
             state.launched = false;
             state.pid = 0;
-            state.endpoint = None;
+            state.endpoints.clear();
             state.exit_code = exit.code;
             state.oom_killed = exit.oom_killed;
             state.finished_at = exit.at;
@@ -106,7 +106,7 @@ impl Engine {
                 ("exitCode", exit.code.to_string()),
             ],
         );
-        if let Some((network, _)) = self.endpoint_settings(&record, None, true) {
+        for network in self.joined_networks(&record, &before.endpoints) {
             self.network_event(&record, &network, "disconnect");
         }
         if let Some(pause) = again {

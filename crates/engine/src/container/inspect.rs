@@ -1,5 +1,7 @@
 //! Everything about a container.
 
+use std::collections::BTreeMap;
+
 use vessel_api::{
     ContainerInspect, ContainerState, EndpointSettings, GraphDriver, Map, NetworkSettings, Port, PortBinding,
     PortMap,
@@ -90,14 +92,11 @@ impl Engine {
 
     fn network_settings(&self, record: &Record, state: &State) -> NetworkSettings {
         let running = state.status.has_process();
-        let endpoint = state.endpoint.as_ref();
-        let networks: Map<EndpointSettings> = self
-            .endpoint_settings(record, endpoint, running)
-            .into_iter()
-            .collect();
+        let endpoints = &state.endpoints;
+        let networks: Map<EndpointSettings> = self.endpoint_settings(record, endpoints, running);
         let mut settings = NetworkSettings {
             ports: if running {
-                port_map(record, endpoint)
+                port_map(record, endpoints)
             } else {
                 PortMap::new()
             },
@@ -122,14 +121,14 @@ impl Engine {
 }
 
 /// Exposed ports with where they are published.
-fn port_map(record: &Record, endpoint: Option<&EndpointRecord>) -> PortMap {
+fn port_map(record: &Record, endpoints: &BTreeMap<String, EndpointRecord>) -> PortMap {
     let mut map: PortMap = record
         .config
         .exposed_ports
         .keys()
         .map(|port| (port.clone(), None))
         .collect();
-    for port in endpoint.iter().flat_map(|endpoint| &endpoint.ports) {
+    for port in endpoints.values().flat_map(|endpoint| &endpoint.ports) {
         let bindings = map
             .entry(format!("{}/{}", port.target_port, port.protocol))
             .or_default();
@@ -147,7 +146,7 @@ pub(super) fn ports(record: &Record, state: &State) -> Vec<Port> {
         return Vec::new();
     }
     let mut list = Vec::new();
-    for (port, bindings) in port_map(record, state.endpoint.as_ref()) {
+    for (port, bindings) in port_map(record, &state.endpoints) {
         let Some((number, kind)) = port.split_once('/') else {
             continue;
         };

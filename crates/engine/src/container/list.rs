@@ -134,10 +134,9 @@ impl Engine {
                         .any(|mount| mount.name == wanted || mount.destination == wanted)
                 })
                 && filters.any("network", |wanted| {
-                    self.endpoint_settings(&record, None, true)
-                        .is_some_and(|(name, settings)| {
-                            name == wanted || settings.network_id.starts_with(wanted)
-                        })
+                    self.endpoint_settings(&record, &state.endpoints, state.status.has_process())
+                        .iter()
+                        .any(|(name, settings)| name == wanted || settings.network_id.starts_with(wanted))
                 })
                 && filters.any("publish", |port| has_port(port, &record.host.port_bindings))
                 && filters.any("expose", |port| has_port(port, &record.config.exposed_ports))
@@ -189,10 +188,7 @@ impl Engine {
                 annotations: record.host.annotations.clone(),
             },
             network_settings: SummaryNetworkSettings {
-                networks: self
-                    .endpoint_settings(record, state.endpoint.as_ref(), running)
-                    .into_iter()
-                    .collect(),
+                networks: self.endpoint_settings(record, &state.endpoints, running),
             },
             mounts: record
                 .mounts

@@ -146,6 +146,10 @@ impl Container {
         Arc::clone(&self.inner().record)
     }
 
+    pub(crate) fn set_record(&self, record: Record) {
+        self.inner().record = Arc::new(record);
+    }
+
     /// Where it is in its life; a snapshot.
     pub fn state(&self) -> State {
         self.inner().state.clone()

@@ -1,13 +1,13 @@
 //! What a start needs from this host: addresses, files, the specification. All of it blocks, seldom for long.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::{Mode, OFlags};
-use vessel_network::{EndpointRecord, EndpointRequest};
+use vessel_network::EndpointRecord;
 use vessel_runtime::rlimits;
 use vessel_runtime::seccomp::{self, docker};
 use vessel_runtime::shim::protocol::InheritedFds;
@@ -17,7 +17,7 @@ use super::record::{MountKind, MountRecord, Record};
 use super::sources::{self, SHM};
 use super::{Container, RootPaths, names};
 use crate::error::Context;
-use crate::network::Attachment;
+use crate::network::{End, Joined};
 use crate::oci_spec::modes::{Ipc, Namespace, NetworkMode};
 use crate::oci_spec::user::{Accounts, Identity};
 use crate::oci_spec::{self, Inputs, Namespaces, UserMount, devices, ports, security, validate};
@@ -36,7 +36,7 @@ pub(crate) struct FilterCache(Mutex<HashMap<u64, PathBuf>>);
 pub(super) struct Prepared {
     pub config: ShimConfig,
     pub fds: ShimFds,
-    pub endpoint: Option<EndpointRecord>,
+    pub endpoints: BTreeMap<String, EndpointRecord>,
 }
 
 impl Engine {
@@ -46,17 +46,18 @@ impl Engine {
         let directory = self.paths.shim(&record.id);
         remove_tree(&directory).context(|| format!("remove what is left in {}", directory.display()))?;
         std::fs::create_dir(&directory).context(|| format!("create {}", directory.display()))?;
-        let mut endpoint = None;
-        let prepared = self.prepare_in(container, &record, &directory, &mut endpoint);
+        let mut endpoints = BTreeMap::new();
+        let prepared = self.prepare_in(container, &record, &directory, &mut endpoints);
         if prepared.is_err() {
-            self.give_back(&record.id, endpoint.as_ref());
+            self.give_back(&record.id, &endpoints);
         }
         prepared
     }
 
-    /// Releases what a run had: its end of the network, its shim's directory.
-    pub(crate) fn give_back(&self, id: &str, endpoint: Option<&EndpointRecord>) {
-        if let Some(endpoint) = endpoint {
+    /// Releases what a run had: its ends of networks, its shim's directory.
+    pub(crate) fn give_back(&self, id: &str, endpoints: &BTreeMap<String, EndpointRecord>) {
+        self.networks.forget(id, endpoints.keys());
+        for endpoint in endpoints.values() {
             self.networks.release(endpoint);
         }
         let directory = self.paths.shim(id);
@@ -70,7 +71,7 @@ impl Engine {
         container: &Container,
         record: &Arc<Record>,
         directory: &Path,
-        endpoint: &mut Option<EndpointRecord>,
+        endpoints: &mut BTreeMap<String, EndpointRecord>,
     ) -> Result<Prepared> {
         let host = &record.host;
         let root = self.root_paths(record)?;
@@ -93,21 +94,18 @@ impl Engine {
                 let pid = self.joined_pid(name, "network")?;
                 (Some(open_namespace(pid, "net")?), Vec::new())
             }
-            NetworkMode::None | NetworkMode::Bridge => {
-                let attachment = if mode == NetworkMode::Bridge {
-                    self.networks.attach(
-                        &endpoint_request(record)?,
-                        &ports::published(&record.config, host)?,
-                    )?
-                } else {
-                    self.networks.isolated()?
-                };
-                let Attachment {
+            NetworkMode::None => (Some(self.networks.isolated()?.netns), Vec::new()),
+            NetworkMode::Bridge | NetworkMode::Named(_) => {
+                let Joined {
                     netns,
-                    endpoint: made,
+                    endpoints: made,
                     reservations,
-                } = attachment;
-                *endpoint = made;
+                } = self
+                    .networks
+                    .join(&End::all(record)?, &ports::published(&record.config, host)?)?;
+                *endpoints = made;
+                self.networks.announce(record, endpoints, &self.config.dns);
+                self.networks.serve_names(&record.id, endpoints, netns.as_fd())?;
                 (Some(netns), reservations)
             }
         };
@@ -128,7 +126,8 @@ impl Engine {
                 record,
                 &names::Surroundings {
                     mode: &mode,
-                    address: endpoint.as_ref().map(|endpoint| endpoint.address),
+                    addresses: endpoints.values().map(|endpoint| endpoint.address).collect(),
+                    own_server: crate::network::has_names(endpoints),
                     gateway: self.networks.bridge().map(|bridge| IpAddr::V4(bridge.gateway())),
                     dns: &self.config.dns,
                     owner: namespaces.user.map(|range| range.start),
@@ -194,7 +193,7 @@ impl Engine {
         Ok(Prepared {
             config,
             fds,
-            endpoint: endpoint.clone(),
+            endpoints: endpoints.clone(),
         })
     }
 
@@ -342,32 +341,8 @@ fn bind_source(mount: &MountRecord) -> Result<PathBuf> {
     }
 }
 
-pub(super) fn open_namespace(pid: i32, kind: &str) -> Result<OwnedFd> {
+pub(crate) fn open_namespace(pid: i32, kind: &str) -> Result<OwnedFd> {
     let path = format!("/proc/{pid}/ns/{kind}");
     rustix::fs::open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
         .context(|| format!("open {path}"))
-}
-
-/// What the user asked of the container's end of the bridge.
-fn endpoint_request(record: &Record) -> Result<EndpointRequest> {
-    let asked = record.networks.get("bridge");
-    let address = asked
-        .and_then(|asked| asked.ipam_config.as_ref())
-        .map_or("", |config| config.ipv4_address.as_str());
-    let mac = match record.config.mac_address.as_str() {
-        "" => asked.map_or("", |asked| asked.mac_address.as_str()),
-        mac => mac,
-    };
-    let parse = |what: &str, text: &str| Error::invalid(format!("invalid {what}: {text}"));
-    Ok(EndpointRequest {
-        address: match address {
-            "" => None,
-            text => Some(text.parse().map_err(|_| parse("IPv4 address", text))?),
-        },
-        mac: match mac {
-            "" => None,
-            text => Some(text.parse().map_err(|_| parse("MAC address", text))?),
-        },
-        ..EndpointRequest::default()
-    })
 }

@@ -1,5 +1,7 @@
 //! What is kept of a container: the record (what was asked for) and the state (where it is in its life).
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use vessel_api::{ContainerConfig, EndpointSettings, HostConfig, Map, MountPoint};
 use vessel_network::EndpointRecord;
@@ -177,13 +179,32 @@ pub struct State {
     pub restart_count: u32,
     /// Whether a user stopped it (what `unless-stopped` asks).
     pub stopped_by_user: bool,
-    /// Its end of the network while it runs.
-    pub endpoint: Option<EndpointRecord>,
+    /// Its ends of networks while it runs, by the network's name.
+    #[serde(alias = "endpoint", deserialize_with = "one_or_many")]
+    pub endpoints: BTreeMap<String, EndpointRecord>,
     /// The boot it was started in.
     pub boot_id: String,
     /// What the health check found; none without one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub health: Option<Box<Health>>,
+}
+
+/// Earlier daemons knew of one end at most, which was one of the default network.
+fn one_or_many<'de, D: serde::Deserializer<'de>>(
+    value: D,
+) -> Result<BTreeMap<String, EndpointRecord>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Ends {
+        One(Box<EndpointRecord>),
+        Many(BTreeMap<String, EndpointRecord>),
+        None(()),
+    }
+    Ok(match Ends::deserialize(value)? {
+        Ends::One(end) => BTreeMap::from([("bridge".to_owned(), *end)]),
+        Ends::Many(ends) => ends,
+        Ends::None(()) => BTreeMap::new(),
+    })
 }
 
 impl State {
@@ -193,5 +214,26 @@ impl State {
             Status::Running => self.started_at,
             _ => 0,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_that_an_earlier_daemon_recorded_is_read() {
+        let end = serde_json::json!({
+            "id": "0123456789", "bridge": "vessel0", "ifname": "ve0123456789", "address": "172.17.0.2", "prefix": 16,
+            "gateway": "172.17.0.1", "mac": "02:42:ac:11:00:02", "ports": [],
+        });
+        let old = |end: serde_json::Value| -> State {
+            serde_json::from_value(serde_json::json!({ "status": "running", "endpoint": end })).unwrap()
+        };
+        let state = old(end);
+        assert_eq!(state.endpoints["bridge"].inside, "eth0");
+        let text = serde_json::to_string(&state).unwrap();
+        assert_eq!(serde_json::from_str::<State>(&text).unwrap(), state);
+        assert!(old(serde_json::Value::Null).endpoints.is_empty());
     }
 }

@@ -3,8 +3,10 @@
 //! Journal what is intended, take what was made in advance, launch the shim, wait for it to say that the program runs.
 //! Nothing but the shim is executed, and everything that blocks is in one step on one blocking thread.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use vessel_network::EndpointRecord;
 use vessel_runtime::shim::{Event, LaunchedShim};
 
 use super::Container;
@@ -72,7 +74,7 @@ impl Engine {
             };
             state.launched = false;
             state.pid = 0;
-            state.endpoint = None;
+            state.endpoints.clear();
             state.exit_code = error.exit_code();
             state.error = error.message().to_owned();
         });
@@ -86,7 +88,7 @@ impl Engine {
 
     async fn launch(self: &Arc<Self>, container: &Arc<Container>) -> Result<()> {
         let (engine, owned) = (Arc::clone(self), Arc::clone(container));
-        let (shim, endpoint) = blocking(move || engine.launch_blocking(&owned)).await?;
+        let (shim, endpoints) = blocking(move || engine.launch_blocking(&owned)).await?;
         let LaunchedShim {
             pid: shim_pid,
             control,
@@ -108,7 +110,7 @@ impl Engine {
                     state.error.clear();
                     state.begin_health(&record.config);
                 });
-                if let Some((network, _)) = self.endpoint_settings(&record, None, true) {
+                for network in self.joined_networks(&record, &endpoints) {
                     self.network_event(&record, &network, "connect");
                 }
                 self.container_event(&record, "start", &[]);
@@ -130,7 +132,7 @@ impl Engine {
             if orphaned && let Err(error) = engine.clear_cgroup(&owned) {
                 tracing::warn!(container = owned.id, "{error}");
             }
-            engine.give_back(&owned.id, endpoint.as_ref());
+            engine.give_back(&owned.id, &endpoints);
             Ok(())
         })
         .await?;
@@ -141,12 +143,12 @@ impl Engine {
     fn launch_blocking(
         &self,
         container: &Arc<Container>,
-    ) -> Result<(LaunchedShim, Option<vessel_network::EndpointRecord>)> {
+    ) -> Result<(LaunchedShim, BTreeMap<String, EndpointRecord>)> {
         let mut prepared = self.prepare(container)?;
-        let endpoint = prepared.endpoint.take();
+        let endpoints = std::mem::take(&mut prepared.endpoints);
         // How the last run ended is in the state; a daemon that finds the file must find this run's.
         let _ = std::fs::remove_file(&prepared.config.exit_file);
-        let launched = self.intend(container, endpoint.as_ref()).and_then(|()| {
+        let launched = self.intend(container, &endpoints).and_then(|()| {
             {
                 let mut inner = container.inner();
                 inner.launching = true;
@@ -158,9 +160,9 @@ impl Engine {
                 .map_err(Error::from)
         });
         match launched {
-            Ok(shim) => Ok((shim, endpoint)),
+            Ok(shim) => Ok((shim, endpoints)),
             Err(error) => {
-                self.give_back(&container.id, endpoint.as_ref());
+                self.give_back(&container.id, &endpoints);
                 Err(error)
             }
         }
@@ -168,11 +170,11 @@ impl Engine {
 
     /// Journals that a shim is about to be launched. Unlike later changes this must succeed: otherwise a new daemon would
     /// not know of what runs.
-    fn intend(&self, container: &Container, endpoint: Option<&vessel_network::EndpointRecord>) -> Result<()> {
+    fn intend(&self, container: &Container, endpoints: &BTreeMap<String, EndpointRecord>) -> Result<()> {
         let mut inner = container.inner();
         let mut state = inner.state.clone();
         state.launched = true;
-        state.endpoint = endpoint.cloned();
+        state.endpoints.clone_from(endpoints);
         state.boot_id.clone_from(&self.boot_id);
         self.states
             .put_now(&container.id, &state)
@@ -181,22 +183,19 @@ impl Engine {
         Ok(())
     }
 
-    pub(super) fn network_event(&self, record: &super::record::Record, network: &str, action: &str) {
-        let kind = match network {
-            "none" => "null",
-            other => other,
-        };
-        let attributes = [
-            ("container", record.id.as_str()),
-            ("name", network),
-            ("type", kind),
-        ];
-        let attributes = attributes
-            .iter()
-            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
-            .collect();
-        self.events
-            .publish("network", action, &self.network_id(network), attributes);
+    /// The networks that a run is on, as events name them.
+    pub(super) fn joined_networks(
+        &self,
+        record: &super::record::Record,
+        endpoints: &BTreeMap<String, EndpointRecord>,
+    ) -> Vec<String> {
+        if endpoints.is_empty() {
+            return self
+                .endpoint_settings(record, endpoints, true)
+                .into_keys()
+                .collect();
+        }
+        endpoints.keys().cloned().collect()
     }
 }
 

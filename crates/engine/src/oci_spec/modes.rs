@@ -13,13 +13,15 @@ pub enum NetworkMode {
     None,
     /// Another container's, by name or ID.
     Container(String),
+    /// A network that a user has made, by name. Whether it exists is seen when a container is started.
+    Named(String),
 }
 
 impl NetworkMode {
     /// Reads it.
     ///
     /// # Errors
-    /// Networks that do not exist.
+    /// A container without a name.
     pub fn parse(text: &str) -> Result<Self> {
         match text {
             "" | "default" | "bridge" => Ok(Self::Bridge),
@@ -30,14 +32,15 @@ impl NetworkMode {
                     "invalid network mode: container: needs a container's name",
                 )),
                 Some(name) => Ok(Self::Container(name.to_owned())),
-                None => Err(Error::not_found(format!("network {other} not found"))),
+                None => Ok(Self::Named(other.to_owned())),
             },
         }
     }
 
     /// The name of the network the container is in, as `inspect` shows it; none when it is another's.
-    pub fn network_name(&self) -> Option<&'static str> {
+    pub fn network_name(&self) -> Option<&str> {
         match self {
+            Self::Named(name) => Some(name),
             Self::Bridge => Some("bridge"),
             Self::Host => Some("host"),
             Self::None => Some("none"),

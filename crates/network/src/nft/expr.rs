@@ -206,6 +206,34 @@ impl Rule<'_, '_> {
             a.be32(2, KEY);
             a.be32(3, RESULT);
         });
+        self.dnat();
+    }
+
+    /// `PROTOCOL dport PORT`.
+    pub(super) fn destination_port(&mut self, protocol: crate::ports::Protocol, port: u16) -> &mut Self {
+        self.load_meta(KEY, libc::NFT_META_L4PROTO);
+        self.compare(KEY, Is::Equal, &[protocol.number()]);
+        self.load_payload(KEY, libc::NFT_PAYLOAD_TRANSPORT_HEADER, 2, 2);
+        self.compare(KEY, Is::Equal, &port.to_be_bytes());
+        self
+    }
+
+    fn immediate(&mut self, register: u32, value: &[u8]) {
+        self.expr("immediate", |a| {
+            a.be32(1, register);
+            a.nest(2, |a| a.put(DATA_VALUE, value));
+        });
+    }
+
+    /// `dnat to ADDRESS:PORT`.
+    pub(super) fn dnat_to(&mut self, address: std::net::Ipv4Addr, port: u16) {
+        self.immediate(RESULT, &address.octets());
+        self.immediate(RESULT + 1, &port.to_be_bytes());
+        self.dnat();
+    }
+
+    /// `dnat` to the address and port in the registers of a result.
+    fn dnat(&mut self) {
         self.expr("nat", |a| {
             a.be32(1, libc::NFT_NAT_DNAT as u32);
             a.be32(2, u32::from(super::FAMILY));

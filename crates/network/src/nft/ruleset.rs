@@ -1,6 +1,6 @@
-//! The one table of a bridge. What it looks like to an administrator is documented in `docs/network.md`.
+//! The one table of all bridges. What it looks like to an administrator is documented in `docs/network.md`.
 //!
-//! Its rules never depend on how many endpoints or ports there are: those are elements of two maps.
+//! Its rules depend on how many bridges there are, never on how many endpoints or ports: those are elements of two maps.
 
 use std::net::Ipv4Addr;
 
@@ -35,15 +35,23 @@ const HOOKS: [(&str, &str, u32, i32); 5] = [
     (POSTROUTING, "nat", 4, 100),
 ];
 
-/// What the rules depend on.
-pub(crate) struct Ruleset<'a> {
-    pub(crate) table: &'a str,
-    pub(crate) bridge: &'a str,
+/// What the rules of one bridge depend on.
+#[derive(Clone, Debug)]
+pub(crate) struct BridgeRules {
+    pub(crate) bridge: String,
     pub(crate) subnet: Ipv4Net,
     /// Whether endpoints may talk to each other.
     pub(crate) icc: bool,
     /// Whether packets to the outside get the host's address.
     pub(crate) masquerade: bool,
+    /// Whether nothing leaves the bridge, and nothing comes to it.
+    pub(crate) internal: bool,
+}
+
+/// What the rules depend on.
+pub(crate) struct Ruleset<'a> {
+    pub(crate) table: &'a str,
+    pub(crate) bridges: &'a [BridgeRules],
     /// Whether the host forwards for bridges only.
     pub(crate) bridges_only: bool,
 }
@@ -146,20 +154,26 @@ impl Ruleset<'_> {
                 self.rule(batch, chain, |r| r.dnat_by_map(map.name, map.with_address));
             }
         }
-        if self.masquerade {
+        for bridge in self.bridges {
+            self.postrouting(batch, bridge);
+        }
+    }
+
+    fn postrouting(&self, batch: &mut Batch, bridge: &BridgeRules) {
+        if bridge.masquerade {
             self.rule(batch, POSTROUTING, |r| {
                 // The host talking to itself by the bridge's address is not leaving.
                 r.interface(Side::Out, Is::NotEqual, "lo");
-                r.interface(Side::Out, Is::NotEqual, self.bridge)
-                    .source_in(self.subnet)
+                r.interface(Side::Out, Is::NotEqual, &bridge.bridge)
+                    .source_in(bridge.subnet)
                     .masquerade();
             });
         }
         // An endpoint that reaches a port of its own subnet by the host's address must get its answers from the host, and a
         // local client on 127.0.0.1 must have an address that the endpoint can answer to.
-        for source in [self.subnet, loopback()] {
+        for source in [bridge.subnet, loopback()] {
             self.rule(batch, POSTROUTING, |r| {
-                r.interface(Side::Out, Is::Equal, self.bridge)
+                r.interface(Side::Out, Is::Equal, &bridge.bridge)
                     .source_in(source)
                     .was_dnated()
                     .masquerade();
@@ -167,10 +181,9 @@ impl Ruleset<'_> {
         }
     }
 
+    /// Whatever goes to a bridge must be an answer, be meant for a published port, or come from the same bridge: so endpoints
+    /// of different bridges reach each other by published ports only.
     fn forward(&self, batch: &mut Batch) {
-        let to_bridge = |r: &mut Rule<'_, '_>, is| {
-            r.interface(Side::Out, is, self.bridge);
-        };
         self.rule(batch, FORWARD, |r| r.verdict(Verdict::Jump(USER)));
         if self.bridges_only {
             // Whoever made a router of the host has to see to it that it is none for others.
@@ -182,19 +195,33 @@ impl Ruleset<'_> {
             });
             self.rule(batch, FORWARD, |r| r.verdict(Verdict::Jump(OTHERS)));
         }
-        self.rule(batch, FORWARD, |r| {
-            to_bridge(r, Is::NotEqual);
-            r.verdict(Verdict::Accept);
-        });
+        // Before anything is accepted: no rule for others opens an internal network.
+        for bridge in self.bridges.iter().filter(|bridge| bridge.internal) {
+            for (here, there) in [(Side::In, Side::Out), (Side::Out, Side::In)] {
+                self.rule(batch, FORWARD, |r| {
+                    r.interface(here, Is::Equal, &bridge.bridge)
+                        .interface(there, Is::NotEqual, &bridge.bridge)
+                        .counter()
+                        .verdict(Verdict::Drop);
+                });
+            }
+        }
         self.rule(batch, FORWARD, |r| r.established().verdict(Verdict::Accept));
         self.rule(batch, FORWARD, |r| r.was_dnated().verdict(Verdict::Accept));
-        if self.icc {
+        for bridge in self.bridges {
+            if bridge.icc {
+                self.rule(batch, FORWARD, |r| {
+                    r.interface(Side::In, Is::Equal, &bridge.bridge)
+                        .interface(Side::Out, Is::Equal, &bridge.bridge)
+                        .verdict(Verdict::Accept)
+                });
+            }
             self.rule(batch, FORWARD, |r| {
-                r.interface(Side::In, Is::Equal, self.bridge)
-                    .verdict(Verdict::Accept)
+                r.interface(Side::Out, Is::Equal, &bridge.bridge)
+                    .counter()
+                    .verdict(Verdict::Drop)
             });
         }
-        self.rule(batch, FORWARD, |r| r.counter().verdict(Verdict::Drop));
     }
 
     fn rule(&self, batch: &mut Batch, chain: &str, body: impl FnOnce(&mut Rule<'_, '_>)) {

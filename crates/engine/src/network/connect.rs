@@ -1,0 +1,298 @@
+//! Connecting containers to networks, and disconnecting them, while they run or not.
+
+use std::collections::BTreeMap;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use vessel_api::{EndpointSettings, Map, NetworkConnectRequest, NetworkDisconnectRequest};
+use vessel_network::{EndpointRecord, Netns};
+
+use super::attach::{DEFAULT, End, ipv4};
+use super::names::has_names;
+use super::{from_network, not_found};
+use crate::container::prepare::open_namespace;
+use crate::container::record::{Record, Status};
+use crate::container::{Container, names as name_files};
+use crate::oci_spec::modes::NetworkMode;
+use crate::{Durability, Engine, Error, ErrorKind, Result, blocking};
+
+impl Engine {
+    /// Connects a container to a network.
+    ///
+    /// # Errors
+    /// No such network or container; connected already; a container that shares its network, or has none.
+    pub async fn network_connect(self: &Arc<Self>, network: &str, request: NetworkConnectRequest) -> Result<()> {
+        let network = self.connectable(network)?;
+        let container = self.container(&request.container)?;
+        let settings = request.endpoint_config.unwrap_or_default();
+        check_settings(&network, &settings)?;
+        let end = End::new(&network, &settings, "")?;
+        let engine = Arc::clone(self);
+        // It goes on when the client leaves: what is connected is recorded.
+        let task = tokio::spawn(async move { engine.connect(&container, end, settings).await });
+        task.await
+            .map_err(|error| Error::system(format!("the connection ended abnormally: {error}")))?
+    }
+
+    async fn connect(
+        self: &Arc<Self>,
+        container: &Arc<Container>,
+        end: End,
+        settings: EndpointSettings,
+    ) -> Result<()> {
+        let _op = self.lock_op(container).await?;
+        let record = container.record();
+        check_mode(&record)?;
+        let (status, network) = (container.status(), end.network.clone());
+        if matches!(status, Status::Removing | Status::Dead) {
+            return Err(Error::conflict(format!(
+                "container {} is being removed and cannot be connected to the network",
+                container.id()
+            )));
+        }
+        let running = status.has_process();
+        if running && (record.networks.contains_key(&network) || container.state().endpoints.contains_key(&network)) {
+            return Err(Error::new(
+                ErrorKind::Forbidden,
+                format!("endpoint with name {} already exists in network {network}", record.name),
+            ));
+        }
+        let mut changed = (*record).clone();
+        changed.networks.insert(network.clone(), settings);
+        if !running {
+            return self.keep(container, changed).await;
+        }
+        let (engine, owned) = (Arc::clone(self), Arc::clone(container));
+        let made = blocking(move || {
+            let state = owned.state();
+            let netns = Netns::from(open_namespace(state.pid, "net")?);
+            let end = engine.networks.add(netns.as_fd(), &end, &state.endpoints)?;
+            Ok((netns, end))
+        });
+        let (netns, made) = made.await?;
+        // The end is recorded with the state: a daemon that is killed now leaves an interface that the next one knows.
+        self.change(container, |state| {
+            state.endpoints.insert(network.clone(), made);
+        });
+        let kept = self.keep(container, changed).await;
+        let (engine, owned, name) = (Arc::clone(self), Arc::clone(container), network.clone());
+        let rerouted = blocking(move || {
+            engine.reroute(&owned, &netns, &name)?;
+            let (record, state) = (owned.record(), owned.state());
+            engine.networks.announce(&record, &state.endpoints, &engine.config.dns);
+            if state.endpoints.keys().filter(|name| *name != DEFAULT).count() == 1 && name != DEFAULT {
+                engine.networks.serve_names(&record.id, &state.endpoints, netns.as_fd())?;
+            }
+            engine.renew_name_files(&record, &state.endpoints)
+        });
+        rerouted.await?;
+        kept?;
+        self.network_event(&container.record(), &network, "connect");
+        Ok(())
+    }
+
+    /// Disconnects a container from a network.
+    ///
+    /// # Errors
+    /// No such network or container; not connected; a container that shares its network.
+    pub async fn network_disconnect(
+        self: &Arc<Self>,
+        network: &str,
+        request: NetworkDisconnectRequest,
+    ) -> Result<()> {
+        let network = self.connectable(network)?;
+        let container = self.container(&request.container)?;
+        let engine = Arc::clone(self);
+        let task = tokio::spawn(async move { engine.disconnect(&container, &network).await });
+        task.await
+            .map_err(|error| Error::system(format!("the disconnection ended abnormally: {error}")))?
+    }
+
+    async fn disconnect(self: &Arc<Self>, container: &Arc<Container>, network: &str) -> Result<()> {
+        let _op = self.lock_op(container).await?;
+        let record = container.record();
+        check_mode(&record)?;
+        let state = container.state();
+        if !record.networks.contains_key(network) && !state.endpoints.contains_key(network) {
+            return Err(Error::new(
+                ErrorKind::Forbidden,
+                format!("container {} is not connected to network {network}", container.id()),
+            ));
+        }
+        let mut changed = (*record).clone();
+        changed.networks.remove(network);
+        self.keep(container, changed).await?;
+        let Some(mut gone) = state.endpoints.get(network).cloned() else {
+            return Ok(());
+        };
+        let way_out = self.container_way_out(&record, &state.endpoints);
+        let mut left = state.endpoints.clone();
+        left.remove(network);
+        let next = self.container_way_out(&record, &left);
+        if way_out.as_deref() == Some(network)
+            && let Some(next) = next.as_ref().and_then(|next| left.get_mut(next))
+            && let Err(error) = self.networks.table.hand_over(&mut gone, next)
+        {
+            tracing::warn!(container = container.id(), "{error}; the published ports lead nowhere now");
+        }
+        self.change(container, |state| state.endpoints = left);
+        let (engine, owned, name) = (Arc::clone(self), Arc::clone(container), network.to_owned());
+        blocking(move || {
+            let (record, state) = (owned.record(), owned.state());
+            engine.networks.leave(&record.id, &name);
+            engine.networks.announce(&record, &state.endpoints, &engine.config.dns);
+            engine.networks.release(&gone);
+            engine.networks.settle_releases(&gone);
+            if state.status.has_process()
+                && let Ok(netns) = open_namespace(state.pid, "net")
+            {
+                let gateway = engine.gateway_of(&record, &state.endpoints);
+                Netns::from(netns).set_default_route(gateway).map_err(from_network)?;
+            }
+            engine.renew_name_files(&record, &state.endpoints)
+        })
+        .await?;
+        self.network_event(&record, network, "disconnect");
+        Ok(())
+    }
+
+    /// The networks of a new container, by their names: those it asks for, or that of its mode.
+    ///
+    /// # Errors
+    /// Settings that make no sense.
+    pub(crate) fn settle_networks(
+        &self,
+        mode: &NetworkMode,
+        asked: Map<EndpointSettings>,
+        mac: &str,
+    ) -> Result<Map<EndpointSettings>> {
+        let mut networks = Map::new();
+        for (name, settings) in asked {
+            let name = match name.as_str() {
+                // Clients of the default bridge may call it so.
+                "default" => DEFAULT.to_owned(),
+                _ => self.networks.find_user(&name).map_or(name, |found| found.record.name.clone()),
+            };
+            check_settings(&name, &settings)?;
+            networks.insert(name, settings);
+        }
+        match mode {
+            NetworkMode::Bridge if networks.is_empty() => {
+                networks.insert(DEFAULT.to_owned(), EndpointSettings::default());
+            }
+            NetworkMode::Named(name) => {
+                networks.entry(name.clone()).or_default();
+            }
+            _ => {}
+        }
+        for (name, settings) in &networks {
+            let mac = if mode.network_name() == Some(name) { mac } else { "" };
+            End::new(name, settings, mac)?;
+        }
+        Ok(networks)
+    }
+
+    /// The name of a network that containers can be connected to.
+    fn connectable(&self, network: &str) -> Result<String> {
+        match network {
+            DEFAULT => return Ok(DEFAULT.to_owned()),
+            "host" | "none" => {
+                return Err(Error::new(
+                    ErrorKind::Forbidden,
+                    format!("container cannot be disconnected from {network} network or connected to {network} network"),
+                ));
+            }
+            _ => {}
+        }
+        if let Some(found) = self.networks.find_user(network) {
+            return Ok(found.record.name.clone());
+        }
+        if !network.is_empty() && super::network_id(&self.id, DEFAULT).starts_with(network) {
+            return Ok(DEFAULT.to_owned());
+        }
+        Err(not_found(network))
+    }
+
+    /// Writes a container's record. The caller holds `op`.
+    async fn keep(&self, container: &Container, record: Record) -> Result<()> {
+        self.records.put(container.id(), &record, Durability::Disk).await?;
+        container.set_record(record);
+        Ok(())
+    }
+
+    fn container_way_out(&self, record: &Record, endpoints: &BTreeMap<String, EndpointRecord>) -> Option<String> {
+        let priority = |name: &str| record.networks.get(name).map_or(0, |settings| settings.gw_priority);
+        self.networks
+            .way_out(endpoints.keys().map(|name| (name.as_str(), priority(name))))
+    }
+
+    fn gateway_of(
+        &self,
+        record: &Record,
+        endpoints: &BTreeMap<String, EndpointRecord>,
+    ) -> Option<std::net::Ipv4Addr> {
+        let way_out = self.container_way_out(record, endpoints)?;
+        ipv4(endpoints.get(&way_out)?.gateway)
+    }
+
+    /// After `new` was added: if it is where the default route goes, the route and the published ports follow.
+    fn reroute(&self, container: &Container, netns: &Netns, new: &str) -> Result<()> {
+        let (record, state) = (container.record(), container.state());
+        if self.container_way_out(&record, &state.endpoints).as_deref() != Some(new) {
+            return Ok(());
+        }
+        netns
+            .set_default_route(self.gateway_of(&record, &state.endpoints))
+            .map_err(from_network)?;
+        let mut endpoints = state.endpoints;
+        let Some(mut to) = endpoints.remove(new) else {
+            return Ok(());
+        };
+        let Some(from) = endpoints.values_mut().find(|end| !end.ports.is_empty()) else {
+            return Ok(());
+        };
+        self.networks.table.hand_over(from, &mut to).map_err(from_network)?;
+        endpoints.insert(new.to_owned(), to);
+        self.change(container, |state| state.endpoints = endpoints);
+        Ok(())
+    }
+
+    /// `/etc/hosts` and `/etc/resolv.conf` of a container that runs.
+    fn renew_name_files(&self, record: &Record, endpoints: &BTreeMap<String, EndpointRecord>) -> Result<()> {
+        let mode = NetworkMode::parse(&record.host.network_mode)?;
+        let around = name_files::Surroundings {
+            mode: &mode,
+            addresses: endpoints.values().map(|end| end.address).collect(),
+            gateway: self.networks.bridge().map(|bridge| bridge.gateway().into()),
+            dns: &self.config.dns,
+            own_server: has_names(endpoints),
+            owner: None,
+        };
+        name_files::renew(&self.paths.shim(&record.id), record, &around)
+    }
+}
+
+fn check_mode(record: &Record) -> Result<()> {
+    match NetworkMode::parse(&record.host.network_mode)? {
+        NetworkMode::Host | NetworkMode::Container(_) => Err(Error::invalid(
+            "container sharing network namespace with another container or host cannot be connected to any other network",
+        )),
+        NetworkMode::None => Err(Error::invalid(
+            "container cannot be connected to multiple networks with one of the networks in private (none) mode",
+        )),
+        NetworkMode::Bridge | NetworkMode::Named(_) => Ok(()),
+    }
+}
+
+/// What the settings of a container on a network may not be.
+///
+/// # Errors
+/// Docker's.
+pub(crate) fn check_settings(network: &str, settings: &EndpointSettings) -> Result<()> {
+    if network == DEFAULT && !settings.aliases.is_empty() {
+        return Err(Error::invalid(
+            "network-scoped alias is supported only for containers in user defined networks",
+        ));
+    }
+    Ok(())
+}

@@ -1,0 +1,305 @@
+//! The engine's side of the network: the default bridge with its pool, the networks that users make, the ends that containers
+//! have of them, and their names.
+//!
+//! A network is recorded before its bridge is made and forgotten after its bridge is gone: so whatever is killed in between,
+//! there is no bridge that no record explains, and the next start makes those again that are missing.
+
+mod attach;
+mod connect;
+mod create;
+mod list;
+mod names;
+mod record;
+mod remove;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use vessel_network::dns;
+use vessel_network::{
+    Bridge, BridgeConfig, Claim, EndpointRecord, Netns, NetnsConfig, Pool, PoolConfig, Table,
+};
+
+pub(crate) use attach::{Attachment, End, Joined};
+pub(crate) use list::network_id;
+pub(crate) use names::has_names;
+use record::NetworkRecord;
+
+use crate::{EngineConfig, Error, Result, Store, state};
+
+/// The name of the bridge of an engine without one.
+const NO_BRIDGE: &str = "none";
+
+/// All networks.
+pub(crate) struct Networks {
+    /// None: containers on the default network have loopback only.
+    pool: Option<Pool>,
+    created: i64,
+    /// The rules and published ports of all bridges.
+    table: Table,
+    records: state::Table<NetworkRecord>,
+    /// Those that users have made, by name.
+    user: Mutex<BTreeMap<String, Arc<UserNetwork>>>,
+    /// Held while a network is made, so that no two get the same subnet or name.
+    making: Mutex<()>,
+    names: Arc<dns::Names>,
+    /// Started for the first container that needs it.
+    dns: OnceLock<dns::Server>,
+    starting_dns: Mutex<()>,
+    /// Dropped last: until then the bridge is nobody else's.
+    _claim: Option<Claim>,
+}
+
+/// A network that a user has made.
+pub(crate) struct UserNetwork {
+    pub record: NetworkRecord,
+    link: Mutex<Link>,
+}
+
+#[derive(Default)]
+struct Link {
+    /// None: it could not be made when the engine was started; that is tried again when somebody needs it.
+    bridge: Option<Bridge>,
+    /// The interfaces of endpoints that were given out.
+    ends: BTreeSet<String>,
+    /// How many ends are being made.
+    coming: usize,
+    removed: bool,
+}
+
+fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Every change is one assignment: a panic leaves nothing half done.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl std::fmt::Debug for Networks {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Networks")
+            .field("bridge", &self.bridge().map(Bridge::name))
+            .finish_non_exhaustive()
+    }
+}
+
+impl Networks {
+    /// Makes all bridges, or takes those there are, and makes them match `ends`. Blocks.
+    pub fn open(config: &EngineConfig, store: &Store, id: &str, ends: &[EndpointRecord]) -> Result<Self> {
+        let records = store.table::<NetworkRecord>("networks");
+        let user: Vec<NetworkRecord> = records.all()?.into_iter().map(|(_, record)| record).collect();
+        let default = default_bridge(config)?;
+        let claim = match &default {
+            Some(default) => Some(Claim::take(&default.name).map_err(from_network)?),
+            None => None,
+        };
+        let table = match &default {
+            Some(default) => default.table.clone(),
+            // Several engines without a bridge of their own may share a host.
+            None => format!("vessel-{}", id.get(..8).unwrap_or("none")),
+        };
+        let table = Table::open(&table).map_err(from_network)?;
+        let mut configs: Vec<BridgeConfig> = default.iter().cloned().collect();
+        configs.extend(user.iter().map(|record| BridgeConfig {
+            table: table.name().to_owned(),
+            ..record.bridge.clone()
+        }));
+        let mut bridges = Vec::new();
+        if !configs.is_empty() {
+            bridges = Bridge::ensure_all(&table, &configs).map_err(from_network)?;
+        }
+        let mut bridges = bridges.into_iter();
+        let default = match default {
+            Some(_) => bridges.next().transpose().map_err(from_network)?,
+            None => None,
+        };
+        let user: Vec<Arc<UserNetwork>> = user
+            .into_iter()
+            .zip(bridges)
+            .map(|(record, bridge)| {
+                let bridge = bridge.map_err(|error| {
+                    tracing::warn!(network = record.name, "{error}; it is tried again when a container needs the network");
+                });
+                let ends = ends.iter().filter(|end| end.bridge == record.bridge.name);
+                let link = Link {
+                    bridge: bridge.ok(),
+                    ends: ends.map(|end| end.ifname.clone()).collect(),
+                    ..Link::default()
+                };
+                Arc::new(UserNetwork { record, link: Mutex::new(link) })
+            })
+            .collect();
+        let all = default.iter().cloned().chain(user.iter().filter_map(|network| held(&network.link).bridge.clone()));
+        settle(&all.collect::<Vec<_>>(), ends)?;
+        let pool = default
+            .map(|bridge| {
+                let config = PoolConfig {
+                    netns: namespace_config(),
+                    ..PoolConfig::default()
+                };
+                Pool::start(bridge, config).map_err(from_network)
+            })
+            .transpose()?;
+        Ok(Self {
+            pool,
+            created: crate::time::now(),
+            table,
+            records,
+            user: Mutex::new(user.into_iter().map(|network| (network.record.name.clone(), network)).collect()),
+            making: Mutex::default(),
+            names: Arc::default(),
+            dns: OnceLock::new(),
+            starting_dns: Mutex::default(),
+            _claim: claim,
+        })
+    }
+
+    /// The default bridge, when there is one.
+    pub fn bridge(&self) -> Option<&Bridge> {
+        self.pool.as_ref().map(Pool::bridge)
+    }
+
+    /// The networks that users have made, by name.
+    fn user_networks(&self) -> Vec<Arc<UserNetwork>> {
+        held(&self.user).values().cloned().collect()
+    }
+
+    /// A network that a user has made, by name, ID, or the beginning of one that is no other's.
+    pub fn find_user(&self, name: &str) -> Option<Arc<UserNetwork>> {
+        let user = held(&self.user);
+        if let Some(network) = user.get(name) {
+            return Some(Arc::clone(network));
+        }
+        let mut found = user
+            .values()
+            .filter(|network| !name.is_empty() && network.record.id.starts_with(name));
+        match (found.next(), found.next()) {
+            (Some(network), None) => Some(Arc::clone(network)),
+            (Some(_), Some(_)) => user.values().find(|network| network.record.id == name).cloned(),
+            (None, _) => None,
+        }
+    }
+
+    /// The network that an interface's bridge belongs to.
+    fn by_bridge(&self, bridge: &str) -> Option<Arc<UserNetwork>> {
+        held(&self.user)
+            .values()
+            .find(|network| network.record.bridge.name == bridge)
+            .cloned()
+    }
+
+    /// A namespace with loopback only.
+    pub fn isolated(&self) -> Result<Attachment> {
+        Ok(Attachment {
+            netns: self.isolated_namespace()?.into(),
+            endpoint: None,
+            reservations: Vec::new(),
+        })
+    }
+
+    fn isolated_namespace(&self) -> Result<Netns> {
+        match &self.pool {
+            Some(pool) => pool.take_isolated(&namespace_config()),
+            None => Netns::new_isolated(&namespace_config()),
+        }
+        .map_err(from_network)
+    }
+
+    /// Gives back what was made in advance.
+    pub fn drain(&self) {
+        if let Some(pool) = &self.pool {
+            pool.drain();
+        }
+    }
+}
+
+impl UserNetwork {
+    fn link(&self) -> MutexGuard<'_, Link> {
+        held(&self.link)
+    }
+
+    /// The bridge, which is made now if it could not be before.
+    fn bridge(&self, table: &Table) -> Result<Bridge> {
+        let mut link = self.link();
+        if link.removed {
+            return Err(not_found(&self.record.name));
+        }
+        if let Some(bridge) = &link.bridge {
+            return Ok(bridge.clone());
+        }
+        let bridge = make_bridge(table, &self.record.bridge)?;
+        link.bridge = Some(bridge.clone());
+        Ok(bridge)
+    }
+}
+
+/// Makes one bridge more.
+fn make_bridge(table: &Table, config: &BridgeConfig) -> Result<Bridge> {
+    let config = BridgeConfig {
+        table: table.name().to_owned(),
+        ..config.clone()
+    };
+    let made = Bridge::ensure_all(table, std::slice::from_ref(&config)).map_err(from_network)?;
+    match made.into_iter().next() {
+        Some(bridge) => bridge.map_err(from_network),
+        None => Err(Error::system(format!("the bridge {} was not made", config.name))),
+    }
+}
+
+/// Makes the kernel match the records of all endpoints: every bridge knows its own before the first rule is touched.
+fn settle(bridges: &[Bridge], ends: &[EndpointRecord]) -> Result<()> {
+    let of = |bridge: &Bridge| -> Vec<EndpointRecord> {
+        ends.iter().filter(|end| end.bridge == bridge.name()).cloned().collect()
+    };
+    for bridge in bridges {
+        for end in of(bridge) {
+            // Said below.
+            let _ = bridge.adopt(&end);
+        }
+    }
+    for bridge in bridges {
+        let found = bridge.reconcile(&of(bridge)).map_err(from_network)?;
+        if found != vessel_network::Reconciled::default() {
+            tracing::info!(bridge = bridge.name(), ?found, "the network was made to match the state");
+        }
+    }
+    Ok(())
+}
+
+fn default_bridge(config: &EngineConfig) -> Result<Option<BridgeConfig>> {
+    if config.bridge == NO_BRIDGE {
+        return Ok(None);
+    }
+    let subnet = config
+        .bridge_address
+        .map(|(address, prefix)| ipnet::Ipv4Net::new(address, prefix))
+        .transpose()
+        .map_err(|error| Error::invalid(format!("the bridge's address is not valid: {error}")))?;
+    Ok(Some(BridgeConfig {
+        name: config.bridge.clone(),
+        table: config.bridge.clone(),
+        subnet: subnet.map(|net| net.trunc()),
+        gateway: config.bridge_address.map(|(address, _)| address),
+        ..BridgeConfig::default()
+    }))
+}
+
+/// What Docker sets in a container's network namespace: programs may bind low ports and send pings without privilege.
+fn namespace_config() -> NetnsConfig {
+    NetnsConfig {
+        sysctls: vec![
+            ("ipv4/ip_unprivileged_port_start".into(), "0".into()),
+            ("ipv4/ping_group_range".into(), "0 2147483647".into()),
+        ],
+    }
+}
+
+fn not_found(name: &str) -> Error {
+    Error::not_found(format!("network {name} not found"))
+}
+
+pub(crate) fn from_network(error: vessel_network::Error) -> Error {
+    use vessel_network::ErrorKind as Kind;
+    let kind = match error.kind() {
+        Kind::Invalid => crate::ErrorKind::Invalid,
+        _ => crate::ErrorKind::System,
+    };
+    Error::new(kind, error.to_string())
+}

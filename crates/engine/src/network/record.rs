@@ -1,0 +1,34 @@
+//! What is kept of a network that a user has made.
+
+use serde::{Deserialize, Serialize};
+use vessel_api::{IpamConfig, Map};
+use vessel_network::BridgeConfig;
+
+/// A network, as it was asked for, with what was chosen for it. It never changes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NetworkRecord {
+    /// 64 hexadecimal digits.
+    pub id: String,
+    /// Its name, which no other network has.
+    pub name: String,
+    /// Nanoseconds since the epoch.
+    pub created: i64,
+    /// Whether there is no way out.
+    pub internal: bool,
+    /// Accepted and shown; it has a meaning in a swarm only.
+    pub attachable: bool,
+    /// Options, as given.
+    pub options: Map<String>,
+    /// Labels.
+    pub labels: Map<String>,
+    /// The driver of address management, as given.
+    pub ipam_driver: String,
+    /// Its options, as given.
+    pub ipam_options: Map<String>,
+    /// The subnet, as given or chosen.
+    pub ipam: IpamConfig,
+    /// The bridge; its subnet and gateway are settled.
+    pub bridge: BridgeConfig,
+    /// The bridge was there before the network, and stays.
+    pub foreign: bool,
+}

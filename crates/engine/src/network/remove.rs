@@ -1,0 +1,98 @@
+//! Removing networks.
+
+use std::sync::Arc;
+
+use vessel_api::NetworksPruneReport;
+
+use super::list::is_builtin;
+use super::{Networks, UserNetwork, from_network, held, not_found};
+use crate::{Durability, Engine, Error, ErrorKind, Filters, Result, blocking, time};
+
+impl Engine {
+    /// Removes a network that no container uses which runs.
+    ///
+    /// # Errors
+    /// No such network, one of those that every engine has, one in use.
+    pub async fn network_remove(self: &Arc<Self>, name: &str) -> Result<()> {
+        let Some(network) = self.networks.find_user(name) else {
+            let network = self.network_inspect(name).await?;
+            return Err(Error::new(
+                ErrorKind::Forbidden,
+                format!("{} is a pre-defined network and cannot be removed", network.name),
+            ));
+        };
+        let (engine, owned) = (Arc::clone(self), Arc::clone(&network));
+        blocking(move || engine.networks.remove(&owned)).await?;
+        let record = &network.record;
+        self.publish_network("destroy", &record.id, &record.name, "bridge", None);
+        self.networks.records.sync(Durability::Disk).await
+    }
+
+    /// Removes the networks that no container uses which runs (filters `until`, `label`).
+    ///
+    /// # Errors
+    /// A filter that is not known.
+    pub async fn network_prune(self: &Arc<Self>, filters: &Filters) -> Result<NetworksPruneReport> {
+        filters.check(&["until", "label", "label!"])?;
+        let mut until = None;
+        for text in filters.get("until") {
+            let time = time::parse(text).ok_or_else(|| {
+                Error::invalid(format!("invalid filter 'until={text}': a time or a duration expected"))
+            })?;
+            until = Some(until.map_or(time, |other: i64| other.min(time)));
+        }
+        let mut report = NetworksPruneReport::default();
+        for network in self.networks.user_networks() {
+            let record = &network.record;
+            if is_builtin(&record.name)
+                || until.is_some_and(|until| record.created > until)
+                || !filters.labels(&record.labels)
+            {
+                continue;
+            }
+            match self.network_remove(&record.id).await {
+                Ok(()) => report.networks_deleted.push(record.name.clone()),
+                // In use, or removed by somebody else meanwhile.
+                Err(error) if matches!(error.kind(), ErrorKind::Forbidden | ErrorKind::NotFound) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(report)
+    }
+}
+
+impl Networks {
+    fn remove(&self, network: &UserNetwork) -> Result<()> {
+        let record = &network.record;
+        let bridge = {
+            let mut link = network.link();
+            if link.removed {
+                return Err(not_found(&record.name));
+            }
+            if !link.ends.is_empty() || link.coming > 0 {
+                return Err(Error::new(
+                    ErrorKind::Forbidden,
+                    format!(
+                        "error while removing network: network {} id {} has active endpoints",
+                        record.name, record.id
+                    ),
+                ));
+            }
+            link.removed = true;
+            link.bridge.clone()
+        };
+        // First the bridge: what is killed in between is made again by the next start.
+        let removed = match bridge {
+            Some(bridge) => bridge.retire(record.foreign).map_err(from_network),
+            None => Ok(()),
+        };
+        let removed = removed.and_then(|()| self.records.delete_now(&record.id));
+        if let Err(error) = removed {
+            network.link().removed = false;
+            return Err(error.wrap(format!("cannot remove the network {}", record.name)));
+        }
+        network.link().bridge = None;
+        held(&self.user).remove(&record.name);
+        Ok(())
+    }
+}

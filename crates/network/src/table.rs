@@ -1,0 +1,335 @@
+//! The one nftables table of a set of bridges: its rules, and the published ports as elements of its maps.
+//!
+//! The rules are made of what the bridges say of themselves and are always replaced as a whole, in one transaction; the ports
+//! of all bridges share two maps, so that a port that one bridge has published is refused to the others by name.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::{Arc, Mutex};
+
+use rustix::io::Errno;
+
+use crate::address::check_name;
+use crate::bridge::lock;
+use crate::endpoint::EndpointRecord;
+use crate::error::{Error, ErrorKind, Result};
+use crate::netlink::{Family, Refusal, Socket};
+use crate::nft::elements::{self, Mapping};
+use crate::nft::ruleset::{self, BridgeRules, Ruleset};
+use crate::ports::{PortSpec, Protocol, PublishedPort, Reservation, ipv4, reserve};
+use crate::{conntrack, netns};
+
+/// A table that bridges share. Clones are the same table.
+#[derive(Clone)]
+pub struct Table {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    name: String,
+    /// The host forwards for bridges only.
+    bridges_only: bool,
+    /// Also serializes changes of the published ports, so that a reconciliation sees no half of one.
+    nft: Mutex<Socket>,
+    books: Mutex<Books>,
+}
+
+#[derive(Default)]
+struct Books {
+    bridges: BTreeMap<String, BridgeRules>,
+    /// By interface: the published ports of endpoints that were not released.
+    mappings: HashMap<String, Vec<Mapping>>,
+    /// By protocol and port of the host: on which of its addresses, and whose. Only for conflicts.
+    ports: HashMap<(Protocol, u16), Vec<(Ipv4Addr, String)>>,
+}
+
+impl Table {
+    /// A table of this name. Nothing is changed before the first bridge is added.
+    ///
+    /// # Errors
+    /// A name that is none; a kernel without nftables.
+    pub fn open(name: &str) -> Result<Self> {
+        check_name("an nftables table", name)?;
+        let mut nft = Socket::open(Family::Netfilter)?;
+        let forwards = netns::read_sysctl("ipv4/ip_forward").is_ok_and(|value| value.trim_end() == "1");
+        let bridges_only = !forwards
+            || ruleset::bridges_only(&mut nft, name).map_err(|r| r.on(format_args!("table {name}")))?;
+        Ok(Self {
+            shared: Arc::new(Shared {
+                name: name.to_owned(),
+                bridges_only,
+                nft: Mutex::new(nft),
+                books: Mutex::default(),
+            }),
+        })
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.shared.name
+    }
+
+    /// Adds rules, or replaces those of the same bridges, in one transaction.
+    pub(crate) fn add(&self, bridges: impl IntoIterator<Item = BridgeRules>) -> Result<()> {
+        let mut nft = lock(&self.shared.nft);
+        {
+            let mut books = lock(&self.shared.books);
+            for rules in bridges {
+                books.bridges.insert(rules.bridge.clone(), rules);
+            }
+        }
+        self.install(&mut nft)
+    }
+
+    /// Removes the rules of a bridge.
+    pub(crate) fn remove(&self, bridge: &str) -> Result<()> {
+        let mut nft = lock(&self.shared.nft);
+        if lock(&self.shared.books).bridges.remove(bridge).is_none() {
+            return Ok(());
+        }
+        self.install(&mut nft)
+    }
+
+    fn install(&self, nft: &mut Socket) -> Result<()> {
+        let bridges: Vec<BridgeRules> = lock(&self.shared.books).bridges.values().cloned().collect();
+        let rules = Ruleset {
+            table: &self.shared.name,
+            bridges: &bridges,
+            bridges_only: self.shared.bridges_only,
+        };
+        nft.transaction(rules.ensure())
+            .map_err(|refusal| self.failed(refusal))
+    }
+
+    fn failed(&self, refusal: Refusal) -> Error {
+        refusal.on(format_args!("table {}", self.shared.name))
+    }
+
+    /// Publishes ports: all of them or none. The record gets them.
+    pub(crate) fn publish(
+        &self,
+        record: &mut EndpointRecord,
+        specs: &[PortSpec],
+    ) -> Result<Vec<Reservation>> {
+        let target = target(record)?;
+        let mut socket = lock(&self.shared.nft);
+        self.adopt(record)?;
+        let mut reservations: Vec<Reservation> = Vec::with_capacity(specs.len());
+        for spec in specs {
+            let reservation = {
+                let books = lock(&self.shared.books);
+                reserve(spec, |host, port| {
+                    let earlier = reservations
+                        .iter()
+                        .map(|r| (ipv4(r.port.host_ip).ok(), r.port.host_port, r.port.protocol));
+                    if earlier.into_iter().any(|(h, p, proto)| {
+                        p == port && proto == spec.protocol && h.is_some_and(|h| same_host(h, host))
+                    }) {
+                        return Some(record.ifname.clone());
+                    }
+                    books.owner_of(spec.protocol, host, port)
+                })?
+            };
+            reservations.push(reservation);
+        }
+        let mut mappings = Vec::with_capacity(reservations.len());
+        for reservation in &reservations {
+            mappings.push(mapping(&reservation.port, target)?);
+        }
+        if mappings.is_empty() {
+            return Ok(reservations);
+        }
+        self.insert(&mut socket, &mappings)?;
+        for mapping in &mappings {
+            lock(&self.shared.books).remember(&record.ifname, *mapping);
+        }
+        record.ports.extend(reservations.iter().map(|r| r.port));
+        drop(socket);
+        mappings.retain(|m| m.protocol == Protocol::Udp);
+        if let Err(error) = conntrack::forget_unpublished(&mappings) {
+            tracing::warn!(interface = record.ifname, %error, "UDP flows that began before their port was published do not reach it yet");
+        }
+        Ok(reservations)
+    }
+
+    fn insert(&self, socket: &mut Socket, mappings: &[Mapping]) -> Result<()> {
+        let table = &self.shared.name;
+        // A mapping that is in the kernel but not in our books is a leftover: replace it.
+        let Err(refusal) = socket.transaction(elements::change(table, &[], mappings)) else {
+            return Ok(());
+        };
+        match refusal.errno {
+            Errno::EXIST | Errno::BUSY => {}
+            // The table was removed under us (`nft flush ruleset`): put everything back first.
+            Errno::NOENT => {
+                self.restore_with(socket)?;
+            }
+            _ => return Err(self.failed(refusal)),
+        }
+        let stale: Vec<Mapping> = elements::dump(socket, table)
+            .map_err(|r| self.failed(r))?
+            .into_iter()
+            .filter(|old| {
+                mappings.iter().any(|new| {
+                    (old.protocol, old.host, old.host_port) == (new.protocol, new.host, new.host_port)
+                })
+            })
+            .collect();
+        socket
+            .transaction(elements::change(table, &stale, mappings))
+            .map_err(|r| self.failed(r))
+    }
+
+    /// Withdraws all published ports of an endpoint; what they were.
+    pub(crate) fn withdraw(&self, record: &EndpointRecord) -> Result<Vec<Mapping>> {
+        let mut socket = lock(&self.shared.nft);
+        let mappings = {
+            self.adopt(record)?;
+            let books = lock(&self.shared.books);
+            books.mappings.get(&record.ifname).cloned().unwrap_or_default()
+        };
+        if mappings.is_empty() {
+            return Ok(mappings);
+        }
+        let table = &self.shared.name;
+        match socket.transaction(elements::change(table, &mappings, &[])) {
+            Ok(()) => {}
+            // Somebody has removed elements or the table: remove those that are there.
+            Err(refusal) if refusal.errno == Errno::NOENT => {
+                let there = elements::dump(&mut socket, table).map_err(|r| self.failed(r))?;
+                let left: Vec<Mapping> = mappings.iter().filter(|m| there.contains(m)).copied().collect();
+                if !left.is_empty() {
+                    socket
+                        .transaction(elements::change(table, &left, &[]))
+                        .map_err(|r| self.failed(r))?;
+                }
+            }
+            Err(refusal) => return Err(self.failed(refusal)),
+        }
+        lock(&self.shared.books).forget(&record.ifname);
+        Ok(mappings)
+    }
+
+    /// Leads the published ports of one endpoint to another one. What keeps others off them stays as it is.
+    ///
+    /// # Errors
+    /// When they cannot be withdrawn, or not be published anew: then nobody has them.
+    pub fn hand_over(&self, from: &mut EndpointRecord, to: &mut EndpointRecord) -> Result<()> {
+        self.withdraw(from)?;
+        let ports = std::mem::take(&mut from.ports);
+        let target = target(to)?;
+        let mappings: Vec<Mapping> = ports
+            .iter()
+            .map(|port| mapping(port, target))
+            .collect::<Result<_>>()?;
+        if mappings.is_empty() {
+            return Ok(());
+        }
+        let mut socket = lock(&self.shared.nft);
+        self.insert(&mut socket, &mappings)?;
+        let mut books = lock(&self.shared.books);
+        for mapping in &mappings {
+            books.remember(&to.ifname, *mapping);
+        }
+        to.ports.extend(ports);
+        Ok(())
+    }
+
+    /// Takes the ports of an endpoint that somebody else has recorded into the books.
+    pub(crate) fn adopt(&self, record: &EndpointRecord) -> Result<()> {
+        if record.ports.is_empty() {
+            return Ok(());
+        }
+        let target = target(record)?;
+        let mut books = lock(&self.shared.books);
+        for port in &record.ports {
+            books.remember(&record.ifname, mapping(port, target)?);
+        }
+        Ok(())
+    }
+
+    /// Puts the table, its rules and its elements in the state that the books say; how many elements it removed and added.
+    pub(crate) fn restore(&self) -> Result<(usize, usize)> {
+        self.restore_with(&mut lock(&self.shared.nft))
+    }
+
+    fn restore_with(&self, nft: &mut Socket) -> Result<(usize, usize)> {
+        let table = &self.shared.name;
+        self.install(nft)?;
+        let wanted: BTreeSet<Mapping> = lock(&self.shared.books)
+            .mappings
+            .values()
+            .flatten()
+            .copied()
+            .collect();
+        let present: BTreeSet<Mapping> = elements::dump(nft, table)
+            .map_err(|r| self.failed(r))?
+            .into_iter()
+            .collect();
+        let remove: Vec<Mapping> = present.difference(&wanted).copied().collect();
+        let add: Vec<Mapping> = wanted.difference(&present).copied().collect();
+        if !remove.is_empty() || !add.is_empty() {
+            nft.transaction(elements::change(table, &remove, &add))
+                .map_err(|r| self.failed(r))?;
+        }
+        Ok((remove.len(), add.len()))
+    }
+}
+
+impl Books {
+    fn owner_of(&self, protocol: Protocol, host: Ipv4Addr, port: u16) -> Option<String> {
+        let list = self.ports.get(&(protocol, port))?;
+        list.iter()
+            .find(|(taken, _)| same_host(*taken, host))
+            .map(|(_, owner)| owner.clone())
+    }
+
+    fn remember(&mut self, ifname: &str, mapping: Mapping) {
+        let of_endpoint = self.mappings.entry(ifname.to_owned()).or_default();
+        if of_endpoint.contains(&mapping) {
+            return;
+        }
+        of_endpoint.push(mapping);
+        self.ports
+            .entry((mapping.protocol, mapping.host_port))
+            .or_default()
+            .push((mapping.host, ifname.to_owned()));
+    }
+
+    fn forget(&mut self, ifname: &str) {
+        for mapping in self.mappings.remove(ifname).unwrap_or_default() {
+            let key = (mapping.protocol, mapping.host_port);
+            if let Some(list) = self.ports.get_mut(&key) {
+                list.retain(|(host, owner)| !(*host == mapping.host && owner == ifname));
+                if list.is_empty() {
+                    self.ports.remove(&key);
+                }
+            }
+        }
+    }
+}
+
+fn target(record: &EndpointRecord) -> Result<Ipv4Addr> {
+    match record.address {
+        IpAddr::V4(target) => Ok(target),
+        IpAddr::V6(address) => Err(Error::new(
+            ErrorKind::Unsupported,
+            format!("cannot publish ports of {address}: the bridge has IPv4 only"),
+        )),
+    }
+}
+
+fn mapping(port: &PublishedPort, target: Ipv4Addr) -> Result<Mapping> {
+    Ok(Mapping {
+        protocol: port.protocol,
+        host: ipv4(port.host_ip)?,
+        host_port: port.host_port,
+        target,
+        target_port: port.target_port,
+    })
+}
+
+/// Whether two published addresses collide: the same one, or one of them is all.
+fn same_host(a: Ipv4Addr, b: Ipv4Addr) -> bool {
+    a == b || a.is_unspecified() || b.is_unspecified()
+}
