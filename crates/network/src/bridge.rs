@@ -150,7 +150,10 @@ impl Bridge {
     /// # Errors
     /// When the rules cannot be installed.
     pub fn ensure_all(table: &Table, configs: &[BridgeConfig]) -> Result<Vec<Result<Self>>> {
-        let mut made: Vec<Result<Self>> = configs.iter().map(|config| Self::prepare(table, config)).collect();
+        let mut made: Vec<Result<Self>> = configs
+            .iter()
+            .map(|config| Self::prepare(table, config))
+            .collect();
         // The rules first: the host is at no time a router for everybody.
         table.add(made.iter().flatten().map(|bridge| bridge.shared.rules()))?;
         netns::ensure_sysctl("ipv4/ip_forward", "1")?;
@@ -242,7 +245,8 @@ impl Bridge {
             mac,
             default_route: !request.no_default_route && !shared.config.internal,
         };
-        let mut plug = |netns: BorrowedFd<'_>, socket: &mut Socket| shared.plug(netns, socket, &ifname, &inside);
+        let mut plug =
+            |netns: BorrowedFd<'_>, socket: &mut Socket| shared.plug(netns, socket, &ifname, &inside);
         match create(&mut plug) {
             Ok(value) => {
                 let record = EndpointRecord {

@@ -32,9 +32,7 @@ mod subnet;
 mod table;
 
 pub use address::MacAddr;
-pub use bridge::{
-    Bridge, BridgeConfig, Inventory, Reconciled, bridge_exists, gateway_of, remove_bridge,
-};
+pub use bridge::{Bridge, BridgeConfig, Inventory, Reconciled, bridge_exists, gateway_of, remove_bridge};
 pub use claim::Claim;
 pub use endpoint::{Endpoint, EndpointRecord, EndpointRequest};
 pub use error::{Error, ErrorKind, Result};

@@ -13,7 +13,12 @@ fn create(daemon: &Daemon, which: u32, name: &str, more: &[&str]) -> String {
 
 /// Runs a container that sleeps.
 fn sleeper(daemon: &Daemon, name: &str, more: &[&str]) {
-    let args = [&["run", "-d", "--name", name][..], more, &["busybox", "sleep", "1000"]].concat();
+    let args = [
+        &["run", "-d", "--name", name][..],
+        more,
+        &["busybox", "sleep", "1000"],
+    ]
+    .concat();
     daemon.vessel(&args).ok();
 }
 
@@ -25,7 +30,10 @@ fn lookup(daemon: &Daemon, container: &str, name: &str) -> Vec<String> {
         .lines()
         .skip_while(|line| !line.starts_with("Name:"))
         .filter_map(|line| line.strip_prefix("Address"))
-        .filter_map(|line| line.split_once(": ").map(|(_, address)| address.trim().to_owned()))
+        .filter_map(|line| {
+            line.split_once(": ")
+                .map(|(_, address)| address.trim().to_owned())
+        })
         .collect();
     found.sort();
     found
@@ -40,7 +48,10 @@ fn address(daemon: &Daemon, container: &str, network: &str) -> String {
 
 /// Whether one container reaches an address.
 fn reaches(daemon: &Daemon, container: &str, address: &str) -> bool {
-    daemon.vessel(&["exec", container, "ping", "-c", "1", "-W", "1", address]).code == 0
+    daemon
+        .vessel(&["exec", container, "ping", "-c", "1", "-W", "1", address])
+        .code
+        == 0
 }
 
 fn bridges(id: &str) -> bool {
@@ -60,10 +71,15 @@ fn containers_find_each_other_by_name() {
         assert_eq!(lookup(&daemon, "client", name), [web.as_str()], "{name}");
     }
     assert!(lookup(&daemon, "client", "nobody.invalid").is_empty());
-    let said = daemon.vessel(&["exec", "client", "nslookup", &web, "127.0.0.11"]).ok();
+    let said = daemon
+        .vessel(&["exec", "client", "nslookup", &web, "127.0.0.11"])
+        .ok();
     assert!(said.contains("web.front"), "{said}");
     let resolv = daemon.vessel(&["exec", "client", "cat", "/etc/resolv.conf"]).ok();
-    assert!(resolv.contains("nameserver 127.0.0.11") && resolv.contains("ndots:0"), "{resolv}");
+    assert!(
+        resolv.contains("nameserver 127.0.0.11") && resolv.contains("ndots:0"),
+        "{resolv}"
+    );
     assert!(reaches(&daemon, "client", &web));
     // Two of one name: both, in changing order.
     sleeper(&daemon, "web2", &["--network", "front", "--network-alias", "www"]);
@@ -75,11 +91,21 @@ fn containers_find_each_other_by_name() {
     daemon.vessel(&["rm", "-f", "other"]).ok();
     assert_eq!(lookup(&daemon, "client", "www"), [web.as_str()]);
     // Who uses port 53 himself may.
-    let said = daemon.vessel(&["exec", "client", "sh", "-c", "timeout 1 nc -u -l -p 53 2>&1; echo $?"]).ok();
+    let said = daemon
+        .vessel(&[
+            "exec",
+            "client",
+            "sh",
+            "-c",
+            "timeout 1 nc -u -l -p 53 2>&1; echo $?",
+        ])
+        .ok();
     assert!(!said.contains("in use"), "{said}");
     // The default network has no names.
     sleeper(&daemon, "outsider", &[]);
-    let resolv = daemon.vessel(&["exec", "outsider", "cat", "/etc/resolv.conf"]).ok();
+    let resolv = daemon
+        .vessel(&["exec", "outsider", "cat", "/etc/resolv.conf"])
+        .ok();
     assert!(!resolv.contains("127.0.0.11"), "{resolv}");
 
     let refused = daemon.vessel(&["network", "rm", "front"]).fails(1);
@@ -87,7 +113,9 @@ fn containers_find_each_other_by_name() {
     daemon.vessel(&["rm", "-f", "web", "client"]).ok();
     daemon.vessel(&["network", "rm", "front"]).ok();
     assert!(!bridges(&id));
-    let rules = Command::new("nft").args(["list", "table", "ip", daemon.bridge()]).output();
+    let rules = Command::new("nft")
+        .args(["list", "table", "ip", daemon.bridge()])
+        .output();
     if let Ok(rules) = rules {
         assert!(!String::from_utf8_lossy(&rules.stdout).contains(&id[..12]));
     }
@@ -99,7 +127,12 @@ fn networks_are_kept_apart() {
     create(&daemon, 0, "a", &[]);
     create(&daemon, 1, "b", &[]);
     create(&daemon, 2, "inside", &["--internal"]);
-    create(&daemon, 3, "silent", &["-o", "com.docker.network.bridge.enable_icc=false"]);
+    create(
+        &daemon,
+        3,
+        "silent",
+        &["-o", "com.docker.network.bridge.enable_icc=false"],
+    );
     sleeper(&daemon, "a1", &["--network", "a"]);
     sleeper(&daemon, "a2", &["--network", "a"]);
     sleeper(&daemon, "b1", &["--network", "b"]);
@@ -136,27 +169,43 @@ fn connecting_while_running() {
     create(&daemon, 0, "first", &[]);
     create(&daemon, 1, "second", &[]);
     sleeper(&daemon, "server", &["--network", "second"]);
-    sleeper(&daemon, "c", &["--network", "first"]);
-    assert!(lookup(&daemon, "c", "server").is_empty());
+    sleeper(&daemon, "client", &["--network", "first"]);
+    assert!(lookup(&daemon, "client", "server").is_empty());
     let wanted = daemon.further_subnet(1).replace(".32/27", ".50");
     daemon
-        .vessel(&["network", "connect", "--ip", &wanted, "--alias", "also", "second", "c"])
+        .vessel(&[
+            "network", "connect", "--ip", &wanted, "--alias", "also", "second", "client",
+        ])
         .ok();
-    assert_eq!(address(&daemon, "c", "second"), wanted);
+    assert_eq!(address(&daemon, "client", "second"), wanted);
     assert_eq!(lookup(&daemon, "server", "also"), [wanted.as_str()]);
-    assert_eq!(lookup(&daemon, "c", "server"), [address(&daemon, "server", "second")]);
-    let links = daemon.vessel(&["exec", "c", "ls", "/sys/class/net"]).ok();
+    assert_eq!(
+        lookup(&daemon, "client", "server"),
+        [address(&daemon, "server", "second")]
+    );
+    let links = daemon.vessel(&["exec", "client", "ls", "/sys/class/net"]).ok();
     assert_eq!(links, "eth0\neth1\nlo");
-    let said = daemon.vessel(&["network", "connect", "second", "c"]).fails(1);
+    let said = daemon
+        .vessel(&["network", "connect", "second", "client"])
+        .fails(1);
     assert!(said.contains("already exists in network second"), "{said}");
     // The default route is that of the network whose name comes first, and goes over when it is left.
-    let route = || daemon.vessel(&["exec", "c", "ip", "route", "show", "default"]).ok();
+    let route = || {
+        daemon
+            .vessel(&["exec", "client", "ip", "route", "show", "default"])
+            .ok()
+    };
     assert!(route().contains("dev eth0"), "{}", route());
-    daemon.vessel(&["network", "disconnect", "first", "c"]).ok();
+    daemon.vessel(&["network", "disconnect", "first", "client"]).ok();
     assert!(route().contains("dev eth1"), "{}", route());
-    assert_eq!(daemon.vessel(&["exec", "c", "ls", "/sys/class/net"]).ok(), "eth1\nlo");
-    daemon.vessel(&["network", "disconnect", "first", "c"]).fails(1);
-    daemon.vessel(&["network", "connect", "first", "c"]).ok();
+    assert_eq!(
+        daemon.vessel(&["exec", "client", "ls", "/sys/class/net"]).ok(),
+        "eth1\nlo"
+    );
+    daemon
+        .vessel(&["network", "disconnect", "first", "client"])
+        .fails(1);
+    daemon.vessel(&["network", "connect", "first", "client"]).ok();
     assert!(route().contains("dev eth0"), "{}", route());
     // The default bridge, too, and names come with the first network that has them.
     sleeper(&daemon, "plain", &[]);
@@ -165,13 +214,19 @@ fn connecting_while_running() {
     let resolv = daemon.vessel(&["exec", "plain", "cat", "/etc/resolv.conf"]).ok();
     assert!(resolv.contains("127.0.0.11"), "{resolv}");
     // What is stopped keeps its networks.
-    daemon.vessel(&["restart", "-t", "0", "c"]).ok();
-    assert_eq!(daemon.vessel(&["exec", "c", "ls", "/sys/class/net"]).ok(), "eth0\neth1\nlo");
-    assert_eq!(address(&daemon, "c", "second"), wanted);
-    daemon.vessel(&["kill", "c"]).ok();
-    daemon.vessel(&["network", "disconnect", "second", "c"]).ok();
-    daemon.vessel(&["start", "c"]).ok();
-    assert_eq!(daemon.vessel(&["exec", "c", "ls", "/sys/class/net"]).ok(), "eth0\nlo");
+    daemon.vessel(&["restart", "-t", "0", "client"]).ok();
+    assert_eq!(
+        daemon.vessel(&["exec", "client", "ls", "/sys/class/net"]).ok(),
+        "eth0\neth1\nlo"
+    );
+    assert_eq!(address(&daemon, "client", "second"), wanted);
+    daemon.vessel(&["kill", "client"]).ok();
+    daemon.vessel(&["network", "disconnect", "second", "client"]).ok();
+    daemon.vessel(&["start", "client"]).ok();
+    assert_eq!(
+        daemon.vessel(&["exec", "client", "ls", "/sys/class/net"]).ok(),
+        "eth0\nlo"
+    );
 }
 
 #[test]
@@ -181,19 +236,29 @@ fn published_ports_of_a_network() {
     create(&daemon, 1, "alt", &[]);
     daemon
         .vessel(&[
-            "run", "-d", "--name", "server", "--network", "net", "-p", "127.0.0.1::8080", "busybox", "sh", "-c",
+            "run",
+            "-d",
+            "--name",
+            "server",
+            "--network",
+            "net",
+            "-p",
+            "127.0.0.1::8080",
+            "busybox",
+            "sh",
+            "-c",
             "while :; do echo served | nc -l -p 8080; done",
         ])
         .ok();
     let port = daemon.vessel(&["port", "server", "8080/tcp"]).ok();
     let fetch = || -> Option<String> {
         use std::io::Read;
-        let mut stream = std::net::TcpStream::connect_timeout(
-            &port.parse().ok()?,
-            std::time::Duration::from_millis(500),
-        )
-        .ok()?;
-        stream.set_read_timeout(Some(std::time::Duration::from_secs(2))).ok()?;
+        let mut stream =
+            std::net::TcpStream::connect_timeout(&port.parse().ok()?, std::time::Duration::from_millis(500))
+                .ok()?;
+        stream
+            .set_read_timeout(Some(std::time::Duration::from_secs(2)))
+            .ok()?;
         let mut text = String::new();
         stream.read_to_string(&mut text).ok()?;
         Some(text)
@@ -201,10 +266,14 @@ fn published_ports_of_a_network() {
     daemon.until("an answer", |_| fetch().as_deref() == Some("served\n"));
     // Its default route goes to `alt` now, and the port follows it.
     daemon.vessel(&["network", "connect", "alt", "server"]).ok();
-    daemon.until("an answer over the other network", |_| fetch().as_deref() == Some("served\n"));
+    daemon.until("an answer over the other network", |_| {
+        fetch().as_deref() == Some("served\n")
+    });
     assert_eq!(daemon.vessel(&["port", "server", "8080/tcp"]).ok(), port);
     daemon.vessel(&["network", "disconnect", "net", "server"]).ok();
-    daemon.until("an answer when the first is gone", |_| fetch().as_deref() == Some("served\n"));
+    daemon.until("an answer when the first is gone", |_| {
+        fetch().as_deref() == Some("served\n")
+    });
     daemon.vessel(&["rm", "-f", "server"]).ok();
     assert_eq!(fetch(), None);
 }
@@ -220,9 +289,13 @@ fn networks_and_names_survive_the_daemon() {
     let web = address(&daemon, "web", "kept");
     daemon.crash();
     // Packets go on; a bridge without containers and the rules may be lost meanwhile.
-    let _ = Command::new("nft").args(["delete", "table", "ip", daemon.bridge()]).status();
+    let _ = Command::new("nft")
+        .args(["delete", "table", "ip", daemon.bridge()])
+        .status();
     daemon.start();
-    daemon.until("names after the restart", |daemon| lookup(daemon, "client", "web") == [web.clone()]);
+    daemon.until("names after the restart", |daemon| {
+        lookup(daemon, "client", "web") == [web.clone()]
+    });
     assert!(reaches(&daemon, "client", &web));
     assert_eq!(address(&daemon, "web", "kept"), web);
     // A new one does not get the address of an old one.
@@ -237,12 +310,17 @@ fn networks_and_names_survive_the_daemon() {
     // An empty network comes back with its bridge.
     daemon.vessel(&["rm", "-f", "web", "client", "new"]).ok();
     daemon.crash();
-    let _ = Command::new("ip").args(["link", "delete", &format!("br-{}", &id[..12])]).status();
+    let _ = Command::new("ip")
+        .args(["link", "delete", &format!("br-{}", &id[..12])])
+        .status();
     daemon.start();
     assert!(bridges(&id));
     sleeper(&daemon, "again", &["--network", "kept"]);
     daemon.vessel(&["rm", "-f", "again"]).ok();
-    assert_eq!(daemon.vessel(&["network", "prune", "-f"]).ok(), "Deleted Networks:\nkept");
+    assert_eq!(
+        daemon.vessel(&["network", "prune", "-f"]).ok(),
+        "Deleted Networks:\nkept"
+    );
     assert!(!bridges(&id));
 }
 
@@ -258,7 +336,10 @@ fn what_cannot_be_is_said() {
         (&["network", "create", "-d", "nonsense", "x"], "plugin"),
         (&["network", "create", "--ipv6", "x"], "IPv6"),
         (&["network", "create", "--subnet", &subnet, "x"], "overlaps"),
-        (&["network", "create", "--subnet", "nonsense", "x"], "invalid subnet"),
+        (
+            &["network", "create", "--subnet", "nonsense", "x"],
+            "invalid subnet",
+        ),
         (&["network", "rm", "bridge"], "pre-defined"),
         (&["network", "rm", "nobody"], "not found"),
         (&["network", "connect", "one", "nobody"], "No such container"),
@@ -268,10 +349,19 @@ fn what_cannot_be_is_said() {
         let said = fails(args);
         assert!(said.contains(words), "{args:?}: {said}");
     }
-    let said = daemon.vessel(&["run", "--rm", "--network", "nobody", "busybox", "true"]).fails(125);
+    let said = daemon
+        .vessel(&["run", "--rm", "--network", "nobody", "busybox", "true"])
+        .fails(125);
     assert!(said.contains("network nobody not found"), "{said}");
     sleeper(&daemon, "alone", &["--network", "none"]);
     let said = fails(&["network", "connect", "one", "alone"]);
     assert!(said.contains("none"), "{said}");
-    assert_eq!(daemon.vessel(&["network", "ls", "-q", "--filter", "type=custom"]).ok().lines().count(), 1);
+    assert_eq!(
+        daemon
+            .vessel(&["network", "ls", "-q", "--filter", "type=custom"])
+            .ok()
+            .lines()
+            .count(),
+        1
+    );
 }

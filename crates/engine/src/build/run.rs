@@ -286,7 +286,11 @@ fn launch(engine: &Engine, request: RunRequest, running: &mut Running) -> Result
     };
     let around = names::Surroundings {
         mode: &mode,
-        addresses: running.endpoints.values().map(|endpoint| endpoint.address).collect(),
+        addresses: running
+            .endpoints
+            .values()
+            .map(|endpoint| endpoint.address)
+            .collect(),
         own_server: false,
         gateway: engine
             .networks

@@ -51,12 +51,19 @@ impl End {
     pub fn new(network: &str, settings: &EndpointSettings, mac: &str) -> Result<Self> {
         let asked = settings.ipam_config.as_ref();
         let address = asked.map_or("", |config| config.ipv4_address.as_str());
-        if let Some(v6) = asked.map(|config| &config.ipv6_address).filter(|text| !text.is_empty()) {
+        if let Some(v6) = asked
+            .map(|config| &config.ipv6_address)
+            .filter(|text| !text.is_empty())
+        {
             return Err(Error::unsupported(format!(
                 "the address {v6} cannot be given: IPv6 networks are not there yet"
             )));
         }
-        let mac = if mac.is_empty() { settings.mac_address.as_str() } else { mac };
+        let mac = if mac.is_empty() {
+            settings.mac_address.as_str()
+        } else {
+            mac
+        };
         let parse = |what: &str, text: &str| Error::invalid(format!("invalid {what}: {text}"));
         Ok(Self {
             network: network.to_owned(),
@@ -87,7 +94,11 @@ impl End {
             .networks
             .iter()
             .map(|(name, settings)| {
-                let mac = if name == first { record.config.mac_address.as_str() } else { "" };
+                let mac = if name == first {
+                    record.config.mac_address.as_str()
+                } else {
+                    ""
+                };
                 Self::new(name, settings, mac)
             })
             .collect::<Result<Vec<_>>>()?;
@@ -132,12 +143,20 @@ impl Networks {
         })
     }
 
-    fn publish(&self, bridge: &Bridge, record: &mut EndpointRecord, ports: &[PortSpec]) -> Result<Vec<OwnedFd>> {
+    fn publish(
+        &self,
+        bridge: &Bridge,
+        record: &mut EndpointRecord,
+        ports: &[PortSpec],
+    ) -> Result<Vec<OwnedFd>> {
         if ports.is_empty() {
             return Ok(Vec::new());
         }
         let made = bridge.publish(record, ports).map_err(from_network)?;
-        Ok(made.into_iter().filter_map(|reservation| reservation.socket).collect())
+        Ok(made
+            .into_iter()
+            .filter_map(|reservation| reservation.socket)
+            .collect())
     }
 
     /// A namespace with an end of each network. Ports are published on the network that the default route goes to.
@@ -154,7 +173,11 @@ impl Networks {
             let made = self.attach(&request, ports)?;
             return Ok(Joined {
                 netns: made.netns,
-                endpoints: made.endpoint.into_iter().map(|end| (DEFAULT.to_owned(), end)).collect(),
+                endpoints: made
+                    .endpoint
+                    .into_iter()
+                    .map(|end| (DEFAULT.to_owned(), end))
+                    .collect(),
                 reservations: made.reservations,
             });
         }
@@ -224,7 +247,9 @@ impl Networks {
         let request = end.request(free.unwrap_or(there.len()), false);
         match self.attach_to(network.as_deref(), netns, &request)? {
             Some((_, record)) => Ok(record),
-            None => Err(Error::unsupported("this daemon runs without a default bridge: connect to another network")),
+            None => Err(Error::unsupported(
+                "this daemon runs without a default bridge: connect to another network",
+            )),
         }
     }
 
@@ -284,7 +309,9 @@ impl Networks {
     pub(super) fn settle_releases(&self, record: &EndpointRecord) {
         let bridge = match self.bridge().filter(|bridge| bridge.name() == record.bridge) {
             Some(bridge) => Some(bridge.clone()),
-            None => self.by_bridge(&record.bridge).and_then(|network| network.link().bridge.clone()),
+            None => self
+                .by_bridge(&record.bridge)
+                .and_then(|network| network.link().bridge.clone()),
         };
         if let Some(bridge) = bridge {
             bridge.flush();
@@ -304,7 +331,9 @@ impl Networks {
     pub(super) fn is_internal(&self, name: &str) -> bool {
         match name {
             DEFAULT => self.bridge().is_none(),
-            name => self.find_user(name).is_some_and(|network| network.record.internal),
+            name => self
+                .find_user(name)
+                .is_some_and(|network| network.record.internal),
         }
     }
 }

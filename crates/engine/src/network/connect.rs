@@ -21,7 +21,11 @@ impl Engine {
     ///
     /// # Errors
     /// No such network or container; connected already; a container that shares its network, or has none.
-    pub async fn network_connect(self: &Arc<Self>, network: &str, request: NetworkConnectRequest) -> Result<()> {
+    pub async fn network_connect(
+        self: &Arc<Self>,
+        network: &str,
+        request: NetworkConnectRequest,
+    ) -> Result<()> {
         let network = self.connectable(network)?;
         let container = self.container(&request.container)?;
         let settings = request.endpoint_config.unwrap_or_default();
@@ -51,10 +55,15 @@ impl Engine {
             )));
         }
         let running = status.has_process();
-        if running && (record.networks.contains_key(&network) || container.state().endpoints.contains_key(&network)) {
+        if running
+            && (record.networks.contains_key(&network) || container.state().endpoints.contains_key(&network))
+        {
             return Err(Error::new(
                 ErrorKind::Forbidden,
-                format!("endpoint with name {} already exists in network {network}", record.name),
+                format!(
+                    "endpoint with name {} already exists in network {network}",
+                    record.name
+                ),
             ));
         }
         let mut changed = (*record).clone();
@@ -79,9 +88,13 @@ impl Engine {
         let rerouted = blocking(move || {
             engine.reroute(&owned, &netns, &name)?;
             let (record, state) = (owned.record(), owned.state());
-            engine.networks.announce(&record, &state.endpoints, &engine.config.dns);
+            engine
+                .networks
+                .announce(&record, &state.endpoints, &engine.config.dns);
             if state.endpoints.keys().filter(|name| *name != DEFAULT).count() == 1 && name != DEFAULT {
-                engine.networks.serve_names(&record.id, &state.endpoints, netns.as_fd())?;
+                engine
+                    .networks
+                    .serve_names(&record.id, &state.endpoints, netns.as_fd())?;
             }
             engine.renew_name_files(&record, &state.endpoints)
         });
@@ -116,7 +129,10 @@ impl Engine {
         if !record.networks.contains_key(network) && !state.endpoints.contains_key(network) {
             return Err(Error::new(
                 ErrorKind::Forbidden,
-                format!("container {} is not connected to network {network}", container.id()),
+                format!(
+                    "container {} is not connected to network {network}",
+                    container.id()
+                ),
             ));
         }
         let mut changed = (*record).clone();
@@ -133,21 +149,28 @@ impl Engine {
             && let Some(next) = next.as_ref().and_then(|next| left.get_mut(next))
             && let Err(error) = self.networks.table.hand_over(&mut gone, next)
         {
-            tracing::warn!(container = container.id(), "{error}; the published ports lead nowhere now");
+            tracing::warn!(
+                container = container.id(),
+                "{error}; the published ports lead nowhere now"
+            );
         }
         self.change(container, |state| state.endpoints = left);
         let (engine, owned, name) = (Arc::clone(self), Arc::clone(container), network.to_owned());
         blocking(move || {
             let (record, state) = (owned.record(), owned.state());
             engine.networks.leave(&record.id, &name);
-            engine.networks.announce(&record, &state.endpoints, &engine.config.dns);
+            engine
+                .networks
+                .announce(&record, &state.endpoints, &engine.config.dns);
             engine.networks.release(&gone);
             engine.networks.settle_releases(&gone);
             if state.status.has_process()
                 && let Ok(netns) = open_namespace(state.pid, "net")
             {
                 let gateway = engine.gateway_of(&record, &state.endpoints);
-                Netns::from(netns).set_default_route(gateway).map_err(from_network)?;
+                Netns::from(netns)
+                    .set_default_route(gateway)
+                    .map_err(from_network)?;
             }
             engine.renew_name_files(&record, &state.endpoints)
         })
@@ -171,7 +194,10 @@ impl Engine {
             let name = match name.as_str() {
                 // Clients of the default bridge may call it so.
                 "default" => DEFAULT.to_owned(),
-                _ => self.networks.find_user(&name).map_or(name, |found| found.record.name.clone()),
+                _ => self
+                    .networks
+                    .find_user(&name)
+                    .map_or(name, |found| found.record.name.clone()),
             };
             check_settings(&name, &settings)?;
             networks.insert(name, settings);
@@ -186,7 +212,11 @@ impl Engine {
             _ => {}
         }
         for (name, settings) in &networks {
-            let mac = if mode.network_name() == Some(name) { mac } else { "" };
+            let mac = if mode.network_name() == Some(name) {
+                mac
+            } else {
+                ""
+            };
             End::new(name, settings, mac)?;
         }
         Ok(networks)
@@ -197,10 +227,9 @@ impl Engine {
         match network {
             DEFAULT => return Ok(DEFAULT.to_owned()),
             "host" | "none" => {
-                return Err(Error::new(
-                    ErrorKind::Forbidden,
-                    format!("container cannot be disconnected from {network} network or connected to {network} network"),
-                ));
+                return Err(Error::invalid(format!(
+                    "container cannot be disconnected from {network} network or connected to {network} network"
+                )));
             }
             _ => {}
         }
@@ -215,13 +244,24 @@ impl Engine {
 
     /// Writes a container's record. The caller holds `op`.
     async fn keep(&self, container: &Container, record: Record) -> Result<()> {
-        self.records.put(container.id(), &record, Durability::Disk).await?;
+        self.records
+            .put(container.id(), &record, Durability::Disk)
+            .await?;
         container.set_record(record);
         Ok(())
     }
 
-    fn container_way_out(&self, record: &Record, endpoints: &BTreeMap<String, EndpointRecord>) -> Option<String> {
-        let priority = |name: &str| record.networks.get(name).map_or(0, |settings| settings.gw_priority);
+    fn container_way_out(
+        &self,
+        record: &Record,
+        endpoints: &BTreeMap<String, EndpointRecord>,
+    ) -> Option<String> {
+        let priority = |name: &str| {
+            record
+                .networks
+                .get(name)
+                .map_or(0, |settings| settings.gw_priority)
+        };
         self.networks
             .way_out(endpoints.keys().map(|name| (name.as_str(), priority(name))))
     }
@@ -251,7 +291,10 @@ impl Engine {
         let Some(from) = endpoints.values_mut().find(|end| !end.ports.is_empty()) else {
             return Ok(());
         };
-        self.networks.table.hand_over(from, &mut to).map_err(from_network)?;
+        self.networks
+            .table
+            .hand_over(from, &mut to)
+            .map_err(from_network)?;
         endpoints.insert(new.to_owned(), to);
         self.change(container, |state| state.endpoints = endpoints);
         Ok(())

@@ -7,7 +7,7 @@ use ipnet::Ipv4Net;
 use vessel_api::{Ipam, IpamConfig, Map, NetworkCreateRequest, NetworkCreateResponse};
 use vessel_network::{BridgeConfig, choose_subnet};
 
-use super::{Link, Networks, NetworkRecord, UserNetwork, from_network, held, make_bridge};
+use super::{Link, NetworkRecord, Networks, UserNetwork, from_network, held, make_bridge};
 use crate::{Durability, Engine, Error, ErrorKind, Result, blocking};
 
 /// Names that mean something else.
@@ -48,7 +48,9 @@ impl Networks {
             ));
         }
         if held(&self.user).contains_key(name) {
-            return Err(Error::conflict(format!("network with name {name} already exists")));
+            return Err(Error::conflict(format!(
+                "network with name {name} already exists"
+            )));
         }
         let record = self.settle_request(request)?;
         let network = UserNetwork {
@@ -88,11 +90,17 @@ impl Networks {
     fn settle_request(&self, request: &NetworkCreateRequest) -> Result<NetworkRecord> {
         let id = crate::ids::id();
         let others = self.user_networks();
-        let reserved: Vec<Ipv4Net> = others.iter().filter_map(|other| other.record.bridge.subnet).collect();
+        let reserved: Vec<Ipv4Net> = others
+            .iter()
+            .filter_map(|other| other.record.bridge.subnet)
+            .collect();
         let ipam = request.ipam.clone().unwrap_or_default();
         let asked = pool_of(&ipam)?;
         let options = Options::read(&request.options)?;
-        let name = options.name.clone().unwrap_or_else(|| format!("br-{}", &id[..12]));
+        let name = options
+            .name
+            .clone()
+            .unwrap_or_else(|| format!("br-{}", &id[..12]));
         if self.bridge().is_some_and(|bridge| bridge.name() == name)
             || others.iter().any(|other| other.record.bridge.name == name)
         {
@@ -184,20 +192,32 @@ fn check(request: &NetworkCreateRequest) -> Result<()> {
             )));
         }
         driver => {
-            return Err(Error::not_found(format!("could not find plugin {driver} in v1 plugin registry: plugin not found")));
+            return Err(Error::not_found(format!(
+                "could not find plugin {driver} in v1 plugin registry: plugin not found"
+            )));
         }
     }
     if request.enable_ipv6 {
-        return Err(Error::unsupported("IPv6 networks are not there yet: make the network without --ipv6"));
+        return Err(Error::unsupported(
+            "IPv6 networks are not there yet: make the network without --ipv6",
+        ));
     }
-    if request.ingress || request.config_only || request.config_from.as_ref().is_some_and(|from| !from.network.is_empty())
+    if request.ingress
+        || request.config_only
+        || request
+            .config_from
+            .as_ref()
+            .is_some_and(|from| !from.network.is_empty())
     {
         return Err(Error::unsupported(
             "networks of a swarm (ingress) and networks that are configurations of others are not there: this engine has no swarm mode",
         ));
     }
     if !matches!(request.scope.as_str(), "" | "local") {
-        return Err(Error::invalid(format!("the scope {} is not there: networks are local", request.scope)));
+        return Err(Error::invalid(format!(
+            "the scope {} is not there: networks are local",
+            request.scope
+        )));
     }
     Ok(())
 }
@@ -213,8 +233,14 @@ struct Options {
 impl Options {
     /// Options that are not known are kept and have no effect, as with Docker.
     fn read(options: &Map<String>) -> Result<Self> {
-        let option = |key: &str| options.get(key).map(String::as_str).filter(|value| !value.is_empty());
-        let bad = |key: &str, value: &str| Error::invalid(format!("the option {key}={value} has no such value"));
+        let option = |key: &str| {
+            options
+                .get(key)
+                .map(String::as_str)
+                .filter(|value| !value.is_empty())
+        };
+        let bad =
+            |key: &str, value: &str| Error::invalid(format!("the option {key}={value} has no such value"));
         let flag = |key: &str| match option(key) {
             None => Ok(true),
             Some("true" | "1" | "t" | "T" | "TRUE" | "True") => Ok(true),
@@ -279,7 +305,9 @@ fn pool_of(ipam: &Ipam) -> Result<AddressPool> {
             Ok(ipnet::IpNet::V6(_)) => Err(Error::unsupported(format!(
                 "the {what} {text} is one of IPv6, which is not there yet"
             ))),
-            Err(_) => Err(Error::invalid(format!("invalid {what} {text}: it must be written as ADDRESS/LENGTH"))),
+            Err(_) => Err(Error::invalid(format!(
+                "invalid {what} {text}: it must be written as ADDRESS/LENGTH"
+            ))),
         }
     };
     let address = |what: &str, text: &str| {
@@ -302,9 +330,11 @@ fn pool_of(ipam: &Ipam) -> Result<AddressPool> {
 
 fn check_overlap(wanted: Ipv4Net, others: &[Arc<UserNetwork>]) -> Result<()> {
     let clash = others.iter().find(|other| {
-        other.record.bridge.subnet.is_some_and(|there| {
-            there.contains(&wanted.network()) || wanted.contains(&there.network())
-        })
+        other
+            .record
+            .bridge
+            .subnet
+            .is_some_and(|there| there.contains(&wanted.network()) || wanted.contains(&there.network()))
     });
     match clash {
         Some(other) => Err(Error::new(
@@ -369,9 +399,17 @@ mod tests {
 
     #[test]
     fn options_are_dockers() {
-        let options = |key: &str, value: &str| Options::read(&Map::from([(key.to_owned(), value.to_owned())]));
-        assert!(!options("com.docker.network.bridge.enable_icc", "false").unwrap().icc);
-        assert_eq!(options("com.docker.network.driver.mtu", "1400").unwrap().mtu, Some(1400));
+        let options =
+            |key: &str, value: &str| Options::read(&Map::from([(key.to_owned(), value.to_owned())]));
+        assert!(
+            !options("com.docker.network.bridge.enable_icc", "false")
+                .unwrap()
+                .icc
+        );
+        assert_eq!(
+            options("com.docker.network.driver.mtu", "1400").unwrap().mtu,
+            Some(1400)
+        );
         assert!(options("com.docker.network.driver.mtu", "many").is_err());
         assert!(options("com.example.other", "x").unwrap().masquerade);
     }

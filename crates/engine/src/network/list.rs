@@ -21,7 +21,10 @@ impl Engine {
     pub async fn network_list(&self, filters: &Filters) -> Result<Vec<Network>> {
         filters.check(&["id", "name", "driver", "type", "scope", "label", "dangling"])?;
         let dangling = filters.flag("dangling")?;
-        if let Some(kind) = filters.get("type").find(|kind| !matches!(*kind, "builtin" | "custom")) {
+        if let Some(kind) = filters
+            .get("type")
+            .find(|kind| !matches!(*kind, "builtin" | "custom"))
+        {
             return Err(Error::invalid(format!("invalid filter: 'type'='{kind}'")));
         }
         let mut networks = self.all_networks();
@@ -151,18 +154,18 @@ impl Engine {
         let mut names: Vec<&str> = match &mode {
             NetworkMode::Host | NetworkMode::None => mode.network_name().into_iter().collect(),
             NetworkMode::Container(_) => Vec::new(),
-            NetworkMode::Bridge | NetworkMode::Named(_) => {
-                record.networks.keys().chain(endpoints.keys()).map(String::as_str).collect()
-            }
+            NetworkMode::Bridge | NetworkMode::Named(_) => record
+                .networks
+                .keys()
+                .chain(endpoints.keys())
+                .map(String::as_str)
+                .collect(),
         };
         if names.is_empty() && !running {
             names.extend(mode.network_name());
         }
         let settings = names.into_iter().map(|name| {
             let mut settings = record.networks.get(name).cloned().unwrap_or_default();
-            if !record.config.mac_address.is_empty() && mode.network_name() == Some(name) {
-                settings.mac_address.clone_from(&record.config.mac_address);
-            }
             settings.aliases = shown_aliases(record, name, &settings.aliases);
             settings.dns_names = dns_names(record, name);
             if (running && (name != DEFAULT || self.networks.bridge().is_some()))
@@ -210,7 +213,13 @@ impl Engine {
             "host" => "host",
             _ => "bridge",
         };
-        self.publish_network(action, &self.network_id(network), network, driver, Some(&record.id));
+        self.publish_network(
+            action,
+            &self.network_id(network),
+            network,
+            driver,
+            Some(&record.id),
+        );
     }
 }
 

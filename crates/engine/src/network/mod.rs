@@ -115,7 +115,10 @@ impl Networks {
             .zip(bridges)
             .map(|(record, bridge)| {
                 let bridge = bridge.map_err(|error| {
-                    tracing::warn!(network = record.name, "{error}; it is tried again when a container needs the network");
+                    tracing::warn!(
+                        network = record.name,
+                        "{error}; it is tried again when a container needs the network"
+                    );
                 });
                 let ends = ends.iter().filter(|end| end.bridge == record.bridge.name);
                 let link = Link {
@@ -123,10 +126,16 @@ impl Networks {
                     ends: ends.map(|end| end.ifname.clone()).collect(),
                     ..Link::default()
                 };
-                Arc::new(UserNetwork { record, link: Mutex::new(link) })
+                Arc::new(UserNetwork {
+                    record,
+                    link: Mutex::new(link),
+                })
             })
             .collect();
-        let all = default.iter().cloned().chain(user.iter().filter_map(|network| held(&network.link).bridge.clone()));
+        let all = default.iter().cloned().chain(
+            user.iter()
+                .filter_map(|network| held(&network.link).bridge.clone()),
+        );
         settle(&all.collect::<Vec<_>>(), ends)?;
         let pool = default
             .map(|bridge| {
@@ -142,7 +151,11 @@ impl Networks {
             created: crate::time::now(),
             table,
             records,
-            user: Mutex::new(user.into_iter().map(|network| (network.record.name.clone(), network)).collect()),
+            user: Mutex::new(
+                user.into_iter()
+                    .map(|network| (network.record.name.clone(), network))
+                    .collect(),
+            ),
             making: Mutex::default(),
             names: Arc::default(),
             dns: OnceLock::new(),
@@ -246,7 +259,10 @@ fn make_bridge(table: &Table, config: &BridgeConfig) -> Result<Bridge> {
 /// Makes the kernel match the records of all endpoints: every bridge knows its own before the first rule is touched.
 fn settle(bridges: &[Bridge], ends: &[EndpointRecord]) -> Result<()> {
     let of = |bridge: &Bridge| -> Vec<EndpointRecord> {
-        ends.iter().filter(|end| end.bridge == bridge.name()).cloned().collect()
+        ends.iter()
+            .filter(|end| end.bridge == bridge.name())
+            .cloned()
+            .collect()
     };
     for bridge in bridges {
         for end in of(bridge) {
@@ -257,7 +273,11 @@ fn settle(bridges: &[Bridge], ends: &[EndpointRecord]) -> Result<()> {
     for bridge in bridges {
         let found = bridge.reconcile(&of(bridge)).map_err(from_network)?;
         if found != vessel_network::Reconciled::default() {
-            tracing::info!(bridge = bridge.name(), ?found, "the network was made to match the state");
+            tracing::info!(
+                bridge = bridge.name(),
+                ?found,
+                "the network was made to match the state"
+            );
         }
     }
     Ok(())

@@ -73,13 +73,18 @@ impl Networks {
         }
         for (network, end) in endpoints.iter().filter(|(network, _)| *network != DEFAULT) {
             if let Some(address) = ipv4(end.address) {
-                self.names.join(network, &record.id, address, &names_of(record, network));
+                self.names
+                    .join(network, &record.id, address, &names_of(record, network));
             }
         }
         let closed = endpoints.keys().all(|network| self.is_internal(network));
         let links = record.networks.values().flat_map(|settings| &settings.links);
         let asker = Asker {
-            networks: endpoints.keys().filter(|network| *network != DEFAULT).cloned().collect(),
+            networks: endpoints
+                .keys()
+                .filter(|network| *network != DEFAULT)
+                .cloned()
+                .collect(),
             links: links
                 .map(|link| match link.split_once(':') {
                     Some((target, alias)) => (alias.to_owned(), target.to_owned()),
@@ -87,7 +92,11 @@ impl Networks {
                 })
                 .collect(),
             // Who has no way out does not get one by names.
-            servers: if closed { Vec::new() } else { servers(&record.host.dns, daemon_servers) },
+            servers: if closed {
+                Vec::new()
+            } else {
+                servers(&record.host.dns, daemon_servers)
+            },
         };
         self.names.set_asker(&record.id, asker);
     }
@@ -108,15 +117,21 @@ impl Networks {
     /// A container is not on a network any more.
     pub(super) fn leave(&self, id: &str, network: &str) {
         self.names.leave(network, id);
+        // Said anew if there are others.
+        self.names.remove_asker(id);
     }
 
     /// A container is on no network any more.
     pub(crate) fn forget(&self, id: &str, networks: impl Iterator<Item = impl AsRef<str>>) {
-        let Some(server) = self.dns.get() else { return };
-        for network in networks {
+        let mut any = false;
+        for network in networks.filter(|network| network.as_ref() != DEFAULT) {
             self.names.leave(network.as_ref(), id);
+            any = true;
         }
-        server.stop(id);
+        self.names.remove_asker(id);
+        if any && let Some(server) = self.dns.get() {
+            server.stop(id);
+        }
     }
 }
 
@@ -127,13 +142,18 @@ impl Engine {
         if !has_names(&state.endpoints) {
             return;
         }
-        self.networks.announce(&record, &state.endpoints, &self.config.dns);
+        self.networks
+            .announce(&record, &state.endpoints, &self.config.dns);
         let served = open_namespace(state.pid, "net").and_then(|netns| {
             let netns = Netns::from(netns);
-            self.networks.serve_names(&record.id, &state.endpoints, netns.as_fd())
+            self.networks
+                .serve_names(&record.id, &state.endpoints, netns.as_fd())
         });
         if let Err(error) = served {
-            tracing::warn!(container = record.id, "{error}; the container finds no names until it is restarted");
+            tracing::warn!(
+                container = record.id,
+                "{error}; the container finds no names until it is restarted"
+            );
         }
     }
 
@@ -141,14 +161,16 @@ impl Engine {
     pub(crate) fn renew_names(&self, container: &Container) {
         let (record, state) = (container.record(), container.state());
         if state.status.has_process() {
-            self.networks.announce(&record, &state.endpoints, &self.config.dns);
+            self.networks
+                .announce(&record, &state.endpoints, &self.config.dns);
         }
     }
 }
 
 /// Whom to ask for what no network knows: asked by the daemon, so that servers on the host's loopback are as good as others.
 fn servers(of_container: &[String], of_daemon: &[IpAddr]) -> Vec<IpAddr> {
-    let parse = |list: &[String]| -> Vec<IpAddr> { list.iter().filter_map(|text| text.parse().ok()).collect() };
+    let parse =
+        |list: &[String]| -> Vec<IpAddr> { list.iter().filter_map(|text| text.parse().ok()).collect() };
     let own = parse(of_container);
     if !own.is_empty() {
         return own;
@@ -163,7 +185,11 @@ fn servers(of_container: &[String], of_daemon: &[IpAddr]) -> Vec<IpAddr> {
 
 /// What the API calls `DNSNames`.
 pub(super) fn dns_names(record: &Record, network: &str) -> Vec<String> {
-    if network == DEFAULT { Vec::new() } else { names_of(record, network) }
+    if network == DEFAULT {
+        Vec::new()
+    } else {
+        names_of(record, network)
+    }
 }
 
 /// The aliases of a container on a network as `inspect` shows them: with its short ID.

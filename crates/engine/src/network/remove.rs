@@ -37,7 +37,9 @@ impl Engine {
         let mut until = None;
         for text in filters.get("until") {
             let time = time::parse(text).ok_or_else(|| {
-                Error::invalid(format!("invalid filter 'until={text}': a time or a duration expected"))
+                Error::invalid(format!(
+                    "invalid filter 'until={text}': a time or a duration expected"
+                ))
             })?;
             until = Some(until.map_or(time, |other: i64| other.min(time)));
         }

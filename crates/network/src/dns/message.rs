@@ -306,7 +306,20 @@ mod tests {
 
     /// A question as a stub resolver sends it.
     fn question(name: &str, kind: u16, udp_size: Option<u16>) -> Vec<u8> {
-        let mut packet = vec![0x12, 0x34, 0x01, 0, 0, 1, 0, 0, 0, 0, 0, u8::from(udp_size.is_some())];
+        let mut packet = vec![
+            0x12,
+            0x34,
+            0x01,
+            0,
+            0,
+            1,
+            0,
+            0,
+            0,
+            0,
+            0,
+            u8::from(udp_size.is_some()),
+        ];
         packet.extend(write_name(name).unwrap());
         packet.extend(kind.to_be_bytes());
         packet.extend(CLASS_IN.to_be_bytes());
@@ -346,8 +359,17 @@ mod tests {
 
     #[test]
     fn reverse_names() {
-        assert_eq!(reverse("2.0.18.172.in-addr.arpa"), Some(Ipv4Addr::new(172, 18, 0, 2)));
-        for bad in ["in-addr.arpa", "0.18.172.in-addr.arpa", "1.2.3.4.5.in-addr.arpa", "256.1.1.1.in-addr.arpa", "a"] {
+        assert_eq!(
+            reverse("2.0.18.172.in-addr.arpa"),
+            Some(Ipv4Addr::new(172, 18, 0, 2))
+        );
+        for bad in [
+            "in-addr.arpa",
+            "0.18.172.in-addr.arpa",
+            "1.2.3.4.5.in-addr.arpa",
+            "256.1.1.1.in-addr.arpa",
+            "a",
+        ] {
             assert_eq!(reverse(bad), None, "{bad}");
         }
         let query = Query::parse(&question("2.0.18.172.in-addr.arpa", TYPE_PTR, None)).unwrap();

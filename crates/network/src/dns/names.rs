@@ -128,7 +128,12 @@ impl Names {
     pub(crate) fn servers(&self, key: &str) -> Vec<IpAddr> {
         let inner = self.read();
         let servers = inner.askers.get(key).map(|asker| asker.servers.as_slice());
-        servers.unwrap_or_default().iter().take(MAX_SERVERS).copied().collect()
+        servers
+            .unwrap_or_default()
+            .iter()
+            .take(MAX_SERVERS)
+            .copied()
+            .collect()
     }
 }
 
@@ -188,7 +193,13 @@ mod tests {
     fn a_link_is_a_name_of_ones_own() {
         let known = Names::default();
         known.join("n", "1", ip(2), &names(&["postgres"]));
-        known.set_asker("a", Asker { links: vec![("db".into(), "postgres".into())], ..asker(&["n"]) });
+        known.set_asker(
+            "a",
+            Asker {
+                links: vec![("db".into(), "postgres".into())],
+                ..asker(&["n"])
+            },
+        );
         known.set_asker("b", asker(&["n"]));
         assert_eq!(known.resolve("a", "db"), Some(vec![ip(2)]));
         assert_eq!(known.resolve("b", "db"), None);

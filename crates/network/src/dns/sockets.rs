@@ -6,8 +6,8 @@ use std::os::fd::BorrowedFd;
 use super::ADDRESS;
 use crate::error::{Error, Result};
 use crate::netlink::{Family, Socket};
-use crate::nft::local_dns::{self, TABLE};
 use crate::netns;
+use crate::nft::local_dns::{self, TABLE};
 
 /// What serves one namespace.
 pub(super) struct Sockets {
