@@ -1,6 +1,6 @@
 //! The thread that serves all namespaces over UDP, and takes the connections over TCP.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -61,6 +61,7 @@ impl Worker {
             names,
             served: HashMap::new(),
             pending: HashMap::new(),
+            deadlines: VecDeque::new(),
             number: 0,
             rotation: 0,
             connections: Arc::default(),
@@ -126,6 +127,9 @@ struct Work {
     names: Arc<Names>,
     served: HashMap<u32, Served>,
     pending: HashMap<u32, Pending>,
+    /// When they are to be given up, the first one first: all have the same patience. One that says something else than its
+    /// question is of an earlier server, or of one that was answered.
+    deadlines: VecDeque<(Instant, u32)>,
     /// The last number given to either; an event of a number that is gone is of no interest.
     number: u32,
     rotation: usize,
@@ -138,10 +142,11 @@ impl Work {
         let mut events: Vec<Event> = Vec::with_capacity(64);
         loop {
             events.clear();
+            let patience = self.patience();
             match epoll::wait(
                 &self.epoll,
                 rustix::buffer::spare_capacity(&mut events),
-                self.patience().as_ref(),
+                patience.as_ref(),
             ) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(error) => {
@@ -168,13 +173,27 @@ impl Work {
     }
 
     /// Until the first question under way is to be given up; none: until something happens.
-    fn patience(&self) -> Option<Timespec> {
-        let first = self.pending.values().map(|pending| pending.deadline).min()?;
+    fn patience(&mut self) -> Option<Timespec> {
+        let (first, _) = self.first_deadline()?;
         let left = first.saturating_duration_since(Instant::now());
         Some(Timespec {
             tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
             tv_nsec: left.subsec_nanos().into(),
         })
+    }
+
+    fn first_deadline(&mut self) -> Option<(Instant, u32)> {
+        while let Some((deadline, place)) = self.deadlines.front().copied() {
+            if self
+                .pending
+                .get(&place)
+                .is_some_and(|pending| pending.deadline == deadline)
+            {
+                return Some((deadline, place));
+            }
+            self.deadlines.pop_front();
+        }
+        None
     }
 
     /// False: it is over.
@@ -269,6 +288,7 @@ impl Work {
         let place = self.next_number();
         match begun {
             Some(pending) if self.watch(&pending.socket, UPSTREAM | u64::from(place)) => {
+                self.deadlines.push_back((pending.deadline, place));
                 self.pending.insert(place, pending);
                 if let Some(served) = self.served.get_mut(&number) {
                     served.under_way += 1;
@@ -317,28 +337,27 @@ impl Work {
             return;
         };
         let asked = pending.ask_next();
+        let deadline = pending.deadline;
         let watched = asked
             && self
                 .pending
                 .get(&place)
                 .is_some_and(|pending| self.watch(&pending.socket, UPSTREAM | u64::from(place)));
-        if !watched && let Some(pending) = self.finish(place) {
+        if watched {
+            self.deadlines.push_back((deadline, place));
+        } else if let Some(pending) = self.finish(place) {
             self.say(pending.origin, pending.client, &failure(&pending.query));
         }
     }
 
     fn expire(&mut self) {
         if self.pending.is_empty() {
+            self.deadlines.clear();
             return;
         }
         let now = Instant::now();
-        let late: Vec<u32> = self
-            .pending
-            .iter()
-            .filter(|(_, pending)| pending.deadline <= now)
-            .map(|(place, _)| *place)
-            .collect();
-        for place in late {
+        while let Some((_, place)) = self.first_deadline().filter(|(deadline, _)| *deadline <= now) {
+            self.deadlines.pop_front();
             self.go_on(place);
         }
     }
