@@ -90,6 +90,21 @@ fn containers_find_each_other_by_name() {
     assert_eq!(lookup(&daemon, "client", "other").len(), 1);
     daemon.vessel(&["rm", "-f", "other"]).ok();
     assert_eq!(lookup(&daemon, "client", "www"), [web.as_str()]);
+    let linked = [
+        "run",
+        "--rm",
+        "--network",
+        "front",
+        "--link",
+        "web:alias",
+        "busybox",
+        "nslookup",
+        "alias",
+        "127.0.0.11",
+    ];
+    let said = daemon.vessel(&linked).ok();
+    assert!(said.contains(&web), "{said}");
+    assert!(lookup(&daemon, "client", "alias").is_empty());
     // Who uses port 53 himself may.
     let said = daemon
         .vessel(&[

@@ -78,8 +78,12 @@ impl Engine {
             host_config.network_mode.clone_from(&network.record.name);
         }
         let mode = NetworkMode::parse(&host_config.network_mode)?;
-        let networks =
-            self.settle_networks(&mode, networking_config.endpoints_config, &config.mac_address)?;
+        let networks = self.settle_networks(
+            &mode,
+            networking_config.endpoints_config,
+            &config.mac_address,
+            &host_config.links,
+        )?;
         let published = ports::published(&config, &host_config)?;
         if mode == NetworkMode::Host && !published.is_empty() {
             warnings.push("Published ports are discarded when using host network mode".into());

@@ -188,6 +188,7 @@ impl Engine {
         mode: &NetworkMode,
         asked: Map<EndpointSettings>,
         mac: &str,
+        links: &[String],
     ) -> Result<Map<EndpointSettings>> {
         let mut networks = Map::new();
         for (name, settings) in asked {
@@ -207,7 +208,10 @@ impl Engine {
                 networks.insert(DEFAULT.to_owned(), EndpointSettings::default());
             }
             NetworkMode::Named(name) => {
-                networks.entry(name.clone()).or_default();
+                let settings = networks.entry(name.clone()).or_default();
+                if settings.links.is_empty() {
+                    settings.links = links.to_vec();
+                }
             }
             _ => {}
         }

@@ -139,9 +139,9 @@ pub fn check(config: &ContainerConfig, host: &HostConfig, facts: &HostFacts) -> 
             host.isolation
         )));
     }
-    if !host.links.is_empty() {
+    if !host.links.is_empty() && !matches!(network, NetworkMode::Named(_)) {
         return Err(Error::unsupported(
-            "links are not supported: use a network's DNS or --add-host",
+            "links are not supported on this network: make one with `network create`, where containers find each other by name, or use --add-host",
         ));
     }
     if !host.resources.device_requests.is_empty() {
