@@ -33,6 +33,10 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ! {
 }
 
 fn run(arguments: &[OsString]) -> i32 {
+    // Before the arguments are understood: that takes as long as much of a start does, and the protected process does it
+    // again. A word too many among these costs an execution, no more.
+    let starts = |word: &OsString| ["create", "run", "exec"].iter().any(|start| word == start);
+    let protection = arguments.iter().any(starts).then(|| protect(arguments));
     let parsed = Runtime::try_parse_from(
         std::iter::once(OsString::from("vessel runtime")).chain(arguments.iter().cloned()),
     );
@@ -47,7 +51,7 @@ fn run(arguments: &[OsString]) -> i32 {
     if matches!(
         runtime.command,
         Command::Create(_) | Command::Run(_) | Command::Exec(_)
-    ) && let Err(error) = protect(arguments)
+    ) && let Err(error) = protection.unwrap_or_else(|| protect(arguments))
     {
         failures.tell(&error);
         return 1;
