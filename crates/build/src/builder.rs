@@ -257,7 +257,7 @@ impl Builder {
             solves: &solves,
         };
         if request.cache_to.contains(&CacheExport::Inline) {
-            caches.inline(&mut finished)?;
+            caches.inline(&mut finished).await?;
         }
         let exporter = Exporter {
             builder: Arc::clone(self),

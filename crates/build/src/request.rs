@@ -265,8 +265,8 @@ pub enum CacheExport {
 pub struct CacheExportOptions {
     /// `mode=max`: the results of all stages; otherwise those of the target only.
     pub max: bool,
-    /// `cache-mounts`: whether the directories of `RUN --mount=type=cache` go along; none: with `mode=max`.
-    pub mounts: Option<bool>,
+    /// `cache-mounts=true`: the directories of `RUN --mount=type=cache` go along.
+    pub mounts: bool,
     /// How layers are compressed; none: gzip.
     pub compression: Option<Compression>,
     /// The level of compression.

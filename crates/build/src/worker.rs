@@ -66,8 +66,8 @@ pub trait Worker: Send + Sync + 'static {
     /// Pushes an image of the store to a registry.
     async fn push(&self, request: PushRequest<'_>) -> Result<Descriptor>;
 
-    /// Keeps images of several platforms that were built together as one: they are pushed together later.
-    async fn keep_together(&self, images: &[Digest]) -> Result<()>;
+    /// Keeps images of several platforms that were built together as one: by `names` they are pushed together later.
+    async fn keep_together(&self, images: &[Digest], names: &[String]) -> Result<()>;
 }
 
 /// The writable layer of a mount.

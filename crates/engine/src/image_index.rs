@@ -56,6 +56,7 @@ pub struct ImageIndex {
     content: vessel_image::Store,
     images: Table<ImageRecord>,
     tags: Table<String>,
+    indexes: Table<String>,
     flusher: Flusher,
     state: RwLock<Index>,
 }
@@ -64,6 +65,8 @@ pub struct ImageIndex {
 struct Index {
     records: BTreeMap<String, ImageRecord>,
     tags: BTreeMap<String, String>,
+    /// The indexes of several platforms that names stand for, too.
+    indexes: BTreeMap<String, String>,
     /// Those looked up since their record last changed.
     resolved: BTreeMap<String, Arc<Image>>,
     /// Those that containers are being made from, with how many.
@@ -101,13 +104,15 @@ impl ImageIndex {
     /// Reads the index; `content` is where blobs and layers are. Images whose layers a power failure may have damaged
     /// are forgotten.
     pub(crate) fn open(store: &Store, content: vessel_image::Store) -> Result<Self> {
-        let (images, tags) = (
+        let (images, tags, indexes) = (
             store.table::<ImageRecord>("images"),
             store.table::<String>("tags"),
+            store.table::<String>("tag_indexes"),
         );
         let mut state = Index {
             records: images.all()?.into_iter().collect(),
             tags: tags.all()?.into_iter().collect(),
+            indexes: indexes.all()?.into_iter().collect(),
             resolved: BTreeMap::new(),
             held: BTreeMap::new(),
         };
@@ -119,6 +124,8 @@ impl ImageIndex {
             let mut names = Vec::new();
             for (name, _) in state.tags.extract_if(.., |_, of| *of == id) {
                 tags.delete_now(&name)?;
+                indexes.delete_now(&name)?;
+                state.indexes.remove(&name);
                 names.push(name);
             }
             tracing::warn!(
@@ -133,6 +140,7 @@ impl ImageIndex {
             content,
             images,
             tags,
+            indexes,
             flusher,
             state: RwLock::new(state),
         })
@@ -238,11 +246,13 @@ impl ImageIndex {
         self.images.sync(Durability::Disk).await
     }
 
-    /// Gives an image a name, which another may lose by that. Returns the ID that had it.
+    /// Gives an image a name, which another may lose by that. Returns the ID that had it. The name stands for no index any
+    /// more.
     ///
     /// # Errors
     /// When the journal cannot be written.
     pub async fn tag(&self, name: &str, id: &str) -> Result<Option<String>> {
+        self.forget_index(name)?;
         self.tags.put_now(name, &id.to_owned())?;
         let before = self.write(|index| index.tags.insert(name.to_owned(), id.to_owned()));
         self.tags.sync(Durability::Disk).await?;
@@ -254,10 +264,44 @@ impl ImageIndex {
     /// # Errors
     /// When the journal cannot be written.
     pub async fn untag(&self, name: &str) -> Result<Option<String>> {
+        self.forget_index(name)?;
         self.tags.delete_now(name)?;
         let before = self.write(|index| index.tags.remove(name));
         self.tags.sync(Durability::Disk).await?;
         Ok(before)
+    }
+
+    /// Remembers which index a name stands for, until it is given to another image.
+    ///
+    /// # Errors
+    /// When the journal cannot be written.
+    pub(crate) async fn tag_index(&self, name: &str, index: &str) -> Result<()> {
+        self.indexes.put_now(name, &index.to_owned())?;
+        self.write(|state| state.indexes.insert(name.to_owned(), index.to_owned()));
+        self.indexes.sync(Durability::Disk).await
+    }
+
+    fn forget_index(&self, name: &str) -> Result<()> {
+        self.indexes.delete_now(name)?;
+        self.write(|state| state.indexes.remove(name));
+        Ok(())
+    }
+
+    /// The indexes names stand for: name, image, index.
+    pub(crate) fn tagged_indexes(&self) -> Vec<(String, String, String)> {
+        self.read(|state| {
+            let known = state.indexes.iter();
+            known
+                .filter_map(|(name, index)| {
+                    Some((name.clone(), state.tags.get(name)?.clone(), index.clone()))
+                })
+                .collect()
+        })
+    }
+
+    /// The index a name stands for.
+    pub(crate) fn index_of_tag(&self, name: &str) -> Option<String> {
+        self.read(|state| state.indexes.get(name).cloned())
     }
 
     /// The ID a name stands for, if it is one.

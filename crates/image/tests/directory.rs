@@ -12,7 +12,8 @@ use common::{leftovers, store};
 use proptest::prelude::*;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps, XattrFlags};
 use vessel_image::{
-    Digest, DirectoryLayerOptions, ErrorKind, LayerDirectory, LayerInfo, Limits, Result, Store,
+    ChainId, DiffId, Digest, DirectoryLayerOptions, ErrorKind, LayerDirectory, LayerInfo, Limits, Result,
+    Store,
 };
 
 /// All there is to say about a file: what it is, whose, from when, with which content, which other names it has.
@@ -158,6 +159,35 @@ fn check(store: &Store, elsewhere: &Store, layer: &LayerInfo) -> BTreeMap<String
     let here = tree(&store.layer_path(&layer.chain_id));
     assert_eq!(here, tree(&elsewhere.layer_path(&again.chain_id)));
     here
+}
+
+#[test]
+fn the_name_of_a_layer_is_no_digest_of_one() {
+    let (directory, store) = store();
+    let options = DirectoryLayerOptions::default();
+    let mut lease = store.lease();
+    let mut put = |name: &str, parent: Option<&ChainId>| {
+        let path = directory.path().join(name);
+        fs::create_dir(&path).unwrap();
+        fs::write(path.join(name), name).unwrap();
+        let from = LayerDirectory { path, take: false };
+        store.put_directory(from, parent, &options, &mut lease).unwrap()
+    };
+    let lower = put("lower", None);
+    let upper = put("upper", Some(&lower.chain_id));
+    // A layer of no parent has its digest for a name: here is one of that name, which is another.
+    let claimed = DiffId(upper.chain_id.0.clone());
+    let limits = Limits::default();
+    let refused = store.put_layer(&b"x"[..], None, &claimed, &limits, &mut store.lease());
+    assert_eq!(refused.unwrap_err().kind(), ErrorKind::Digest);
+    let again = store.put_layer(
+        &b"x"[..],
+        Some(&lower.chain_id),
+        &upper.diff_id,
+        &limits,
+        &mut store.lease(),
+    );
+    assert_eq!(again.unwrap().chain_id, upper.chain_id);
 }
 
 #[derive(Debug, Clone)]

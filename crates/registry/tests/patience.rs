@@ -89,3 +89,37 @@ async fn who_lets_streams_starve_loses_the_connection() {
     let rest = response.bytes().await;
     assert!(rest.is_err(), "all of it came");
 }
+
+/// A client that takes a byte of each stream.
+fn sipping() -> reqwest::Client {
+    reqwest::Client::builder()
+        .no_proxy()
+        .http2_prior_knowledge()
+        .http2_initial_stream_window_size(1)
+        .build()
+        .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_takes_one_byte_of_a_small_answer_loses_the_connection_whatever_else_is_asked() {
+    let registry = start_with(|config| config.silence = SILENCE).await;
+    let digest = registry.push_blob("a", &[7; 1000]).await;
+    let url = registry.url(&format!("/v2/a/blobs/{digest}"));
+    let client = sipping();
+    let starving = client.get(&url).send().await.unwrap();
+    for _ in 0..16 {
+        tokio::time::sleep(SILENCE / 4).await;
+        // Of the lost connection, or of a new one.
+        let _ = client.head(&url).send().await;
+    }
+    assert!(starving.bytes().await.is_err(), "all of it came");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_takes_byte_by_byte_gets_all_of_it() {
+    let registry = start_with(|config| config.silence = SILENCE).await;
+    let digest = registry.push_blob("a", &[7; 1000]).await;
+    let url = registry.url(&format!("/v2/a/blobs/{digest}"));
+    let answer = sipping().get(&url).send().await.unwrap();
+    assert_eq!(answer.bytes().await.unwrap(), [7; 1000][..]);
+}

@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -328,6 +329,85 @@ async fn a_cut_connection_is_resumed() {
         .await
         .unwrap();
     assert!(got == bytes);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_that_fails_is_left_alone_for_a_while() {
+    let raw = r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#;
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    let url = liar(move |request| {
+        // What it is, and the thing itself; then it has had enough.
+        if count.fetch_add(1, Ordering::Relaxed) >= 2 {
+            return http("500 Internal Server Error", "content-length: 0\r\n", b"");
+        }
+        let more = format!(
+            "content-type: application/vnd.oci.image.index.v1+json\r\ncontent-length: {}\r\ndocker-content-digest: {}\r\n",
+            raw.len(),
+            Digest::sha256(raw.as_bytes())
+        );
+        let body = if request.starts_with("HEAD") { "" } else { raw };
+        http("200 OK", &more, body.as_bytes())
+    })
+    .await;
+    let cache = cache_of(url, None, Duration::ZERO).await;
+    let get = async || {
+        let response = cache.get("/v2/a/manifests/t").await;
+        assert_eq!(response.status(), StatusCode::OK);
+        assert_eq!(response.text().await.unwrap(), raw);
+    };
+    get().await;
+    assert_eq!(asked.load(Ordering::Relaxed), 2);
+    get().await;
+    let before = asked.load(Ordering::Relaxed);
+    assert!(before > 2, "a tag is believed for no time");
+    futures_util::future::join_all((0..8).map(|_| get())).await;
+    assert_eq!(asked.load(Ordering::Relaxed), before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn registries_that_do_not_answer_head() {
+    let raw = r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#;
+    let digest = Digest::sha256(b"the blob");
+    for (head, ranges) in [
+        ("403 Forbidden", true),
+        ("405 Method Not Allowed", false),
+        ("501 Not Implemented", true),
+        ("404 Not Found", true),
+        // Without a length.
+        ("200 OK", true),
+    ] {
+        let url = liar(move |request| {
+            let request = request.to_lowercase();
+            if request.starts_with("head") {
+                return http(head, "", b"");
+            }
+            if request.contains("/manifests/") {
+                let more = format!(
+                    "content-type: application/vnd.oci.image.index.v1+json\r\ncontent-length: {}\r\n",
+                    raw.len()
+                );
+                return http("200 OK", &more, raw.as_bytes());
+            }
+            match ranges && request.contains("range: bytes=0-0") {
+                true => http(
+                    "206 Partial Content",
+                    "content-length: 1\r\ncontent-range: bytes 0-0/8\r\n",
+                    b"t",
+                ),
+                false => http("200 OK", "content-length: 8\r\n", b"the blob"),
+            }
+        })
+        .await;
+        let cache = cache_of(url, None, Duration::ZERO).await;
+        let path = format!("/v2/a/blobs/{digest}");
+        assert_eq!(header(&cache.head(&path).await, "content-length"), "8", "{head}");
+        let got = cache.get(&path).await;
+        assert_eq!(got.status(), StatusCode::OK, "{head}");
+        assert_eq!(got.text().await.unwrap(), "the blob", "{head}");
+        let manifest = cache.get("/v2/a/manifests/t").await;
+        assert_eq!(manifest.status(), StatusCode::OK, "{head}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use common::start_with;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair};
+use reqwest::StatusCode;
 use vessel_image::Reference;
 use vessel_image::registry::{Credentials, RegistryClient, Settings};
-use vessel_registry::TlsFiles;
+use vessel_registry::{ProxyOptions, TlsFiles, UpstreamOptions};
 
 type Authority = CertifiedIssuer<'static, KeyPair>;
 
@@ -108,4 +109,37 @@ async fn certificates_of_both_sides_and_their_renewal() {
     fs::write(own.join("ca.crt"), next.pem()).unwrap();
     let error = ask(&fresh).await;
     assert!(error.contains("manifest unknown"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cache_believes_the_authority_it_was_given_and_no_other() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    let (ours, theirs) = (authority(), authority());
+    let usage = ExtendedKeyUsagePurpose::ServerAuth;
+    issue(&ours, usage, &path("chain.pem"), &path("key.pem"));
+    let registry = start_with(|config| {
+        config.tls = Some(TlsFiles {
+            certificate: path("chain.pem"),
+            key: path("key.pem"),
+            clients: None,
+        });
+    })
+    .await;
+    let url = format!("https://{}", registry.address);
+    for (authority, status) in [(&ours, StatusCode::NOT_FOUND), (&theirs, StatusCode::BAD_GATEWAY)] {
+        let cache = start_with(|config| {
+            config.proxy = Some(ProxyOptions {
+                upstream: UpstreamOptions {
+                    url: url.clone(),
+                    credentials: None,
+                    ca: Some(authority.pem().into_bytes()),
+                    http_proxy: None,
+                },
+                ttl: Duration::ZERO,
+            });
+        })
+        .await;
+        assert_eq!(cache.get("/v2/a/manifests/t").await.status(), status);
+    }
 }

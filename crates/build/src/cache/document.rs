@@ -61,7 +61,7 @@ pub(crate) struct Record {
     pub layer: usize,
     /// When it was made, nanoseconds since the epoch: it is in the history of images.
     pub created: i64,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub description: String,
 }
 
@@ -73,13 +73,6 @@ pub(crate) struct Mount {
 }
 
 impl Document {
-    pub fn new() -> Self {
-        Self {
-            version: VERSION,
-            ..Self::default()
-        }
-    }
-
     /// Reads a document that an image or a manifest has.
     pub fn parse(bytes: &[u8]) -> Result<Self> {
         if bytes.len() > MAX_DOCUMENT {
@@ -120,47 +113,104 @@ impl Document {
         Ok(())
     }
 
-    /// Writes it, leaving out what would be too much.
+    /// Writes it.
     pub fn encode(&self) -> Result<Vec<u8>> {
         serde_json::to_vec(self).map_err(|error| Error::invalid(format!("cannot encode a cache: {error}")))
+    }
+}
+
+/// A document that is being made.
+#[derive(Debug, Default)]
+pub(crate) struct Draft {
+    document: Document,
+    keys: HashSet<Key>,
+    places: HashMap<DiffId, usize>,
+}
+
+impl Draft {
+    pub fn new() -> Self {
+        let document = Document {
+            version: VERSION,
+            ..Document::default()
+        };
+        Self {
+            document,
+            ..Self::default()
+        }
+    }
+
+    /// Writes it into at most so many bytes. What does not fit is left out: descriptions first, then the records of the
+    /// last steps. None: not even that helps.
+    pub fn encode(mut self, most: usize) -> Result<Option<Vec<u8>>> {
+        let mut raw = self.document.encode()?;
+        if raw.len() > most {
+            for record in &mut self.document.records {
+                record.description.clear();
+            }
+            raw = self.document.encode()?;
+        }
+        while raw.len() > most {
+            let count = self.document.records.len();
+            if count == 0 {
+                return Ok(None);
+            }
+            self.document.records.truncate(count / 2);
+            raw = self.document.encode()?;
+        }
+        Ok(Some(raw))
     }
 
     /// Adds a record of a layer.
     pub fn record(&mut self, key: &str, layer: usize, created: i64, description: &str) {
-        if self.records.len() >= MAX_RECORDS || self.records.iter().any(|known| known.key == key) {
+        if self.document.records.len() >= MAX_RECORDS || !self.keys.insert(key.to_owned()) {
             return;
         }
         let mut end = description.len().min(MAX_TEXT);
         while !description.is_char_boundary(end) {
             end -= 1;
         }
-        self.records.push(Record {
+        self.document.records.push(Record {
             key: key.to_owned(),
             layer,
-            created,
+            created: created.max(0),
             description: description.get(..end).unwrap_or_default().to_owned(),
         });
     }
 
     /// The place of a layer, which is added if it is not there. None: there is no more room.
     pub fn layer(&mut self, diff: &DiffId) -> Option<usize> {
-        if let Some(at) = self.layers.iter().position(|layer| layer.diff == *diff) {
+        if let Some(&at) = self.places.get(diff) {
             return Some(at);
         }
-        if self.layers.len() >= MAX_LAYERS {
+        let at = self.document.layers.len();
+        if at >= MAX_LAYERS {
             return None;
         }
-        self.layers.push(Layer {
+        self.document.layers.push(Layer {
             diff: diff.clone(),
             blob: None,
         });
-        Some(self.layers.len() - 1)
+        self.places.insert(diff.clone(), at);
+        Some(at)
+    }
+
+    /// Whether the blob of a layer is known.
+    pub fn has_blob(&self, layer: usize) -> bool {
+        let layer = self.document.layers.get(layer);
+        layer.is_some_and(|layer| layer.blob.is_some())
+    }
+
+    /// Says which blob a layer is.
+    pub fn blob(&mut self, layer: usize, blob: Digest) {
+        if let Some(layer) = self.document.layers.get_mut(layer) {
+            layer.blob = Some(blob);
+        }
     }
 
     /// Adds a mount.
     pub fn mount(&mut self, id: &str, blob: Digest) {
-        if self.mounts.len() < MAX_MOUNTS && id.len() <= MAX_TEXT {
-            self.mounts.push(Mount {
+        if self.document.mounts.len() < MAX_MOUNTS && id.len() <= MAX_TEXT {
+            self.document.mounts.push(Mount {
                 id: id.to_owned(),
                 blob,
             });
@@ -191,7 +241,7 @@ impl Contents {
     }
 
     /// The document inside the configuration of an image. `manifest`: where the layers are; none for an image whose layers
-    /// are here. Without a document, nothing.
+    /// are here. Without a document, nothing. There are no cache mounts in it: an image has layers only.
     pub fn of_image(config: &[u8], manifest: Option<&Manifest>) -> Result<Option<Self>> {
         #[derive(Deserialize)]
         struct Config {
@@ -226,6 +276,7 @@ impl Contents {
             })
             .collect();
         document.check()?;
+        document.mounts.clear();
         Ok(Some(Self::of(document, blobs)))
     }
 
@@ -242,7 +293,7 @@ impl Contents {
                 contents
                     .blobs
                     .entry(layer.diff.clone())
-                    .or_insert_with(|| (*blob).clone());
+                    .or_insert_with(|| bare(blob));
             }
             contents.records.entry(record.key).or_insert(Found {
                 diff: layer.diff.clone(),
@@ -252,7 +303,7 @@ impl Contents {
         }
         for mount in document.mounts {
             if let Some(blob) = by_digest.get(&mount.blob) {
-                contents.mounts.entry(mount.id).or_insert_with(|| (*blob).clone());
+                contents.mounts.entry(mount.id).or_insert_with(|| bare(blob));
             }
         }
         contents
@@ -273,19 +324,24 @@ impl Contents {
         self.mounts.get(id)
     }
 
-    /// The keys that give a layer.
-    pub fn keys_of(&self, diff: &DiffId) -> HashSet<&Key> {
-        let records = self.records.iter();
+    /// The keys of the step that a key is one of: a step may be known by several.
+    pub fn keys_like<'a>(&'a self, key: &str, diff: &DiffId) -> impl Iterator<Item = &'a Key> {
+        let step = self.records.get(key).filter(|step| step.diff == *diff);
+        let records = self.records.iter().filter(move |_| step.is_some());
         records
-            .filter(|(_, found)| found.diff == *diff)
+            .filter(move |(_, found)| step == Some(found))
             .map(|(key, _)| key)
-            .collect()
     }
 
     /// How many records there are.
     pub fn len(&self) -> usize {
         self.records.len()
     }
+}
+
+/// What of a descriptor is needed to read a blob: no addresses, annotations or content of others go further.
+fn bare(blob: &Descriptor) -> Descriptor {
+    Descriptor::new(blob.media_type.clone(), blob.digest.clone(), blob.size)
 }
 
 #[cfg(test)]
@@ -318,15 +374,16 @@ mod tests {
 
     #[test]
     fn is_read_as_it_was_written() {
-        let mut document = Document::new();
-        let one = document.layer(&diff("one")).unwrap();
-        let two = document.layer(&diff("two")).unwrap();
-        assert_eq!(document.layer(&diff("one")), Some(one));
-        document.layers[one].blob = Some(Digest::sha256(b"blob"));
-        document.record(&key("a"), one, 5, "RUN a");
-        document.record(&key("b"), two, 6, &"ü".repeat(MAX_TEXT));
-        document.mount("id", Digest::sha256(b"mount"));
-        let raw = document.encode().unwrap();
+        let mut draft = Draft::new();
+        let one = draft.layer(&diff("one")).unwrap();
+        let two = draft.layer(&diff("two")).unwrap();
+        assert_eq!(draft.layer(&diff("one")), Some(one));
+        draft.blob(one, Digest::sha256(b"blob"));
+        draft.record(&key("a"), one, 5, "RUN a");
+        draft.record(&key("b"), two, 6, &"ü".repeat(MAX_TEXT));
+        draft.mount("id", Digest::sha256(b"mount"));
+        let document = draft.document.clone();
+        let raw = draft.encode(MAX_DOCUMENT).unwrap().unwrap();
         assert_eq!(Document::parse(&raw).unwrap(), document);
         let contents = Contents::of_manifest(&manifest(&["blob", "mount"]), &raw).unwrap();
         assert_eq!(contents.find(&key("a")).unwrap().diff, diff("one"));
@@ -340,14 +397,15 @@ mod tests {
 
     #[test]
     fn an_image_speaks_of_its_own_layers() {
-        let mut document = Document::new();
-        document.record(&key("a"), 1, 5, "");
-        document.record(&key("b"), 9, 5, "");
+        let mut draft = Draft::new();
+        draft.record(&key("a"), 1, 5, "");
+        draft.record(&key("b"), 9, 5, "");
+        draft.mount("id", Digest::sha256(b"x"));
         let config = format!(
             r#"{{"rootfs":{{"type":"layers","diff_ids":["{}","{}"]}},"{INLINE}":{}}}"#,
             diff("one"),
             diff("two"),
-            String::from_utf8(document.encode().unwrap()).unwrap()
+            String::from_utf8(draft.encode(MAX_DOCUMENT).unwrap().unwrap()).unwrap()
         );
         let found = Contents::of_image(config.as_bytes(), Some(&manifest(&["x", "y"])))
             .unwrap()
@@ -355,8 +413,45 @@ mod tests {
         assert_eq!(found.find(&key("a")).unwrap().diff, diff("two"));
         assert_eq!(found.blob(&diff("two")).unwrap().digest, Digest::sha256(b"y"));
         assert!(found.find(&key("b")).is_none());
+        assert!(found.mount("id").is_none());
         assert!(Contents::of_image(config.as_bytes(), Some(&manifest(&["x"]))).is_err());
         assert!(Contents::of_image(b"{}", None).unwrap().is_none());
+    }
+
+    #[test]
+    fn what_is_too_much_is_left_out() {
+        let mut draft = Draft::new();
+        let layer = draft.layer(&diff("x")).unwrap();
+        for number in 0..60_000 {
+            draft.record(&key(&number.to_string()), layer, 5, &"\u{1}".repeat(200));
+            draft.record(&key("twice"), layer, 5, "");
+        }
+        let raw = draft.encode(MAX_DOCUMENT).unwrap().unwrap();
+        assert!(raw.len() <= MAX_DOCUMENT);
+        let contents = Contents::of_manifest(&manifest(&[]), &raw).unwrap();
+        assert!(contents.find(&key("0")).is_some() && contents.len() > 10_000);
+        assert_eq!(Draft::new().encode(5).unwrap(), None);
+    }
+
+    #[test]
+    fn steps_of_the_same_layer_are_others() {
+        let mut draft = Draft::new();
+        let layer = draft.layer(&diff("empty")).unwrap();
+        draft.record(&key("content"), layer, 5, "COPY a a");
+        draft.record(&key("quick"), layer, 5, "COPY a a");
+        draft.record(&key("verify"), layer, 6, "RUN ./verify");
+        let raw = draft.encode(MAX_DOCUMENT).unwrap().unwrap();
+        let contents = Contents::of_manifest(&manifest(&[]), &raw).unwrap();
+        let like = |name: &str, layer: &str| {
+            let (key, layer) = (key(name), diff(layer));
+            contents.keys_like(&key, &layer).cloned().collect::<HashSet<_>>()
+        };
+        assert_eq!(
+            like("quick", "empty"),
+            HashSet::from([key("content"), key("quick")])
+        );
+        assert_eq!(like("verify", "empty"), HashSet::from([key("verify")]));
+        assert!(like("quick", "other").is_empty() && like("none", "empty").is_empty());
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //!
 //! Every step that took part is told by its keys. `mode=max` keeps the layers of all of them, otherwise those of the
 //! result are kept; layers of base images never are, since a build that needs them has pulled them. The directories of
-//! `RUN --mount=type=cache` go along as archives. What the place has already is not sent again, and not even compressed
+//! `RUN --mount=type=cache` go along as archives when that is asked for: they are the host's, with what all of its builds
+//! left in them. What the place has already is not sent again, and not even compressed
 //! again where its compressed digest is known.
 
 use std::collections::HashSet;
@@ -14,11 +15,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use vessel_image::{
-    Algorithm, ChainId, Compression, Descriptor, DiffId, Digest, Hasher, Manifest, PackOptions, compress,
-    media_type, pack,
+    Algorithm, ChainId, Compression, Descriptor, DiffId, Digest, Hasher, MAX_DOCUMENT, Manifest, PackOptions,
+    compress, media_type, pack,
 };
 
-use super::document::{Document, INLINE, MEDIA_TYPE};
+use super::document::{Draft, INLINE, MEDIA_TYPE};
 use super::import::{Imports, Teller};
 use super::{Cache, Key};
 use crate::blocking;
@@ -31,6 +32,16 @@ use crate::worker::Worker;
 
 /// Compressed layers that are remembered.
 const MAX_KNOWN: usize = 20_000;
+/// Further keys of a step, from each place that knows some.
+const MAX_KEYS: usize = 4;
+/// Kinds of blobs that are named in a cache.
+const KINDS: [&str; 5] = [
+    media_type::OCI_LAYER,
+    media_type::OCI_LAYER_GZIP,
+    media_type::OCI_LAYER_ZSTD,
+    media_type::DOCKER_LAYER,
+    media_type::DOCKER_LAYER_GZIP,
+];
 
 /// A step that took part in a build.
 #[derive(Debug, Clone)]
@@ -57,14 +68,15 @@ pub(crate) struct Export<'a> {
     pub teller: Teller<'a>,
 }
 
-/// The document for the configuration of an image of these layers.
+/// The document for the configuration of an image of these layers, of at most so many bytes. None: there is no room.
 pub(crate) fn inline(
     cache: &Cache,
     imports: &Imports,
     steps: &[Taken],
     chain: &[ChainId],
-) -> Result<Vec<u8>> {
-    let mut document = Document::new();
+    most: usize,
+) -> Result<Option<Vec<u8>>> {
+    let mut document = Draft::new();
     for step in steps {
         if let Some(at) = chain.iter().position(|layer| *layer == step.chain) {
             for key in keys(cache, imports, step) {
@@ -72,7 +84,13 @@ pub(crate) fn inline(
             }
         }
     }
-    document.encode()
+    document.encode(most)
+}
+
+/// Bytes of a document that fits into a configuration.
+pub(crate) fn room(config: &[u8]) -> usize {
+    // Its name, a comma, quotes and a colon.
+    MAX_DOCUMENT.saturating_sub(config.len() + INLINE.len() + 8)
 }
 
 /// A configuration with the document in it.
@@ -83,11 +101,17 @@ pub(crate) fn embed(config: Vec<u8>, document: &[u8]) -> Vec<u8> {
     [body, format!(",\"{INLINE}\":").as_bytes(), document, b"}"].concat()
 }
 
-/// The keys of a step: those it was found by, and others known to give the same.
+/// The keys of a step: those it was found by, and others under which the same step is known. Steps that happen to give
+/// the same layer are no business of this build: what a cache says of them goes no further.
 fn keys(cache: &Cache, imports: &Imports, step: &Taken) -> Vec<Key> {
     let mut keys = step.keys.clone();
-    keys.extend(cache.keys_of(&step.chain));
-    keys.extend(imports.keys_of(&step.diff).into_iter().cloned());
+    let more = |keys: &mut Vec<Key>, mut known: Vec<Key>| {
+        known.sort();
+        known.truncate(MAX_KEYS);
+        keys.extend(known);
+    };
+    more(&mut keys, cache.keys_like(&step.keys, &step.chain));
+    more(&mut keys, imports.keys_like(&step.keys, &step.diff));
     // The same on every host: it is part of images.
     keys.sort();
     keys.dedup();
@@ -97,7 +121,7 @@ fn keys(cache: &Cache, imports: &Imports, step: &Taken) -> Vec<Key> {
 impl Export<'_> {
     /// Leaves all of it in a place. Gives the manifest.
     pub async fn to(&self, place: &Arc<dyn CachePlace>) -> Result<Descriptor> {
-        let mut document = Document::new();
+        let mut document = Draft::new();
         let mut blobs: Vec<Descriptor> = Vec::new();
         for step in self.steps {
             let Some(at) = document.layer(&step.diff) else {
@@ -107,18 +131,15 @@ impl Export<'_> {
                 document.record(&key, at, step.created, &step.description);
             }
             let wanted = self.options.max || self.results.contains(&step.chain);
-            let missing = document.layers.get(at).is_some_and(|layer| layer.blob.is_none());
             if wanted
-                && missing
+                && !document.has_blob(at)
                 && let Some(blob) = self.layer(place, step).await?
             {
-                if let Some(layer) = document.layers.get_mut(at) {
-                    layer.blob = Some(blob.digest.clone());
-                }
+                document.blob(at, blob.digest.clone());
                 add(&mut blobs, blob);
             }
         }
-        if self.options.mounts.unwrap_or(self.options.max) {
+        if self.options.mounts {
             for id in self.mounts {
                 if let Some(blob) = self.mount(place, id).await? {
                     document.mount(id, blob.digest.clone());
@@ -126,7 +147,8 @@ impl Export<'_> {
                 }
             }
         }
-        let raw = document.encode()?;
+        let raw = document.encode(MAX_DOCUMENT)?;
+        let raw = raw.ok_or_else(|| Error::invalid("the cache has more layers and cache mounts than fit"))?;
         let config = Descriptor::new(MEDIA_TYPE, Digest::sha256(&raw), raw.len() as u64);
         let file = Temporary::new(self.cache);
         tokio::fs::write(&file.0, &raw)
@@ -176,7 +198,10 @@ impl Export<'_> {
             .collect();
         known.extend(self.imports.blobs(&step.diff).cloned());
         for blob in known {
-            let fits = self.options.compression.is_none() || blob.media_type == self.media_type();
+            let fits = match self.options.compression {
+                Some(_) => blob.media_type == self.media_type(),
+                None => KINDS.contains(&blob.media_type.as_str()),
+            };
             if fits && place.has(&blob).await? {
                 return Ok(Some(blob));
             }
@@ -242,7 +267,9 @@ impl Export<'_> {
             }
         };
         let blob = Descriptor::new(self.media_type(), digest, size);
-        self.send(place, &blob, &file.0, "cache mount").await?;
+        // What leaves the host is told by its name.
+        let what = format!("cache mount {id} ({size} bytes)");
+        self.send(place, &blob, &file.0, &what).await?;
         Ok(Some(blob))
     }
 
@@ -254,11 +281,13 @@ impl Export<'_> {
         what: &str,
     ) -> Result<()> {
         let started = SystemTime::now();
+        // Clients show the ID.
+        let name = format!("writing {what} {}", blob.digest);
         let tell = |completed: Option<SystemTime>| {
             self.teller.progress.send(Event::Status(Status {
                 vertex: self.teller.vertex.clone(),
-                id: blob.digest.to_string(),
-                name: format!("writing {what} {}", blob.digest),
+                id: name.clone(),
+                name: name.clone(),
                 current: if completed.is_some() { blob.size } else { 0 },
                 total: blob.size,
                 started,
@@ -349,7 +378,7 @@ mod tests {
             ..vessel_image::ImageConfig::default()
         };
         let raw = config.to_raw().unwrap();
-        let with = embed(raw, &Document::new().encode().unwrap());
+        let with = embed(raw, &Draft::new().encode(MAX_DOCUMENT).unwrap().unwrap());
         assert_eq!(vessel_image::ImageConfig::parse(&with).unwrap(), config);
         let value: serde_json::Value = serde_json::from_slice(&with).unwrap();
         assert_eq!(value[INLINE]["version"], 1);

@@ -4,7 +4,6 @@
 //! cache mount when a process is about to see it for the first time here. A cache that cannot be read, or not any more,
 //! costs a warning and its help, never the build.
 
-use std::collections::HashSet;
 use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Arc;
@@ -20,7 +19,7 @@ use vessel_image::{
 };
 
 use super::document::{Contents, Found, MEDIA_TYPE};
-use super::{Cache, Record};
+use super::{Cache, Key, Record};
 use crate::blocking;
 use crate::error::{Error, ErrorKind, Result};
 use crate::place::CachePlace;
@@ -33,8 +32,9 @@ use crate::worker::Worker;
 
 /// Images of one index that are looked into.
 const MAX_IMAGES: usize = 16;
-/// Bytes of a layer or a mount: those of [`Limits`].
+/// Pieces of a blob on their way to who takes them, and the bytes of one.
 const PIECES: usize = 16;
+const PIECE: usize = 256 << 10;
 /// Between two events about the same blob.
 const INTERVAL: Duration = Duration::from_millis(100);
 
@@ -210,6 +210,13 @@ fn wrong(blob: &Descriptor) -> Error {
     ))
 }
 
+/// What a cache says that a step gives.
+pub(crate) struct Promise {
+    pub found: Found,
+    /// Whether no cache has the layer, so that it is in the store of this host or nowhere.
+    pub here: bool,
+}
+
 /// What is told while something is fetched.
 #[derive(Clone)]
 pub(crate) struct Teller<'a> {
@@ -218,14 +225,21 @@ pub(crate) struct Teller<'a> {
 }
 
 impl Imports {
-    /// What a step of one of these keys gives. `kept`: only what is kept somewhere.
-    pub fn find<'a>(&self, keys: impl Iterator<Item = &'a String> + Clone, kept: bool) -> Option<Found> {
-        self.sources.iter().find_map(|source| {
-            let mut found = keys.clone().filter_map(|key| source.contents.find(key));
-            found
-                .find(|found| !kept || source.place.is_none() || self.has(&found.diff))
-                .cloned()
-        })
+    /// What a step of one of these keys gives, as the caches say: all of their answers, in their order. `kept`: only what
+    /// is kept somewhere.
+    pub fn find<'a>(&self, keys: impl Iterator<Item = &'a String> + Clone, kept: bool) -> Vec<Promise> {
+        let mut promises = Vec::new();
+        for source in &self.sources {
+            for found in keys.clone().filter_map(|key| source.contents.find(key)) {
+                let fetched = self.has(&found.diff);
+                let here = source.place.is_none() && !fetched;
+                if here || !kept || fetched {
+                    let found = found.clone();
+                    promises.push(Promise { found, here });
+                }
+            }
+        }
+        promises
     }
 
     fn has(&self, diff: &DiffId) -> bool {
@@ -238,10 +252,17 @@ impl Imports {
         self.sources.iter().filter_map(blob)
     }
 
-    /// The keys that give a layer.
-    pub fn keys_of(&self, diff: &DiffId) -> HashSet<&String> {
-        let sources = self.sources.iter();
-        sources.flat_map(|source| source.contents.keys_of(diff)).collect()
+    /// The keys under which caches know the step of these keys, if it gives this layer.
+    pub fn keys_like(&self, keys: &[Key], diff: &DiffId) -> Vec<Key> {
+        let mut like = Vec::new();
+        for source in &self.sources {
+            for key in keys {
+                like.extend(source.contents.keys_like(key, diff).cloned());
+            }
+        }
+        like.sort();
+        like.dedup();
+        like
     }
 
     /// Fetches a layer, and puts it on another. None: no cache has it whole, which is told.
@@ -264,13 +285,13 @@ impl Imports {
         None
     }
 
-    /// Fetches the contents of a cache mount into a file. None: no cache has them whole.
-    pub async fn fetch_mount(&self, id: &str, into: &Path, teller: Teller<'_>) -> Option<()> {
+    /// Fetches the contents of a cache mount into a file. None: no cache has them whole, and in so many bytes at most.
+    pub async fn fetch_mount(&self, id: &str, into: &Path, most: u64, teller: Teller<'_>) -> Option<()> {
         for source in &self.sources {
             let (Some(place), Some(blob)) = (&source.place, source.contents.mount(id)) else {
                 continue;
             };
-            match fetch_file(place, blob, into, &teller).await {
+            match fetch_file(place, blob, into, most, &teller).await {
                 Ok(()) => return Some(()),
                 Err(error) => self.warn(source, &error, &teller).await,
             }
@@ -316,7 +337,14 @@ impl Imports {
 
 impl Cache {
     /// Remembers what a step gave according to a cache of elsewhere. The first key is the one that counts.
-    pub fn adopt<'a>(&self, keys: impl Iterator<Item = &'a String>, layer: &LayerInfo, found: &Found) {
+    /// The description is the step's own: what a cache says is shown to nobody.
+    pub fn adopt<'a>(
+        &self,
+        keys: impl Iterator<Item = &'a String>,
+        layer: &LayerInfo,
+        created: i64,
+        description: &str,
+    ) {
         let now = time::now();
         let mut first: Option<&String> = None;
         for key in keys {
@@ -327,9 +355,9 @@ impl Cache {
                 alias_of,
                 chain: layer.chain_id.clone(),
                 diff: layer.diff_id.clone(),
-                description: found.description.clone(),
+                description: description.to_owned(),
                 size: layer.size,
-                created: found.created,
+                created,
                 used: now,
                 uses: 1,
             });
@@ -377,8 +405,15 @@ async fn fetch_file(
     place: &Arc<dyn CachePlace>,
     blob: &Descriptor,
     into: &Path,
+    most: u64,
     teller: &Teller<'_>,
 ) -> Result<()> {
+    if blob.size > most {
+        return Err(Error::invalid(format!(
+            "a cache mount of {} bytes is too large for this builder, whose cache and disk have room for {most}",
+            blob.size
+        )));
+    }
     let fail = |error| Error::io(format!("cannot write {}", into.display()), error);
     let file = tokio::fs::File::create(into).await.map_err(fail)?;
     let mut taker = Taker::File {
@@ -455,13 +490,17 @@ async fn pump(
     let mut pieces = place.read(blob).await?;
     let (mut total, mut told) = (0u64, Instant::now());
     tell(0, false);
-    while let Some(piece) = pieces.next().await? {
+    while let Some(mut piece) = pieces.next().await? {
         total += piece.len() as u64;
         if total > blob.size {
             return Err(wrong(blob));
         }
-        if !taker.take(piece).await {
-            return Ok(false);
+        // Small ones, so that their number bounds the memory they take.
+        while !piece.is_empty() {
+            let part = piece.split_to(piece.len().min(PIECE));
+            if !taker.take(part).await {
+                return Ok(false);
+            }
         }
         if told.elapsed() >= INTERVAL {
             told = Instant::now();

@@ -203,14 +203,28 @@ impl Cache {
         self.state().records.contains_key(key)
     }
 
-    /// The keys that give a layer.
-    pub fn keys_of(&self, chain: &ChainId) -> Vec<Key> {
+    /// The keys under which the step of these keys is known, if it gave this layer.
+    pub fn keys_like(&self, keys: &[Key], chain: &ChainId) -> Vec<Key> {
+        fn first(record: &Record) -> &Key {
+            record.alias_of.as_ref().unwrap_or(&record.key)
+        }
         let state = self.state();
-        let records = state.records.values();
-        records
+        let known = keys.iter().filter_map(|key| state.records.get(key));
+        let steps: HashSet<&Key> = known
             .filter(|entry| entry.record.chain == *chain)
-            .map(|entry| entry.record.key.clone())
+            .map(|entry| first(&entry.record))
+            .collect();
+        let records = state.records.values().map(|entry| &entry.record);
+        records
+            .filter(|record| record.chain == *chain && steps.contains(first(record)))
+            .map(|record| record.key.clone())
             .collect()
+    }
+
+    /// Bytes that a cache mount may bring along: what the cache may take, and the disk has.
+    pub fn room(&self) -> u64 {
+        let free = rustix::fs::statvfs(&self.root).map_or(u64::MAX, |disk| disk.f_bavail * disk.f_frsize);
+        self.limit.min(free)
     }
 
     /// Remembers what a step gave. That it cannot be written costs the next daemon the record, no build.

@@ -8,10 +8,10 @@ use vessel_image::{ChainId, Descriptor};
 use super::output::Finished;
 use super::{Pending, Solve, as_vertex};
 use crate::builder::Builder;
-use crate::cache::export::{Export, Taken, inline};
+use crate::cache::export::{Export, Taken, inline, room};
 use crate::cache::import::{Imports, Teller};
-use crate::error::Result;
-use crate::progress::Progress;
+use crate::error::{Error, Result};
+use crate::progress::{Event, Progress, Warning};
 use crate::request::CacheExport;
 use crate::session::Session;
 
@@ -29,12 +29,30 @@ impl Caches<'_> {
         self.solves.iter().flat_map(|solve| solve.taken()).collect()
     }
 
-    /// Puts the cache of each result where its configuration is made.
-    pub fn inline(&self, finished: &mut [Finished]) -> Result<()> {
+    /// Puts the cache of each result where its configuration is made, if there is room.
+    pub async fn inline(&self, finished: &mut [Finished]) -> Result<()> {
         let taken = self.taken();
         for one in finished {
+            let most = room(&one.state.config.to_raw()?);
             let cache = self.builder.cache();
-            one.cache = Some(inline(cache, self.imports, &taken, &one.state.chain)?);
+            one.cache = inline(cache, self.imports, &taken, &one.state.chain, most)?;
+            if one.cache.is_none() {
+                let vertex = Pending::new("exporting cache to image");
+                let warning = Warning {
+                    vertex: vertex.digest.clone(),
+                    level: 1,
+                    short: "the image has no cache: its configuration would be too large".to_owned(),
+                    detail: Vec::new(),
+                    url: None,
+                    location: None,
+                    text: None,
+                };
+                let work = async {
+                    self.progress.send(Event::Warning(warning)).await;
+                    Ok(())
+                };
+                as_vertex(self.progress, &vertex, work).await?;
+            }
         }
         Ok(())
     }
@@ -54,7 +72,7 @@ impl Caches<'_> {
         mounts.sort();
         mounts.dedup();
         let worker = self.builder.worker();
-        let mut left = None;
+        let mut left: Option<Descriptor> = None;
         for export in wanted {
             let (name, options) = match export {
                 CacheExport::Inline => continue,
@@ -86,7 +104,15 @@ impl Caches<'_> {
                 export.to(&place).await.map(Some)
             };
             match (as_vertex(self.progress, &vertex, work).await, export) {
-                (Ok(Some(manifest)), CacheExport::Local { .. }) => left = Some(manifest),
+                (Ok(Some(manifest)), CacheExport::Local { .. }) => {
+                    // The client is told one digest, for the indexes of all its layouts.
+                    if left.as_ref().is_some_and(|known| known.digest != manifest.digest) {
+                        return Err(Error::invalid(
+                            "the caches in two directories of the client are not the same: export one of them at a time",
+                        ));
+                    }
+                    left = Some(manifest);
+                }
                 (Ok(_), _) => {}
                 // The vertex says why.
                 (Err(error), _) if options.ignore_error => tracing::info!("{name} failed: {error}"),

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::future::{BoxFuture, try_join_all};
 use tokio::sync::Semaphore;
-use vessel_image::{ChainId, Digest, Lease};
+use vessel_image::{ChainId, DiffId, Digest, LayerInfo, Lease, Store};
 
 use super::state::State;
 use super::step::{Cached, Made, on_top};
@@ -19,7 +19,7 @@ use super::{Held, Solve};
 use crate::cache::Key;
 use crate::cache::document::Found;
 use crate::cache::export::Taken;
-use crate::cache::import::Teller;
+use crate::cache::import::{Promise, Teller};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Layers that are fetched at the same time.
@@ -41,10 +41,18 @@ struct Owed {
     keys: Vec<Key>,
     parent: Option<ChainId>,
     found: Found,
+    description: String,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A layer of the store, if it is the one that a cache speaks of. The name alone does not say: that of a lowest layer is
+/// its digest, and a cache may give the name of any layer for a digest.
+fn layer_here(store: &Store, chain: &ChainId, diff: &DiffId, parent: Option<&ChainId>) -> Option<LayerInfo> {
+    let layer = store.layer(chain).ok()?;
+    (layer.diff_id == *diff && layer.parent.as_ref() == parent).then_some(layer)
 }
 
 impl Solve {
@@ -57,50 +65,59 @@ impl Solve {
     ) -> Option<Made> {
         let imports = &self.plan.imports;
         let keys = || [&cached.key].into_iter().chain(&cached.aliases);
-        let found = imports.find(keys(), !self.plan.lazy)?;
         let cache = self.plan.builder.cache();
         let store = self.plan.builder.worker().store();
-        let chain = on_top(state, &found.diff);
-        let made = |lease: Lease| Made {
-            chain: chain.clone(),
-            diff: found.diff.clone(),
-            created: found.created,
-            cached: true,
-            lease,
-        };
-        let mut lease = store.lease();
-        if lease.pin_layer(&chain) {
-            if let Ok(layer) = store.layer(&chain) {
-                cache.adopt(keys(), &layer, &found);
-            }
-            return Some(made(lease));
-        }
-        if self.plan.lazy {
-            let owed = Owed {
-                keys: keys().cloned().collect(),
-                parent: state.top().cloned(),
-                found: found.clone(),
+        for Promise { found, here } in imports.find(keys(), !self.plan.lazy) {
+            let chain = on_top(state, &found.diff);
+            let made = |lease: Lease| Made {
+                chain: chain.clone(),
+                diff: found.diff.clone(),
+                created: found.created,
+                cached: true,
+                lease,
             };
-            lock(&self.elsewhere.owed).insert(chain.clone(), owed);
-            return Some(made(lease));
+            let adopt = |layer: &LayerInfo| cache.adopt(keys(), layer, found.created, &cached.description);
+            let mut lease = store.lease();
+            if lease.pin_layer(&chain) {
+                let Some(layer) = layer_here(store, &chain, &found.diff, state.top()) else {
+                    continue;
+                };
+                adopt(&layer);
+                return Some(made(lease));
+            }
+            if here {
+                continue;
+            }
+            if self.plan.lazy {
+                let owed = Owed {
+                    keys: keys().cloned().collect(),
+                    parent: state.top().cloned(),
+                    found: found.clone(),
+                    description: cached.description.clone(),
+                };
+                lock(&self.elsewhere.owed).insert(chain.clone(), owed);
+                return Some(made(lease));
+            }
+            let teller = Teller {
+                progress: &self.plan.progress,
+                vertex,
+            };
+            if let Some((layer, lease)) = imports.fetch(&found.diff, state.top(), store, teller).await {
+                adopt(&layer);
+                return Some(made(lease));
+            }
         }
-        let teller = Teller {
-            progress: &self.plan.progress,
-            vertex,
-        };
-        let (layer, lease) = imports.fetch(&found.diff, state.top(), store, teller).await?;
-        cache.adopt(keys(), &layer, &found);
-        Some(made(lease))
+        None
     }
 
     /// Whether a step of this key is known, here or elsewhere.
     pub(super) fn knows(&self, key: &Key) -> bool {
         self.plan.builder.cache().knows(key)
-            || self
+            || !self
                 .plan
                 .imports
                 .find(std::iter::once(key), !self.plan.lazy)
-                .is_some()
+                .is_empty()
     }
 
     /// Fetches the layers of a state that are owed.
@@ -140,8 +157,10 @@ impl Solve {
         }
         let store = builder.worker().store();
         let mut lease = store.lease();
-        let layer = if lease.pin_layer(&chain) {
-            store.layer(&chain)?
+        let pinned = lease.pin_layer(&chain);
+        let here = layer_here(store, &chain, &owed.found.diff, owed.parent.as_ref());
+        let layer = if let Some(layer) = here.filter(|_| pinned) {
+            layer
         } else {
             let teller = Teller {
                 progress: &self.plan.progress,
@@ -161,7 +180,9 @@ impl Solve {
             lease = fetched;
             layer
         };
-        builder.cache().adopt(owed.keys.iter(), &layer, &owed.found);
+        builder
+            .cache()
+            .adopt(owed.keys.iter(), &layer, owed.found.created, &owed.description);
         lock(&self.elsewhere.fetched).push(self.hold(&chain, lease));
         lock(&self.elsewhere.owed).remove(&chain);
         Ok(())
@@ -214,7 +235,11 @@ impl Solve {
                 progress: &self.plan.progress,
                 vertex: &vertex.digest,
             };
-            let fetched = self.plan.imports.fetch_mount(id, &file.0, teller).await;
+            let fetched = self
+                .plan
+                .imports
+                .fetch_mount(id, &file.0, cache.room(), teller)
+                .await;
             fetched.ok_or_else(|| Error::new(ErrorKind::Remote, "it begins empty"))
         };
         as_vertex(&self.plan.progress, &vertex, work).await.ok()?;

@@ -15,11 +15,11 @@ use super::copy::{beneath, is_left_out};
 use super::dispatch::absolute;
 use super::state::State;
 use super::step::hex;
-use super::{Files, Solve};
+use super::{Cancelled, Files, Solve};
 use crate::blocking;
 use crate::cache::mounts::Held;
 use crate::dockerfile::{Mount as AskedMount, MountType, Origin, Sharing};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::request::NamedContext;
 use crate::session::Secret;
 use crate::tree::{self, copy::Options, digest::Digester};
@@ -384,21 +384,20 @@ impl Asked {
                 mode,
                 owner,
             } => {
-                if let Some(from) = from
-                    .as_ref()
-                    .filter(|_| !solve.plan.builder.cache().mounts.has(&id))
-                {
+                // Also when there is a directory of this ID: a private user may need another, and one can be pruned.
+                if let Some(from) = &from {
                     from.obtain(solve).await?;
                 }
                 let elsewhere = Box::pin(solve.mount_elsewhere(&id)).await;
                 let shared = Arc::clone(solve);
                 let fill = move |path: &Path| {
                     if let Some(archive) = elsewhere {
-                        match unpack_cache(path, &archive.0, mode, owner) {
+                        match unpack_cache(&shared, path, &archive.0, mode, owner) {
                             Ok(()) => return Ok(()),
                             Err(error) => tracing::warn!("the cache mount begins anew: {error}"),
                         }
                         tree::copy::remove(path);
+                            Err(error) if error.kind() == ErrorKind::Cancelled => return Err(error),
                     }
                     fill_cache(&shared, path, from.as_ref(), &source, mode, owner)
                 };
@@ -532,13 +531,20 @@ fn fill_cache(
 }
 
 /// What a cache directory begins with that was exported elsewhere.
-fn unpack_cache(path: &Path, archive: &Path, mode: u32, owner: (u32, u32)) -> Result<()> {
+fn unpack_cache(solve: &Solve, path: &Path, archive: &Path, mode: u32, owner: (u32, u32)) -> Result<()> {
     use std::os::unix::fs::{PermissionsExt, chown};
     let fail = |error| Error::io(format!("cannot create {}", path.display()), error);
     std::fs::create_dir(path).map_err(fail)?;
     let root = tree::open_root(path)?;
-    let plain = vessel_image::decompressed(std::fs::File::open(archive).map_err(fail)?)?;
-    vessel_image::unpack_into(root.as_fd(), plain, &vessel_image::ExtractOptions::default())?;
+    let archive = Cancellable {
+        input: std::fs::File::open(archive).map_err(fail)?,
+        cancelled: &solve.plan.cancelled,
+    };
+    let mut options = vessel_image::ExtractOptions::default();
+    options.limits.max_bytes = options.limits.max_bytes.min(solve.plan.builder.cache().room());
+    let unpacked = vessel_image::unpack_into(root.as_fd(), archive, &options);
+    solve.plan.cancelled.check()?;
+    unpacked?;
     chown(path, Some(owner.0), Some(owner.1)).map_err(fail)?;
     std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).map_err(fail)
 }
@@ -546,3 +552,16 @@ fn unpack_cache(path: &Path, archive: &Path, mode: u32, owner: (u32, u32)) -> Re
 fn base(path: &str) -> &str {
     path.trim_end_matches('/').rsplit('/').next().unwrap_or(path)
 }
+/// A file whose reading ends when the build is cancelled.
+struct Cancellable<'a> {
+    input: std::fs::File,
+    cancelled: &'a Cancelled,
+}
+
+impl std::io::Read for Cancellable<'_> {
+    fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
+        self.cancelled.check().map_err(std::io::Error::other)?;
+        self.input.read(out)
+    }
+}
+

@@ -145,13 +145,13 @@ impl Exporter {
             if !finished.state.chain.iter().all(|chain| lease.pin_layer(chain)) {
                 return Err(Error::new(ErrorKind::System, "a layer of the result is gone"));
             }
-            let names = if at == named { names } else { &[] };
-            image.id = worker.store_image(&image.config, names, &lease).await?;
+            let own = if at == named { names } else { &[] };
+            image.id = worker.store_image(&image.config, own, &lease).await?;
             image.stored = true;
         }
         if result.images.len() > 1 {
             let ids: Vec<Digest> = result.images.iter().map(|image| image.id.clone()).collect();
-            worker.keep_together(&ids).await?;
+            worker.keep_together(&ids, names).await?;
         }
         Ok(())
     }

@@ -327,14 +327,14 @@ impl Run for Args {
             credentials: Some(Arc::new(credentials)),
             ..Build::default()
         };
-        let mut layouts = Vec::new();
+        let mut layout = None;
         if let Call::Ask { request, .. } = call {
             build
                 .attributes
                 .insert("requestid".to_owned(), request.to_owned());
         } else {
             build.outputs = self.outputs()?;
-            layouts = options::cache_to(&self.cache_to, &mut build)?;
+            layout = options::cache_to(&self.cache_to, &mut build)?;
         }
         options::cache_from(&self.cache_from, &mut build)?;
         options::contexts(&self.build_context, &mut build)?;
@@ -351,10 +351,8 @@ impl Run for Args {
             vessel_client::Error::Build(failure) => failed(&failure),
             other => other.into(),
         })?;
-        if let Some(manifest) = answer.get("cache.manifest") {
-            for (path, tag) in &layouts {
-                vessel_client::build::enter(path, tag, manifest).map_err(Failure::new)?;
-            }
+        if let (Some(manifest), Some((path, tag))) = (answer.get("cache.manifest"), &layout) {
+            vessel_client::build::enter(path, tag, manifest).map_err(Failure::new)?;
         }
         match call {
             Call::Build => self.done(quiet, &answer),

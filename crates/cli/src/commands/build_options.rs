@@ -293,9 +293,9 @@ pub fn cache_from(given: &[String], build: &mut Build) -> Result {
     Ok(())
 }
 
-/// `--cache-to`. Gives the layouts whose index is to be written afterwards, with the tag.
-pub fn cache_to(given: &[String], build: &mut Build) -> Result<Vec<(PathBuf, String)>> {
-    let mut layouts = Vec::new();
+/// `--cache-to`. Gives the layout whose index is to be written afterwards, with the tag.
+pub fn cache_to(given: &[String], build: &mut Build) -> Result<Option<(PathBuf, String)>> {
+    let mut layout = None;
     for text in given {
         let (kind, attributes) = cache("cache-to", text)?;
         if kind == "local" {
@@ -303,12 +303,16 @@ pub fn cache_to(given: &[String], build: &mut Build) -> Result<Vec<(PathBuf, Str
             let destination =
                 destination.ok_or_else(|| Failure::usage(format!("cache-to {text:?}: dest is required")))?;
             let path = PathBuf::from(destination);
-            layouts.push((path.clone(), tag(&attributes)));
+            if layout.replace((path.clone(), tag(&attributes))).is_some() {
+                return Err(Failure::usage(
+                    "a build exports its cache to one directory: give --cache-to type=local once",
+                ));
+            }
             build.stores.insert(format!("{STORE_PREFIX}{destination}"), path);
         }
         build.cache_to.push((kind, attributes));
     }
-    Ok(layouts)
+    Ok(layout)
 }
 
 fn cache(what: &str, text: &str) -> Result<(String, BTreeMap<String, String>)> {
@@ -376,12 +380,14 @@ mod tests {
         let mut build = Build::default();
         let local = "type=local,src=dir,digest=sha256:0".to_owned();
         cache_from(&["r/x".into(), local], &mut build).unwrap();
-        let layouts = cache_to(&["type=local,dest=to,mode=max,tag=t".into()], &mut build).unwrap();
+        let layout = cache_to(&["type=local,dest=to,mode=max,tag=t".into()], &mut build).unwrap();
         assert_eq!(build.cache_from[0].1["ref"], "r/x");
         assert_eq!(build.stores["local:dir"], PathBuf::from("dir"));
-        assert_eq!(layouts, [(PathBuf::from("to"), "t".to_owned())]);
+        assert_eq!(layout, Some((PathBuf::from("to"), "t".to_owned())));
         assert_eq!(build.cache_to[0].1["mode"], "max");
         assert!(cache_to(&["type=local".into()], &mut build).is_err());
+        let two = ["a", "b"].map(|to| format!("type=local,dest={to}"));
+        assert!(cache_to(&two, &mut build).is_err());
     }
 
     proptest! {

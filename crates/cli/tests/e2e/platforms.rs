@@ -1,5 +1,6 @@
 //! Images of several platforms: built together, pushed as an index, pulled one by one and pushed whole again.
 
+use std::collections::BTreeSet;
 use std::fs;
 
 use crate::build_caches::Registry;
@@ -88,6 +89,52 @@ fn several_platforms_are_one_name() {
     let said = two.vessel(&["push", &again]).ok();
     assert!(!said.contains("Only this platform"), "{said}");
     assert_eq!(entries(&two, &again), built);
+}
+
+#[test]
+fn a_name_means_the_index_it_was_built_with() {
+    let (Some(daemon), registry) = (daemon(), Registry::start()) else {
+        return;
+    };
+    let (app, old, single) = (
+        registry.name("app:1"),
+        registry.name("app:old"),
+        registry.name("app:single"),
+    );
+    build(&daemon, COPIED, &["-t", &app]).ok();
+    daemon.vessel(&["tag", &app, &old]).ok();
+    let id = daemon
+        .vessel(&["inspect", "--type", "image", "-f", "{{.Id}}", &app])
+        .ok();
+    daemon.vessel(&["tag", &id, &single]).ok();
+    // The other platform has no name, and is in use.
+    daemon.vessel(&["image", "prune", "-f"]).ok();
+    // Names stay with what they were given to.
+    build(&daemon, &format!("{COPIED}LABEL a=b\n"), &["-t", &app]).ok();
+    for name in [&app, &old, &single] {
+        daemon.vessel(&["push", name]).ok();
+    }
+    assert_eq!(entries(&daemon, &app).len(), 2);
+    assert_eq!(entries(&daemon, &old).len(), 2);
+    assert_ne!(entries(&daemon, &app), entries(&daemon, &old));
+    assert!(entries(&daemon, &single).is_empty());
+    // A part that is gone is no reason to push the other in the place of both.
+    for image in images_of(&daemon, "arm64") {
+        daemon.vessel(&["rmi", "-f", &image]).ok();
+    }
+    let said = daemon.vessel(&["push", &app]);
+    assert!(said.fails(1).contains("was built for 2 platforms"));
+}
+
+/// The IDs of images for an architecture.
+fn images_of(daemon: &Daemon, architecture: &str) -> BTreeSet<String> {
+    let ids = daemon.vessel(&["images", "-aq", "--no-trunc"]).ok();
+    let format = "{{.Architecture}}";
+    let is_for = |id: &&str| {
+        let said = daemon.vessel(&["inspect", "--type", "image", "-f", format, id]);
+        said.ok() == architecture
+    };
+    ids.lines().filter(is_for).map(str::to_owned).collect()
 }
 
 #[test]

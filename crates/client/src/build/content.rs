@@ -5,10 +5,10 @@
 
 use std::convert::Infallible;
 use std::fs::{self, File};
+use std::hash::{BuildHasher, Hasher as _, RandomState};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use hyper::body::Incoming;
@@ -217,6 +217,12 @@ impl StreamingService<WriteContentRequest> for AnswerWrite {
     }
 }
 
+/// The name of a file that is being written. One that a killed client left behind is in nobody's way: process IDs repeat
+/// themselves in containers, these names do not.
+fn new_name() -> String {
+    format!(".new-{:016x}", RandomState::new().build_hasher().finish())
+}
+
 /// A blob that is being written; dropped before it is whole, it leaves nothing.
 struct Unfinished {
     path: PathBuf,
@@ -227,11 +233,9 @@ struct Unfinished {
 
 impl Unfinished {
     fn new(layout: &Path) -> std::io::Result<Self> {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
         let directory = layout.join("blobs/sha256");
         fs::create_dir_all(&directory)?;
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = directory.join(format!(".new-{}-{number}", std::process::id()));
+        let path = directory.join(new_name());
         Ok(Self {
             file: File::create_new(&path)?,
             path,
@@ -331,37 +335,52 @@ pub fn manifest_of(layout: &Path, tag: &str) -> Result<String, String> {
 /// The annotation with a manifest's tag.
 const TAG: &str = "org.opencontainers.image.ref.name";
 
-/// Enters a manifest into the index of a layout under a tag, in the place of the one before.
+/// Enters a manifest into the index of a layout under a tag, in the place of the one before. Who enters others meanwhile,
+/// here or with `BuildKit`'s clients, waits.
 ///
 /// # Errors
-/// A layout that cannot be written.
+/// An index that cannot be read, which stays as it is; a layout that cannot be written.
 pub fn enter(layout: &Path, tag: &str, descriptor: &str) -> Result<(), String> {
     let path = layout.join("index.json");
+    let failed = |error: std::io::Error| format!("cannot write {}: {error}", path.display());
+    // It ends with the file.
+    let lock = File::create(layout.join("index.json.lock")).map_err(failed)?;
+    lock.lock().map_err(failed)?;
     let mut entry: vessel_image::Descriptor =
         serde_json::from_str(descriptor).map_err(|error| format!("the daemon's manifest: {error}"))?;
     entry
         .annotations
         .get_or_insert_default()
         .insert(TAG.to_owned(), tag.to_owned());
-    let mut index = fs::read(&path)
-        .ok()
-        .and_then(|raw| vessel_image::Index::parse(&raw).ok())
-        .unwrap_or_else(|| vessel_image::Index {
+    let mut index = match fs::read(&path) {
+        Ok(raw) => vessel_image::Index::parse(&raw).map_err(|error| {
+            format!(
+                "{}: {error}: the manifest was not entered, since other tags would be lost; remove the file to begin anew",
+                path.display()
+            )
+        })?,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => vessel_image::Index {
             schema_version: 2,
             media_type: Some(vessel_image::media_type::OCI_INDEX.to_owned()),
             manifests: Vec::new(),
             artifact_type: None,
             subject: None,
             annotations: None,
-        });
+        },
+        Err(error) => return Err(format!("cannot read {}: {error}", path.display())),
+    };
     index.manifests.retain(|known| known.annotation(TAG) != Some(tag));
     index.manifests.push(entry);
     let raw = serde_json::to_vec(&index).map_err(|error| error.to_string())?;
-    let new = layout.join(".index.json.new");
-    fs::write(&new, raw)
+    let new = layout.join(new_name());
+    let written = fs::write(&new, raw)
         .and_then(|()| fs::rename(&new, &path))
-        .and_then(|()| fs::write(layout.join("oci-layout"), LAYOUT))
-        .map_err(|error| format!("cannot write {}: {error}", path.display()))
+        .and_then(|()| fs::write(layout.join("oci-layout"), LAYOUT));
+    if written.is_err() {
+        // What is not there any more has its name.
+        let _ = fs::remove_file(&new);
+    }
+    written.map_err(failed)
 }
 
 #[cfg(test)]
@@ -383,6 +402,33 @@ mod tests {
         assert_eq!(found("latest").unwrap(), Digest::sha256(b"three").to_string());
         assert_eq!(found("other").unwrap(), Digest::sha256(b"two").to_string());
         assert!(found("third").is_err());
+        let mut names: Vec<_> = fs::read_dir(directory.path()).unwrap().flatten().collect();
+        names.retain(|entry| entry.file_name().to_string_lossy().starts_with(".new-"));
+        assert!(names.is_empty(), "{names:?}");
+        // What cannot be read is not thrown away.
+        fs::write(directory.path().join("index.json"), "{").unwrap();
+        let refused = enter(directory.path(), "latest", &descriptor("four")).unwrap_err();
+        assert!(refused.contains("other tags would be lost"), "{refused}");
+        assert_eq!(fs::read(directory.path().join("index.json")).unwrap(), b"{");
+    }
+
+    #[test]
+    fn tags_that_are_entered_at_the_same_time_are_all_kept() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path();
+        std::thread::scope(|scope| {
+            for number in 0..8 {
+                scope.spawn(move || {
+                    let digest = Digest::sha256(&[number]);
+                    let entry = vessel_image::Descriptor::new("m", digest, 1);
+                    enter(path, &number.to_string(), &serde_json::to_string(&entry).unwrap()).unwrap();
+                });
+            }
+        });
+        for number in 0..8_u8 {
+            let digest = Digest::sha256(&[number]).to_string();
+            assert_eq!(manifest_of(path, &number.to_string()).unwrap(), digest);
+        }
     }
 
     #[test]

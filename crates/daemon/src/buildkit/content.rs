@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream;
@@ -28,6 +29,8 @@ use super::transport::{Channel, MAX_MESSAGE};
 const PIECE: usize = 1 << 20;
 /// Messages on their way.
 const DEPTH: usize = 4;
+/// How long a client may say nothing when it is asked for something: others may wait for the same.
+const IDLE: Duration = Duration::from_secs(60);
 
 /// A store of a client.
 pub struct Content {
@@ -39,6 +42,19 @@ pub struct Content {
 fn path(method: &str) -> Result<PathAndQuery> {
     PathAndQuery::try_from(format!("/{SERVICE}/{method}"))
         .map_err(|error| Error::with_source(ErrorKind::System, "no such method", error))
+}
+
+/// Waits for a client's answer, but not for ever.
+async fn answered<T>(
+    answer: impl Future<Output = std::result::Result<T, Status>>,
+) -> std::result::Result<T, Status> {
+    match tokio::time::timeout(IDLE, answer).await {
+        Ok(answer) => answer,
+        Err(_) => {
+            let said = format!("the client has not answered for {} seconds", IDLE.as_secs());
+            Err(Status::deadline_exceeded(said))
+        }
+    }
 }
 
 impl Content {
@@ -94,13 +110,8 @@ impl Content {
         A: Message + Default + 'static,
     {
         let mut client = self.client().await?;
-        let answer = client
-            .unary(
-                self.request(message),
-                path(method)?,
-                ProstCodec::<Q, A>::default(),
-            )
-            .await;
+        let codec = ProstCodec::<Q, A>::default();
+        let answer = answered(client.unary(self.request(message), path(method)?, codec)).await;
         Ok(answer.map(tonic::Response::into_inner))
     }
 
@@ -124,11 +135,8 @@ impl Content {
             ..ReadContentRequest::default()
         });
         let codec = ProstCodec::<ReadContentRequest, ReadContentResponse>::default();
-        let answer = self
-            .client()
-            .await?
-            .server_streaming(request, path("Read")?, codec)
-            .await;
+        let mut client = self.client().await?;
+        let answer = answered(client.server_streaming(request, path("Read")?, codec)).await;
         Ok(answer.map_err(|status| self.failed(&status))?.into_inner())
     }
 
@@ -238,7 +246,10 @@ impl CachePlace for Content {
         })?;
         let mut raw = Vec::new();
         let mut pieces = self.open(digest).await?;
-        while let Some(piece) = pieces.message().await.map_err(|status| self.failed(&status))? {
+        while let Some(piece) = answered(pieces.message())
+            .await
+            .map_err(|status| self.failed(&status))?
+        {
             raw.extend_from_slice(&piece.data);
             if raw.len() > MAX_DOCUMENT {
                 break;
@@ -292,7 +303,7 @@ struct Pieces {
 #[async_trait::async_trait]
 impl BlobPieces for Pieces {
     async fn next(&mut self) -> Result<Option<Bytes>> {
-        let piece = self.pieces.message().await.map_err(|status| {
+        let piece = answered(self.pieces.message()).await.map_err(|status| {
             Error::new(
                 ErrorKind::Remote,
                 format!("the client's store {}: {}", self.store, status.message()),

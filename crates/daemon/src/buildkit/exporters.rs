@@ -172,7 +172,7 @@ pub fn cache(kind: &str, attributes: &HashMap<String, String>) -> Result<CacheEx
     truth("image-manifest")?;
     let options = CacheExportOptions {
         max,
-        mounts: truth("cache-mounts")?,
+        mounts: truth("cache-mounts")?.unwrap_or_default(),
         compression: compression(get("compression"))?,
         level: level(get("compression-level"))?,
         oci: truth("oci-mediatypes")?,
@@ -208,6 +208,19 @@ mod tests {
             .iter()
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
             .collect()
+    }
+
+    #[test]
+    fn cache_mounts_are_exported_when_asked_for_only() {
+        let mounts = |asked: &[(&str, &str)]| {
+            let all = [&[("ref", "r/x"), ("mode", "max")], asked].concat();
+            match cache("registry", &map(&all)).unwrap() {
+                CacheExport::Registry { options, .. } => options.mounts,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert!(!mounts(&[]) && !mounts(&[("cache-mounts", "false")]));
+        assert!(mounts(&[("cache-mounts", "true")]));
     }
 
     #[test]

@@ -131,7 +131,7 @@ impl EngineWorker {
             .await?;
         // A name means the image for this host.
         if reference.digest().is_none() && Platform::host().accepts(request.platform) {
-            engine.name_image(&reference, &pulled.id.to_string()).await?;
+            engine.name_pulled(&reference, &pulled).await?;
         }
         Ok(ResolvedImage {
             reference: reference.with_digest(pulled.digest.clone()).familiar(),
@@ -318,9 +318,9 @@ impl Worker for EngineWorker {
         self.send(&request).await.map_err(to_build)
     }
 
-    async fn keep_together(&self, images: &[Digest]) -> vessel_build::Result<()> {
+    async fn keep_together(&self, images: &[Digest], names: &[String]) -> vessel_build::Result<()> {
         let engine = self.engine().map_err(to_build)?;
-        engine.keep_together(images).await.map_err(to_build)
+        engine.keep_together(images, names).await.map_err(to_build)
     }
 }
 

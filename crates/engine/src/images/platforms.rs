@@ -1,10 +1,11 @@
 //! Images of several platforms: indexes, of which each platform's image is an image here.
 //!
-//! A name means one image, the one for the platform that was pulled or built last (this host's, where there is one). The
-//! index it came with is among the documents of its record, and so is that of each other platform's image that was
-//! pulled or built. A push sends the index with all of its images when all of them are here.
+//! A name means one image, the one for the platform that was pulled or built last (this host's, where there is one), and
+//! the index it was pulled or built with, until the name is given to another image. The index is among the documents of
+//! its images' records. A push of the name sends the index with all of its images when all of them are here. Images of an
+//! index that a name stands for are in use, though they have no name themselves.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use vessel_image::registry::Credentials;
 use vessel_image::{
@@ -24,44 +25,62 @@ pub(crate) struct KnownIndex {
     pub entries: Vec<(Descriptor, String)>,
     /// How many images are not here.
     pub missing: usize,
+    /// Whether it was built here, so that its images are nowhere else.
+    pub built: bool,
 }
 
 impl Engine {
-    /// The latest index an image came with.
-    pub(super) async fn index_of(&self, id: &str) -> Option<KnownIndex> {
-        let record = self.image_record(id).ok()?;
-        for document in record.documents.iter().rev() {
-            let Ok(raw) = self.image_document(document).await else {
-                continue;
-            };
-            let Ok(Document::Index(index)) = Document::parse(&raw) else {
-                continue;
-            };
-            if index.manifests.len() > MAX_ENTRIES {
+    /// The index a name stands for.
+    pub(super) async fn index_of(&self, name: &str) -> Option<KnownIndex> {
+        let digest = self.images().index_of_tag(name)?;
+        let index = self.kept_index(&digest).await?;
+        let by_document = self.images_by_document();
+        let (mut entries, mut missing) = (Vec::new(), 0);
+        for entry in &index.manifests {
+            // What says something about an image (provenance, say) is not kept and not sent.
+            if entry.annotation("vnd.docker.reference.type").is_some() || entry.artifact_type.is_some() {
                 continue;
             }
-            let by_document = self.images_by_document();
-            let (mut entries, mut missing) = (Vec::new(), 0);
-            for entry in &index.manifests {
-                // What says something about an image (provenance, say) is not kept and not sent.
-                if entry.annotation("vnd.docker.reference.type").is_some() || entry.artifact_type.is_some() {
-                    continue;
-                }
-                match by_document.get(&entry.digest.to_string()) {
-                    Some(id) => entries.push((entry.clone(), id.clone())),
-                    None => missing += 1,
-                }
+            match by_document.get(&entry.digest.to_string()) {
+                Some(id) => entries.push((entry.clone(), id.clone())),
+                None => missing += 1,
             }
-            if entries.len() + missing < 2 {
-                return None;
-            }
-            return Some(KnownIndex {
-                index,
-                entries,
-                missing,
-            });
         }
-        None
+        if entries.len() + missing < 2 {
+            return None;
+        }
+        // What a registry has is known by its digest there.
+        let pulled = |known: &String| known.rsplit_once('@').is_some_and(|(_, known)| known == digest);
+        let images = self.images().all();
+        let built = !images
+            .iter()
+            .any(|(_, record)| record.repo_digests.iter().any(pulled));
+        Some(KnownIndex {
+            index,
+            entries,
+            missing,
+            built,
+        })
+    }
+
+    async fn kept_index(&self, digest: &str) -> Option<Index> {
+        match Document::parse(&self.image_document(digest).await.ok()?) {
+            Ok(Document::Index(index)) if index.manifests.len() <= MAX_ENTRIES => Some(index),
+            _ => None,
+        }
+    }
+
+    /// The manifests of the indexes that names stand for, whose images `kept` says to stay.
+    pub(super) async fn manifests_in_use(&self, kept: impl Fn(&str) -> bool) -> BTreeSet<String> {
+        let mut found = BTreeSet::new();
+        for (_, id, index) in self.images().tagged_indexes() {
+            if kept(&id)
+                && let Some(index) = self.kept_index(&index).await
+            {
+                found.extend(index.manifests.iter().map(|entry| entry.digest.to_string()));
+            }
+        }
+        found
     }
 
     fn images_by_document(&self) -> BTreeMap<String, String> {
@@ -132,11 +151,12 @@ impl Engine {
         Ok(repository.put_manifest(&target, kind, raw).await?)
     }
 
-    /// Keeps images that were built for several platforms together: they are pushed as one.
+    /// Keeps images that were built for several platforms together: they are pushed as one by any of `names`, which one of
+    /// them has.
     ///
     /// # Errors
-    /// An image that is not here.
-    pub(crate) async fn keep_together(&self, ids: &[Digest]) -> Result<()> {
+    /// An image that is not here; a name that is none.
+    pub(crate) async fn keep_together(&self, ids: &[Digest], names: &[String]) -> Result<()> {
         let content = self.images().content();
         let mut lease = content.lease();
         let mut entries = Vec::with_capacity(ids.len());
@@ -183,6 +203,17 @@ impl Engine {
                 record.documents.push(document);
             }
             self.images().insert(&id, record).await?;
+        }
+        for name in names {
+            let name = Reference::parse(name)?.with_default_tag().familiar();
+            // It may have been given to another image by now.
+            let named = self.images().id_of_tag(&name);
+            if ids
+                .iter()
+                .any(|id| named.as_deref() == Some(id.to_string().as_str()))
+            {
+                self.images().tag_index(&name, &index.to_string()).await?;
+            }
         }
         Ok(())
     }

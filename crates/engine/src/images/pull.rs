@@ -132,7 +132,7 @@ impl Engine {
             let before = self.images().find(&name)?.map(|found| found.id);
             self.record_pulled(&pulled, &digested).await?;
             if reference.digest().is_none() {
-                self.name_image(reference, &id).await?;
+                self.name_pulled(reference, &pulled).await?;
             }
             before
         };
@@ -182,6 +182,16 @@ impl Engine {
             .await?;
         self.remember_places(reference, &pulled);
         Ok(pulled)
+    }
+
+    /// Names a pulled image, and remembers the index it came with.
+    pub(crate) async fn name_pulled(&self, reference: &Reference, pulled: &PulledImage) -> Result<()> {
+        self.name_image(reference, &pulled.id.to_string()).await?;
+        if pulled.documents.len() > 1 {
+            let (name, index) = (reference.familiar(), pulled.digest.to_string());
+            self.images().tag_index(&name, &index).await?;
+        }
+        Ok(())
     }
 
     /// Records a pulled image. Its lease may be dropped afterwards.

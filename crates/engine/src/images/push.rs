@@ -95,8 +95,15 @@ impl Engine {
     ) -> Result<()> {
         let name = reference.familiar();
         let id = self.find_image(&name)?.id;
-        let index = self.index_of(&id).await;
+        let index = self.index_of(&name).await;
         let (digest, size) = match &index {
+            Some(index) if index.missing > 0 && index.built => {
+                return Err(Error::conflict(format!(
+                    "{name} was built for {} platforms, and the images of {} of them are not here any more: build it again, or give the ID of the image that is to be pushed alone a name of its own",
+                    index.entries.len() + index.missing,
+                    index.missing
+                )));
+            }
             Some(index) if index.missing == 0 => {
                 self.push_index(reference, index, credentials, progress).await?
             }

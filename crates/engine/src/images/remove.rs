@@ -28,7 +28,19 @@ impl Engine {
         if !tag.is_empty() {
             target = target.with_tag(tag)?;
         }
-        self.name_image(&target.with_default_tag(), &found.id).await?;
+        // The new name stands for all platforms when the one before does.
+        let index = match found.name.as_deref() {
+            Some(name) => match name.rsplit_once('@') {
+                Some((_, digest)) => Some(digest.to_owned()),
+                None => self.images().index_of_tag(name),
+            },
+            None => None,
+        };
+        let target = target.with_default_tag();
+        self.name_image(&target, &found.id).await?;
+        if let Some(index) = index {
+            self.images().tag_index(&target.familiar(), &index).await?;
+        }
         Ok(())
     }
 
@@ -181,7 +193,13 @@ impl Engine {
         }
         let _change = CHANGES.lock().await;
         let mut report = ImagesPruneReport::default();
+        // Other platforms' images of what a name stands for have no name themselves.
+        let kept = |id: &str| only_dangling || !self.users_of(id).is_empty();
+        let in_use = self.manifests_in_use(kept).await;
         for (id, record) in self.images().all() {
+            if record.documents.iter().any(|document| in_use.contains(document)) {
+                continue;
+            }
             let names = self.images().tags_of(&id);
             if !self.users_of(&id).is_empty()
                 || (only_dangling && !(names.is_empty() && record.repo_digests.is_empty()))

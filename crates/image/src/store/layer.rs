@@ -175,7 +175,12 @@ impl Store {
     ) -> Result<LayerInfo> {
         let chain = child(parent, diff_id);
         if lease.pin_layer(&chain) {
-            return self.layer(&chain);
+            let layer = self.layer(&chain)?;
+            // The name of a lowest layer is its digest: the name of any layer could be given for a digest.
+            if layer.diff_id != *diff_id || layer.parent.as_ref() != parent {
+                return Err(mismatch(diff_id, Some(&layer.diff_id)));
+            }
+            return Ok(layer);
         }
         let pending = crate::layer::feed(
             crate::layer::spawn(self, Algorithm::Sha256, limits.clone())?,

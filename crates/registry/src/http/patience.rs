@@ -8,8 +8,8 @@ use std::future::Future;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -146,68 +146,75 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
 #[derive(Debug)]
 pub struct Appetite {
     begin: Instant,
-    /// Bodies of which something could be taken.
-    offered: AtomicUsize,
-    /// When something was taken or offered, in milliseconds from `begin`.
-    last: AtomicU64,
+    bodies: Mutex<Vec<Weak<Since>>>,
 }
+
+/// Since when a piece of a body waits to be taken, by [`Appetite::now`]; 0 while there is none.
+type Since = AtomicU64;
 
 impl Appetite {
     /// Of a new connection.
     pub fn new() -> Arc<Self> {
         Arc::new(Self {
             begin: Instant::now(),
-            offered: AtomicUsize::new(0),
-            last: AtomicU64::new(0),
+            bodies: Mutex::default(),
         })
     }
 
-    fn touch(&self) {
-        let now = u64::try_from(self.begin.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.last.store(now, Ordering::Relaxed);
+    /// Milliseconds, never 0.
+    fn now(&self) -> u64 {
+        let elapsed = u64::try_from(self.begin.elapsed().as_millis()).unwrap_or(u64::MAX);
+        elapsed.saturating_add(1)
     }
 
     /// Offers a body.
     pub fn offer(self: &Arc<Self>, body: Body) -> Offered {
-        self.offered.fetch_add(1, Ordering::Relaxed);
-        self.touch();
+        let since = Arc::new(Since::new(self.now()));
+        let mut bodies = self.bodies.lock().unwrap_or_else(PoisonError::into_inner);
+        bodies.retain(|body| body.strong_count() > 0);
+        bodies.push(Arc::downgrade(&since));
         Offered {
             body,
             appetite: Arc::clone(self),
-            counted: true,
+            since,
+            last: None,
         }
     }
 
-    /// Resolves when bodies were offered for so long and nothing was taken of any.
+    /// For how long the body that waits longest has been waiting to be taken.
+    fn longest(&self) -> Duration {
+        let bodies = self.bodies.lock().unwrap_or_else(PoisonError::into_inner);
+        let waiting = bodies.iter().filter_map(|body| {
+            let since = body.upgrade()?.load(Ordering::Relaxed);
+            (since > 0).then_some(since)
+        });
+        let waited = waiting.min().map_or(0, |since| self.now().saturating_sub(since));
+        Duration::from_millis(waited)
+    }
+
+    /// Resolves when nothing was taken for so long of a body of which something could be taken, whatever becomes of the
+    /// others: a client that keeps one answer in memory for ever can keep as many as there may be.
     pub async fn lost(&self, limit: Duration) -> io::Error {
         loop {
-            let now = u64::try_from(self.begin.elapsed().as_millis()).unwrap_or(u64::MAX);
-            let quiet = Duration::from_millis(now.saturating_sub(self.last.load(Ordering::Relaxed)));
-            if self.offered.load(Ordering::Relaxed) > 0 && quiet >= limit {
+            let waited = self.longest();
+            if waited >= limit {
                 return given_up();
             }
-            tokio::time::sleep(limit.saturating_sub(quiet).max(limit / 8)).await;
+            tokio::time::sleep((limit - waited).max(limit / 8)).await;
         }
     }
 }
 
 /// A body that an [`Appetite`] watches.
+///
+/// Its last byte is a piece of its own. A piece is handed over whole as soon as the client wants one byte of it, and with
+/// the last piece the body is out of sight: what comes before it was taken by then.
 #[derive(Debug)]
 pub struct Offered {
     body: Body,
     appetite: Arc<Appetite>,
-    counted: bool,
-}
-
-impl Offered {
-    fn count(&mut self, counted: bool) {
-        match (self.counted, counted) {
-            (false, true) => self.appetite.offered.fetch_add(1, Ordering::Relaxed),
-            (true, false) => self.appetite.offered.fetch_sub(1, Ordering::Relaxed),
-            _ => return,
-        };
-        self.counted = counted;
-    }
+    since: Arc<Since>,
+    last: Option<Bytes>,
 }
 
 impl hyper::body::Body for Offered {
@@ -215,25 +222,37 @@ impl hyper::body::Body for Offered {
     type Error = io::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
-        let frame = Pin::new(&mut self.body).poll_frame(cx);
-        self.appetite.touch();
+        let this = &mut *self;
+        let mut polled = match this.last.take() {
+            Some(last) => Poll::Ready(Some(Ok(Frame::data(last)))),
+            None => Pin::new(&mut this.body).poll_frame(cx),
+        };
+        if let Poll::Ready(Some(Ok(frame))) = &mut polled
+            && let Some(piece) = frame.data_mut()
+            && piece.len() > 1
+            && this.body.is_end_stream()
+        {
+            this.last = Some(piece.split_off(piece.len() - 1));
+        }
         // What is not there yet cannot be taken.
-        self.count(frame.is_ready());
-        frame
+        let since = match polled {
+            Poll::Ready(_) => this.appetite.now(),
+            Poll::Pending => 0,
+        };
+        this.since.store(since, Ordering::Relaxed);
+        polled
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.last.is_none() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-impl Drop for Offered {
-    fn drop(&mut self) {
-        self.count(false);
+        match &self.last {
+            // Nothing comes after it.
+            Some(last) => SizeHint::with_exact(last.len() as u64),
+            None => self.body.size_hint(),
+        }
     }
 }
 
@@ -276,7 +295,42 @@ mod tests {
         send.send(Ok(Bytes::from_static(b"x"))).await.unwrap();
         assert!(hyper::body::Body::poll_frame(Pin::new(&mut body), &mut cx).is_ready());
         assert!(waits(LIMIT * 3).await.is_ok(), "nothing more is taken");
-        drop(body);
+        let mut other = appetite.offer(Body::from(vec![7; 3]));
+        let taking = async {
+            for _ in 0..100 {
+                tokio::time::sleep(LIMIT / 4).await;
+                other = appetite.offer(Body::empty());
+            }
+        };
+        tokio::select! {
+            lost = waits(LIMIT * 3) => assert!(lost.is_ok(), "others are taken, this one is not"),
+            () = taking => {}
+        }
+        drop((body, other));
         assert!(waits(LIMIT * 3).await.is_err(), "nothing is offered any more");
+    }
+
+    #[test]
+    fn the_last_byte_comes_alone() {
+        use hyper::body::Body as _;
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        for length in [0u8, 1, 2, 5] {
+            let bytes: Vec<u8> = (0..length).collect();
+            let mut body = Appetite::new().offer(Body::from(bytes.clone()));
+            let mut got = Vec::new();
+            while !body.is_end_stream() {
+                assert_eq!(
+                    body.size_hint().exact(),
+                    Some(u64::from(length) - got.len() as u64)
+                );
+                let Poll::Ready(Some(Ok(frame))) = Pin::new(&mut body).poll_frame(&mut cx) else {
+                    panic!("{got:?} of {length} bytes");
+                };
+                let piece = frame.into_data().unwrap();
+                assert!(piece.len() == 1 || !body.is_end_stream());
+                got.extend_from_slice(&piece);
+            }
+            assert_eq!(got, bytes);
+        }
     }
 }

@@ -5,9 +5,11 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::time::{Instant, timeout_at};
 use vessel_image::Digest;
 use vessel_image::registry::BlobReader;
 
@@ -19,6 +21,8 @@ use crate::storage::Upload;
 
 /// Blobs on their way at once.
 const AT_ONCE: usize = 64;
+/// How long a client waits until it can be one of them.
+const PLACE_TIME: Duration = Duration::from_secs(30);
 /// Whose uploads these are.
 const OWNER: &str = "this cache";
 /// What is written or read at once.
@@ -70,6 +74,7 @@ pub(super) enum Fetched {
 impl Proxy {
     /// Begins to fetch a blob, or joins who does.
     pub(super) async fn fetch(self: &Arc<Self>, name: &Repository, digest: &Digest) -> Result<Fetched> {
+        let patience = Instant::now() + PLACE_TIME;
         let key = (name.clone(), digest.clone());
         let turn = self.turn(name, &digest.to_string());
         let _turn = turn.lock().await;
@@ -86,9 +91,14 @@ impl Proxy {
             });
         }
         let room = Arc::clone(&self.fetches.room);
-        let place = room
-            .acquire_owned()
+        let place = timeout_at(patience, room.acquire_owned())
             .await
+            .map_err(|_| {
+                Error::new(
+                    Code::TooManyRequests,
+                    format!("{AT_ONCE} blobs are on their way here, which is the limit; try again later"),
+                )
+            })?
             .map_err(|_| Error::new(Code::Unavailable, "the registry ends"))?;
         let length = self.upstream.blob_size(name, digest).await?;
         let mut source = self.upstream.blob(name, digest, length)?;
@@ -99,8 +109,9 @@ impl Proxy {
             .map_err(|e| self.upstream.no_blob(&e, name, digest))?;
         if !self.storage.usage().has_room(name, length) {
             let (send, receive) = mpsc::channel(2);
+            // Its client decides how long it takes, and is counted among the connections.
+            drop(place);
             tokio::spawn(async move {
-                let _place = place;
                 let mut piece = Ok(first);
                 loop {
                     let next = match piece {
@@ -122,7 +133,7 @@ impl Proxy {
         }
         let (storage, to, algorithm) = (self.storage.clone(), name.clone(), digest.algorithm());
         let (upload, file) = blocking(move || {
-            let upload = storage.begin_upload(&to, OWNER, algorithm)?;
+            let upload = storage.begin_upload(&to, OWNER, algorithm)?.fleeting();
             let file = upload.reader()?;
             Ok((upload, file))
         })

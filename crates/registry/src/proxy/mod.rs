@@ -1,9 +1,9 @@
 //! A pull-through cache: what is not here is fetched from another registry, stored, and served from then on.
 //!
 //! Content never changes under its digest, so only tags grow old: one is asked for again when its time is over, and
-//! what it pointed to before is served when the other registry does not answer. However many clients ask for the same
-//! blob, it is fetched once; they get its bytes while it is stored, and its last byte only when the digest was right.
-//! When a quota has no room for a blob, it is passed on without being stored.
+//! what it pointed to before is served when the other registry does not answer in time, and for a while after. However
+//! many clients ask for the same blob, it is fetched once; they get its bytes while it is stored, and its last byte only
+//! when the digest was right. When a quota has no room for a blob, it is passed on without being stored.
 
 mod fetch;
 mod upstream;
@@ -30,6 +30,10 @@ pub use upstream::UpstreamOptions;
 
 /// Tags whose age is known.
 const MAX_TAGS: usize = 100_000;
+/// So long the other registry may take to say where a tag leads of which it is known where it led before.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// So long it is not asked again for such a tag when it did not answer.
+const UNANSWERED: Duration = Duration::from_secs(30);
 /// Tags in a page.
 const MAX_PAGE: usize = 10_000;
 
@@ -51,7 +55,8 @@ pub struct Proxy {
     upstream: Arc<Upstream>,
     storage: Storage,
     ttl: Duration,
-    fresh: Mutex<HashMap<(Repository, Tag), Instant>>,
+    /// When a tag was asked for, and for how long it is not asked for again.
+    fresh: Mutex<HashMap<(Repository, Tag), (Instant, Duration)>>,
     /// One request at a time asks for the same manifest.
     asking: Mutex<HashMap<(Repository, String), Weak<Turn>>>,
     fetches: fetch::Fetches,
@@ -104,15 +109,28 @@ impl Proxy {
             return Ok(());
         }
         metrics.proxy_misses.add(1);
-        match (self.update(name, which).await, which) {
-            (Err(error), ManifestName::Tag(tag)) if error.code() == Code::Unavailable => {
-                if self.storage.resolve(name, tag).is_ok() {
-                    tracing::warn!(%error, %name, %tag, "what the tag pointed to before is served");
-                    return Ok(());
-                }
-                Err(error)
+        let tag = match which {
+            ManifestName::Tag(tag) if self.storage.resolve(name, tag).is_ok() => tag,
+            _ => return self.update(name, which).await,
+        };
+        let late = || {
+            Error::new(
+                Code::Unavailable,
+                format!(
+                    "the registry {} behind this one did not answer within {} seconds",
+                    self.host(),
+                    PATIENCE.as_secs()
+                ),
+            )
+        };
+        let updated = tokio::time::timeout(PATIENCE, self.update(name, which)).await;
+        match updated.unwrap_or_else(|_| Err(late())) {
+            Err(error) if error.code() == Code::Unavailable => {
+                tracing::warn!(%error, %name, %tag, "what the tag pointed to before is served");
+                self.believe(name, which, UNANSWERED);
+                Ok(())
             }
-            (result, _) => result,
+            result => result,
         }
     }
 
@@ -122,22 +140,22 @@ impl Proxy {
             ManifestName::Tag(tag) => {
                 let fresh = self.fresh.lock().unwrap_or_else(PoisonError::into_inner);
                 let asked = fresh.get(&(name.clone(), tag.clone()));
-                asked.is_some_and(|asked| asked.elapsed() < self.ttl)
+                asked.is_some_and(|(asked, time)| asked.elapsed() < *time)
                     && self.storage.resolve(name, tag).is_ok()
             }
         }
     }
 
-    fn believe(&self, name: &Repository, which: &ManifestName) {
+    fn believe(&self, name: &Repository, which: &ManifestName, time: Duration) {
         if let ManifestName::Tag(tag) = which {
             let mut fresh = self.fresh.lock().unwrap_or_else(PoisonError::into_inner);
             if fresh.len() >= MAX_TAGS {
-                fresh.retain(|_, asked| asked.elapsed() < self.ttl);
+                fresh.retain(|_, (asked, time)| asked.elapsed() < *time);
             }
             if fresh.len() >= MAX_TAGS {
                 fresh.clear();
             }
-            fresh.insert((name.clone(), tag.clone()), Instant::now());
+            fresh.insert((name.clone(), tag.clone()), (Instant::now(), time));
         }
     }
 
@@ -149,7 +167,7 @@ impl Proxy {
                 && self.storage.resolve(name, tag).is_ok_and(|known| known == digest)
                 && self.storage.has_manifest(name, &digest)
             {
-                self.believe(name, which);
+                self.believe(name, which, self.ttl);
                 return Ok(());
             }
         }
@@ -160,7 +178,7 @@ impl Proxy {
             storage.put_manifest(&to, &wanted, &[], content_type, &found.raw, true)
         })
         .await?;
-        self.believe(name, which);
+        self.believe(name, which, self.ttl);
         Ok(())
     }
 

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use vessel_image::registry::{
-    Access, BlobReader, Credentials, RawManifest, RegistryClient, Repository as Source, Settings,
+    BlobReader, Credentials, RawManifest, RegistryClient, Repository as Source, Settings,
 };
 use vessel_image::{Descriptor, Digest, ErrorKind};
 
@@ -124,11 +124,19 @@ impl Upstream {
         }
     }
 
-    /// What a tag or digest stands for, without its content.
+    /// What a tag or digest stands for, without its content, if the other registry tells that.
+    ///
+    /// # Errors
+    /// It does not answer.
     pub async fn head(&self, name: &Repository, which: &str) -> Result<Option<Digest>> {
-        let found = self.source(name)?.head_manifest(which).await;
-        let found = found.map_err(|e| self.no_manifest(&e, name, which))?;
-        Ok(found.map(|descriptor| descriptor.digest))
+        match self.source(name)?.head_manifest(which).await {
+            Ok(found) => Ok(found.map(|descriptor| descriptor.digest)),
+            Err(error) if error.kind() == ErrorKind::Unavailable => {
+                Err(self.no_manifest(&error, name, which))
+            }
+            // Not every server knows this kind of question.
+            Err(_) => Ok(None),
+        }
     }
 
     /// A manifest; its digest is right.
@@ -145,7 +153,7 @@ impl Upstream {
 
     /// A blob's size.
     pub async fn blob_size(&self, name: &Repository, digest: &Digest) -> Result<u64> {
-        let found = self.source(name)?.blob_size(digest, Access::Pull).await;
+        let found = self.source(name)?.blob_length(digest).await;
         let found = found.map_err(|e| self.no_blob(&e, name, digest))?;
         found.ok_or_else(|| crate::storage::unknown_blob(name, digest))
     }

@@ -50,6 +50,8 @@ impl Storage {
     /// The size of a blob that a repository has. Who asks may be about to refer to it without sending it, so the
     /// question gives it a new sign of life, which the collector respects.
     pub fn stat_blob(&self, name: &Repository, digest: &Digest) -> Result<u64> {
+        // A collection that has looked at its age already spares it, or has removed it before it is looked at here.
+        let _lease = self.lease_of(digest);
         let path = self.blob_link(name, digest);
         let metadata = match fs::metadata(&path) {
             Ok(metadata) => metadata,

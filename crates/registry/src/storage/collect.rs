@@ -15,7 +15,7 @@ use vessel_image::Digest;
 
 use super::blob::{age, read_small};
 use super::{Storage, list, remove};
-use crate::error::{Error, Result};
+use crate::error::{Code, Error, Result};
 use crate::manifest::{MAX_MANIFEST, Manifest};
 use crate::name::Repository;
 
@@ -128,20 +128,19 @@ impl Storage {
             for digest in untagged {
                 let path = self.manifest_link(name, &digest);
                 let young = fs::metadata(&path).is_ok_and(|metadata| age(&metadata) < options.grace);
-                let removed = !young
-                    && match options.dry_run {
-                        true => Some(Ok(())),
-                        false => self
-                            .0
-                            .pins
-                            .condemn(&digest, || self.remove_manifest(name, &digest)),
+                let take = || self.remove_manifest(name, &digest);
+                let removed = match options.dry_run {
+                    _ if young => None,
+                    true => Some(Ok(())),
+                    false => self.0.pins.condemn(&digest, take),
+                };
+                match removed {
+                    Some(Ok(())) => collected.manifests += 1,
+                    // A client has deleted it meanwhile.
+                    Some(Err(error)) if matches!(error.code(), Code::ManifestUnknown | Code::NameUnknown) => {
                     }
-                    .transpose()?
-                    .is_some();
-                if removed {
-                    collected.manifests += 1;
-                } else {
-                    digests.push(digest);
+                    Some(Err(error)) => return Err(error),
+                    None => digests.push(digest),
                 }
             }
         }
@@ -228,5 +227,53 @@ impl Storage {
             let _ = fs::remove_dir(path.join(directory));
         }
         let _ = fs::remove_dir(path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::name::ManifestName;
+    use crate::storage::StorageOptions;
+
+    #[test]
+    fn what_a_client_deletes_meanwhile_is_no_damage() {
+        let root = tempfile::tempdir().unwrap();
+        let storage = Storage::open(root.path(), StorageOptions::default()).unwrap();
+        let name = Repository::parse("a").unwrap();
+        let options = CollectOptions {
+            grace: Duration::ZERO,
+            untagged: true,
+            dry_run: false,
+        };
+        for round in 0..20 {
+            let digests: Vec<Digest> = (0..20)
+                .map(|n| {
+                    let raw = format!(
+                        r#"{{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[],"annotations":{{"n":"{round} {n}"}}}}"#
+                    );
+                    let digest = Digest::sha256(raw.as_bytes());
+                    let which = ManifestName::Digest(digest.clone());
+                    storage
+                        .put_manifest(&name, &which, &[], None, raw.as_bytes(), false)
+                        .unwrap();
+                    digest
+                })
+                .collect();
+            let together = std::sync::Barrier::new(2);
+            let collected = std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    together.wait();
+                    for digest in digests.iter().rev() {
+                        let _ = storage.delete_manifest(&name, digest);
+                    }
+                });
+                together.wait();
+                storage.collect(&options).unwrap()
+            });
+            assert_eq!(collected.skipped, 0, "round {round}");
+            storage.collect(&options).unwrap();
+            assert_eq!(storage.usage().disk(), 0, "round {round}");
+        }
     }
 }

@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::sync::PoisonError;
 
 use vessel_image::{Algorithm, Digest, Hasher};
 
@@ -217,6 +218,7 @@ impl Storage {
                 }
                 result => result?,
             }
+            let _tagging = self.0.tagging.lock().unwrap_or_else(PoisonError::into_inner);
             fs::rename(&temporary, &path)
         })
         .and_then(|()| flush(directory))
@@ -269,6 +271,8 @@ impl Storage {
         };
         // Tags first: one that points to nothing would be listed and not be found.
         for tag in self.tags(name)? {
+            // Who gives it another manifest meanwhile is told that it has that one.
+            let _tagging = self.0.tagging.lock().unwrap_or_else(PoisonError::into_inner);
             if self.resolve(name, &tag).is_ok_and(|target| target == *digest) {
                 remove(&self.tag_path(name, &tag))?;
             }
@@ -341,6 +345,41 @@ impl Storage {
 mod tests {
     use super::*;
     use crate::storage::StorageOptions;
+
+    #[test]
+    fn a_tag_that_moves_on_survives_the_deletion_of_what_it_pointed_to() {
+        let root = tempfile::tempdir().unwrap();
+        let storage = Storage::open(root.path(), StorageOptions::default()).unwrap();
+        let name = Repository::parse("a").unwrap();
+        let index = |note: &str| {
+            format!(
+                r#"{{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[],"annotations":{{"n":"{note}"}}}}"#
+            )
+        };
+        let latest = Tag::parse("latest").unwrap();
+        let which = ManifestName::Tag(latest.clone());
+        for round in 0..300 {
+            let [old, new] = ["old", "new"].map(|note| index(&format!("{note} {round}")));
+            let put = |raw: &str| {
+                let raw = raw.as_bytes();
+                storage
+                    .put_manifest(&name, &which, &[], None, raw, false)
+                    .unwrap()
+                    .digest
+            };
+            let old = put(&old);
+            let together = std::sync::Barrier::new(2);
+            let pushed = std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    together.wait();
+                    storage.delete_manifest(&name, &old).unwrap();
+                });
+                together.wait();
+                put(&new)
+            });
+            assert_eq!(storage.resolve(&name, &latest).unwrap(), pushed, "round {round}");
+        }
+    }
 
     #[test]
     fn a_tag_that_comes_with_a_deletion_leads_somewhere_or_is_gone() {

@@ -90,6 +90,8 @@ struct Inner {
     collecting: std::sync::Mutex<()>,
     /// Held while a name among the content is given: for two system calls.
     adopting: std::sync::Mutex<()>,
+    /// Held while a tag gets another target, or loses the one it was found with: for two system calls.
+    tagging: std::sync::Mutex<()>,
 }
 
 /// Why a storage cannot be opened.
@@ -140,6 +142,7 @@ impl Storage {
             temporary: AtomicU64::new(0),
             collecting: std::sync::Mutex::new(()),
             adopting: std::sync::Mutex::new(()),
+            tagging: std::sync::Mutex::new(()),
         }));
         storage.recover_uploads()?;
         storage.measure()?;

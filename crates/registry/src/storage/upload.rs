@@ -74,6 +74,8 @@ pub struct Upload {
     size: u64,
     hasher: Option<(Algorithm, Hasher)>,
     ended: bool,
+    /// Nobody can resume it.
+    fleeting: bool,
 }
 
 impl std::fmt::Debug for Upload {
@@ -174,6 +176,7 @@ impl Storage {
             size: 0,
             hasher: Some((algorithm, Hasher::new(algorithm))),
             ended: false,
+            fleeting: false,
         })
     }
 
@@ -202,6 +205,8 @@ impl Storage {
                 let mut table = self.0.uploads.table();
                 if e.kind() == std::io::ErrorKind::NotFound {
                     table.remove(id);
+                    self.0.usage.refund(name, size);
+                    self.0.usage.refund_disk(size);
                 } else if let Some(entry) = table.get_mut(id) {
                     // Too many open files, say: the next request may have more luck.
                     entry.busy = false;
@@ -219,6 +224,7 @@ impl Storage {
             size,
             hasher,
             ended: false,
+            fleeting: false,
         })
     }
 
@@ -299,6 +305,13 @@ impl Upload {
     /// Bytes that were stored.
     pub fn size(&self) -> u64 {
         self.size
+    }
+
+    /// The same, which is gone when it is dropped: nobody knows its identifier.
+    #[must_use]
+    pub fn fleeting(mut self) -> Self {
+        self.fleeting = true;
+        self
     }
 
     /// A second handle, to read what was stored, also after the end.
@@ -411,6 +424,12 @@ impl Drop for Upload {
         if self.ended {
             return;
         }
+        if self.fleeting {
+            if let Err(error) = self.discard() {
+                tracing::warn!(%error, "an upload is left over");
+            }
+            return;
+        }
         if let Some(entry) = self.storage.0.uploads.table().get_mut(&self.id) {
             entry.busy = false;
             entry.size = self.size;
@@ -456,13 +475,31 @@ mod tests {
         let mut upload = storage.resume_upload(&name(), &id).unwrap();
         upload.write(b"def").unwrap();
         assert_eq!(upload.commit(&Digest::sha256(b"abcdef")).unwrap(), 6);
-        // What is gone for good is.
-        let upload = storage.begin_upload(&name(), "", Algorithm::Sha256).unwrap();
+        // What is gone for good is, and takes no space.
+        let mut upload = storage.begin_upload(&name(), "", Algorithm::Sha256).unwrap();
+        upload.write(b"ghi").unwrap();
         let (id, path) = (upload.id().to_owned(), upload.path.clone());
         drop(upload);
+        assert_eq!(storage.usage().disk(), 9);
         fs::remove_file(path).unwrap();
         assert!(storage.resume_upload(&name(), &id).is_err());
         assert_eq!(storage.uploads().count(), 0);
+        let usage = storage.usage();
+        assert_eq!((usage.disk(), usage.repository(&name())), (6, 6));
+    }
+
+    #[test]
+    fn what_nobody_can_resume_ends_when_it_is_dropped() {
+        let root = tempfile::tempdir().unwrap();
+        let storage = storage(root.path(), 100);
+        let upload = storage.begin_upload(&name(), "", Algorithm::Sha256).unwrap();
+        let mut upload = upload.fleeting();
+        upload.write(b"abc").unwrap();
+        let path = upload.path.clone();
+        assert!(path.exists());
+        drop(upload);
+        assert!(!path.exists());
+        assert_eq!((storage.uploads().count(), storage.usage().disk()), (0, 0));
     }
 
     #[test]
