@@ -117,6 +117,11 @@ impl Error {
         self.kind
     }
 
+    /// What was being done, without the cause.
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+
     /// The same error, said in a wider context: "context: message".
     pub(crate) fn context(mut self, context: impl fmt::Display) -> Self {
         self.message = format!("{context}: {}", self.message);

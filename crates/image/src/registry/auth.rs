@@ -4,7 +4,7 @@
 //! registry itself is spoken to in clear. Tokens are kept for the life of a [`super::Repository`], by scope.
 
 use std::collections::HashMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use reqwest::header::{HeaderMap, HeaderValue, WWW_AUTHENTICATE};
@@ -13,7 +13,7 @@ use reqwest::{Method, Url};
 use super::challenge::Challenge;
 use super::credentials::{Credentials, TOKEN_USERNAME};
 use super::token::{MAX_ANSWER, Token};
-use super::transport::{Call, Transport, authority, complaint, origin, read_all};
+use super::transport::{Call, Transport, again, authority, complaint, origin, read_all};
 use crate::error::{Error, ErrorKind, Result};
 
 /// What token servers know this client as.
@@ -44,6 +44,8 @@ pub(super) struct Authorizer {
 struct State {
     scheme: Scheme,
     tokens: HashMap<String, Token>,
+    /// The last token that was not to be had, and since when.
+    failed: Option<(Instant, String, Error)>,
 }
 
 impl Authorizer {
@@ -53,16 +55,23 @@ impl Authorizer {
             state: tokio::sync::Mutex::new(State {
                 scheme: Scheme::Unknown,
                 tokens: HashMap::new(),
+                failed: None,
             }),
         }
     }
 
-    /// The header for a request of this scope (several, separated by blanks), as far as is known.
-    pub(super) async fn header(&self, transport: &Transport, scope: &str) -> Result<Option<HeaderValue>> {
+    /// The header for a request of this scope (several, separated by blanks), as far as is known. A token that was not to
+    /// be had since the request began is not asked for again.
+    pub(super) async fn header(
+        &self,
+        transport: &Transport,
+        scope: &str,
+        begun: Instant,
+    ) -> Result<Option<HeaderValue>> {
         if !self.credentials.registrytoken.is_empty() {
             return bearer(&self.credentials.registrytoken).map(Some);
         }
-        // Held while a token is fetched: who else needs it waits for the same.
+        // Held while a token is fetched: who else needs it waits for the same, be it a token or a failure.
         let mut state = self.state.lock().await;
         match state.scheme.clone() {
             Scheme::Unknown => Ok(None),
@@ -71,7 +80,20 @@ impl Authorizer {
                 if let Some(value) = state.tokens.get(scope).and_then(Token::value) {
                     return bearer(value).map(Some);
                 }
-                let token = fetch(transport, &self.credentials, &realm, &service, scope, false).await?;
+                if let Some((when, of, error)) = &state.failed
+                    && *when >= begun
+                    && (of == scope || error.kind() == ErrorKind::Unavailable)
+                {
+                    return Err(again(error));
+                }
+                let fetched = fetch(transport, &self.credentials, &realm, &service, scope, false).await;
+                let token = match fetched {
+                    Ok(token) => token,
+                    Err(error) => {
+                        state.failed = Some((Instant::now(), scope.to_owned(), again(&error)));
+                        return Err(error);
+                    }
+                };
                 let header = token.value().map(bearer).transpose()?;
                 if state.tokens.len() >= MAX_TOKENS {
                     state.tokens.clear();

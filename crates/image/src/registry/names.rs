@@ -131,33 +131,47 @@ impl Resolve for Names {
 /// author could not: itself, its networks, a cloud's metadata service. What its owner named may be asked.
 #[derive(Debug, Default)]
 pub(super) struct Guard {
-    /// In lower case, without ports.
+    /// Proxies, without ports: they are gone through, and no target.
     pub(super) hosts: Vec<String>,
     /// As in [`super::Settings::insecure`].
     pub(super) insecure: Vec<String>,
 }
 
 impl Guard {
+    fn is_host(&self, host: &str) -> bool {
+        // As addresses have them, those of IPv6 are in brackets.
+        let known = |known: &String| {
+            let known = known.trim_start_matches('[').trim_end_matches(']');
+            known.trim_end_matches('.').eq_ignore_ascii_case(host)
+        };
+        self.hosts.iter().any(known)
+    }
+
+    /// Whether a name may stand for any address: those of proxies are resolved on the way to somebody else.
     fn names(&self, host: &str) -> bool {
         let host = host.trim_end_matches('.');
-        self.hosts
-            .iter()
-            .any(|allowed| allowed.eq_ignore_ascii_case(host))
-            || is_named(&self.insecure, host)
+        self.is_host(host) || is_named(&self.insecure, host)
     }
 
     fn allows_address(&self, address: IpAddr) -> bool {
         is_public(address) || is_named(&self.insecure, &address.to_string())
     }
 
-    /// Whether a host may be asked, as far as can be told before its name is resolved.
+    /// Whether a host may be asked, as far as can be told before its name is resolved. Of `hosts` only what is on the way.
     pub(super) fn allows(&self, host: &str) -> bool {
-        let bare = host.trim_start_matches('[').trim_end_matches(']');
-        let public = || match bare.parse::<IpAddr>() {
-            Ok(address) => self.allows_address(address),
+        let bare = host
+            .trim_start_matches('[')
+            .trim_end_matches(']')
+            .trim_end_matches('.')
+            .to_ascii_lowercase();
+        if is_named(&self.insecure, &bare) {
+            return true;
+        }
+        match bare.parse::<IpAddr>() {
+            _ if self.is_host(&bare) => false,
+            Ok(address) => is_public(address),
             Err(_) => bare != "localhost" && !bare.ends_with(".localhost"),
-        };
-        self.names(bare) || public()
+        }
     }
 }
 
@@ -261,6 +275,53 @@ mod tests {
         assert_ne!(servers(), before);
     }
 
+    #[tokio::test]
+    async fn names_of_inner_addresses_are_not_given() {
+        let directory = tempfile::tempdir().unwrap();
+        let files = ["resolv.conf", "hosts"].map(|name| directory.path().join(name));
+        let (config, mut options) = configuration(&files[0]);
+        options.ip_strategy = LookupIpStrategy::Ipv4Only;
+        let mut hosts = hickory_resolver::Hosts::default();
+        hosts
+            .read_hosts_conf(
+                &b"10.0.0.1 inner.example\n10.0.0.2 proxy.example\n10.0.0.3 named.example\n9.9.9.9 outer.example\n"[..],
+            )
+            .unwrap();
+        let mut resolver = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
+            .with_options(options)
+            .build()
+            .unwrap();
+        resolver.set_hosts(Arc::new(hosts));
+        let names = Names {
+            shared: Arc::new(Shared {
+                files,
+                state: Mutex::new(Some((Stamp::default(), resolver))),
+            }),
+            guard: None,
+        };
+        let guarded = names.guarded(Guard {
+            hosts: vec!["proxy.example".into()],
+            insecure: vec!["named.example".into()],
+        });
+        let ask = async |names: &Names, name: &str| -> Result<Vec<IpAddr>, Failure> {
+            let found = names.resolve(name.parse().unwrap()).await?;
+            Ok(found.map(|address| address.ip()).collect())
+        };
+        for (name, address, given) in [
+            ("inner.example", "10.0.0.1", false),
+            ("proxy.example", "10.0.0.2", true),
+            ("named.example", "10.0.0.3", true),
+            ("outer.example", "9.9.9.9", true),
+        ] {
+            let address: IpAddr = address.parse().unwrap();
+            assert_eq!(ask(&names, name).await.unwrap(), [address], "{name}");
+            match ask(&guarded, name).await {
+                Ok(found) => assert!(given && found == [address], "{name}: {found:?}"),
+                Err(error) => assert!(!given && error.is::<Forbidden>(), "{name}: {error}"),
+            }
+        }
+    }
+
     #[test]
     fn addresses_that_anybody_can_reach() {
         for public in [
@@ -303,15 +364,15 @@ mod tests {
     #[test]
     fn hosts_that_were_named_may_be_asked() {
         let guard = Guard {
-            hosts: vec!["inside.example".into(), "10.0.0.5".into()],
+            hosts: ["inside.example", "10.0.0.5", "9.9.9.9", "[2606:4700::2222]"]
+                .map(String::from)
+                .to_vec(),
             insecure: vec!["named.example".into(), "192.168.7.0/24".into()],
         };
         for yes in [
             "192.168.7.9",
             "named.example",
-            "inside.example",
-            "INSIDE.example",
-            "10.0.0.5",
+            "NAMED.example.",
             "outside.example",
             "1.1.1.1",
             "[2606:4700::1111]",
@@ -321,8 +382,15 @@ mod tests {
         for no in [
             "192.168.8.9",
             "10.0.0.6",
+            // Proxies.
+            "10.0.0.5",
+            "9.9.9.9",
+            "inside.example",
+            "INSIDE.example.",
+            "[2606:4700::2222]",
             "[::1]",
             "localhost",
+            "LocalHost.",
             "[::ffff:10.0.0.6]",
         ] {
             assert!(!guard.allows(no), "{no}");

@@ -3,13 +3,14 @@
 //! Whatever arrives is bounded and verified against the digest it was asked by.
 
 use std::sync::Arc;
+use std::time::Instant;
 
-use reqwest::header::{CONTENT_TYPE, HeaderMap, LINK};
+use reqwest::header::{CONTENT_RANGE, CONTENT_TYPE, HeaderMap, LINK};
 use reqwest::{Method, Response, StatusCode, Url};
 
 use super::auth::Authorizer;
 use super::credentials::Credentials;
-use super::headers::next_link;
+use super::headers::{content_range, next_link};
 use super::transport::{Call, Transport, complaint, origin, read_all};
 use crate::config::MAX_DOCUMENT;
 use crate::digest::Digest;
@@ -176,9 +177,10 @@ impl Repository {
     /// Makes a request, showing who one is when the registry wants to know.
     pub(super) async fn send(&self, call: &Call, scope: &str) -> Result<Response> {
         let inner = &self.inner;
+        let begun = Instant::now();
         let mut tries = 0;
         loop {
-            let shown = self.shown(call, scope).await?;
+            let shown = self.shown(call, scope, begun).await?;
             let response = inner.transport.send(call, shown.as_ref()).await?;
             if response.status() != StatusCode::UNAUTHORIZED
                 || tries == 2
@@ -198,7 +200,7 @@ impl Repository {
         scope: &str,
         body: impl futures_util::Stream<Item = std::io::Result<bytes::Bytes>> + Send + Sync + Unpin + 'static,
     ) -> Result<Response> {
-        let shown = self.shown(call, scope).await?;
+        let shown = self.shown(call, scope, Instant::now()).await?;
         let response = self.inner.transport.stream(call, shown.as_ref(), body).await?;
         if response.status() == StatusCode::UNAUTHORIZED {
             self.learn(&response, scope, shown.as_ref()).await?;
@@ -207,11 +209,17 @@ impl Repository {
     }
 
     /// What to show; nothing to anybody but the registry.
-    async fn shown(&self, call: &Call, scope: &str) -> Result<Option<reqwest::header::HeaderValue>> {
+    async fn shown(
+        &self,
+        call: &Call,
+        scope: &str,
+        begun: Instant,
+    ) -> Result<Option<reqwest::header::HeaderValue>> {
         if origin(&call.url) != origin(&self.inner.base) {
             return Ok(None);
         }
-        self.inner.authorizer.header(&self.inner.transport, scope).await
+        let inner = &self.inner;
+        inner.authorizer.header(&inner.transport, scope, begun).await
     }
 
     async fn learn(
@@ -500,6 +508,30 @@ impl Repository {
                 .headers()
                 .get("content-length")
                 .and_then(|value| value.to_str().ok()?.parse().ok())),
+            _ => Err(complaint(response, &format!("cannot look up the blob {digest}")).await),
+        }
+    }
+
+    /// The size of a blob that is to be read. Where `HEAD` does not tell it (some servers do not know it, and addresses
+    /// that lead to a store of objects may be signed for `GET` alone), the first byte is asked for.
+    pub async fn blob_length(&self, digest: &Digest) -> Result<Option<u64>> {
+        match self.blob_size(digest, Access::Pull).await {
+            Ok(None) => {}
+            Err(error) if matches!(error.kind(), ErrorKind::Permission | ErrorKind::Unsupported) => {}
+            told => return told,
+        }
+        let call = Call::new(Method::GET, self.url(&format!("blobs/{digest}"))?)
+            .header("accept-encoding", "identity")?
+            .header("range", "bytes=0-0")?;
+        let response = self.send(&call, &self.scope(Access::Pull)).await?;
+        match response.status() {
+            StatusCode::NOT_FOUND => Ok(None),
+            StatusCode::PARTIAL_CONTENT => {
+                let range = response.headers().get(CONTENT_RANGE);
+                let range = range.and_then(|value| content_range(value.to_str().ok()?));
+                Ok(range.and_then(|(_, _, total)| total))
+            }
+            status if status.is_success() => Ok(response.content_length()),
             _ => Err(complaint(response, &format!("cannot look up the blob {digest}")).await),
         }
     }

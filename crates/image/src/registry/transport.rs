@@ -16,7 +16,7 @@ use reqwest::{Body, Client, Method, NoProxy, Proxy, Response, StatusCode, Url};
 
 use super::headers;
 use super::names::{Forbidden, Guard, Names};
-use super::settings::Settings;
+use super::settings::{Settings, is_named};
 use super::silence::Pulse;
 use super::tls;
 use crate::error::{Error, ErrorKind, Result, show};
@@ -72,9 +72,10 @@ impl Call {
 /// What a client is for. Each has connections of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Purpose {
-    /// Small requests, answers of any size.
+    /// Questions without a body, answers of any size.
     Receive,
-    /// Requests of any size; the silence of these is bounded here, see [`Pulse`].
+    /// Requests of any size, of which the answer may take long, such as the one that ends an upload. Their silence is
+    /// bounded here, see [`Pulse`].
     Send,
     /// Addresses that somebody else wrote down.
     Foreign,
@@ -103,7 +104,13 @@ impl Transport {
         let authority = authority(url);
         let secure = url.scheme() == "https";
         let own = tls::directory(&self.settings.certificates, &authority).filter(|_| secure);
-        let insecure = secure && own.is_none() && self.settings.is_insecure(&authority);
+        // Who names authorities wants a certificate of theirs, also of this machine itself.
+        let insecure = secure
+            && own.is_none()
+            && match self.settings.authorities {
+                Some(_) => is_named(&self.settings.insecure, &authority),
+                None => self.settings.is_insecure(&authority),
+            };
         let host = match (secure, own.is_some() || insecure) {
             (false, _) => "http:",
             (true, true) => authority.as_str(),
@@ -220,7 +227,8 @@ impl Transport {
         let mut url = call.url.clone();
         for _ in 0..=MAX_REDIRECTS {
             let stranger = call.foreign.as_ref().is_some_and(|own| *own != authority(&url));
-            let purpose = match call.body.is_empty() {
+            let asks = call.method == Method::GET || call.method == Method::HEAD;
+            let purpose = match asks {
                 _ if stranger => Purpose::Foreign,
                 true => Purpose::Receive,
                 false => Purpose::Send,
@@ -248,14 +256,10 @@ impl Transport {
                 .await
                 .map_err(|_| silent(&url))?
                 .map_err(|error| unreachable(&url, error))?;
-            let follows = call.method == Method::GET || call.method == Method::HEAD;
-            if !response.status().is_redirection()
-                || response.status() == StatusCode::NOT_MODIFIED
-                || !follows
-            {
+            if !response.status().is_redirection() || response.status() == StatusCode::NOT_MODIFIED || !asks {
                 return Ok(response);
             }
-            url = self.redirected(&url, &response)?;
+            url = self.redirected(&url, response.headers().get(LOCATION))?;
         }
         Err(Error::new(
             ErrorKind::Unavailable,
@@ -266,16 +270,15 @@ impl Transport {
         ))
     }
 
-    fn redirected(&self, from: &Url, response: &Response) -> Result<Url> {
+    /// Where a `Location` leads.
+    fn redirected(&self, from: &Url, location: Option<&HeaderValue>) -> Result<Url> {
         let bad = |why: &str| {
             Error::new(
                 ErrorKind::Unavailable,
                 format!("{} redirects {why}", origin(from)),
             )
         };
-        let location = response
-            .headers()
-            .get(LOCATION)
+        let location = location
             .and_then(|value| value.to_str().ok())
             .ok_or_else(|| bad("to nowhere: it gives no location"))?;
         let to = from
@@ -283,7 +286,7 @@ impl Transport {
             .map_err(|_| bad("to something that is no address"))?;
         match to.scheme() {
             "https" => {}
-            "http" if from.scheme() == "http" || self.settings.is_insecure(&authority(&to)) => {}
+            "http" if from.scheme() == "http" || is_named(&self.settings.insecure, &authority(&to)) => {}
             "http" => return Err(bad("from https to http, which would give away what is encrypted")),
             _ => return Err(bad("to something that is neither http nor https")),
         }
@@ -389,7 +392,7 @@ pub(super) fn origin(url: &Url) -> String {
 }
 
 /// A marker for failures of connections, which are worth another try.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Broken {
     why: String,
     permanent: bool,
@@ -409,6 +412,14 @@ pub(super) fn is_connection(error: &Error) -> bool {
         .source()
         .and_then(|source| source.downcast_ref::<Broken>())
         .is_some_and(|broken| !broken.permanent)
+}
+
+/// The same failure, for another who waited for what failed.
+pub(super) fn again(error: &Error) -> Error {
+    match error.source().and_then(|source| source.downcast_ref::<Broken>()) {
+        Some(broken) => Error::with_source(error.kind(), error.message(), broken.clone()),
+        None => Error::new(error.kind(), error.to_string()),
+    }
 }
 
 /// A server that takes nothing any more, or does not answer what it took.
@@ -579,7 +590,7 @@ pub(super) async fn complaint(response: Response, what: &str) -> Error {
         401 => ErrorKind::Unauthorized,
         403 => ErrorKind::Permission,
         404 => ErrorKind::NotFound,
-        405 => ErrorKind::Unsupported,
+        405 | 501 => ErrorKind::Unsupported,
         400 | 409..=428 => ErrorKind::Invalid,
         _ => ErrorKind::Unavailable,
     };
@@ -589,4 +600,39 @@ pub(super) async fn complaint(response: Response, what: &str) -> Error {
         _ => "",
     };
     Error::new(kind, format!("{what}: {host} answers {status}{said}{advice}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn redirects_keep_what_is_encrypted() {
+        let transport = Transport::new(Settings {
+            insecure: vec!["named.example".into()],
+            ..Settings::default()
+        });
+        let leads = |from: &str, to: &'static str| {
+            let to = HeaderValue::from_static(to);
+            transport
+                .redirected(&Url::parse(from).unwrap(), Some(&to))
+                .is_ok()
+        };
+        for to in [
+            "https://other.example/",
+            "/relative",
+            "http://named.example:5000/",
+        ] {
+            assert!(leads("https://registry.example/", to), "{to}");
+        }
+        for to in [
+            "http://other.example/",
+            "http://127.0.0.1:5000/",
+            "http://localhost/",
+            "ftp://other.example/",
+        ] {
+            assert!(!leads("https://registry.example/", to), "{to}");
+        }
+        assert!(leads("http://127.0.0.1:5000/", "http://127.0.0.1:5001/"));
+    }
 }

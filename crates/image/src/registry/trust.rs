@@ -45,6 +45,8 @@ pub struct TrustPolicy {
 #[derive(Debug, Clone)]
 struct Rule {
     prefix: String,
+    /// Whether it was given with port 80.
+    port_80: bool,
     /// Points on P-256; one of their owners must have signed.
     keys: Vec<Vec<u8>>,
 }
@@ -84,16 +86,27 @@ impl TrustPolicy {
             .strip_prefix(&P256)
             .filter(|point| point.len() == 65 && point.first() == Some(&4))
             .ok_or_else(|| bad("only ECDSA keys of P-256 are supported"))?;
-        let prefix = prefix.trim_end_matches('/');
-        let prefix = match prefix.split_once('/') {
-            _ if prefix == "*" => String::new(),
-            Some((host, path)) => format!("{}/{path}", host_of(host)),
-            None => host_of(prefix),
+        let given = prefix.trim_end_matches('/');
+        let (host, path) = given
+            .split_once('/')
+            .map_or((given, None), |(host, path)| (host, Some(path)));
+        let below = match path {
+            _ if given == "*" => String::new(),
+            Some(path) => format!("{}/{path}", host_of(host)),
+            None => host_of(host),
         };
-        match self.rules.iter_mut().find(|rule| rule.prefix == prefix) {
+        let port_80 = port_of(host) == Some(80);
+        match self.rules.iter_mut().find(|rule| rule.prefix == below) {
+            // They may be two registries, of which neither's key is to count for the other.
+            Some(rule) if rule.port_80 != port_80 => {
+                return Err(bad(
+                    "there is one for the same name with port 80 or without it, and both stand for one registry here; name it the same way for both keys",
+                ));
+            }
             Some(rule) => rule.keys.push(point.to_vec()),
             None => self.rules.push(Rule {
-                prefix,
+                prefix: below,
+                port_80,
                 keys: vec![point.to_vec()],
             }),
         }
@@ -158,6 +171,11 @@ fn host_of(domain: &str) -> String {
         (host, None | Some(80)) => host.to_owned(),
         (host, Some(port)) => format!("{host}:{port}"),
     }
+}
+
+/// The port that is written in `host:port`, unless it is that of HTTPS.
+fn port_of(domain: &str) -> Option<u16> {
+    reqwest::Url::parse(&format!("https://{domain}/")).ok()?.port()
 }
 
 impl Rule {
@@ -345,6 +363,25 @@ mod tests {
                 "{other}"
             );
         }
+    }
+
+    #[test]
+    fn port_80_and_none_are_not_mixed() {
+        let mut policy = TrustPolicy::default();
+        let (one, other) = (pem(&pair()), pem(&pair()));
+        policy.require("registry.example/team", one.as_bytes()).unwrap();
+        let error = policy
+            .require("registry.example:80/team/", other.as_bytes())
+            .unwrap_err();
+        assert!(error.to_string().contains("port 80"), "{error}");
+        for same in ["Registry.example/team", "registry.example:443/team"] {
+            policy.require(same, other.as_bytes()).unwrap();
+        }
+        assert_eq!(policy.rules[0].keys.len(), 3);
+        policy
+            .require("registry.example:80/else", other.as_bytes())
+            .unwrap();
+        assert!(policy.require("registry.example/else", one.as_bytes()).is_err());
     }
 
     #[test]

@@ -20,18 +20,21 @@ fn client(change: impl FnOnce(&mut Settings)) -> RegistryClient {
     RegistryClient::new(settings).unwrap()
 }
 
-/// A server that takes uploads at some pace, and a push of a layer of 12 MB to it.
-async fn push_to(pace: Pace, silence: Duration) -> (vessel_image::Result<()>, Server) {
+/// A server that takes uploads at some pace and works on what it got for so long, and a push of a layer of 12 MB to it.
+async fn push_to(pace: Pace, silence: Duration, work: Duration) -> (vessel_image::Result<()>, Server) {
     let image = Arc::new(image_of("amd64", 12 << 20));
     let served = Arc::clone(&image);
     let source = Server::start(move |request| served.answer(request));
     let place = Place::new();
     let pulled = place.pull(&source.name("x")).await.unwrap();
-    let target = Server::with_pace(pace, |request| match request.method.as_str() {
+    let target = Server::with_pace(pace, move |request| match request.method.as_str() {
         "GET" => Answer::new(200, "{}"),
         "HEAD" => Answer::new(404, ""),
         "POST" | "PATCH" => Answer::new(202, "").header("location", "/upload"),
-        _ => Answer::new(201, ""),
+        _ => {
+            std::thread::sleep(work);
+            Answer::new(201, "")
+        }
     });
     let image = PushImage {
         raw_config: pulled.raw_config.clone(),
@@ -51,7 +54,7 @@ async fn push_to(pace: Pace, silence: Duration) -> (vessel_image::Result<()>, Se
 async fn an_upload_may_take_as_long_as_it_gets_on() {
     let silence = Duration::from_millis(700);
     let begun = Instant::now();
-    let (pushed, _target) = push_to(Pace::Slow(Duration::from_millis(10)), silence).await;
+    let (pushed, _target) = push_to(Pace::Slow(Duration::from_millis(10)), silence, Duration::ZERO).await;
     pushed.unwrap();
     assert!(begun.elapsed() > silence * 2, "it was no slow upload");
 }
@@ -59,11 +62,27 @@ async fn an_upload_may_take_as_long_as_it_gets_on() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upload_that_nobody_takes_is_given_up() {
     let begun = Instant::now();
-    let (pushed, _target) = push_to(Pace::Deaf(100 << 10), Duration::from_millis(500)).await;
+    let (pushed, _target) = push_to(Pace::Deaf(100 << 10), Duration::from_millis(500), Duration::ZERO).await;
     let error = pushed.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable);
     assert!(error.to_string().contains("does not answer in time"), "{error}");
     assert!(begun.elapsed() < Duration::from_secs(15));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_may_work_on_what_it_got() {
+    let silence = Duration::from_millis(300);
+    let (pushed, target) = push_to(Pace::Fast, silence, silence * 4).await;
+    pushed.unwrap();
+    let log = target.log.lock().unwrap();
+    let ends = log
+        .iter()
+        .filter(|request| request.method == "PUT" && request.body.is_empty());
+    let mut ends: Vec<&str> = ends.map(|request| request.path.as_str()).collect();
+    let all = ends.len();
+    ends.sort_unstable();
+    ends.dedup();
+    assert!(all > 0 && ends.len() == all, "each layer's end is said once");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -102,6 +121,35 @@ async fn what_is_no_tag_is_not_listed() {
         .await
         .unwrap();
     assert_eq!(repository.tags().await.unwrap(), ["a", "c"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_for_a_token_that_is_not_to_be_had_waits_once() {
+    let token = Server::start(|_| {
+        std::thread::sleep(Duration::from_millis(700));
+        Answer::new(500, "")
+    });
+    let realm = format!("Bearer realm=\"http://{}/token\",service=\"x\"", token.address);
+    let server = Server::start(move |request| match request.path.as_str() {
+        "/v2/" => Answer::new(200, "{}"),
+        _ => Answer::new(401, "").header("www-authenticate", realm.clone()),
+    });
+    let reference = Reference::parse(&server.name("x")).unwrap();
+    let client = client(|_| {});
+    let repository = client
+        .repository(&reference, &Credentials::default())
+        .await
+        .unwrap();
+    let all = (0..10).map(|_| repository.manifest("1"));
+    for failed in futures_util::future::join_all(all).await {
+        let error = failed.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable);
+        assert!(error.to_string().contains("cannot get a token"), "{error}");
+    }
+    assert_eq!(token.count("GET", "/token"), 1);
+    // Who comes later asks again.
+    assert!(repository.manifest("1").await.is_err());
+    assert_eq!(token.count("GET", "/token"), 2);
 }
 
 /// The same image, whose first layer is to be had elsewhere.
