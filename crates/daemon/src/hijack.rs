@@ -37,6 +37,9 @@ const STALLED: Duration = Duration::from_secs(if cfg!(test) { 2 } else { 30 });
 /// How long output is held back for a client that has not read the head of the answer.
 const HEAD: Duration = Duration::from_secs(2);
 
+/// The same over TCP, where it cannot be told whether it has.
+const HEAD_TCP: Duration = Duration::from_millis(3);
+
 thread_local! {
     static BUFFERS: RefCell<Vec<u8>> = RefCell::new(vec![0; BUFFER]);
 }
@@ -213,10 +216,16 @@ async fn pump(client: Conn, first: Bytes, attached: Attached, rules: Rules) -> i
 /// Waits until the client has read what it was sent. Clients that read heads through a buffer and bodies past it, as
 /// Python's `http.client` makes docker-py do, lose the output that arrives together with the head. Docker takes so long
 /// to start a process that it does not show there.
+///
+/// Only a Unix socket tells when it was read. Over TCP the client's kernel says that it arrived, which is sooner: a client
+/// gets a moment more there, and a slow one may still lose output.
 async fn head_is_read(client: &Conn) {
     let end = tokio::time::Instant::now() + HEAD;
     while client.unread() > 0 && tokio::time::Instant::now() < end {
         tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    if matches!(client, Conn::Tcp(_)) {
+        tokio::time::sleep(HEAD_TCP).await;
     }
 }
 
