@@ -418,7 +418,7 @@ async fn fetch_file(
     let file = tokio::fs::File::create(into).await.map_err(fail)?;
     let mut taker = Taker::File {
         file,
-        hasher: Hasher::new(Algorithm::Sha256),
+        hasher: Box::new(Hasher::new(Algorithm::Sha256)),
         failed: None,
     };
     pump(place, blob, teller, &mut taker).await?;
@@ -447,7 +447,7 @@ enum Taker {
     /// A file.
     File {
         file: tokio::fs::File,
-        hasher: Hasher,
+        hasher: Box<Hasher>,
         failed: Option<io::Error>,
     },
 }
