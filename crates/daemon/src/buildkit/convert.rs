@@ -70,12 +70,17 @@ pub fn status_response(events: Vec<Event>) -> StatusResponse {
                 short: warning.short.into_bytes(),
                 detail: warning.detail.into_iter().map(String::into_bytes).collect(),
                 url: warning.url.unwrap_or_default(),
-                info: warning.location.as_ref().map(|location| pb::SourceInfo {
-                    filename: location.file.clone(),
-                    language: "Dockerfile".to_owned(),
-                    data: warning.text.as_deref().unwrap_or_default().to_vec(),
-                    ..pb::SourceInfo::default()
-                }),
+                // Clients show the lines, and nothing without them.
+                info: warning
+                    .location
+                    .as_ref()
+                    .zip(warning.text.as_deref())
+                    .map(|(location, text)| pb::SourceInfo {
+                        filename: location.file.clone(),
+                        language: "Dockerfile".to_owned(),
+                        data: text.to_vec(),
+                        ..pb::SourceInfo::default()
+                    }),
                 ranges: warning.location.iter().map(range).collect(),
             }),
         }

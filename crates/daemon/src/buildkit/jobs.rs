@@ -22,6 +22,8 @@ const LISTENED: usize = 1024;
 const UNHEARD: usize = 8192;
 /// Bytes of output that wait for a client, whether it listens or not.
 const WAITING: usize = 4 << 20;
+/// Bytes in one message: clients take no more than 16 MiB.
+const MESSAGE: usize = 1 << 20;
 /// Builds at most.
 const MAX_JOBS: usize = 1024;
 
@@ -33,7 +35,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[derive(Debug, Default)]
 struct Told {
     events: VecDeque<Event>,
-    /// Bytes of output among them.
+    /// Bytes of output and of warnings among them.
     bytes: usize,
     listeners: usize,
     ended: bool,
@@ -44,12 +46,27 @@ impl Told {
         self.bytes += size(&event);
         self.events.push_back(event);
     }
+
+    /// As many as one message holds.
+    fn take(&mut self) -> Vec<Event> {
+        let mut bytes = 0;
+        let fits = |event: &&Event| {
+            let before = bytes;
+            bytes += size(event);
+            before == 0 || bytes <= MESSAGE
+        };
+        let count = self.events.iter().take_while(fits).count();
+        let taken: Vec<Event> = self.events.drain(..count).collect();
+        self.bytes -= taken.iter().map(size).sum::<usize>();
+        taken
+    }
 }
 
-/// What an event holds of a process' output.
+/// What an event holds of a process' output, or says in a warning.
 fn size(event: &Event) -> usize {
     match event {
         Event::Log(log) => log.data.len(),
+        Event::Warning(warning) => warning.short.len() + warning.text.as_deref().map_or(0, <[u8]>::len),
         _ => 0,
     }
 }
@@ -178,8 +195,7 @@ impl Job {
             {
                 let mut told = lock(&self.told);
                 if !told.events.is_empty() {
-                    let events = told.events.drain(..).collect();
-                    told.bytes = 0;
+                    let events = told.take();
                     drop(told);
                     self.room.notify_waiters();
                     return Some(events);
@@ -464,14 +480,25 @@ mod tests {
             running.job.tell(log("x")).await;
         }
         assert_eq!(lock(&running.job.told).events.len(), UNHEARD);
-        // By bytes, too: what a process writes comes in large pieces.
+        // By bytes, too: what a process writes comes in large pieces, and is taken in several messages.
         let running = jobs.begin("b").unwrap();
         let piece = "x".repeat(32 << 10);
         for _ in 0..1024 {
             running.job.tell(log(&piece)).await;
         }
-        let events = &lock(&running.job.told).events;
-        assert!(events.iter().map(size).sum::<usize>() <= WAITING && events.len() > 100);
+        let waiting = {
+            let events = &lock(&running.job.told).events;
+            assert!(events.iter().map(size).sum::<usize>() <= WAITING && events.len() > 100);
+            events.len()
+        };
+        drop(running);
+        let listener = jobs.listen("b").await.unwrap();
+        let mut taken = 0;
+        while let Some(events) = listener.next().await {
+            assert!(events.iter().map(size).sum::<usize>() <= MESSAGE);
+            taken += events.len();
+        }
+        assert_eq!(taken, waiting);
     }
 
     #[tokio::test]
