@@ -14,6 +14,9 @@ use crate::request::{Answer, BuildRequest};
 use crate::solve::lint::Bases;
 use crate::solve::{build_args, from_diagnostic};
 
+/// Beyond so many bytes, findings are told without the lines they are about.
+const MAX_SHOWN: usize = 1 << 20;
+
 /// The findings of the checks.
 pub(crate) fn check(
     request: &BuildRequest,
@@ -43,7 +46,10 @@ pub(crate) fn check(
         if !url.is_empty() {
             let _ = write!(shown, " - {url}");
         }
-        let _ = write!(shown, "\n{}\n{}", warning.message, warning.excerpt(false));
+        let _ = writeln!(shown, "\n{}", warning.message);
+        if shown.len() < MAX_SHOWN {
+            shown.push_str(&warning.excerpt(false));
+        }
         warnings.push(json!({
             "ruleName": rule,
             "description": description,

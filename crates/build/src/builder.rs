@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::SystemTime;
 
-use tokio::sync::{OwnedMutexGuard, Semaphore, SemaphorePermit};
+use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
 
 use crate::answer;
 use crate::blocking;
@@ -88,7 +88,7 @@ pub struct Builder {
     worker: Arc<dyn Worker>,
     config: BuilderConfig,
     cache: Arc<Cache>,
-    permits: Semaphore,
+    permits: Arc<Semaphore>,
     /// Steps that are being made, by their keys.
     making: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
 }
@@ -125,7 +125,9 @@ impl Builder {
         let cache = Cache::open(&config.root, worker.store().clone(), limit)?;
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         Ok(Arc::new(Self {
-            permits: Semaphore::new(config.parallelism.unwrap_or(processors.max(4)).max(1)),
+            permits: Arc::new(Semaphore::new(
+                config.parallelism.unwrap_or(processors.max(4)).max(1),
+            )),
             cache: Arc::new(cache),
             making: Mutex::default(),
             worker,
@@ -142,9 +144,9 @@ impl Builder {
     }
 
     /// Waits for a place among the steps that run.
-    pub(crate) async fn permit(&self) -> Result<SemaphorePermit<'_>> {
+    pub(crate) async fn permit(&self) -> Result<OwnedSemaphorePermit> {
         let closed = |_| Error::new(ErrorKind::Cancelled, "the builder is ending");
-        self.permits.acquire().await.map_err(closed)
+        Arc::clone(&self.permits).acquire_owned().await.map_err(closed)
     }
 
     /// Waits until nobody else makes a step.
@@ -278,7 +280,7 @@ impl Builder {
     /// What the Dockerfile itself answers.
     async fn answer(
         &self,
-        request: &BuildRequest,
+        request: &Arc<BuildRequest>,
         opened: &Opened,
         session: &Arc<dyn Session>,
         progress: &Progress,
@@ -293,11 +295,23 @@ impl Builder {
                 let matcher = crate::ignore::Matcher::new(patterns)
                     .map_err(|error| Error::invalid(format!(".dockerignore: {error}")))?;
                 let bases = Bases::here(self, request, session, progress, text, name, target).await;
-                answer::check(request, name, text, &args, Some(&matcher), &bases)
+                let (request, name, text) = (Arc::clone(request), name.to_owned(), text.to_owned());
+                let check = move || {
+                    Ok(answer::check(
+                        &request,
+                        &name,
+                        &text,
+                        &args,
+                        Some(&matcher),
+                        &bases,
+                    ))
+                };
+                blocking(check).await?
             }
             Goal::Build | Goal::Outline => {
                 let dockerfile = Dockerfile::parse(text, name).map_err(from_diagnostic)?;
-                outline(request, &dockerfile, args)?
+                let request = Arc::clone(request);
+                blocking(move || outline(&request, &dockerfile, args)).await?
             }
             Goal::Targets => {
                 let dockerfile = Dockerfile::parse(text, name).map_err(from_diagnostic)?;

@@ -8,7 +8,9 @@ use base64::Engine as _;
 use serde_json::{Value, json};
 
 use crate::answer::location;
-use crate::dockerfile::{Base, Command, Dockerfile, Globals, Instruction, MountType, Span};
+use crate::dockerfile::{
+    Base, Command, Dockerfile, Globals, Instruction, MountType, Span, Variables, charge,
+};
 use crate::error::{Error, Result};
 use crate::request::{Answer, BuildRequest};
 use crate::solve::{build_args, from_diagnostic};
@@ -29,7 +31,19 @@ struct Arg {
 struct Scope {
     /// Arguments that are declared, with those before the first `FROM`.
     args: BTreeMap<String, Arg>,
-    variables: BTreeMap<String, String>,
+    variables: Variables,
+}
+
+impl Scope {
+    fn get(&self, name: &str) -> Option<String> {
+        self.variables.get(name).map(str::to_owned)
+    }
+
+    /// What a stage takes with it that begins with this.
+    fn bytes(&self) -> usize {
+        let of = |arg: &Arg| 2 * arg.name.len() + arg.value.len() + arg.description.len();
+        self.args.values().map(of).sum::<usize>() + self.variables.bytes()
+    }
 }
 
 /// A secret or an agent.
@@ -43,13 +57,14 @@ struct Wanted {
 #[derive(Default)]
 struct Found {
     args: Vec<Arg>,
+    names: BTreeSet<String>,
     secrets: Vec<Wanted>,
     agents: Vec<Wanted>,
 }
 
 impl Found {
     fn arg(&mut self, arg: &Arg, scope: &Scope) {
-        if self.args.iter().any(|known| known.name == arg.name) {
+        if !self.names.insert(arg.name.clone()) {
             return;
         }
         self.args.push(arg.clone());
@@ -104,12 +119,16 @@ pub(crate) fn outline(
     // A stage begins as its base ended; what the target itself says of a name counts before what others do.
     let mut scopes: BTreeMap<usize, Scope> = BTreeMap::new();
     let mut by_stage: Vec<Found> = Vec::new();
+    let mut taken = 0;
     for &index in &graph.order {
         let (stage, node) = (&dockerfile.stages[index], &graph.nodes[index]);
-        let mut scope = match &node.base {
-            Base::Stage(base) => scopes.get(base).cloned().unwrap_or_else(|| global.clone()),
-            _ => global.clone(),
+        let base = match &node.base {
+            Base::Stage(base) => scopes.get(base).unwrap_or(&global),
+            _ => &global,
         };
+        charge(&mut taken, base.bytes())
+            .map_err(|message| from_diagnostic(dockerfile.error(&stage.span, message, None)))?;
+        let mut scope = base.clone();
         let mut found = Found::default();
         for word in [Some(&stage.base), stage.platform.as_ref()].into_iter().flatten() {
             let used = globals.expand(dockerfile, word).map(|expanded| expanded.used);
@@ -172,21 +191,21 @@ fn follow(
     let wrong = |error: String| from_diagnostic(dockerfile.error(&instruction.span, error, None));
     let expanded = instruction
         .command
-        .expanded(&lexer, &mut |name| scope.variables.get(name).cloned())
+        .expanded(&lexer, &mut |name| scope.get(name))
         .map_err(|error| wrong(error.to_string()))?;
     match &expanded.command {
         Command::Arg(args) => {
             for arg in args {
                 let given = build_args.get(&arg.name);
                 let default = arg
-                    .default(&lexer, &mut |name| scope.variables.get(name).cloned())
+                    .default(&lexer, &mut |name| scope.get(name))
                     .map_err(|error| wrong(error.to_string()))?
                     .map(|expanded| expanded.text);
                 let inherits = given.is_none() && default.is_none() && globals.get(&arg.name).is_some();
                 let value = given.cloned().or(default);
                 let value = value.or_else(|| globals.get(&arg.name).map(str::to_owned));
                 if let Some(value) = &value {
-                    scope.variables.insert(arg.name.clone(), value.clone());
+                    scope.variables.set(&arg.name, value).map_err(wrong)?;
                 }
                 if !inherits {
                     let declared = Arg {
@@ -204,12 +223,13 @@ fn follow(
             }
         }
         Command::Env(pairs) => {
-            let pairs = pairs.iter().map(|pair| (pair.key.clone(), pair.value.clone()));
-            scope.variables.extend(pairs);
+            for pair in pairs {
+                scope.variables.set(&pair.key, &pair.value).map_err(wrong)?;
+            }
         }
         Command::Run(run) => {
             let mut expand = |word: &str| {
-                let expanded = lexer.word(word, &mut |name| scope.variables.get(name).cloned());
+                let expanded = lexer.word(word, &mut |name| scope.get(name));
                 expanded
                     .map(|expanded| expanded.text)
                     .map_err(|error| error.to_string())

@@ -115,7 +115,7 @@ pub struct Warning {
     pub url: Option<String>,
     /// Where in the Dockerfile.
     pub location: Option<Location>,
-    /// The Dockerfile's text, for a rendering with the lines.
+    /// The Dockerfile's text, for a rendering with the lines; none if it is long.
     pub text: Option<std::sync::Arc<[u8]>>,
 }
 

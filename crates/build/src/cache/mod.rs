@@ -234,8 +234,22 @@ impl Cache {
             return;
         }
         let mut state = self.state();
-        if let Err(error) = state.index.append(&Line::Put(record.clone())) {
-            tracing::warn!("{error}");
+        let state = &mut *state;
+        let mut lines = Vec::new();
+        // What an alias gave goes with it: aliases of what is no longer known would keep its layer unseen.
+        if state
+            .records
+            .get(&record.key)
+            .is_some_and(|known| known.record.alias_of.is_none() && known.record.chain != record.chain)
+        {
+            let gone = state.forget(&record.key).into_iter();
+            lines.extend(gone.map(|key| Line::Removed { key }));
+        }
+        lines.push(Line::Put(record.clone()));
+        for line in &lines {
+            if let Err(error) = state.index.append(line) {
+                tracing::warn!("{error}");
+            }
         }
         state.records.insert(
             record.key.clone(),
@@ -408,4 +422,60 @@ fn remove_context(path: &Path) -> bool {
     }
     crate::tree::copy::remove(path);
     true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vessel_image::{DirectoryLayerOptions, LayerDirectory, LayerInfo, Limits};
+
+    fn layer(root: &Path, store: &Store, text: &str, lease: &mut Lease) -> LayerInfo {
+        let path = root.join(text);
+        std::fs::create_dir(&path).unwrap();
+        std::fs::write(path.join("file"), text).unwrap();
+        let options = DirectoryLayerOptions {
+            clamp: None,
+            limits: Limits::default(),
+            cancelled: None,
+        };
+        let directory = LayerDirectory { path, take: false };
+        store.put_directory(directory, None, &options, lease).unwrap()
+    }
+
+    fn record(key: &str, alias_of: Option<&str>, layer: &LayerInfo) -> Record {
+        Record {
+            key: key.to_owned(),
+            chain: layer.chain_id.clone(),
+            diff: layer.diff_id.clone(),
+            description: String::new(),
+            size: layer.size,
+            created: 1,
+            used: 1,
+            uses: 1,
+            alias_of: alias_of.map(str::to_owned),
+        }
+    }
+
+    /// An alias is seen nowhere: one of a result that is known no longer would keep its layer for ever.
+    #[test]
+    fn aliases_go_with_what_they_stood_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path().join("store")).unwrap();
+        let mut lease = store.lease();
+        let one = layer(directory.path(), &store, "one", &mut lease);
+        let two = layer(directory.path(), &store, "two", &mut lease);
+        let root = directory.path().join("cache");
+        std::fs::create_dir(&root).unwrap();
+        let cache = Cache::open(&root, store.clone(), u64::MAX).unwrap();
+        cache.put(record("main", None, &one));
+        cache.put(record("alias", Some("main"), &one));
+        cache.put(record("main", None, &one));
+        assert!(cache.knows("alias"));
+        cache.put(record("main", None, &two));
+        cache.put(record("other", Some("main"), &two));
+        assert!(!cache.knows("alias") && cache.knows("main") && cache.knows("other"));
+        drop(cache);
+        let cache = Cache::open(&root, store.clone(), u64::MAX).unwrap();
+        assert!(!cache.knows("alias") && cache.knows("other"));
+    }
 }

@@ -16,6 +16,9 @@ pub use config::Config;
 use crate::dockerfile::{Command, Diagnostic, Dockerfile, Globals, Instruction, Rule, Span};
 use crate::ignore::Matcher;
 
+/// The most warnings of one Dockerfile that are told.
+pub const MAX_WARNINGS: usize = 1000;
+
 /// What checks need to know of a base image.
 #[derive(Clone, Debug, Default)]
 pub struct BaseImage {
@@ -145,7 +148,7 @@ impl Linter<'_> {
             Some(above) => self.config.merged(&above).wants(rule),
             None => self.config.wants(rule),
         };
-        if wanted {
+        if wanted && self.report.warnings.len() < MAX_WARNINGS {
             let warning = Diagnostic::warning(rule, message);
             self.report
                 .warnings

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use super::{BaseImage, Linter, Options, rules};
 use crate::dockerfile::{
-    Base, Command, CommandLine, Diagnostic, Globals, Graph, Instruction, KeyValue, Sources, Span, parse_port,
-    parse_trigger, suggest,
+    Base, Command, CommandLine, Diagnostic, Globals, Graph, Instruction, KeyValue, Sources, Span, Variables,
+    charge, parse_port, parse_trigger, suggest,
 };
 use crate::ignore::clean;
 
@@ -38,9 +38,9 @@ fn is_secret(name: &str) -> bool {
 #[derive(Clone, Default)]
 struct State {
     /// Environment and arguments with a value.
-    variables: Vec<(String, String)>,
+    variables: Variables,
     /// Arguments that are declared.
-    arguments: Vec<String>,
+    arguments: BTreeSet<String>,
     /// Whether the base's environment is known.
     known: bool,
     shell: bool,
@@ -49,17 +49,13 @@ struct State {
 
 impl State {
     fn get(&self, name: &str) -> Option<String> {
-        let mut variables = self.variables.iter();
-        variables
-            .find(|(known, _)| known == name)
-            .map(|(_, value)| value.clone())
+        self.variables.get(name).map(str::to_owned)
     }
 
-    fn set(&mut self, name: &str, value: String) {
-        match self.variables.iter_mut().find(|(known, _)| known == name) {
-            Some(variable) => variable.1 = value,
-            None => self.variables.push((name.to_owned(), value)),
-        }
+    /// What a stage takes with it that is `FROM` this one.
+    fn bytes(&self) -> usize {
+        let arguments: usize = self.arguments.iter().map(String::len).sum();
+        self.variables.bytes() + arguments
     }
 
     fn of_image(image: Option<BaseImage>) -> Self {
@@ -71,11 +67,12 @@ impl State {
         state.shell = image.shell;
         for variable in &image.env {
             let (name, value) = variable.split_once('=').unwrap_or((variable, ""));
-            state.set(name, value.to_owned());
+            // Of one with too many, the rest is not known.
+            state.known &= state.variables.set(name, value).is_ok();
         }
         if state.get("PATH").is_none() {
             let path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-            state.set("PATH", path.to_owned());
+            state.known &= state.variables.set("PATH", path).is_ok();
         }
         state
     }
@@ -98,16 +95,21 @@ impl Linter<'_> {
     ) -> Result<(), Diagnostic> {
         let dockerfile = self.dockerfile;
         let mut states: Vec<State> = Vec::with_capacity(dockerfile.stages.len());
+        let mut taken = 0;
         for stage in &dockerfile.stages {
             let node = &graph.nodes[stage.index];
-            if options.target.is_some() && !graph.order.contains(&stage.index) {
+            if options.target.is_some() && graph.order.binary_search(&stage.index).is_err() {
                 states.push(State::default());
                 continue;
             }
             let mut triggers = Vec::new();
             let mut state = match &node.base {
                 Base::Scratch => State::of_image(Some(BaseImage::default())),
-                Base::Stage(index) => states[*index].clone(),
+                Base::Stage(index) => {
+                    charge(&mut taken, states[*index].bytes())
+                        .map_err(|message| dockerfile.error(&stage.span, message, None))?;
+                    states[*index].clone()
+                }
                 Base::Image(name) | Base::Context(name) => {
                     let image = (options.base)(name, node.platform.as_deref());
                     if let Some((found, wanted)) = image.as_ref().and_then(|image| image.mismatch.as_ref()) {
@@ -173,16 +175,16 @@ impl Linter<'_> {
                         globals.get(&arg.name).map(str::to_owned)
                     };
                     if let Some(value) = value {
-                        state.set(&arg.name, value);
+                        state.variables.set(&arg.name, &value).map_err(wrong)?;
                     }
-                    state.arguments.push(arg.name.clone());
+                    state.arguments.insert(arg.name.clone());
                 }
             }
             Command::Env(pairs) => {
                 self.legacy(pairs, instruction);
                 for pair in pairs {
                     self.secret("ENV", &pair.key, instruction);
-                    state.set(&pair.key, pair.value.clone());
+                    state.variables.set(&pair.key, &pair.value).map_err(wrong)?;
                 }
             }
             Command::Label(pairs) => self.legacy(pairs, instruction),
@@ -241,7 +243,7 @@ impl Linter<'_> {
             {
                 continue;
             }
-            let known = state.variables.iter().map(|(name, _)| name.as_str());
+            let known = state.variables.iter().map(|(name, _)| name);
             let mut message = format!("Usage of undefined variable '${name}'");
             if let Some(nearest) = suggest::closest(name, known, true) {
                 message.push_str(&format!(" (did you mean ${nearest}?)"));

@@ -3,7 +3,8 @@
 //! [`Dockerfile::parse`] makes a tree of stages and instructions of a file, with nothing expanded. [`Lexer`] expands
 //! variables. Where the two differ from BuildKit is listed in `docs/build.md`.
 //!
-//! Limits: [`MAX_SIZE`] bytes, [`MAX_INSTRUCTIONS`] instructions. Here-documents and lines are bounded by the file's size.
+//! Limits: [`MAX_SIZE`] bytes, [`MAX_INSTRUCTIONS`] instructions, [`MAX_VARIABLES`] in each stage with
+//! [`MAX_VARIABLE_BYTES`] and, for all stages together, [`MAX_STAGE_BYTES`]. Here-documents and lines are bounded by the file's size.
 
 mod ast;
 mod command;
@@ -42,7 +43,10 @@ pub use expose::{Exposed, parse_port};
 pub use graph::{Base, Graph, Node, Origin};
 pub use mount::{Device, Mount, MountType, Sharing};
 pub use source::{Source, Span};
-pub use vars::{Globals, PLATFORM_ARGS, PROXY_ARGS, is_proxy_arg};
+pub use vars::{
+    Globals, MAX_STAGE_BYTES, MAX_VARIABLE_BYTES, MAX_VARIABLES, PLATFORM_ARGS, PROXY_ARGS, Variables,
+    charge, is_proxy_arg,
+};
 
 /// The largest Dockerfile.
 pub const MAX_SIZE: usize = 16 << 20;

@@ -135,9 +135,10 @@ impl Solve {
         let (solve, layers) = (Arc::clone(self), state.chain.clone());
         let make = |workspace: Workspace| async move {
             let work = Box::pin(work.complete(&solve)).await?;
+            let permit = solve.plan.builder.permit().await?;
             blocking(move || {
                 work.run(&solve, &layers, &workspace)?;
-                Ok(workspace)
+                Ok((workspace, permit))
             })
             .await
         };
@@ -337,25 +338,29 @@ impl Solve {
                         true => found.strip_prefix(&pivot[..]).unwrap_or(&found).to_vec(),
                         false => tree::split(&found).1.to_vec(),
                     };
+                    // What rules speak of, here as in the copy: what is below the pivot, or below what was found.
+                    let real = match parents {
+                        true => tree::canonical(root.as_fd(), &pivot)?.unwrap_or_else(|| pivot.clone()),
+                        false => real,
+                    };
                     let options = Options {
                         skip: both(beneath(from.ignored(), &real), skip.clone()),
                         ..Options::default()
                     };
-                    Digester {
+                    let mut digester = Digester {
                         owners: !context,
                         options: &options,
                         memory: Some(&mut *memory),
                         cancelled: &solve.plan.cancelled,
                         read: 0,
-                    }
-                    .path(root.as_fd(), &found, &name, &mut hasher)?;
-                    items.push(match parents {
-                        true => Item::Parents {
-                            real: tree::canonical(root.as_fd(), &pivot)?.unwrap_or_else(|| pivot.clone()),
-                            pivot: pivot.clone(),
-                            path: name,
-                        },
-                        false => Item::Path { path: found, real },
+                    };
+                    items.push(if parents {
+                        digester.with_parents(root.as_fd(), &pivot, &name, &mut hasher)?;
+                        let (pivot, path) = (pivot.clone(), name);
+                        Item::Parents { pivot, real, path }
+                    } else {
+                        digester.path(root.as_fd(), &found, &name, &mut hasher)?;
+                        Item::Path { path: found, real }
                     });
                 }
             }
@@ -380,7 +385,7 @@ impl From {
 }
 
 /// Whether a rule leaves out a path from the root, and all that is there: of a directory it may take something back in.
-fn leaves_nothing(
+pub(super) fn leaves_nothing(
     root: BorrowedFd<'_>,
     path: &[u8],
     rule: Option<&Skip>,
@@ -420,12 +425,6 @@ fn leaves_nothing(
         }
     }
     Ok(true)
-}
-
-/// Whether a rule leaves a path from the root out, with all that is below.
-pub(super) fn is_left_out(rule: Option<&Skip>, path: &[u8]) -> bool {
-    let below = path.strip_prefix(b"/").unwrap_or(path);
-    !below.is_empty() && rule.is_some_and(|rule| (rule.0)(below, false) == Skipped::All)
 }
 
 /// A rule for paths from the root, for what is below a directory, by paths from there.

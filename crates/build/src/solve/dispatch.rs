@@ -3,6 +3,7 @@
 //! What they leave in the configuration and the history is what BuildKit's front end leaves there (its
 //! `dockerfile2llb`), to the letter where a tool may read it.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use vessel_image::{Digest, Empty, Healthcheck as Health};
@@ -10,7 +11,8 @@ use vessel_image::{Digest, Empty, Healthcheck as Health};
 use super::state::{State, go_duration, go_list, go_quoted};
 use super::{Solve, build_args, makes_layer};
 use crate::dockerfile::{
-    ArgDecl, Command, CommandLine, Healthcheck, HealthcheckOptions, Instruction, KeyValue, parse_port,
+    ArgDecl, Command, CommandLine, Healthcheck, HealthcheckOptions, Instruction, KeyValue, MAX_VARIABLES,
+    parse_port,
 };
 use crate::error::{Error, Result};
 use crate::progress::Event;
@@ -75,12 +77,17 @@ impl Solve {
                 text
             }
             Command::Env(pairs) => {
+                let env = state.config.config.env.get_or_insert_default();
+                let name = |pair: &str| pair.split('=').next().unwrap_or_default().to_owned();
+                let mut places = HashMap::new();
+                for (place, known) in env.iter().enumerate() {
+                    places.entry(name(known)).or_insert(place);
+                }
                 for pair in &pairs {
-                    state.set(&pair.key, &pair.value);
-                    let env = state.config.config.env.get_or_insert_default();
+                    state.env.set(&pair.key, &pair.value).map_err(Error::invalid)?;
                     let new = format!("{}={}", pair.key, pair.value);
-                    let same = |known: &&mut String| known.split('=').next() == Some(pair.key.as_str());
-                    match env.iter_mut().find(same) {
+                    let place = *places.entry(pair.key.clone()).or_insert(env.len());
+                    match env.get_mut(place) {
                         Some(known) => *known = new,
                         None => env.push(new),
                     }
@@ -143,6 +150,7 @@ impl Solve {
                 format!("VOLUME {}", go_list(&volumes))
             }
         };
+        self.charge(text.len())?;
         state.history(text, None, self.epoch);
         Ok(())
     }
@@ -166,7 +174,12 @@ impl Solve {
             if let Some(value) = &value {
                 text.push('=');
                 text.push_str(value);
-                state.set(&arg.name, value);
+                state.set(&arg.name, value)?;
+            }
+            if state.args.len() >= MAX_VARIABLES {
+                return Err(Error::invalid(format!(
+                    "a stage may declare {MAX_VARIABLES} arguments, and this is one more"
+                )));
             }
             state.args.push((arg.name.clone(), value));
         }

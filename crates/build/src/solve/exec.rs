@@ -74,6 +74,7 @@ impl Solve {
             ignore: line.no_cache,
         };
         let history = history(state, &args);
+        self.charge(history.len())?;
         let solve = Arc::clone(self);
         let (layers, name) = (state.chain.clone(), args.join(" "));
         let digest = vertex.digest.clone();
@@ -85,7 +86,7 @@ impl Solve {
             request.work.clone_from(&workspace.work);
             request.vertex = digest;
             let mut mounts = mounts;
-            mounts.sort_by(|one, other| one.order().cmp(other.order()));
+            mounts.sort_by(|one, other| one.order().cmp(&other.order()));
             let (mut ready, mut locked) = (Vec::new(), HashMap::new());
             for asked in mounts {
                 let index = asked.index;
@@ -106,6 +107,8 @@ impl Solve {
             drop(locked);
             let keeps = Arc::new(keeps);
             request.keep = Some(Arc::new((Arc::clone(&workspace), Arc::clone(&keeps))));
+            // Not before the mounts: one that another build has to itself would be waited for in others' place.
+            let permit = solve.plan.builder.permit().await?;
             let targets: Vec<String> = request.mounts.iter().map(|mount| mount.target.clone()).collect();
             let (worker, layers) = (Arc::clone(solve.plan.builder.worker()), request.layers.clone());
             let exit = solve.plan.builder.worker().run(request).await;
@@ -136,8 +139,9 @@ impl Solve {
                 )
                 .with_exit_code(exit.code));
             }
-            Arc::try_unwrap(workspace)
-                .map_err(|_| Error::new(ErrorKind::System, "the files of a step are still in use"))
+            let workspace = Arc::try_unwrap(workspace)
+                .map_err(|_| Error::new(ErrorKind::System, "the files of a step are still in use"))?;
+            Ok((workspace, permit))
         };
         let made = self.layer(state, line, vertex, cached, make).await?;
         state.history(history, Some(made), self.epoch);

@@ -521,7 +521,8 @@ impl Solve {
             ignore: true,
         };
         let (solve, worker) = (Arc::clone(self), Arc::clone(self.plan.builder.worker()));
-        let make = |workspace: Workspace| {
+        let make = |workspace: Workspace| async move {
+            let permit = solve.plan.builder.permit().await?;
             blocking(move || {
                 let root = worker.mount(&[], workspace.writable())?;
                 let options = Options {
@@ -533,8 +534,9 @@ impl Solve {
                 let source = files.open()?;
                 Copier::new(root.as_fd(), options, &solve.plan.cancelled).copy(source.as_fd(), b"/", b"/")?;
                 drop(root);
-                Ok(workspace)
+                Ok((workspace, permit))
             })
+            .await
         };
         self.layer(&mut state, &mut line, vertex, cached, make).await?;
         state.base_layers = 1;

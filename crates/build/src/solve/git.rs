@@ -23,7 +23,7 @@ use crate::blocking;
 use crate::builder::Builder;
 use crate::error::{Error, ErrorKind, Result};
 use crate::progress::Progress;
-use crate::tree::{self, copy};
+use crate::tree::{self, Usage, copy};
 
 /// How long one command may take.
 const MAX_TIME: Duration = Duration::from_secs(3600);
@@ -134,20 +134,19 @@ async fn grown(path: &Path) -> Error {
     loop {
         tokio::time::sleep(LOOK).await;
         let of = path.to_owned();
-        match blocking(move || Ok(tree::disk_usage(&of))).await {
-            Ok(size) if size <= MAX_BYTES => {}
-            Ok(_) => {
-                return Error::new(
-                    ErrorKind::Remote,
-                    format!("the repository is larger than {} GiB", MAX_BYTES >> 30),
-                );
-            }
+        let why = match blocking(move || Ok(tree::disk_usage_to(&of, MAX_BYTES))).await {
+            Ok(Usage::Bytes(_)) => continue,
+            Ok(Usage::More) => format!("the repository is larger than {} GiB", MAX_BYTES >> 30),
+            // Nothing could be copied from there either.
+            Ok(Usage::Deep) => format!("the repository is deeper than {} directories", tree::MAX_DEPTH),
             Err(error) => return error,
-        }
+        };
+        return Error::new(ErrorKind::Remote, why);
     }
 }
 
-async fn run(workspace: &Arc<Workspace>, mut command: Command, what: &str) -> Result<String> {
+/// `remote`: the address the command speaks to, which it may say, and which is not shown as it is.
+async fn run(workspace: &Arc<Workspace>, mut command: Command, remote: &str, what: &str) -> Result<String> {
     let mut child = command.spawn().map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => Error::new(
             ErrorKind::Unsupported,
@@ -182,7 +181,8 @@ async fn run(workspace: &Arc<Workspace>, mut command: Command, what: &str) -> Re
     // It was waited for.
     running.child = None;
     if !status.success() {
-        let text = String::from_utf8_lossy(&said);
+        // Hidden before it is cut: what is left of a cut address could not be told from other text.
+        let text = hide(&String::from_utf8_lossy(&said), remote);
         let last: String = text.trim().chars().rev().take(400).collect();
         let last: String = last.chars().rev().collect();
         return Err(Error::new(
@@ -193,13 +193,25 @@ async fn run(workspace: &Arc<Workspace>, mut command: Command, what: &str) -> Re
     Ok(String::from_utf8_lossy(&out).trim().to_owned())
 }
 
+/// An address without who logs in, and with what.
+fn without_login(remote: &str) -> String {
+    let Some((scheme, rest)) = remote.split_once("://") else {
+        return remote.to_owned();
+    };
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let host = rest[..end]
+        .rsplit_once('@')
+        .map_or(&rest[..end], |(_, host)| host);
+    format!("{scheme}://{host}{}", &rest[end..])
+}
+
 /// Fetches one commit and puts its files into a new directory.
 async fn fetch(workspace: &Arc<Workspace>, address: &GitAddress, reference: &str) -> Result<String> {
     let path = &workspace.upper;
     let step = |arguments: &[&str], what: &'static str| {
         let mut command = git(path);
         command.args(arguments);
-        run(workspace, command, what)
+        run(workspace, command, &address.remote, what)
     };
     const FETCH: &str = "cannot fetch from the repository";
     step(&["init", "--quiet"], "cannot make a repository").await?;
@@ -224,6 +236,10 @@ async fn fetch(workspace: &Arc<Workspace>, address: &GitAddress, reference: &str
     }
     let checkout = ["checkout", "--quiet", "--force", "--detach", wanted];
     step(&checkout, "cannot check the files out").await?;
+    let origin = without_login(remote);
+    // Addresses of submodules may begin where this one is.
+    let name = ["remote", "add", "origin", "--", &origin];
+    step(&name, "cannot name the repository").await?;
     if path.join(".gitmodules").symlink_metadata().is_ok() {
         let update = [
             "submodule",
@@ -273,11 +289,6 @@ pub(super) async fn checkout(
             return Err(Error::invalid(format!(
                 "expected checksum to match {wanted}, got {commit}"
             )));
-        }
-        if keep_git {
-            let mut command = git(&workspace.upper);
-            command.args(["remote", "add", "origin", "--", &shown]);
-            run(&workspace, command, "cannot name the repository").await?;
         }
         Ok(commit)
     };
@@ -345,7 +356,7 @@ mod tests {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .process_group(0);
-        let running = tokio::spawn(async move { run(&workspace, command, "never told").await });
+        let running = tokio::spawn(async move { run(&workspace, command, "", "never told").await });
         let mut pid = None;
         while pid.is_none() {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -363,6 +374,40 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         panic!("the child is alive, or the directory is still there");
+    }
+
+    #[test]
+    fn origins_have_no_logins() {
+        for (remote, origin) in [
+            ("https://me:p@ss@host/a@b.git", "https://host/a@b.git"),
+            ("https://token@host:80", "https://host:80"),
+            ("git://host/x", "git://host/x"),
+        ] {
+            assert_eq!(without_login(remote), origin);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_git_says_is_hidden_before_it_is_cut() {
+        let directory = tempfile::tempdir().unwrap();
+        let workspace = Arc::new(Workspace::new(directory.path()).unwrap());
+        let remote = "https://me:hunter2@host/x";
+        let mut command = Command::new("/bin/sh");
+        // What is cut off ends within the login.
+        let script = format!(
+            "echo {remote}{} >&2; exit 1",
+            "y".repeat(400 - "ter2@host/x".len())
+        );
+        command
+            .args(["-c", &script])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0);
+        let failed = run(&workspace, command, remote, "no")
+            .await
+            .unwrap_err()
+            .to_string();
+        assert!(failed.ends_with('y') && !failed.contains("ter2"), "{failed}");
     }
 
     #[tokio::test]

@@ -10,6 +10,7 @@ use std::sync::{Arc, PoisonError};
 use vessel_image::{ImageConfig, Platform};
 
 use super::{Solve, build_args, location, platform_args, platform_text};
+use crate::blocking;
 use crate::builder::Builder;
 use crate::check::{self, BaseImage, Options, Report};
 use crate::dockerfile::{Base, Dockerfile, Globals};
@@ -19,6 +20,11 @@ use crate::progress::{Event, Progress, Warning, unique_digest};
 use crate::request::{BuildRequest, NamedContext};
 use crate::session::Session;
 use crate::worker::{Pull, ResolveRequest};
+
+/// Warnings that go along with a build; a check tells the rest.
+const MAX_TOLD: usize = 200;
+/// The longest Dockerfile that goes along with each warning, so that clients show the lines.
+const MAX_TEXT: usize = 64 << 10;
 
 /// What is known of base images, by their names and `--platform`.
 #[derive(Default)]
@@ -118,20 +124,28 @@ impl Solve {
                 looked_up.await.map_err(|error| self.at(error, &stage.span))?;
             }
         }
-        match self.check()?.violation() {
+        let solve = Arc::clone(self);
+        match blocking(move || solve.check()).await?.violation() {
             Some(violation) => Err(Error::invalid(violation)),
             None => Ok(()),
         }
     }
 
     /// Tells the warnings, when it is known what the base images are: the build is over, or it is refused.
-    pub async fn tell_warnings(&self) {
-        let Ok(report) = self.check() else { return };
+    pub async fn tell_warnings(self: &Arc<Self>) {
+        let solve = Arc::clone(self);
+        let Ok(mut report) = blocking(move || solve.check()).await else {
+            return;
+        };
         if report.warnings.is_empty() {
             return;
         }
         let vertex = self.plan.opened.definition().await;
         let file = &self.plan.dockerfile.source.name;
+        let text = (self.text.len() <= MAX_TEXT).then(|| Arc::clone(&self.text));
+        report.warnings.retain(|warning| warning.rule.is_some());
+        let more = report.warnings.len().saturating_sub(MAX_TOLD);
+        report.warnings.truncate(MAX_TOLD);
         for warning in report.warnings {
             let Some(rule) = warning.rule else { continue };
             let line = warning.span.as_ref().map_or(0, |span| span.first);
@@ -147,7 +161,19 @@ impl Solve {
                 detail: vec![rule.description.to_owned()],
                 url: Some(rule.url.to_owned()).filter(|url| !url.is_empty()),
                 location: warning.span.as_ref().map(|span| location(file, span)),
-                text: Some(Arc::clone(&self.text)),
+                text: text.clone(),
+            };
+            self.plan.progress.send(Event::Warning(event)).await;
+        }
+        if more > 0 {
+            let event = Warning {
+                vertex,
+                level: 1,
+                short: format!("{more} more warnings: a check of the Dockerfile (--check) tells them"),
+                detail: Vec::new(),
+                url: None,
+                location: None,
+                text: None,
             };
             self.plan.progress.send(Event::Warning(event)).await;
         }

@@ -19,7 +19,7 @@ mod step;
 mod stubs;
 mod vertex;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -28,9 +28,8 @@ use tokio::sync::OnceCell;
 use vessel_image::{Digest, Platform};
 
 use crate::builder::Builder;
-use crate::cache::Key;
 use crate::dockerfile::{
-    Base, Command, Diagnostic, Dockerfile, Globals, Graph, Instruction, Origin, PLATFORM_ARGS, Span,
+    Base, Command, Diagnostic, Dockerfile, Globals, Graph, Instruction, Origin, PLATFORM_ARGS, Span, charge,
     parse_trigger,
 };
 use crate::error::{Error, ErrorKind, Location, Result};
@@ -87,7 +86,7 @@ pub(crate) struct Plan {
     /// Whether it is one of several, so that names of vertices say which.
     pub several: bool,
     /// The steps this build has made, for all its platforms.
-    pub made: Arc<Mutex<HashSet<Key>>>,
+    pub made: Arc<step::Own>,
     /// Caches of elsewhere.
     pub imports: Arc<crate::cache::import::Imports>,
     /// Whether what they promise is believed and fetched when it is needed.
@@ -110,6 +109,8 @@ pub(crate) struct Solve {
     steps: AtomicUsize,
     total: usize,
     elsewhere: elsewhere::Elsewhere,
+    /// What the stages take with them, in bytes.
+    charged: Mutex<usize>,
 }
 
 /// How a platform is written.
@@ -230,6 +231,7 @@ impl Solve {
             steps: AtomicUsize::new(0),
             total,
             elsewhere: elsewhere::Elsewhere::default(),
+            charged: Mutex::default(),
             globals,
             graph,
             epoch,
@@ -262,6 +264,12 @@ impl Solve {
         }
         state.finish(self.epoch);
         Ok(state)
+    }
+
+    /// Counts what a stage takes with it, against the bound for all.
+    fn charge(&self, bytes: usize) -> Result<()> {
+        let mut charged = self.charged.lock().unwrap_or_else(PoisonError::into_inner);
+        charge(&mut charged, bytes).map_err(Error::invalid)
     }
 
     /// Records a failure; the first is what is told.
@@ -339,7 +347,10 @@ impl Solve {
             }
             Base::Stage(base) => {
                 self.steps.fetch_add(1, Ordering::Relaxed);
-                let mut state = State::clone(&*self.stage_for(*base).await?);
+                let base = self.stage_for(*base).await?;
+                self.charge(base.bytes())
+                    .map_err(|error| self.at(error, &stage.span))?;
+                let mut state = State::clone(&base);
                 state.config.config.on_build = None;
                 triggers.clone_from(&node.triggers);
                 state
@@ -357,6 +368,21 @@ impl Solve {
                 for text in state.config.config.on_build.take().unwrap_or_default() {
                     let trigger = parse_trigger(&text).map_err(from_diagnostic);
                     let trigger = trigger.map_err(|error| self.at(error, &stage.span))?;
+                    // The graph knows nothing of these: a stage that is not done before this one would be waited for
+                    // for ever.
+                    let origins = self.plan.dockerfile.origins(&trigger.command);
+                    let origins = origins.map_err(|(message, _)| {
+                        self.at(Error::invalid(format!("ONBUILD {text}: {message}")), &stage.span)
+                    })?;
+                    let later = |origin: &Origin| matches!(origin, Origin::Stage(needed) if *needed >= index);
+                    if let Some(Origin::Stage(needed)) = origins.into_iter().find(later) {
+                        let error = Error::invalid(format!(
+                            "the base image {name} has the trigger ONBUILD {text}, which takes files from the stage {}: \
+                             that has to be defined before the stage that is FROM {name}",
+                            self.plan.dockerfile.label(needed)
+                        ));
+                        return Err(self.at(error, &stage.span));
+                    }
                     triggers.push(Instruction {
                         span: stage.span.clone(),
                         ..trigger
@@ -369,7 +395,7 @@ impl Solve {
         if matches!(node.base, Base::Context(_)) {
             return Ok(state);
         }
-        state.begin();
+        state.begin().map_err(|error| self.at(error, &stage.span))?;
         for instruction in triggers.iter().chain(&stage.instructions) {
             Box::pin(self.dispatch(&mut state, &mut line, instruction))
                 .await

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use rustix::fs::OFlags;
 use sha2::{Digest as _, Sha256};
 
-use super::copy::{beneath, is_left_out};
+use super::copy::{beneath, leaves_nothing};
 use super::dispatch::absolute;
 use super::state::State;
 use super::step::hex;
@@ -218,9 +218,11 @@ impl From {
                 blocking(move || {
                     let root = files.open()?;
                     let real = tree::canonical(root.as_fd(), path.as_bytes())?;
-                    let real = real
-                        .filter(|real| !is_left_out(files.skip().as_ref(), real))
-                        .ok_or_else(|| Error::not_found(format!("{path}: not found")))?;
+                    let missing = || Error::not_found(format!("{path}: not found"));
+                    let real = real.ok_or_else(missing)?;
+                    if leaves_nothing(root.as_fd(), &real, files.skip().as_ref(), &cancelled)? {
+                        return Err(missing());
+                    }
                     let options = Options {
                         skip: beneath(files.skip(), &real),
                         ..Options::default()
@@ -319,11 +321,12 @@ impl Asked {
         }
     }
 
-    /// In which order mounts are taken: by their IDs, so that no two builds wait for each other.
-    pub fn order(&self) -> &str {
+    /// In which order mounts are taken: by their IDs, so that no two builds wait for each other, and of one ID the
+    /// private ones last: they wait for nobody, and everybody for them.
+    pub fn order(&self) -> (&str, bool) {
         match &self.what {
-            What::Cache { id, .. } => id,
-            _ => "",
+            What::Cache { id, sharing, .. } => (id, *sharing == Sharing::Private),
+            _ => ("", false),
         }
     }
 
@@ -394,10 +397,10 @@ impl Asked {
                     if let Some(archive) = elsewhere {
                         match unpack_cache(&shared, path, &archive.0, mode, owner) {
                             Ok(()) => return Ok(()),
+                            Err(error) if error.kind() == ErrorKind::Cancelled => return Err(error),
                             Err(error) => tracing::warn!("the cache mount begins anew: {error}"),
                         }
                         tree::copy::remove(path);
-                            Err(error) if error.kind() == ErrorKind::Cancelled => return Err(error),
                     }
                     fill_cache(&shared, path, from.as_ref(), &source, mode, owner)
                 };
@@ -549,9 +552,6 @@ fn unpack_cache(solve: &Solve, path: &Path, archive: &Path, mode: u32, owner: (u
     std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).map_err(fail)
 }
 
-fn base(path: &str) -> &str {
-    path.trim_end_matches('/').rsplit('/').next().unwrap_or(path)
-}
 /// A file whose reading ends when the build is cancelled.
 struct Cancellable<'a> {
     input: std::fs::File,
@@ -565,3 +565,6 @@ impl std::io::Read for Cancellable<'_> {
     }
 }
 
+fn base(path: &str) -> &str {
+    path.trim_end_matches('/').rsplit('/').next().unwrap_or(path)
+}

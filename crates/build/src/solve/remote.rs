@@ -244,7 +244,7 @@ pub(crate) fn redact(text: &str) -> String {
         let (before, after) = rest.split_at(at + 3);
         out.push_str(before);
         let end = after
-            .find(|c: char| c.is_whitespace() || c.is_control() || "/?#\"'<>`".contains(c))
+            .find(|c: char| c.is_whitespace() || c.is_control() || "/?#".contains(c))
             .unwrap_or(after.len());
         rest = after;
         if let Some(at) = after[..end].rfind('@') {
@@ -273,6 +273,13 @@ mod tests {
             ),
             ("https://t0ken@host:80", "https://xxxxx@host:80"),
             ("http://a:p@ss@host", "http://xxxxx:xxxxx@host"),
+            // What stands in quotes elsewhere may stand in a password.
+            (
+                "ADD https://me:pa'ss@host/x /d",
+                "ADD https://xxxxx:xxxxx@host/x /d",
+            ),
+            ("https://u:\"pw\"@host/x", "https://xxxxx:xxxxx@host/x"),
+            ("https://<u>`@host/x", "https://xxxxx@host/x"),
             ("http://host/a@b ftp://u@h", "http://host/a@b ftp://xxxxx@h"),
             ("git@host:path nothing", "git@host:path nothing"),
             ("://", "://"),

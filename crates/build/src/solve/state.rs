@@ -5,6 +5,8 @@ use std::sync::Arc;
 use vessel_image::{ChainId, DiffId, History, ImageConfig, Lease, Platform};
 
 use crate::cache::Busy;
+use crate::dockerfile::Variables;
+use crate::error::{Error, Result};
 use crate::time;
 
 /// The search path of images that have none.
@@ -20,7 +22,7 @@ pub(crate) struct State {
     /// The layers, bottom first.
     pub chain: Vec<ChainId>,
     /// Variables that expansion and processes see: the image's and the build arguments that were declared.
-    pub env: Vec<(String, String)>,
+    pub env: Variables,
     /// Build arguments that were declared, for the history of `RUN`.
     pub args: Vec<(String, Option<String>)>,
     pub platform: Platform,
@@ -51,7 +53,7 @@ impl State {
         Self {
             config,
             chain: Vec::new(),
-            env: Vec::new(),
+            env: Variables::default(),
             args: Vec::new(),
             platform: platform.clone(),
             cmd_set: false,
@@ -69,7 +71,7 @@ impl State {
         Self {
             base_layers: chain.len(),
             chain,
-            env: Vec::new(),
+            env: Variables::default(),
             args: Vec::new(),
             platform: Platform::of(&config),
             cmd_set: false,
@@ -82,7 +84,7 @@ impl State {
     }
 
     /// To be called when a stage begins: variables of the image, and the search path it must have.
-    pub fn begin(&mut self) {
+    pub fn begin(&mut self) -> Result<()> {
         self.cmd_set = false;
         let env = self.config.config.env.get_or_insert_default();
         if !env.iter().any(|pair| pair.starts_with("PATH=")) {
@@ -90,20 +92,31 @@ impl State {
         }
         for pair in env.clone() {
             let (name, value) = pair.split_once('=').unwrap_or((&pair, ""));
-            self.set(name, value);
+            self.set(name, value)?;
         }
+        Ok(())
     }
 
     pub fn get(&self, name: &str) -> Option<String> {
-        let found = self.env.iter().find(|(known, _)| known == name);
-        found.map(|(_, value)| value.clone())
+        self.env.get(name).map(str::to_owned)
     }
 
-    pub fn set(&mut self, name: &str, value: &str) {
-        match self.env.iter_mut().find(|(known, _)| known == name) {
-            Some((_, there)) => value.clone_into(there),
-            None => self.env.push((name.to_owned(), value.to_owned())),
-        }
+    pub fn set(&mut self, name: &str, value: &str) -> Result<()> {
+        self.env.set(name, value).map_err(Error::invalid)
+    }
+
+    /// What a stage takes with it that is `FROM` this one, in bytes, roughly.
+    pub fn bytes(&self) -> usize {
+        let history = self.config.history.iter();
+        let history: usize = history
+            .map(|step| 64 + step.created_by.as_deref().map_or(0, str::len))
+            .sum();
+        let args = self.args.iter();
+        let args: usize = args
+            .map(|(name, value)| 64 + name.len() + value.as_deref().map_or(0, str::len))
+            .sum();
+        // Those of the image are variables, too.
+        2 * self.env.bytes() + args + history
     }
 
     pub fn top(&self) -> Option<&ChainId> {

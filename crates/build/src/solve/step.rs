@@ -1,12 +1,13 @@
 //! A step that makes a layer: from the cache, or made.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
+use tokio::sync::OwnedSemaphorePermit;
 use vessel_image::{ChainId, DiffId, DirectoryLayerOptions, LayerDirectory, Lease, Limits};
 
 use super::Solve;
@@ -19,7 +20,7 @@ use crate::worker::Writable;
 use crate::{blocking, time, tree};
 
 /// Changes when a step of the same key would give another result.
-const VERSION: &str = "vessel-build-1";
+const VERSION: &str = "vessel-build-2";
 
 /// A key: a digest of what decides a step's result.
 pub(super) fn key(kind: &str, parts: &impl Serialize) -> Result<Key> {
@@ -85,6 +86,18 @@ pub(super) struct Made {
     pub lease: Lease,
 }
 
+/// The steps a build has made itself, by their keys: with `--no-cache` too, stages that begin alike share them, and what
+/// another build puts into the cache meanwhile does not count.
+pub(crate) type Own = Mutex<HashMap<Key, Arc<OwnStep>>>;
+
+/// One of them.
+pub(crate) struct OwnStep {
+    chain: ChainId,
+    diff: DiffId,
+    created: i64,
+    _lease: Lease,
+}
+
 /// What a step is to the cache.
 pub(super) struct Cached {
     pub key: Key,
@@ -106,7 +119,8 @@ pub(super) fn on_top(state: &State, diff: &DiffId) -> ChainId {
 }
 
 impl Solve {
-    /// Runs a step as a vertex: from the cache, or by `make`, which fills a workspace. Returns when the layer was made.
+    /// Runs a step as a vertex: from the cache, or by `make`, which fills a workspace, and takes a place among the steps
+    /// that run as soon as it needs to wait for nobody else. Returns when the layer was made.
     pub(super) async fn layer<F, W>(
         self: &Arc<Self>,
         state: &mut State,
@@ -117,7 +131,7 @@ impl Solve {
     ) -> Result<i64>
     where
         F: FnOnce(Workspace) -> W,
-        W: Future<Output = Result<Workspace>>,
+        W: Future<Output = Result<(Workspace, OwnedSemaphorePermit)>>,
     {
         line.previous = Some(vertex.digest.clone());
         let parent = state.top().cloned();
@@ -139,7 +153,7 @@ impl Solve {
     ) -> Result<Made>
     where
         F: FnOnce(Workspace) -> W,
-        W: Future<Output = Result<Workspace>>,
+        W: Future<Output = Result<(Workspace, OwnedSemaphorePermit)>>,
     {
         if let Some(made) = self.find(state, cached).await? {
             return Ok(made);
@@ -156,9 +170,8 @@ impl Solve {
             return Ok(made);
         }
         self.obtain(state).await?;
-        let _permit = builder.permit().await?;
         let temporary = builder.cache().temporary();
-        let workspace = Box::pin(make(Workspace::new(&temporary)?)).await?;
+        let (workspace, _permit) = Box::pin(make(Workspace::new(&temporary)?)).await?;
         let store = builder.worker().store().clone();
         let parent = state.top().cloned();
         let (clamp, cancelled) = (self.epoch, self.plan.cancelled.flag());
@@ -177,8 +190,16 @@ impl Solve {
             Ok((info, lease))
         })
         .await?;
-        self.made().insert(cached.key.clone());
         let now = time::now();
+        let mut kept = builder.worker().store().lease();
+        kept.pin_layer(&info.chain_id);
+        let own = OwnStep {
+            chain: info.chain_id.clone(),
+            diff: info.diff_id.clone(),
+            created: now,
+            _lease: kept,
+        };
+        self.made().insert(cached.key.clone(), Arc::new(own));
         for key in [&cached.key].into_iter().chain(&cached.aliases) {
             builder.cache().put(Record {
                 key: key.clone(),
@@ -201,29 +222,34 @@ impl Solve {
         })
     }
 
-    fn made(&self) -> MutexGuard<'_, HashSet<Key>> {
+    fn made(&self) -> MutexGuard<'_, HashMap<Key, Arc<OwnStep>>> {
         self.plan.made.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn find(&self, state: &State, cached: &Cached) -> Result<Option<Made>> {
-        // Stages that begin alike share their steps, also when nothing of earlier builds may be used.
-        if cached.ignore && !self.made().contains(&cached.key) {
-            return Ok(None);
-        }
         let builder = &self.plan.builder;
         let mut lease = builder.worker().store().lease();
-        let Some(record) = builder.cache().get(&cached.key, &mut lease) else {
+        // Nothing of other builds may be used with `ignore`, and a record may be another's by now.
+        let known = if cached.ignore {
+            let own = self.made().get(&cached.key).cloned();
+            own.filter(|own| lease.pin_layer(&own.chain))
+                .map(|own| (own.chain.clone(), own.diff.clone(), own.created))
+        } else {
+            let record = builder.cache().get(&cached.key, &mut lease);
+            record.map(|record| (record.chain, record.diff, record.created))
+        };
+        let Some((from, diff, created)) = known else {
             return Ok(None);
         };
-        let chain = on_top(state, &record.diff);
+        let chain = on_top(state, &diff);
         let found = |lease| Made {
             chain: chain.clone(),
-            diff: record.diff.clone(),
-            created: record.created,
+            diff: diff.clone(),
+            created,
             cached: true,
             lease,
         };
-        if chain == record.chain || lease.pin_layer(&chain) {
+        if chain == from || lease.pin_layer(&chain) {
             return Ok(Some(found(lease)));
         }
         if !cached.link {
@@ -231,10 +257,10 @@ impl Solve {
         }
         // The same layer on another base.
         let store = builder.worker().store().clone();
-        let (from, parent, diff) = (record.chain.clone(), state.top().cloned(), record.diff.clone());
+        let (parent, wanted) = (state.top().cloned(), diff.clone());
         let lease = blocking(move || {
             let archive = store.layer_archive(&from)?;
-            store.put_layer(archive, parent.as_ref(), &diff, &Limits::default(), &mut lease)?;
+            store.put_layer(archive, parent.as_ref(), &wanted, &Limits::default(), &mut lease)?;
             Ok(lease)
         })
         .await?;
@@ -259,8 +285,9 @@ impl Solve {
             ignore: line.no_cache,
         };
         let (worker, layers) = (Arc::clone(self.plan.builder.worker()), state.chain.clone());
-        let (path, epoch) = (path.to_owned(), self.epoch);
-        let make = |workspace: Workspace| {
+        let (path, epoch, solve) = (path.to_owned(), self.epoch, Arc::clone(self));
+        let make = |workspace: Workspace| async move {
+            let permit = solve.plan.builder.permit().await?;
             blocking(move || {
                 use std::os::fd::AsFd;
                 let root = worker.mount(&layers, workspace.writable())?;
@@ -275,8 +302,9 @@ impl Solve {
                 };
                 tree::make_dirs(root.as_fd(), path.as_bytes(), &making)?;
                 drop(root);
-                Ok(workspace)
+                Ok((workspace, permit))
             })
+            .await
         };
         self.layer(state, line, vertex, cached, make).await
     }

@@ -13,7 +13,7 @@ use rustix::fs::{FileType, OFlags, Stat};
 use sha2::{Digest as _, Sha256};
 
 use super::copy::{Options, Skipped};
-use super::{MAX_DEPTH, kind, list, open_at, resolve, show, stat_at, xattrs};
+use super::{MAX_DEPTH, kind, list, open_at, open_in, resolve, show, stat_at, xattrs};
 use crate::error::{Error, Result};
 use crate::solve::Cancelled;
 
@@ -165,6 +165,45 @@ impl Digester<'_> {
         self.entry(place.parent.as_fd(), &place.name, &stat, &mut Vec::new(), 0, into)
     }
 
+    /// Adds what a copy with the directories that lead to it from `pivot` takes: these with their attributes, and what
+    /// is left out by paths from the pivot. As the copy, it follows links to the pivot and none below.
+    pub fn with_parents(
+        &mut self,
+        root: BorrowedFd<'_>,
+        pivot: &[u8],
+        path: &[u8],
+        into: &mut Sha256,
+    ) -> Result<()> {
+        let missing = || Error::not_found(format!("{}: not found", show(path)));
+        let fail = |error: rustix::io::Errno| Error::io(format!("cannot read {}", show(path)), error);
+        let parts: Vec<&[u8]> = path
+            .split(|&byte| byte == b'/')
+            .filter(|part| !part.is_empty())
+            .collect();
+        let Some((last, directories)) = parts.split_last() else {
+            return self.path(root, pivot, path, into);
+        };
+        field(into, path);
+        let mut from = open_in(root, pivot, OFlags::RDONLY | OFlags::DIRECTORY).map_err(|_| missing())?;
+        for part in directories {
+            let stat = stat_at(from.as_fd(), part).map_err(fail)?.ok_or_else(missing)?;
+            from = open_at(from.as_fd(), part, OFlags::RDONLY | OFlags::DIRECTORY).map_err(fail)?;
+            self.owned(&stat, into);
+            attributes(from.as_fd(), into).map_err(fail)?;
+        }
+        let stat = stat_at(from.as_fd(), last).map_err(fail)?.ok_or_else(missing)?;
+        self.entry(from.as_fd(), last, &stat, &mut parts.join(&b'/'), 0, into)
+    }
+
+    /// Adds a mode, and owners where they count.
+    fn owned(&self, stat: &Stat, into: &mut Sha256) {
+        into.update(stat.st_mode.to_le_bytes());
+        if self.owners {
+            into.update(stat.st_uid.to_le_bytes());
+            into.update(stat.st_gid.to_le_bytes());
+        }
+    }
+
     fn entry(
         &mut self,
         parent: BorrowedFd<'_>,
@@ -185,11 +224,7 @@ impl Digester<'_> {
         };
         let kind = kind(stat);
         let directory = kind == FileType::Directory;
-        into.update(stat.st_mode.to_le_bytes());
-        if self.owners {
-            into.update(stat.st_uid.to_le_bytes());
-            into.update(stat.st_gid.to_le_bytes());
-        }
+        self.owned(stat, into);
         match kind {
             FileType::RegularFile => {
                 let hash = self

@@ -9,6 +9,7 @@ pub(crate) mod digest;
 pub(crate) mod glob;
 pub(crate) mod unpack;
 
+use std::collections::HashSet;
 use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -353,28 +354,67 @@ pub(crate) fn clean(path: &[u8]) -> Vec<u8> {
     [b"/", &parts.join(&b'/')[..]].concat()
 }
 
-/// Bytes of the files of a directory tree on disk; what cannot be read counts nothing.
+/// What a directory tree takes on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Usage {
+    Bytes(u64),
+    /// More than was asked about.
+    More,
+    /// Something lies deeper than [`MAX_DEPTH`] directories.
+    Deep,
+}
+
+/// Bytes of the files of a directory tree on disk; what cannot be read, or lies too deep, counts nothing.
 pub(crate) fn disk_usage(path: &Path) -> u64 {
-    fn add(fd: BorrowedFd<'_>, depth: usize, seen: &mut std::collections::HashSet<u64>) -> u64 {
-        let mut sum = 0;
+    measure(path, u64::MAX).0
+}
+
+/// The same as far as it matters: it is not looked further than where it is more, or too deep.
+pub(crate) fn disk_usage_to(path: &Path, limit: u64) -> Usage {
+    match measure(path, limit) {
+        (bytes, _) if bytes > limit => Usage::More,
+        (_, true) => Usage::Deep,
+        (bytes, false) => Usage::Bytes(bytes),
+    }
+}
+
+/// Bytes, and whether something was too deep to be looked at.
+fn measure(path: &Path, limit: u64) -> (u64, bool) {
+    #[derive(Default)]
+    struct Walk {
+        limit: u64,
+        bytes: u64,
+        deep: bool,
+        seen: HashSet<u64>,
+    }
+    fn add(walk: &mut Walk, fd: BorrowedFd<'_>, depth: usize) {
         for name in list(fd).unwrap_or_default() {
+            if walk.bytes > walk.limit {
+                return;
+            }
             let Ok(Some(stat)) = stat_at(fd, &name) else {
                 continue;
             };
-            if stat.st_nlink > 1 && kind(&stat) != FileType::Directory && !seen.insert(stat.st_ino) {
+            let directory = kind(&stat) == FileType::Directory;
+            if stat.st_nlink > 1 && !directory && !walk.seen.insert(stat.st_ino) {
                 continue;
             }
-            sum += stat.st_blocks as u64 * 512;
-            if kind(&stat) == FileType::Directory
-                && depth < MAX_DEPTH
-                && let Ok(child) = open_at(fd, &name, OFlags::RDONLY | OFlags::DIRECTORY)
-            {
-                sum += add(child.as_fd(), depth + 1, seen);
+            walk.bytes = walk.bytes.saturating_add(stat.st_blocks as u64 * 512);
+            if directory && depth >= MAX_DEPTH {
+                walk.deep = true;
+            } else if directory && let Ok(child) = open_at(fd, &name, OFlags::RDONLY | OFlags::DIRECTORY) {
+                add(walk, child.as_fd(), depth + 1);
             }
         }
-        sum
     }
-    open_root(path).map_or(0, |fd| add(fd.as_fd(), 0, &mut std::collections::HashSet::new()))
+    let mut walk = Walk {
+        limit,
+        ..Walk::default()
+    };
+    if let Ok(fd) = open_root(path) {
+        add(&mut walk, fd.as_fd(), 0);
+    }
+    (walk.bytes, walk.deep)
 }
 
 #[cfg(test)]
@@ -417,6 +457,22 @@ mod tests {
         assert_eq!(canonical(b"/a/up/a/../a").as_deref(), Some(&b"/a"[..]));
         assert_eq!(canonical(b"/").as_deref(), Some(&b"/"[..]));
         assert_eq!(canonical(b"/abs/file"), None);
+    }
+
+    #[test]
+    fn usage_is_looked_at_as_far_as_it_matters() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("file"), vec![1; 64 << 10]).unwrap();
+        let bytes = disk_usage(directory.path());
+        assert!(bytes >= 64 << 10);
+        assert_eq!(disk_usage_to(directory.path(), bytes), Usage::Bytes(bytes));
+        assert_eq!(disk_usage_to(directory.path(), bytes - 1), Usage::More);
+        let mut at = open_root(directory.path()).unwrap();
+        for _ in 0..=MAX_DEPTH {
+            rustix::fs::mkdirat(&at, "d", Mode::RWXU).unwrap();
+            at = open_at(at.as_fd(), b"d", OFlags::RDONLY | OFlags::DIRECTORY).unwrap();
+        }
+        assert_eq!(disk_usage_to(directory.path(), u64::MAX), Usage::Deep);
     }
 
     #[test]
