@@ -35,6 +35,18 @@ pub const ALL: &[(&str, fn())] = &[
     ),
     ("one_lock_twice_in_a_step", faults::one_lock_twice_in_a_step),
     (
+        "triggers_of_images_wait_for_no_later_stage",
+        faults::triggers_of_images_wait_for_no_later_stage,
+    ),
+    (
+        "parents_count_and_what_is_excluded_does_not",
+        faults::parents_count_and_what_is_excluded_does_not,
+    ),
+    (
+        "many_warnings_and_variables_are_bounded",
+        checks::many_warnings_and_variables_are_bounded,
+    ),
+    (
         "stages_that_begin_alike_share_their_steps",
         faults::stages_that_begin_alike_share_their_steps,
     ),
@@ -147,7 +159,7 @@ fn failures_point_at_the_line() {
         assert!(failed.output().contains("before"));
         let missing = world.build(&engine, "FROM base\nCOPY nothing /\n").await;
         assert!(
-            missing.error().contains("/nothing: not found"),
+            missing.error().contains("\"/nothing\": not found"),
             "{}",
             missing.error()
         );

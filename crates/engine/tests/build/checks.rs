@@ -57,3 +57,39 @@ pub fn warnings_go_along_and_fail_when_they_must() {
         assert!(answer.text.contains("UndefinedVar") && answer.findings == 1, "{}", answer.text);
     });
 }
+
+pub fn many_warnings_and_variables_are_bounded() {
+    let world = World::new();
+    world.run(async |engine| {
+        let secrets: String = (0..210).map(|number| format!("ENV TOKEN_{number}=x\n")).collect();
+        let built = world.build(&engine, &format!("FROM base\n{secrets}")).await;
+        built.id();
+        let told = warnings(&built);
+        assert_eq!(told.len(), 201);
+        assert!(told[200].starts_with("10 more warnings"), "{}", told[200]);
+        let doubled = format!("FROM base\nENV A=0123456789abcdef\n{}", "ENV A=$A$A\n".repeat(30));
+        let refused = world.build(&engine, &doubled).await;
+        assert!(refused.error().contains("4194304 bytes"), "{}", refused.error());
+        let mut stages = format!(
+            "FROM base AS s0\nENV A=0123456789abcdef\n{}",
+            "ENV A=$A$A\n".repeat(17)
+        );
+        for number in 1..200 {
+            stages += &format!("FROM s{} AS s{number}\n", number - 1);
+        }
+        for goal in [Goal::Build, Goal::Check, Goal::Outline] {
+            let mut request = world.request(&stages);
+            request.goal = goal;
+            let built = build(&engine, request, Arc::new(NoSession)).await;
+            let text = match &built.result {
+                Ok(result) => result.answer.clone().unwrap().text,
+                Err(error) => error.to_string(),
+            };
+            assert!(
+                text.contains("of all stages"),
+                "{}",
+                text.chars().take(500).collect::<String>()
+            );
+        }
+    });
+}

@@ -134,6 +134,12 @@ pub fn binds_show_what_ignore_files_leave() {
         let second = world.build(&engine, dockerfile).await;
         second.id();
         assert_eq!((second.cached(), second.output()), ((0, 1), "/m/secret\n".to_owned()));
+        // A directory of which only something is taken back in.
+        world.write(".dockerignore", "*\n!src/kept\n");
+        let dockerfile = "FROM base\nRUN --mount=target=/m,source=src cat /m/* && echo\n";
+        let built = world.build(&engine, dockerfile).await;
+        built.id();
+        assert_eq!(built.output(), "kept\n");
     });
 }
 
@@ -168,6 +174,62 @@ pub fn one_lock_twice_in_a_step() {
         let built = built.expect("the step waits for itself");
         built.id();
         assert_eq!(built.output(), "x\n");
+        // A private one waits for nobody, and the others must not wait for it.
+        for other in ["shared", "locked"] {
+            let dockerfile = format!("FROM base\nRUN --mount=type=cache,id=one,target=/a,sharing=private --mount=type=cache,id=one,target=/b,sharing={other} test -f /b/file && ! test -f /a/file\n");
+            let built = tokio::time::timeout(Duration::from_secs(60), world.build(&engine, &dockerfile)).await;
+            built.expect("the step waits for itself").id();
+        }
+    });
+}
+
+/// Triggers of a base image may name stages, but none that waits for them.
+pub fn triggers_of_images_wait_for_no_later_stage() {
+    let world = World::new();
+    world.run(async |engine| {
+        for from in ["0", "builder"] {
+            let image = format!("FROM base\nONBUILD COPY --from={from} /a /b\n");
+            world.build(&engine, &image).await.id();
+            let itself = world.build(&engine, "FROM result AS builder\nRUN true\n");
+            let refused = tokio::time::timeout(Duration::from_secs(60), itself).await;
+            let refused = refused.expect("the stage waits for itself");
+            assert!(
+                refused.error().contains("has to be defined before"),
+                "{}",
+                refused.error()
+            );
+            let earlier =
+                format!("FROM base AS builder\nRUN echo a > /a\nFROM result\nRUN cat /b # {from}\n");
+            let built = world.build(&engine, &earlier).await;
+            built.id();
+            assert_eq!(built.output(), "a\n");
+        }
+    });
+}
+
+/// What a copy with `--parents` takes is what its key is made of.
+pub fn parents_count_and_what_is_excluded_does_not() {
+    use std::os::unix::fs::PermissionsExt;
+    let world = World::new();
+    world.write("docs/README.md", "1");
+    world.write("docs/out.txt", "1");
+    world.write("a/b/file", "1");
+    world.run(async |engine| {
+        let dockerfile = "FROM base\nCOPY --parents --exclude=*.md --exclude=docs/out.txt docs /d/\nRUN cat /d/docs/* && echo\n";
+        assert_eq!(world.build(&engine, dockerfile).await.output(), "1\n");
+        world.write("docs/README.md", "2");
+        assert_eq!(world.build(&engine, dockerfile).await.output(), "2\n");
+        world.write("docs/out.txt", "2");
+        assert_eq!(world.build(&engine, dockerfile).await.cached(), (2, 0));
+        for (name, mode) in [("a", 0o700), ("a/b", 0o711)] {
+            let dockerfile = "FROM base\nCOPY --parents a/b/file /d/\nRUN stat -c %a /d/a /d/a/b\n";
+            world.build(&engine, dockerfile).await.id();
+            let permissions = std::fs::Permissions::from_mode(mode);
+            std::fs::set_permissions(world.context().join(name), permissions).unwrap();
+            let changed = world.build(&engine, dockerfile).await;
+            assert_eq!(changed.cached(), (0, 2), "{name}");
+            assert!(changed.output().contains(&format!("{mode:o}\n")), "{}", changed.output());
+        }
     });
 }
 
