@@ -54,7 +54,7 @@ async fn push_to(pace: Pace, silence: Duration, work: Duration) -> (vessel_image
 async fn an_upload_may_take_as_long_as_it_gets_on() {
     let silence = Duration::from_millis(700);
     let begun = Instant::now();
-    let (pushed, _target) = push_to(Pace::Slow(Duration::from_millis(10)), silence, Duration::ZERO).await;
+    let (pushed, _target) = push_to(Pace::Slow(Duration::from_millis(25)), silence, Duration::ZERO).await;
     pushed.unwrap();
     assert!(begun.elapsed() > silence * 2, "it was no slow upload");
 }
