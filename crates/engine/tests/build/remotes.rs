@@ -223,6 +223,26 @@ pub fn repositories() {
     write("file", "two");
     git(&work, &["commit", "--quiet", "-a", "-m", "two"]);
     git(&work, &["update-server-info"]);
+    // A repository with another in it, by an address that begins where its own is.
+    let (inner, outer) = (served.join("inner.git"), served.join("outer.git"));
+    for (path, name, text) in [
+        (&inner, "file", "inner"),
+        (
+            &outer,
+            ".gitmodules",
+            "[submodule \"sub\"]\n\tpath = sub\n\turl = ../inner.git\n",
+        ),
+    ] {
+        std::fs::create_dir_all(path).unwrap();
+        git(path, &["init", "--quiet", "-b", "main"]);
+        std::fs::write(path.join(name), text).unwrap();
+        git(path, &["add", "."]);
+        if name == ".gitmodules" {
+            let commit = format!("160000,{},sub", git(&inner, &["rev-parse", "HEAD"]));
+            git(path, &["update-index", "--add", "--cacheinfo", &commit]);
+        }
+        git(path, &["commit", "--quiet", "-m", "one"]);
+    }
     world.run(async |engine| {
         loopback();
         let mut command = Command::new("git");
@@ -241,6 +261,10 @@ pub fn repositories() {
         built.id();
         assert_eq!(built.output(), "twooneoneonedeeponetwo755\n644\n755\n");
         assert_eq!(world.build(&engine, &dockerfile).await.cached(), (8, 0));
+        let dockerfile = "FROM base\nADD --keep-git-dir=true git://127.0.0.1/outer.git /o/\nRUN cat /o/sub/file && grep -c 127.0.0.1/outer.git /o/.git/config\n";
+        let built = world.build(&engine, dockerfile).await;
+        built.id();
+        assert_eq!(built.output(), "inner1\n");
         let wrong = world.build(&engine, &format!("FROM base\nADD --checksum={first} {url} /sum/\n")).await;
         assert!(wrong.error().contains("expected checksum to match"), "{}", wrong.error());
         let missing = world.build(&engine, "FROM base\nADD git://u:passw0rd@127.0.0.1/none.git /x/\n").await;
