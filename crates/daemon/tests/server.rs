@@ -91,7 +91,7 @@ fn what_is_not_there_says_so() {
             "No such container: nosuch",
         ),
         ("POST", "/images/a/b/push", 404, "a/b"),
-        ("POST", "/networks/create", 501, "bridge, host, none"),
+        ("POST", "/networks/create", 400, "must not be empty"),
     ] {
         let answer = daemon.request(method, path, "", b"");
         assert_eq!(answer.status, status, "{method} {path}: {}", answer.text());
