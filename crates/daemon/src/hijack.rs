@@ -51,6 +51,9 @@ pub struct Rules {
     pub stdin: bool,
     /// The keys that take the client off, where they are watched for.
     pub detach_keys: Option<Vec<u8>>,
+    /// Whether a terminal's output is framed all the same, as standard output: for a client that started an exec with a
+    /// terminal without saying so, which Docker answers so.
+    pub frames: bool,
 }
 
 /// The content type of a stream of output: raw for a terminal and for clients before 1.42.
@@ -70,9 +73,9 @@ pub fn respond(
     attached: Attached,
     rules: Rules,
 ) -> Response<Body> {
-    let content_type = content_type(version, attached.tty);
+    let content_type = content_type(version, attached.tty && !rules.frames);
     let Some(upgrade) = upgrade else {
-        return response::with_type(StatusCode::OK, content_type, output_body(attached));
+        return response::with_type(StatusCode::OK, content_type, output_body(attached, rules.frames));
     };
     tokio::spawn(async move {
         match upgrade.await {
@@ -96,31 +99,34 @@ pub fn respond(
 }
 
 /// Output only: the log, then what comes.
-fn output_body(attached: Attached) -> Body {
+fn output_body(attached: Attached, frames: bool) -> Body {
     let Attached {
         logs, stream, ended, ..
     } = attached;
     let rest = (logs, stream, ended);
-    Body::stream(stream::unfold(rest, |(mut logs, stream, ended)| async move {
-        if let Some(log) = &mut logs {
-            match next_chunk(log).await {
-                Some(chunk) => return Some((Ok(chunk), (logs, stream, ended))),
-                None => logs = None,
-            }
-        }
-        let live = stream?;
-        let piece = read_some(&live).await;
-        match piece {
-            Ok(piece) if piece.is_empty() => {
-                if let Some(ended) = &ended {
-                    ended.wait().await;
+    Body::stream(stream::unfold(
+        rest,
+        move |(mut logs, stream, ended)| async move {
+            if let Some(log) = &mut logs {
+                match next_chunk(log).await {
+                    Some(chunk) => return Some((Ok(chunk), (logs, stream, ended))),
+                    None => logs = None,
                 }
-                None
             }
-            Ok(piece) => Some((Ok(piece), (logs, Some(live), ended))),
-            Err(error) => Some((Err(error), (None, None, None))),
-        }
-    }))
+            let live = stream?;
+            let piece = read_some(&live, frames).await;
+            match piece {
+                Ok(piece) if piece.is_empty() => {
+                    if let Some(ended) = &ended {
+                        ended.wait().await;
+                    }
+                    None
+                }
+                Ok(piece) => Some((Ok(piece), (logs, Some(live), ended))),
+                Err(error) => Some((Err(error), (None, None, None))),
+            }
+        },
+    ))
 }
 
 /// The next piece of a log. Why a log broke off is told where errors of the program would be.
@@ -142,19 +148,31 @@ pub async fn next_chunk(log: &mut LogStream) -> Option<Bytes> {
     }
 }
 
-async fn read_some(stream: &UnixStream) -> io::Result<Bytes> {
+async fn read_some(stream: &UnixStream, frames: bool) -> io::Result<Bytes> {
     loop {
         stream.readable().await?;
         let read = BUFFERS.with_borrow_mut(|buffer| {
-            stream
-                .try_read(buffer)
-                .map(|read| Bytes::copy_from_slice(&buffer[..read]))
+            read_piece(stream, buffer, frames).map(|read| Bytes::copy_from_slice(&buffer[..read]))
         });
         match read {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             other => return other,
         }
     }
+}
+
+/// Reads what is there, as a frame of standard output when `frames` says so. The bytes that are in the buffer then; none
+/// at the end.
+fn read_piece(stream: &UnixStream, buffer: &mut [u8], frames: bool) -> io::Result<usize> {
+    if !frames {
+        return stream.try_read(buffer);
+    }
+    // Type, three zeros, length.
+    let (head, body) = buffer.split_at_mut(8);
+    let read = stream.try_read(body)?;
+    head.copy_from_slice(&[1, 0, 0, 0, 0, 0, 0, 0]);
+    head[4..].copy_from_slice(&(read as u32).to_be_bytes());
+    Ok(if read == 0 { 0 } else { 8 + read })
 }
 
 async fn serve(upgraded: Upgraded, attached: Attached, rules: Rules) -> io::Result<()> {
@@ -169,7 +187,7 @@ async fn pump(client: Conn, first: Bytes, attached: Attached, rules: Rules) -> i
     let Attached {
         logs, stream, ended, ..
     } = attached;
-    let taken = AtomicUsize::new(0);
+    let (taken, frames) = (AtomicUsize::new(0), rules.frames);
     let output = async {
         if let Some(mut log) = logs {
             head_is_read(&client).await;
@@ -180,7 +198,7 @@ async fn pump(client: Conn, first: Bytes, attached: Attached, rules: Rules) -> i
         if let Some(engine) = &stream {
             engine.readable().await?;
             head_is_read(&client).await;
-            copy_output(engine, &client).await?;
+            copy_output(engine, &client, frames).await?;
         }
         if let Some(ended) = &ended {
             ended.wait().await;
@@ -229,14 +247,14 @@ async fn head_is_read(client: &Conn) {
     }
 }
 
-async fn copy_output(engine: &UnixStream, client: &Conn) -> io::Result<()> {
+async fn copy_output(engine: &UnixStream, client: &Conn, frames: bool) -> io::Result<()> {
     loop {
         // A program that never stops writing must not keep a worker to itself: readiness alone does not yield.
         tokio::task::consume_budget().await;
         engine.readable().await?;
         // Most output fits the client's socket buffer and needs no copy of its own.
         let step = BUFFERS.with_borrow_mut(|buffer| {
-            let read = engine.try_read(buffer)?;
+            let read = read_piece(engine, buffer, frames)?;
             if read == 0 {
                 return Ok(None);
             }
@@ -418,6 +436,7 @@ mod tests {
             let rules = Rules {
                 stdin: true,
                 detach_keys: keys,
+                frames: false,
             };
             let first = Bytes::copy_from_slice(&sent[..1]);
             let taken = AtomicUsize::new(0);
@@ -446,6 +465,7 @@ mod tests {
             let rules = Rules {
                 stdin: true,
                 detach_keys: None,
+                frames: false,
             };
             let pumping = tokio::spawn(pump(Conn::Unix(client), Bytes::new(), attached, rules));
             // As much as there is room for on the way.
@@ -467,7 +487,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn output_comes_apart_from_the_head() {
+    async fn output_comes_apart_from_the_head_and_in_frames() {
         let (mut peer, client) = UnixStream::pair().unwrap();
         let (engine, mut program) = UnixStream::pair().unwrap();
         assert_eq!(client.try_write(b"head").unwrap(), 4);
@@ -482,11 +502,12 @@ mod tests {
         let rules = Rules {
             stdin: false,
             detach_keys: None,
+            frames: true,
         };
         let pumping = tokio::spawn(pump(Conn::Unix(client), Bytes::new(), attached, rules));
         tokio::time::sleep(Duration::from_millis(100)).await;
         let mut piece = [0; 100];
-        for expected in [&b"head"[..], b"output"] {
+        for expected in [&b"head"[..], b"\x01\0\0\0\0\0\0\x06output"] {
             let read = tokio::io::AsyncReadExt::read(&mut peer, &mut piece)
                 .await
                 .unwrap();
@@ -506,7 +527,7 @@ mod tests {
         let all: Vec<u8> = (0..3_000_000u32).map(|at| (at % 251) as u8).collect();
         let written = all.clone();
         let writer = tokio::spawn(async move { program.write_all(&written).await });
-        let copier = tokio::spawn(async move { copy_output(&engine, &Conn::Unix(client)).await });
+        let copier = tokio::spawn(async move { copy_output(&engine, &Conn::Unix(client), false).await });
         let mut seen = Vec::new();
         let mut piece = vec![0; 7000];
         loop {

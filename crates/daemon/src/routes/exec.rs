@@ -34,6 +34,7 @@ pub async fn start(state: &Arc<State>, mut request: Request, id: &str) -> Answer
             true => Some(detach::parse(&exec.detach_keys)?),
             false => None,
         },
+        frames: exec.process_config.tty && !body.tty,
     };
     let (engine, id, version) = (Arc::clone(&state.engine), id.to_owned(), request.version);
     state

@@ -33,6 +33,7 @@ pub async fn attach(state: &Arc<State>, mut request: Request, id: &str) -> Answe
     let rules = Rules {
         stdin,
         detach_keys: (stdin && attached.tty).then_some(keys),
+        frames: false,
     };
     Ok(hijack::respond(upgrade, request.version, attached, rules))
 }
