@@ -189,6 +189,7 @@ async fn pump(client: Conn, first: Bytes, attached: Attached, rules: Rules) -> i
     } = attached;
     let (taken, frames) = (AtomicUsize::new(0), rules.frames);
     let output = async {
+        let fresh = logs.is_none();
         if let Some(mut log) = logs {
             head_is_read(&client).await;
             while let Some(chunk) = next_chunk(&mut log).await {
@@ -197,7 +198,9 @@ async fn pump(client: Conn, first: Bytes, attached: Attached, rules: Rules) -> i
         }
         if let Some(engine) = &stream {
             engine.readable().await?;
-            head_is_read(&client).await;
+            if fresh {
+                head_is_read(&client).await;
+            }
             copy_output(engine, &client, frames).await?;
         }
         if let Some(ended) = &ended {

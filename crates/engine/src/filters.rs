@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::{Error, Result};
+use crate::{Error, Result, time};
 
 /// Keys to the values asked for. Values of one key are alternatives; keys must all match.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -102,6 +102,23 @@ impl Filters {
             };
         }
         Ok(answer)
+    }
+
+    /// The earliest time that the `until` filters name, in nanoseconds since the epoch.
+    ///
+    /// # Errors
+    /// A value that is neither a time (RFC 3339, seconds since 1970) nor a duration before now (`24h`).
+    pub fn until(&self) -> Result<Option<i64>> {
+        let mut earliest = None;
+        for text in self.get("until") {
+            let time = time::parse(text).ok_or_else(|| {
+                Error::invalid(format!(
+                    "invalid filter 'until={text}': a time (RFC 3339, seconds since 1970) or a duration (24h) is expected"
+                ))
+            })?;
+            earliest = Some(earliest.map_or(time, |other: i64| other.min(time)));
+        }
+        Ok(earliest)
     }
 
     /// Whether labels satisfy all `label` filters (`key` or `key=value`) and none of the `label!` ones.

@@ -195,13 +195,19 @@ pub(crate) fn add_address(batch: &mut Batch, index: u32, address: Ipv4Addr, subn
     });
 }
 
-pub(crate) fn add_default_route(batch: &mut Batch, index: u32, gateway: Ipv4Addr) {
+/// The `rtmsg` of the default route in the main table.
+fn default_route() -> [u8; 12] {
     let mut head = [0u8; 12];
     head[0] = libc::AF_INET as u8;
     head[4] = libc::RT_TABLE_MAIN;
     head[5] = libc::RTPROT_BOOT;
     head[6] = libc::RT_SCOPE_UNIVERSE;
     head[7] = libc::RTN_UNICAST;
+    head
+}
+
+pub(crate) fn add_default_route(batch: &mut Batch, index: u32, gateway: Ipv4Addr) {
+    let head = default_route();
     batch.push(
         "set the default route of",
         libc::RTM_NEWROUTE,
@@ -216,12 +222,7 @@ pub(crate) fn add_default_route(batch: &mut Batch, index: u32, gateway: Ipv4Addr
 
 /// Makes the default route go to `gateway`, wherever it went before; without one there is none afterwards.
 pub(crate) fn replace_default_route(batch: &mut Batch, gateway: Option<Ipv4Addr>) {
-    let mut head = [0u8; 12];
-    head[0] = libc::AF_INET as u8;
-    head[4] = libc::RT_TABLE_MAIN;
-    head[5] = libc::RTPROT_BOOT;
-    head[6] = libc::RT_SCOPE_UNIVERSE;
-    head[7] = libc::RTN_UNICAST;
+    let mut head = default_route();
     match gateway {
         Some(gateway) => batch.push(
             "replace the default route of",

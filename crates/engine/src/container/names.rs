@@ -47,7 +47,7 @@ pub(crate) fn write(directory: &Path, record: &Record, around: &Surroundings<'_>
 }
 
 /// Writes those files anew that depend on the networks, in place: they are mounted. What the container has written into them is
-/// lost, as with Docker.
+/// lost.
 pub(crate) fn renew(directory: &Path, record: &Record, around: &Surroundings<'_>) -> Result<()> {
     for (file, text) in [
         ("hosts", hosts(record, around)?),

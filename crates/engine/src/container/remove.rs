@@ -10,7 +10,7 @@ use super::record::Status;
 use crate::error::Context;
 use crate::paths::remove_tree;
 use crate::volumes::tree_size;
-use crate::{Durability, Engine, Error, ErrorKind, Filters, Result, blocking, time};
+use crate::{Durability, Engine, Error, ErrorKind, Filters, Result, blocking};
 
 /// How to remove.
 #[derive(Debug, Clone, Copy, Default)]
@@ -159,15 +159,7 @@ impl Engine {
     /// A filter that is not known.
     pub async fn container_prune(&self, filters: &Filters) -> Result<ContainersPruneReport> {
         filters.check(&["until", "label", "label!"])?;
-        let mut until = None;
-        for text in filters.get("until") {
-            let time = time::parse(text).ok_or_else(|| {
-                Error::invalid(format!(
-                    "invalid filter 'until={text}': a time or a duration expected"
-                ))
-            })?;
-            until = Some(until.map_or(time, |other: i64| other.min(time)));
-        }
+        let until = filters.until()?;
         let mut report = ContainersPruneReport::default();
         for container in self.containers() {
             let record = container.record();

@@ -145,9 +145,8 @@ impl Engine {
                     .unwrap_or_default(),
             );
         }
-        for until in filters.get("until") {
-            let until_nanos = time::parse(until).ok_or_else(|| bad_until(until))?;
-            bounds.1 = bounds.1.min(until_nanos);
+        if let Some(until) = filters.until()? {
+            bounds.1 = bounds.1.min(until);
         }
         let shared = if options.shared_size {
             Some(self.shared_layers(&images).await?)
@@ -406,10 +405,4 @@ fn parse_created(text: &str) -> i64 {
         .ok()
         .and_then(|time| i64::try_from(time.as_nanosecond()).ok())
         .unwrap_or_default()
-}
-
-pub(crate) fn bad_until(text: &str) -> Error {
-    Error::invalid(format!(
-        "invalid filter 'until={text}': a time (RFC 3339, seconds since 1970) or a duration (24h) is expected"
-    ))
 }

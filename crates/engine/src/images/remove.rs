@@ -9,9 +9,9 @@ use std::sync::Arc;
 use vessel_api::{ImageDeleteItem, ImagesPruneReport, Map};
 use vessel_image::{ImageConfig, Reference};
 
-use super::{CHANGES, bad_until, created};
+use super::{CHANGES, created};
 use crate::container::record::Status;
-use crate::{Container, Engine, Error, ErrorKind, Filters, Result, time};
+use crate::{Container, Engine, Error, ErrorKind, Filters, Result};
 
 impl Engine {
     /// Gives an image a further name.
@@ -187,10 +187,7 @@ impl Engine {
     pub async fn image_prune(self: &Arc<Self>, filters: &Filters) -> Result<ImagesPruneReport> {
         filters.check(&["dangling", "label", "label!", "until"])?;
         let only_dangling = filters.flag("dangling")?.unwrap_or(true);
-        let mut until = None;
-        for text in filters.get("until") {
-            until = Some(time::parse(text).ok_or_else(|| bad_until(text))?);
-        }
+        let until = filters.until()?;
         let _change = CHANGES.lock().await;
         let mut report = ImagesPruneReport::default();
         // Other platforms' images of what a name stands for have no name themselves.

@@ -6,7 +6,7 @@ use vessel_api::NetworksPruneReport;
 
 use super::list::is_builtin;
 use super::{Networks, UserNetwork, from_network, held, not_found};
-use crate::{Durability, Engine, Error, ErrorKind, Filters, Result, blocking, time};
+use crate::{Durability, Engine, Error, ErrorKind, Filters, Result, blocking};
 
 impl Engine {
     /// Removes a network that no container uses which runs.
@@ -34,15 +34,7 @@ impl Engine {
     /// A filter that is not known.
     pub async fn network_prune(self: &Arc<Self>, filters: &Filters) -> Result<NetworksPruneReport> {
         filters.check(&["until", "label", "label!"])?;
-        let mut until = None;
-        for text in filters.get("until") {
-            let time = time::parse(text).ok_or_else(|| {
-                Error::invalid(format!(
-                    "invalid filter 'until={text}': a time or a duration expected"
-                ))
-            })?;
-            until = Some(until.map_or(time, |other: i64| other.min(time)));
-        }
+        let until = filters.until()?;
         let mut report = NetworksPruneReport::default();
         for network in self.networks.user_networks() {
             let record = &network.record;

@@ -453,12 +453,15 @@ pub(super) fn unreachable(url: &Url, error: reqwest::Error) -> Error {
         "handshakefailure",
         "accessdenied",
     ];
+    let place = format!(
+        "put client.cert and client.key into /etc/vessel/certs.d/{}",
+        authority(url)
+    );
     let advice = if lower.contains("fatal alert") && refused.iter().any(|alert| lower.contains(alert)) {
         permanent = true;
-        format!(
-            "; it wants a certificate of this client, or another one: put client.cert and client.key into /etc/vessel/certs.d/{}",
-            authority(url)
-        )
+        format!("; it wants a certificate of this client, or another one: {place}")
+    } else if url.scheme() == "https" && cut_off(&lower) {
+        format!("; if it wants a certificate of this client, or another one: {place}")
     } else if lower.contains("certificate") || lower.contains("unknownissuer") {
         permanent = true;
         format!(
@@ -498,6 +501,14 @@ pub(super) fn unreachable(url: &Url, error: reqwest::Error) -> Error {
             permanent,
         },
     )
+}
+
+/// Whether the server closed a connection that was made. With TLS 1.3 it looks at the client's certificate when the client
+/// holds the connection for made already, and its alert is lost when the request meets the closed connection.
+fn cut_off(why: &str) -> bool {
+    ["connection was not ready", "connection reset", "broken pipe"]
+        .iter()
+        .any(|end| why.contains(end))
 }
 
 fn forbidden(error: &reqwest::Error) -> Option<&Forbidden> {

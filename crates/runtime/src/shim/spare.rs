@@ -1,8 +1,8 @@
 //! The spare shim: one that was executed in advance and waits for what a launch gives it.
 //!
 //! Executing a program costs about a millisecond before its first line (the processor's features asked from a
-//! hypervisor, pages mapped). The launcher therefore keeps one shim ready and executes the next beside the container's
-//! start. The spare waits at a socket, is a child of the daemon like every shim, and ends when the daemon does.
+//! hypervisor, pages mapped). The launcher therefore keeps one shim ready and executes the next when nothing is being
+//! started ([`Spare::calm`]), 20 ms after the launch at the latest. The spare waits at a socket, is a child of the daemon like every shim, and ends when the daemon does.
 //!
 //! There is one message: the payload is the container's ID, the descriptors are the shim's, in the order of their
 //! numbers, from 3 on. Nothing is answered: the shim's control stream tells how it goes.
