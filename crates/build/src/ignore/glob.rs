@@ -24,7 +24,7 @@ pub fn matches(pattern: &str, name: &str) -> Result<bool, BadPattern> {
         }
         // The last piece has to reach the end.
         let fits = |left: &str| left.is_empty() || !rest.is_empty();
-        if let Some(left) = piece_matches(piece, name)?.filter(|left| fits(left)) {
+        if let Some(left) = piece_matches(piece, name, true)?.filter(|left| fits(left)) {
             name = left;
             continue;
         }
@@ -34,7 +34,7 @@ pub fn matches(pattern: &str, name: &str) -> Result<bool, BadPattern> {
                     break;
                 }
                 let tail = &name[at + c.len_utf8()..];
-                if let Some(left) = piece_matches(piece, tail)?.filter(|left| fits(left)) {
+                if let Some(left) = piece_matches(piece, tail, false)?.filter(|left| fits(left)) {
                     name = left;
                     continue 'pattern;
                 }
@@ -62,11 +62,15 @@ fn split(pattern: &str) -> (bool, &str, &str) {
     (body.len() < pattern.len(), body, "")
 }
 
-/// What is left of a name after a piece without stars; none if it does not match.
-fn piece_matches<'a>(piece: &str, name: &'a str) -> Result<Option<&'a str>, BadPattern> {
+/// What is left of a name after a piece without stars; none if it does not match. A piece is well formed or not, whatever
+/// the name: it is looked at to its end once.
+fn piece_matches<'a>(piece: &str, name: &'a str, check: bool) -> Result<Option<&'a str>, BadPattern> {
     let (mut name, mut piece) = (name.chars(), piece.chars());
     let mut failed = false;
     while let Some(c) = piece.next() {
+        if failed && !check {
+            return Ok(None);
+        }
         let next = if failed { None } else { name.next() };
         failed |= next.is_none();
         match c {
