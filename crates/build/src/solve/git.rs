@@ -205,53 +205,98 @@ fn without_login(remote: &str) -> String {
     format!("{scheme}://{host}{}", &rest[end..])
 }
 
-/// Fetches one commit and puts its files into a new directory.
-async fn fetch(workspace: &Arc<Workspace>, address: &GitAddress, reference: &str) -> Result<String> {
-    let path = &workspace.upper;
-    let step = |arguments: &[&str], what: &'static str| {
-        let mut command = git(path);
+const FETCH: &str = "cannot fetch from the repository";
+
+/// The commands of one checkout.
+struct Checkout<'a> {
+    workspace: &'a Arc<Workspace>,
+    remote: &'a str,
+    reference: &'a str,
+}
+
+impl Checkout<'_> {
+    async fn step(&self, arguments: &[&str], what: &'static str) -> Result<String> {
+        let mut command = git(&self.workspace.upper);
         command.args(arguments);
-        run(workspace, command, &address.remote, what)
-    };
-    const FETCH: &str = "cannot fetch from the repository";
-    step(&["init", "--quiet"], "cannot make a repository").await?;
-    let remote = address.remote.as_str();
-    let fetch = ["fetch", "--quiet", "--no-tags", "--no-recurse-submodules"];
-    let shallow = [&fetch[..], &["--depth=1", "--", remote, reference]].concat();
-    let mut wanted = "FETCH_HEAD";
-    if let Err(error) = step(&shallow, FETCH).await {
+        run(self.workspace, command, self.remote, what).await
+    }
+
+    /// Makes an empty repository whose commits have names of that kind.
+    async fn begin(&self, names: &str) -> Result<()> {
+        let init = ["init", "--quiet", &format!("--object-format={names}")];
+        self.step(&init, "cannot make a repository").await.map(drop)
+    }
+
+    /// Fetches the commit. Returns by which name it is here.
+    async fn fetch(&self) -> Result<&str> {
+        let (remote, reference) = (self.remote, self.reference);
+        let fetch = ["fetch", "--quiet", "--no-tags", "--no-recurse-submodules"];
+        let shallow = [&fetch[..], &["--depth=1", "--", remote, reference]].concat();
+        let Err(error) = self.step(&shallow, FETCH).await else {
+            return Ok("FETCH_HEAD");
+        };
         // Servers that do not give a part of the history give all, and those that give no single commit give branches.
         let whole = [&fetch[..], &["--", remote, reference]].concat();
-        if step(&whole, FETCH).await.is_err() {
-            let is_commit =
-                (7..=64).contains(&reference.len()) && reference.bytes().all(|byte| byte.is_ascii_hexdigit());
-            if !is_commit {
-                return Err(error);
-            }
-            let every = ["+refs/heads/*:refs/remotes/origin/*", "+refs/tags/*:refs/tags/*"];
-            let every = [&fetch[..], &["--", remote], &every].concat();
-            step(&every, FETCH).await.map_err(|_| error)?;
-            wanted = reference;
+        if self.step(&whole, FETCH).await.is_ok() {
+            return Ok("FETCH_HEAD");
         }
+        let is_commit =
+            (7..=64).contains(&reference.len()) && reference.bytes().all(|byte| byte.is_ascii_hexdigit());
+        if !is_commit {
+            return Err(error);
+        }
+        let every = ["+refs/heads/*:refs/remotes/origin/*", "+refs/tags/*:refs/tags/*"];
+        let every = [&fetch[..], &["--", remote], &every].concat();
+        self.step(&every, FETCH).await.map_err(|_| error)?;
+        Ok(reference)
     }
-    let checkout = ["checkout", "--quiet", "--force", "--detach", wanted];
-    step(&checkout, "cannot check the files out").await?;
-    let origin = without_login(remote);
-    // Addresses of submodules may begin where this one is.
-    let name = ["remote", "add", "origin", "--", &origin];
-    step(&name, "cannot name the repository").await?;
-    if path.join(".gitmodules").symlink_metadata().is_ok() {
-        let update = [
-            "submodule",
-            "update",
-            "--quiet",
-            "--init",
-            "--recursive",
-            "--depth=1",
-        ];
-        step(&update, "cannot fetch submodules").await?;
+
+    /// Whether the server's commits have SHA-256 names, which a repository has all or none of.
+    async fn has_long_names(&self) -> bool {
+        let list = ["ls-remote", "--quiet", "--", self.remote, "HEAD", "refs/heads/*"];
+        let said = self.step(&list, FETCH).await.unwrap_or_default();
+        said.split_whitespace()
+            .next()
+            .is_some_and(|name| name.len() == 64)
     }
-    step(&["rev-parse", "HEAD"], "cannot tell the commit").await
+
+    /// Fetches the commit and puts its files into the directory. Returns its name.
+    async fn run(&self) -> Result<String> {
+        let path = &self.workspace.upper;
+        self.begin("sha1").await?;
+        let wanted = match self.fetch().await {
+            Ok(wanted) => wanted,
+            Err(error) => {
+                if !self.has_long_names().await {
+                    return Err(error);
+                }
+                let repository = path.join(".git");
+                blocking(move || {
+                    copy::remove(&repository);
+                    Ok(())
+                })
+                .await?;
+                self.begin("sha256").await?;
+                self.fetch().await?
+            }
+        };
+        let checkout = ["checkout", "--quiet", "--force", "--detach", wanted];
+        self.step(&checkout, "cannot check the files out").await?;
+        let origin = without_login(self.remote);
+        // Addresses of submodules may begin where this one is.
+        let name = ["remote", "add", "origin", "--", &origin];
+        self.step(&name, "cannot name the repository").await?;
+        if path.join(".gitmodules").symlink_metadata().is_ok() {
+            const UPDATE: &str = "cannot fetch submodules";
+            let update = ["submodule", "update", "--quiet", "--init", "--recursive"];
+            let shallow = [&update[..], &["--depth=1"]].concat();
+            // Here, too, some servers give all or nothing.
+            if self.step(&shallow, UPDATE).await.is_err() {
+                self.step(&update, UPDATE).await?;
+            }
+        }
+        self.step(&["rev-parse", "HEAD"], "cannot tell the commit").await
+    }
 }
 
 /// The files of a repository.
@@ -280,7 +325,12 @@ pub(super) async fn checkout(
     let workspace = Arc::new(blocking(move || Workspace::new(&root)).await?);
     let vertex = Pending::new(&format!("[internal] load git source {shown}#{reference}"));
     let work = async {
-        let fetched = fetch(&workspace, address, &reference).await;
+        let checkout = Checkout {
+            workspace: &workspace,
+            remote: &address.remote,
+            reference: &reference,
+        };
+        let fetched = checkout.run().await;
         let commit =
             fetched.map_err(|error| Error::new(error.kind(), hide(&error.to_string(), &address.remote)))?;
         if let Some(wanted) = checksum
