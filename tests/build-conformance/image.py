@@ -69,7 +69,7 @@ def read(archive: Path) -> tuple[Files, dict]:
     with tarfile.open(archive) as tar:
         manifest = json.load(tar.extractfile("manifest.json"))[0]
         config = json.load(tar.extractfile(manifest["Config"]))
-        for layer in manifest["Layers"]:
+        for layer in manifest["Layers"] or []:
             member = tar.getmember(layer)
             if member.issym():
                 name = Path(layer).parent.joinpath(member.linkname)
