@@ -214,6 +214,7 @@ impl Builder {
             }
         };
         let imports = Arc::new(imports);
+        let anew = Arc::default();
         let plan = |platform: &vessel_image::Platform, lazy: bool| Plan {
             builder: Arc::clone(self),
             request: Arc::clone(&request),
@@ -227,6 +228,7 @@ impl Builder {
             imports: Arc::clone(&imports),
             lazy,
             made: Arc::clone(&made),
+            anew: Arc::clone(&anew),
         };
         let lazy = imports.len() > 0;
         let (solves, states) = match Box::pin(solve(&platforms, lazy, &plan, &request)).await? {

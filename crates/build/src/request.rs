@@ -19,6 +19,8 @@ pub struct BuildRequest {
     pub dockerfile: DockerfileSource,
     /// The build context: what `COPY` without `--from` sees.
     pub context: Source,
+    /// The directory of it that is the context, where it comes from elsewhere; the Dockerfile is looked for in all of it.
+    pub part: Option<String>,
     /// Further contexts by name (`--build-context`). A name stands for a `FROM` or `--from` of that name, before stages
     /// and images; keys are as the user wrote them (`alpine:3.20` is a name, too).
     pub contexts: BTreeMap<String, NamedContext>,

@@ -32,6 +32,9 @@ pub trait Worker: Send + Sync + 'static {
     /// writable layer, what is written goes there; without, the mount is read-only. Blocks for a moment.
     fn mount(&self, layers: &[ChainId], writable: Option<Writable<'_>>) -> Result<OwnedFd>;
 
+    /// The same for a directory of this host in the place of layers, with a writable layer.
+    fn mount_directory(&self, directory: &Path, writable: Writable<'_>) -> Result<OwnedFd>;
+
     /// The layers that images and containers have: they are not the cache's to free.
     fn used_layers(&self) -> HashSet<ChainId>;
 
@@ -212,9 +215,8 @@ pub struct Mount {
 
 /// What is mounted.
 pub enum MountSource {
-    /// A directory of this host that is the builder's.
-    Path(PathBuf),
-    /// A file or directory below a detached mount, or below a directory of this host.
+    /// A file or directory below a detached mount, or below a directory of this host. Where it is not mounted read-only,
+    /// the process writes there.
     Inside {
         /// The mount's or directory's root.
         root: OwnedFd,

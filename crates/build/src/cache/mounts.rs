@@ -1,7 +1,9 @@
 //! Directories of `RUN --mount=type=cache`: named by an ID, kept between builds, shared by builds as asked.
 
 use std::collections::HashMap;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
@@ -45,15 +47,26 @@ struct About {
 pub(crate) struct Held {
     /// The directory to mount.
     pub data: PathBuf,
+    /// The same, open: the path may come to name another one.
+    pub opened: OwnedFd,
     directory: PathBuf,
-    _shared: Option<OwnedRwLockReadGuard<()>>,
-    _private: Option<OwnedRwLockWriteGuard<()>>,
-    _alone: Option<OwnedMutexGuard<()>>,
+    _guards: Guards,
+}
+
+/// What keeps others away from a directory in use.
+#[derive(Debug, Default)]
+struct Guards {
+    shared: Option<OwnedRwLockReadGuard<()>>,
+    private: Option<OwnedRwLockWriteGuard<()>>,
+    alone: Option<OwnedMutexGuard<()>>,
 }
 
 impl Held {
     /// To be called, on a thread that may block, when the process has ended: what it takes on the disk is counted anew.
     pub fn count(&self) {
+        if !self.data.is_dir() {
+            return;
+        }
         let mut about = read(&self.directory);
         about.size = tree::disk_usage(&self.data);
         about.used = time::now();
@@ -85,6 +98,43 @@ fn write(directory: &Path, about: &About) {
     }
 }
 
+/// Opens a directory, a new one if there is none. None: somebody has removed it since.
+fn open(
+    at: &Path,
+    description: String,
+    make: &(impl Fn(&Path) -> Result<()> + ?Sized),
+) -> Result<Option<OwnedFd>> {
+    if !at.join("data").is_dir() {
+        let new = at.with_file_name(format!(".{}-{:x}", time::now(), std::process::id()));
+        std::fs::create_dir_all(&new)
+            .map_err(|error| Error::io(format!("cannot create {}", new.display()), error))?;
+        if let Err(error) = make(&new.join("data")) {
+            tree::copy::remove(&new);
+            return Err(error);
+        }
+        let about = About {
+            description,
+            created: time::now(),
+            ..About::default()
+        };
+        write(&new, &about);
+        if std::fs::rename(&new, at).is_err() {
+            // Another user was faster.
+            tree::copy::remove(&new);
+        }
+    }
+    let data = match tree::open_root(&at.join("data")) {
+        Ok(data) => data,
+        Err(_) if !at.is_dir() => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let mut about = read(at);
+    about.used = time::now();
+    about.uses += 1;
+    write(at, &about);
+    Ok(Some(data))
+}
+
 impl Mounts {
     pub fn open(root: &Path) -> Result<Self> {
         // A removal that was interrupted, and private copies of a daemon that died.
@@ -107,79 +157,94 @@ impl Mounts {
         locks.entry(id.to_owned()).or_default().clone()
     }
 
+    /// Whether a directory's locks are those that new users take: it was not forgotten.
+    fn current(&self, id: &str, locks: &Locks) -> bool {
+        let all = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
+        all.get(id)
+            .is_some_and(|known| Arc::ptr_eq(&known.users, &locks.users))
+    }
+
     /// Takes a directory into use, waiting if another user wants to be alone with it. `make` fills a new one.
     pub async fn take(
         &self,
         name: &str,
         sharing: Sharing,
-        make: impl FnOnce(&Path) -> Result<()> + Send + 'static,
+        make: impl Fn(&Path) -> Result<()> + Send + Sync + 'static,
     ) -> Result<Held> {
+        let make = Arc::new(make);
+        loop {
+            let (id, locks, guards) = self.lock(&id_of(name), sharing).await;
+            let directory = self.root.join(&id);
+            let (at, description, make) = (directory.clone(), name.to_owned(), Arc::clone(&make));
+            let opened = crate::blocking(move || open(&at, description, &*make)).await?;
+            // One that was forgotten meanwhile is not what these locks are for.
+            if let Some(data) = opened.filter(|_| self.current(&id, &locks)) {
+                return Ok(Held {
+                    data: directory.join("data"),
+                    opened: data,
+                    directory,
+                    _guards: guards,
+                });
+            }
+        }
+    }
+
+    async fn lock(&self, base: &str, sharing: Sharing) -> (String, Locks, Guards) {
+        let mut guards = Guards::default();
+        if sharing != Sharing::Private {
+            let locks = self.locks(base);
+            if sharing == Sharing::Locked {
+                guards.alone = Some(Arc::clone(&locks.alone).lock_owned().await);
+            }
+            guards.shared = Some(Arc::clone(&locks.users).read_owned().await);
+            return (base.to_owned(), locks, guards);
+        }
+        // The first that nobody uses; a new one if all are in use.
+        let mut number = 0;
+        loop {
+            let id = match number {
+                0 => base.to_owned(),
+                _ => format!("{base}-{number}"),
+            };
+            let locks = self.locks(&id);
+            if let Ok(guard) = Arc::clone(&locks.users).try_write_owned() {
+                guards.private = Some(guard);
+                return (id, locks, guards);
+            }
+            number += 1;
+        }
+    }
+
+    /// Lets the directories of an ID, private ones too, go: the next user begins anew. Whoever uses one keeps it until it
+    /// has finished; then it is removed.
+    pub fn forget(&self, name: &str) -> Result<()> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
         let base = id_of(name);
-        let (id, shared, private, alone) = match sharing {
-            Sharing::Shared => {
-                let locks = self.locks(&base);
-                (base, Some(locks.users.read_owned().await), None, None)
+        let list = |error| Error::io(format!("cannot list {}", self.root.display()), error);
+        for entry in std::fs::read_dir(&self.root).map_err(list)?.flatten() {
+            let id = entry.file_name().to_string_lossy().into_owned();
+            let private = id.strip_prefix(&base).and_then(|rest| rest.strip_prefix('-'));
+            if id != base && private.is_none() {
+                continue;
             }
-            Sharing::Locked => {
-                let locks = self.locks(&base);
-                let alone = locks.alone.lock_owned().await;
-                (base, Some(locks.users.read_owned().await), None, Some(alone))
+            let old = format!(".{id}.{:x}", NEXT.fetch_add(1, Ordering::Relaxed));
+            let (from, to) = (entry.path(), self.root.join(old));
+            // Under the lock, so that who takes the directory's locks afterwards takes a new directory, too.
+            let locks = {
+                let mut all = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
+                std::fs::rename(&from, &to)
+                    .map_err(|error| Error::io(format!("cannot remove {}", from.display()), error))?;
+                all.remove(&id)
+            };
+            match locks {
+                None => tree::copy::remove(&to),
+                Some(locks) => drop(tokio::spawn(async move {
+                    let _unused = locks.users.write().await;
+                    let _removed = tokio::task::spawn_blocking(move || tree::copy::remove(&to)).await;
+                })),
             }
-            Sharing::Private => {
-                // The first that nobody uses; a new one if all are in use.
-                let mut number = 0;
-                loop {
-                    let id = if number == 0 {
-                        base.clone()
-                    } else {
-                        format!("{base}-{number}")
-                    };
-                    if let Ok(guard) = self.locks(&id).users.try_write_owned() {
-                        break (id, None, Some(guard), None);
-                    }
-                    number += 1;
-                }
-            }
-        };
-        let directory = self.root.join(&id);
-        let data = directory.join("data");
-        let (at, description) = (directory.clone(), name.to_owned());
-        crate::blocking(move || {
-            if !at.join("data").is_dir() {
-                let new = at.with_file_name(format!(".{}-{:x}", time::now(), std::process::id()));
-                std::fs::create_dir_all(&new)
-                    .map_err(|error| Error::io(format!("cannot create {}", new.display()), error))?;
-                if let Err(error) = make(&new.join("data")) {
-                    tree::copy::remove(&new);
-                    return Err(error);
-                }
-                write(
-                    &new,
-                    &About {
-                        description,
-                        created: time::now(),
-                        ..About::default()
-                    },
-                );
-                if std::fs::rename(&new, &at).is_err() {
-                    // Another user was faster.
-                    tree::copy::remove(&new);
-                }
-            }
-            let mut about = read(&at);
-            about.used = time::now();
-            about.uses += 1;
-            write(&at, &about);
-            Ok(())
-        })
-        .await?;
-        Ok(Held {
-            data,
-            directory,
-            _shared: shared,
-            _private: private,
-            _alone: alone,
-        })
+        }
+        Ok(())
     }
 
     /// A directory that is there, to be read: nobody removes it meanwhile, and who is alone with it has finished.
@@ -190,15 +255,17 @@ impl Mounts {
             return None;
         }
         let locks = self.locks(&id);
-        let alone = locks.alone.lock_owned().await;
-        let shared = locks.users.read_owned().await;
+        let guards = Guards {
+            alone: Some(locks.alone.lock_owned().await),
+            shared: Some(locks.users.read_owned().await),
+            private: None,
+        };
         let data = directory.join("data");
-        data.is_dir().then(|| Held {
+        Some(Held {
+            opened: tree::open_root(&data).ok()?,
             data,
             directory,
-            _shared: Some(shared),
-            _private: None,
-            _alone: Some(alone),
+            _guards: guards,
         })
     }
 

@@ -208,7 +208,10 @@ pub(crate) fn replace(
     let starts = pattern.starts(value);
     let mut out = String::new();
     let (mut copied, mut from, mut last) = (0, 0, None);
-    while let Some(start) = starts[from..].iter().position(|&begins| begins).map(|skip| from + skip)
+    while let Some(start) = starts[from..]
+        .iter()
+        .position(|&begins| begins)
+        .map(|skip| from + skip)
         && let Some(length) = pattern.prefix(&value[start..], true)
     {
         let end = start + length;
@@ -227,7 +230,9 @@ pub(crate) fn replace(
         }
         from = end;
         if length == 0 {
-            let Some(c) = value[end..].chars().next() else { break };
+            let Some(c) = value[end..].chars().next() else {
+                break;
+            };
             from += c.len_utf8();
         }
     }
@@ -361,7 +366,10 @@ mod tests {
         }
         let value = "a".repeat(50_000);
         let long = "a*".repeat(2000) + "b";
-        assert_eq!(replace(&long, &value, "x", true, 1 << 20).as_deref(), Ok(value.as_str()));
+        assert_eq!(
+            replace(&long, &value, "x", true, 1 << 20).as_deref(),
+            Ok(value.as_str())
+        );
         let mut nothing = String::new();
         (0..5000).for_each(|_| nothing.write_str("$1").unwrap());
         let replaced = replace("a", &value, &nothing, true, 1 << 20);

@@ -300,7 +300,10 @@ impl Solve {
             let mut hasher = Sha256::new();
             for path in &paths {
                 let (pivot, pattern) = match path.split_once("/./") {
-                    Some((pivot, pattern)) if parents => (tree::clean(pivot.as_bytes()), pattern),
+                    // Only behind the pivot `**` is any number of directories, as in BuildKit.
+                    Some((pivot, pattern)) if parents => {
+                        (tree::clean(pivot.replace("**", "*").as_bytes()), pattern)
+                    }
                     _ => (b"/".to_vec(), path.as_str()),
                 };
                 let pattern = tree::clean(pattern.as_bytes());
@@ -315,6 +318,7 @@ impl Solve {
                     vec![whole]
                 };
                 for found in found {
+                    let pivot = pivot_of(&pivot, &found);
                     let shown = String::from_utf8_lossy(&found).into_owned();
                     // An ignore file speaks of where things are, not of links that lead there.
                     let real = tree::canonical(root.as_fd(), &found)?;
@@ -335,12 +339,12 @@ impl Solve {
                         return Err(Error::not_found(format!("\"{shown}\": not found{hint}")));
                     };
                     let name = match parents {
-                        true => found.strip_prefix(&pivot[..]).unwrap_or(&found).to_vec(),
+                        true => found.strip_prefix(pivot).unwrap_or(&found).to_vec(),
                         false => tree::split(&found).1.to_vec(),
                     };
                     // What rules speak of, here as in the copy: what is below the pivot, or below what was found.
                     let real = match parents {
-                        true => tree::canonical(root.as_fd(), &pivot)?.unwrap_or_else(|| pivot.clone()),
+                        true => tree::canonical(root.as_fd(), pivot)?.unwrap_or_else(|| pivot.to_vec()),
                         false => real,
                     };
                     let options = Options {
@@ -355,9 +359,12 @@ impl Solve {
                         read: 0,
                     };
                     items.push(if parents {
-                        digester.with_parents(root.as_fd(), &pivot, &name, &mut hasher)?;
-                        let (pivot, path) = (pivot.clone(), name);
-                        Item::Parents { pivot, real, path }
+                        digester.with_parents(root.as_fd(), pivot, &name, &mut hasher)?;
+                        Item::Parents {
+                            pivot: pivot.to_vec(),
+                            real,
+                            path: name,
+                        }
                     } else {
                         digester.path(root.as_fd(), &found, &name, &mut hasher)?;
                         Item::Path { path: found, real }
@@ -372,6 +379,17 @@ impl Solve {
         })
         .await
     }
+}
+
+/// The part of a path that a pivot, which may have wildcards, has led to: as many names as the pivot has.
+fn pivot_of<'a>(pivot: &[u8], found: &'a [u8]) -> &'a [u8] {
+    if pivot == b"/" {
+        return b"/";
+    }
+    let names = pivot.iter().filter(|&&byte| byte == b'/').count();
+    let slashes = found.iter().enumerate().filter(|(_, byte)| **byte == b'/');
+    let end = slashes.map(|(at, _)| at).nth(names).unwrap_or(found.len());
+    &found[..end]
 }
 
 impl From {
@@ -557,7 +575,7 @@ impl Work {
         let root = if self.link {
             tree::open_root(&workspace.upper)?
         } else {
-            worker.mount(layers, workspace.writable())?
+            worker.mount(layers, Some(workspace.writable()))?
         };
         let owner = match &self.chown {
             Some(text) if self.link => {

@@ -20,6 +20,9 @@ use crate::worker::RunRequest;
 /// The host name of processes, as in BuildKit.
 const HOSTNAME: &str = "buildkitsandbox";
 
+/// The build argument that names another one.
+const HOSTNAME_ARG: &str = "BUILDKIT_SANDBOX_HOSTNAME";
+
 /// All that decides what a process does.
 #[derive(Serialize)]
 struct Parts<'a> {
@@ -61,7 +64,9 @@ impl Solve {
         let shown = uppercase_keyword(&instruction.original);
         let vertex = self.line_vertex(line, &shown, place);
         self.tell(vertex.started()).await;
-        let prepared = self.prepare_run(state, run, &args, inline.as_ref()).await;
+        let prepared = self
+            .prepare_run(state, run, &args, inline.as_ref(), line.no_cache)
+            .await;
         let (request, mounts, cache_key) = match prepared {
             Ok(prepared) => prepared,
             Err(error) => return self.told(vertex, Err(error), |&()| (false, None)).await,
@@ -87,10 +92,10 @@ impl Solve {
             request.vertex = digest;
             let mut mounts = mounts;
             mounts.sort_by(|one, other| one.order().cmp(&other.order()));
-            let (mut ready, mut locked) = (Vec::new(), HashMap::new());
+            let (mut ready, mut caches) = (Vec::new(), HashMap::new());
             for asked in mounts {
                 let index = asked.index;
-                let taken = asked.take(&solve, &mut locked).await?;
+                let taken = asked.take(&solve, &mut caches).await?;
                 ready.extend(taken.map(|ready| (index, ready)));
             }
             ready.sort_by_key(|(index, _)| *index);
@@ -104,7 +109,7 @@ impl Solve {
                 request.mounts.extend(ready.mount);
                 keeps.push(ready.keep);
             }
-            drop(locked);
+            drop(caches);
             let keeps = Arc::new(keeps);
             request.keep = Some(Arc::new((Arc::clone(&workspace), Arc::clone(&keeps))));
             // Not before the mounts: one that another build has to itself would be waited for in others' place.
@@ -155,6 +160,7 @@ impl Solve {
         run: &Run,
         args: &[String],
         inline: Option<&(String, String)>,
+        anew: bool,
     ) -> Result<(RunRequest, Vec<Asked>, String)> {
         let request = &self.plan.request;
         let worker = self.plan.builder.worker();
@@ -211,11 +217,16 @@ impl Solve {
         }
         for mount in run.mounts(&mut expand).map_err(Error::invalid)? {
             let index = asked.len();
-            let (one, key) = self.plan_mount(state, &mount, index).await?;
+            let (one, key) = self.plan_mount(state, &mount, index, anew).await?;
             keys.push((one.target.clone(), one.read_only, key));
             asked.push(one);
         }
-        let hostname = request.hostname.clone().unwrap_or_else(|| HOSTNAME.to_owned());
+        let named = super::build_args(request)
+            .remove(HOSTNAME_ARG)
+            .filter(|name| !name.is_empty());
+        let hostname = named
+            .or(request.hostname.clone())
+            .unwrap_or_else(|| HOSTNAME.to_owned());
         let env: Vec<String> = state
             .env
             .iter()

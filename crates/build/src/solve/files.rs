@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
@@ -46,6 +47,8 @@ pub(crate) struct Files {
     _fetched: Option<Arc<Workspace>>,
     /// What this is a part of.
     _whole: Option<Arc<Files>>,
+    /// The name of the Dockerfile, when that is all that came: by whatever name it is asked for.
+    alone: Option<&'static str>,
     /// A copy without what is left out, for mounts, which show all that is there.
     visible: Mutex<Option<Workspace>>,
 }
@@ -66,8 +69,24 @@ impl Files {
             _temporary: None,
             _fetched: None,
             _whole: None,
+            alone: None,
             visible: Mutex::default(),
         }
+    }
+
+    /// A directory of the files, found by following links as if they were all there is.
+    fn below(self: &Arc<Self>, directory: &str) -> Result<Self> {
+        let not_found = || Error::not_found(format!("{directory}: not found in the build context"));
+        let real = tree::canonical(self.open()?.as_fd(), directory.as_bytes())?.ok_or_else(not_found)?;
+        let real = real.strip_prefix(b"/").unwrap_or(&real);
+        let path = self.path.join(std::ffi::OsStr::from_bytes(real));
+        if !path.is_dir() {
+            return Err(not_found());
+        }
+        Ok(Self {
+            _whole: Some(Arc::clone(self)),
+            ..Self::at(path)
+        })
     }
 
     /// The same files, some of them left out.
@@ -82,8 +101,13 @@ impl Files {
     /// A root in which what is left out is not there: a copy below `temporary` if anything is, made when it is first
     /// asked for.
     pub fn open_visible(&self, temporary: &Path, cancelled: &Cancelled) -> Result<OwnedFd> {
+        tree::open_root(&self.visible(temporary, cancelled)?)
+    }
+
+    /// Where that root is.
+    pub fn visible(&self, temporary: &Path, cancelled: &Cancelled) -> Result<PathBuf> {
         let Some(skip) = &self.skip else {
-            return self.open();
+            return Ok(self.path.clone());
         };
         let mut visible = self.visible.lock().unwrap_or_else(PoisonError::into_inner);
         if visible.is_none() {
@@ -96,10 +120,9 @@ impl Files {
             Copier::new(into.as_fd(), options, cancelled).copy(self.open()?.as_fd(), b"/", b"/")?;
             *visible = Some(workspace);
         }
-        match &*visible {
-            Some(workspace) => tree::open_root(&workspace.upper),
-            None => self.open(),
-        }
+        Ok(visible
+            .as_ref()
+            .map_or_else(|| self.path.clone(), |workspace| workspace.upper.clone()))
     }
 
     /// What of it an ignore file leaves out.
@@ -214,6 +237,7 @@ impl Opened {
                 .await?;
             let (first, second) = (name.clone(), beside);
             let read = move || {
+                let first = files.alone.map_or(first, str::to_owned);
                 let text = match (files.read(&first)?, lower) {
                     (None, Some(lower)) => files.read(&lower)?,
                     (text, _) => text,
@@ -295,7 +319,10 @@ impl Opened {
                             .map(Arc::new)
                     }
                     other => {
-                        let files = self.open(other).await?;
+                        let mut files = self.open(other).await?;
+                        if let Some(part) = self.request.part.clone() {
+                            files = blocking(move || files.below(&part).map(Arc::new)).await?;
+                        }
                         let patterns = self.ignored().await?;
                         if patterns.is_empty() {
                             return Ok(files);
@@ -348,10 +375,11 @@ impl Opened {
                 let keep_git = self.request.args.get(KEEP_GIT).is_some_and(|value| {
                     matches!(value.as_deref(), Some("1" | "t" | "T" | "true" | "TRUE" | "True"))
                 });
-                let (path, temporary) =
+                let (path, temporary, alone) =
                     super::remote::context(&self.builder, address, keep_git, &self.progress).await?;
                 Ok(Files {
                     _fetched: Some(temporary),
+                    alone,
                     ..Files::at(path)
                 })
             }
@@ -524,7 +552,7 @@ impl Solve {
         let make = |workspace: Workspace| async move {
             let permit = solve.plan.builder.permit().await?;
             blocking(move || {
-                let root = worker.mount(&[], workspace.writable())?;
+                let root = worker.mount(&[], Some(workspace.writable()))?;
                 let options = Options {
                     owner: Some((0, 0)),
                     mtime: solve.epoch,

@@ -11,7 +11,7 @@ mod exec;
 mod files;
 mod git;
 pub(crate) mod lint;
-mod mounts;
+pub(crate) mod mounts;
 pub(crate) mod output;
 pub(crate) mod remote;
 mod state;
@@ -87,6 +87,8 @@ pub(crate) struct Plan {
     pub several: bool,
     /// The steps this build has made, for all its platforms.
     pub made: Arc<step::Own>,
+    /// The cache mounts this build has begun anew, for all its platforms.
+    pub anew: Arc<mounts::Anew>,
     /// Caches of elsewhere.
     pub imports: Arc<crate::cache::import::Imports>,
     /// Whether what they promise is believed and fetched when it is needed.

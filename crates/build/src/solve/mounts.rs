@@ -3,7 +3,7 @@
 //! What a mount is counts for the key of its step, by content where it shows files of a context, by the chain ID where it
 //! shows layers, and by its name alone for caches, secrets and agents. It is made ready only when the process runs.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
@@ -14,9 +14,10 @@ use sha2::{Digest as _, Sha256};
 use super::copy::{beneath, leaves_nothing};
 use super::dispatch::absolute;
 use super::state::State;
-use super::step::hex;
+use super::step::{Workspace, hex};
 use super::{Cancelled, Files, Solve};
 use crate::blocking;
+use crate::builder::Builder;
 use crate::cache::mounts::Held;
 use crate::dockerfile::{Mount as AskedMount, MountType, Origin, Sharing};
 use crate::error::{Error, ErrorKind, Result};
@@ -40,15 +41,34 @@ pub(super) struct Keep {
     pub cache: Option<Arc<Held>>,
     _files: Option<Arc<Files>>,
     _state: Option<Arc<State>>,
+    /// What is written to a `bind` mount with `rw`: gone with the process.
+    _written: Option<Workspace>,
+}
+
+/// The cache mounts that one build has begun anew, because a step asks for no cache.
+#[derive(Default)]
+pub(crate) struct Anew(tokio::sync::Mutex<HashSet<String>>);
+
+impl Anew {
+    /// Lets what earlier builds left under an ID go, once; steps of this build share what begins then.
+    async fn begin(&self, builder: &Arc<Builder>, id: &str) -> Result<()> {
+        let mut begun = self.0.lock().await;
+        if begun.insert(id.to_owned()) {
+            let (builder, id) = (Arc::clone(builder), id.to_owned());
+            blocking(move || builder.cache().mounts.forget(&id)).await?;
+        }
+        Ok(())
+    }
 }
 
 impl Solve {
-    /// What a `--mount` is, and what of it counts for the key.
+    /// What a `--mount` is, and what of it counts for the key. `anew`: what earlier builds left is not to be seen.
     pub(super) async fn plan_mount(
         self: &Arc<Self>,
         state: &State,
         mount: &AskedMount,
         index: usize,
+        anew: bool,
     ) -> Result<(Asked, String)> {
         let mut target = mount.target.clone().map(|target| absolute(state, &target));
         if target.as_deref() == Some("/") {
@@ -90,6 +110,7 @@ impl Solve {
                     None => format!("cache {id}"),
                 };
                 let what = What::Cache {
+                    anew,
                     id,
                     sharing: mount.sharing.unwrap_or(Sharing::Shared),
                     from,
@@ -208,6 +229,19 @@ impl From {
         }
     }
 
+    /// The same with a layer on top in which all is written.
+    fn open_writable(&self, solve: &Solve, written: &Workspace) -> Result<OwnedFd> {
+        let worker = solve.plan.builder.worker();
+        match self {
+            Self::State(state) => worker.mount(&state.chain, Some(written.writable())),
+            Self::Files(files) => {
+                let temporary = solve.plan.builder.cache().temporary();
+                let path = files.visible(&temporary, &solve.plan.cancelled)?;
+                worker.mount_directory(&path, written.writable())
+            }
+        }
+    }
+
     /// What of it counts for the key of a step that sees a path of it.
     async fn key(&self, solve: &Arc<Solve>, path: &str) -> Result<String> {
         match self {
@@ -284,6 +318,8 @@ enum What {
         source: String,
     },
     Cache {
+        /// Whether the directory begins anew with this build.
+        anew: bool,
         id: String,
         sharing: Sharing,
         from: Option<From>,
@@ -331,12 +367,12 @@ impl Asked {
     }
 
     /// Makes the mount ready, when the process is about to run. None: it is not there and need not be.
-    /// `locked`: the directories that mounts of the same step have to themselves. A second mount of such a one is the
-    /// same directory again, since waiting for it would last for ever.
+    /// `taken`: the directories that mounts of the same step have. A second mount of an ID is the same directory again, as
+    /// in BuildKit; waiting for a locked one would last for ever.
     pub async fn take(
         self,
         solve: &Arc<Solve>,
-        locked: &mut HashMap<String, Arc<Held>>,
+        taken: &mut HashMap<String, Arc<Held>>,
     ) -> Result<Option<Ready>> {
         let (target, read_only) = (self.target, self.read_only);
         let mount = |source| {
@@ -364,22 +400,29 @@ impl Asked {
             }
             What::Bind { from, source } => {
                 from.obtain(solve).await?;
-                let keep = from.keep();
+                let mut keep = from.keep();
                 let shared = Arc::clone(solve);
                 let open = blocking(move || {
-                    let root = from.open_visible(&shared)?;
+                    let (root, written) = if read_only {
+                        (from.open_visible(&shared)?, None)
+                    } else {
+                        let written = Workspace::new(&shared.plan.builder.cache().temporary())?;
+                        (from.open_writable(&shared, &written)?, Some(written))
+                    };
                     let inside = tree::open_in(root.as_fd(), source.as_bytes(), OFlags::PATH)
                         .map_err(|error| Error::io(format!("cannot mount {source}"), error))?;
-                    Ok(MountSource::Inside { root, inside })
+                    Ok((MountSource::Inside { root, inside }, written))
                 });
-                let mount = mount(open.await?);
+                let (source, written) = open.await?;
+                keep._written = written;
                 Ready {
-                    mount,
+                    mount: mount(source),
                     keep,
                     variable: None,
                 }
             }
             What::Cache {
+                anew,
                 id,
                 sharing,
                 from,
@@ -391,10 +434,15 @@ impl Asked {
                 if let Some(from) = &from {
                     from.obtain(solve).await?;
                 }
-                let elsewhere = Box::pin(solve.mount_elsewhere(&id)).await;
+                let elsewhere = if anew {
+                    solve.plan.anew.begin(&solve.plan.builder, &id).await?;
+                    None
+                } else {
+                    Box::pin(solve.mount_elsewhere(&id)).await
+                };
                 let shared = Arc::clone(solve);
                 let fill = move |path: &Path| {
-                    if let Some(archive) = elsewhere {
+                    if let Some(archive) = &elsewhere {
                         match unpack_cache(&shared, path, &archive.0, mode, owner) {
                             Ok(()) => return Ok(()),
                             Err(error) if error.kind() == ErrorKind::Cancelled => return Err(error),
@@ -404,14 +452,17 @@ impl Asked {
                     }
                     fill_cache(&shared, path, from.as_ref(), &source, mode, owner)
                 };
-                let held = match locked.get(&id) {
-                    Some(held) if sharing == Sharing::Locked => Arc::clone(held),
-                    _ => Arc::new(solve.plan.builder.cache().mounts.take(&id, sharing, fill).await?),
+                let held = match taken.get(&id) {
+                    Some(held) => Arc::clone(held),
+                    None => Arc::new(solve.plan.builder.cache().mounts.take(&id, sharing, fill).await?),
                 };
-                if sharing == Sharing::Locked {
-                    locked.insert(id, Arc::clone(&held));
-                }
-                let mount = mount(MountSource::Path(held.data.clone()));
+                taken.insert(id, Arc::clone(&held));
+                let failed = |error: std::io::Error| Error::io(format!("cannot mount {target}"), error);
+                let open = || held.opened.try_clone().map_err(failed);
+                let mount = mount(MountSource::Inside {
+                    root: open()?,
+                    inside: open()?,
+                });
                 let keep = Keep {
                     cache: Some(held),
                     ..Keep::default()

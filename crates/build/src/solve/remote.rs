@@ -15,6 +15,9 @@ use crate::progress::Progress;
 use crate::tree::{self, copy, unpack};
 use crate::worker::Download;
 
+/// What a Dockerfile is called that came alone.
+const DOCKERFILE: &str = "Dockerfile";
+
 /// Where something is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Address {
@@ -136,16 +139,16 @@ impl Solve {
     }
 }
 
-/// A build context from elsewhere: a repository, or an archive, or a single Dockerfile.
+/// A build context from elsewhere: a repository, or an archive, or a single Dockerfile, whose name is returned.
 pub(super) async fn context(
     builder: &Arc<Builder>,
     text: &str,
     keep_git: bool,
     progress: &Progress,
-) -> Result<(PathBuf, Arc<Workspace>)> {
+) -> Result<(PathBuf, Arc<Workspace>, Option<&'static str>)> {
     if let Some(git) = GitAddress::parse(text, true) {
         let remote = checkout(builder, &git, None, keep_git, progress).await?;
-        return Ok((remote.path, remote._workspace));
+        return Ok((remote.path, remote._workspace, None));
     }
     let remote = download(builder, text, None, None, progress).await?;
     blocking(move || {
@@ -157,11 +160,11 @@ pub(super) async fn context(
         if unpack::is_archive(tree.as_fd(), name.as_bytes())? {
             let making = copy::Options::default().making();
             unpack::unpack(tree.as_fd(), name.as_bytes(), into.as_fd(), b"/", &making, None)?;
-        } else {
-            std::fs::rename(remote.path.join(&name), root.join("Dockerfile"))
-                .map_err(|error| Error::io("cannot keep the Dockerfile that was downloaded", error))?;
+            return Ok((root, remote._workspace, None));
         }
-        Ok((root, remote._workspace))
+        std::fs::rename(remote.path.join(&name), root.join(DOCKERFILE))
+            .map_err(|error| Error::io("cannot keep the Dockerfile that was downloaded", error))?;
+        Ok((root, remote._workspace, Some(DOCKERFILE)))
     })
     .await
 }

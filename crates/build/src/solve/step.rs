@@ -63,11 +63,11 @@ impl Workspace {
         Ok(path)
     }
 
-    pub fn writable(&self) -> Option<Writable<'_>> {
-        Some(Writable {
+    pub fn writable(&self) -> Writable<'_> {
+        Writable {
             upper: &self.upper,
             work: &self.work,
-        })
+        }
     }
 }
 
@@ -290,7 +290,7 @@ impl Solve {
             let permit = solve.plan.builder.permit().await?;
             blocking(move || {
                 use std::os::fd::AsFd;
-                let root = worker.mount(&layers, workspace.writable())?;
+                let root = worker.mount(&layers, Some(workspace.writable()))?;
                 let owner = match user.as_str() {
                     "" => (0, 0),
                     user => tree::accounts::owner(Some(root.as_fd()), user)?,

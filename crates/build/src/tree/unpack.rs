@@ -46,9 +46,9 @@ fn looks_like_archive(start: &[u8], file: &mut File) -> bool {
     read_up_to(&mut plain, &mut block).is_ok_and(|read| is_tar(&block[..read]))
 }
 
-/// Whether a block is the header of a tar: its checksum is right.
+/// Whether a block is the header of a tar: its checksum is right. It may lack a name.
 fn is_tar(block: &[u8]) -> bool {
-    if block.len() < 512 || block[0] == 0 {
+    if block.len() < 512 {
         return false;
     }
     let sum: u64 = block

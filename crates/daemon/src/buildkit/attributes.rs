@@ -58,6 +58,10 @@ pub fn parse(frontend: &str, attributes: &Attributes) -> Result<BuildRequest, St
         Some(remote) => Source::Remote(remote.to_owned()),
         None => Source::Session(get("contextkey").unwrap_or("context").to_owned()),
     };
+    let part = match context {
+        Source::Remote(_) => get("contextsubdir").map(str::to_owned),
+        _ => None,
+    };
     let dockerfile = match (&context, get("dockerfilekey")) {
         (Source::Remote(_), None) => None,
         (_, key) => Some(Source::Session(key.unwrap_or("dockerfile").to_owned())),
@@ -69,15 +73,14 @@ pub fn parse(frontend: &str, attributes: &Attributes) -> Result<BuildRequest, St
             path: get("filename").unwrap_or("Dockerfile").to_owned(),
         },
         context,
+        part,
         target: get("target").map(str::to_owned),
         platforms: platforms(get("platform"))?,
         no_cache: no_cache(attributes.get("no-cache")),
         pull: pull(get("image-resolve-mode"))?,
         network: network(get("force-network-mode"))?,
         extra_hosts: extra_hosts(get("add-hosts"))?,
-        hostname: get("build-arg:BUILDKIT_SANDBOX_HOSTNAME")
-            .or(get("hostname"))
-            .map(str::to_owned),
+        hostname: get("hostname").map(str::to_owned),
         shm_size: number("shm-size", get("shm-size"))?,
         ulimits: ulimits(get("ulimit"))?,
         cgroup_parent: get("cgroup-parent").map(str::to_owned),
@@ -474,6 +477,12 @@ mod tests {
             source(&[("context", "https://h/x.git"), ("dockerfilekey", "dockerfile")]),
             Some(Source::Session("dockerfile".into()))
         );
+        let part = |pairs: &[(&str, &str)]| read(pairs).unwrap().part;
+        assert_eq!(
+            part(&[("context", "https://h/x.tar"), ("contextsubdir", "a/b")]).as_deref(),
+            Some("a/b")
+        );
+        assert_eq!(part(&[("contextsubdir", "a/b")]), None);
     }
 
     #[test]

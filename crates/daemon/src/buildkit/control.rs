@@ -53,11 +53,41 @@ pub async fn client(state: &State, id: &str) -> Result<Client, Status> {
     }
     match state.sessions.get(id).await {
         Some(connected) => Ok(Client {
-            session: Arc::new(ClientSession(Arc::clone(&connected))),
+            session: Arc::new(ClientSession {
+                connected: Arc::clone(&connected),
+                elsewhere: HashMap::new(),
+            }),
             connected: Some(connected),
         }),
         None => Err(Status::not_found(format!("no active session for {id}"))),
     }
+}
+
+/// The client, with the directories that the attributes `local-sessionid:NAME` say are another session's.
+async fn with_directories(
+    state: &State,
+    client: Client,
+    attributes: &attributes::Attributes,
+) -> Result<Client, Status> {
+    let Some(connected) = client.connected.clone() else {
+        return Ok(client);
+    };
+    let mut elsewhere = HashMap::new();
+    for (name, value) in attributes {
+        let Some(name) = name.strip_prefix("local-sessionid:") else {
+            continue;
+        };
+        let other = state.sessions.get(value).await;
+        let missing = || Status::not_found(format!("no active session for {value}, which is to have {name}"));
+        elsewhere.insert(name.to_owned(), other.ok_or_else(missing)?);
+    }
+    if elsewhere.is_empty() {
+        return Ok(client);
+    }
+    Ok(Client {
+        session: Arc::new(ClientSession { connected, elsewhere }),
+        ..client
+    })
 }
 
 /// The daemon's builder.
@@ -233,6 +263,7 @@ async fn solve(
         request.cache_to.clear();
     }
     let outputs = request.outputs.clone();
+    let client = with_directories(state, client, &asked.attributes).await?;
     let _context = super::upload::take(state, &client, &mut request).await?;
     let result = Box::pin(job.build(builder, request, client))
         .await

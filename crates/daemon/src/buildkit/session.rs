@@ -1,6 +1,7 @@
 //! What a build gets from the client behind a session, and gives to it: [`vessel_build::session::Session`] over the
 //! services the client offers.
 
+use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -44,7 +45,12 @@ const PIECE: usize = 128 * 1024;
 
 /// The session of a client that is connected.
 #[derive(Debug, Clone)]
-pub struct ClientSession(pub Arc<Connected>);
+pub struct ClientSession {
+    /// Its connection.
+    pub connected: Arc<Connected>,
+    /// The directories that are to come by other sessions, by their names.
+    pub elsewhere: HashMap<String, Arc<Connected>>,
+}
 
 fn remote(what: impl Into<String>) -> impl FnOnce(Status) -> Error {
     let what = what.into();
@@ -139,11 +145,11 @@ fn aborted(what: &str) -> Error {
 
 impl ClientSession {
     fn channel(&self) -> Channel {
-        self.0.channel.clone()
+        self.connected.channel.clone()
     }
 
     fn require(&self, method: &str, what: &str) -> Result<()> {
-        if self.0.supports(method) {
+        if self.connected.supports(method) {
             return Ok(());
         }
         Err(Error::new(
@@ -189,6 +195,13 @@ fn receive(
 #[async_trait::async_trait]
 impl Session for ClientSession {
     async fn sync(&self, request: SyncRequest) -> Result<Synced> {
+        if let Some(other) = self.elsewhere.get(&request.name) {
+            let other = Self {
+                connected: Arc::clone(other),
+                elsewhere: HashMap::new(),
+            };
+            return other.sync(request).await;
+        }
         self.require("/moby.filesync.v1.FileSync/DiffCopy", "directories")?;
         let what = format!("cannot get the directory {:?} of the client", request.name);
         let root: OwnedFd = std::fs::File::open(&request.destination)
@@ -228,11 +241,14 @@ impl Session for ClientSession {
     }
 
     fn shared_key(&self) -> &str {
-        &self.0.shared_key
+        &self.connected.shared_key
     }
 
     async fn secret(&self, id: &str) -> Result<Option<Secret>> {
-        if !self.0.supports("/moby.buildkit.secrets.v1.Secrets/GetSecret") {
+        if !self
+            .connected
+            .supports("/moby.buildkit.secrets.v1.Secrets/GetSecret")
+        {
             return Ok(None);
         }
         let mut client = SecretsClient::with_origin(self.channel(), Channel::origin());
@@ -250,7 +266,7 @@ impl Session for ClientSession {
     }
 
     async fn has_agent(&self, id: &str) -> Result<bool> {
-        if !self.0.supports("/moby.sshforward.v1.SSH/CheckAgent") {
+        if !self.connected.supports("/moby.sshforward.v1.SSH/CheckAgent") {
             return Ok(false);
         }
         let mut client = SshClient::with_origin(self.channel(), Channel::origin());
@@ -294,7 +310,7 @@ impl Session for ClientSession {
     }
 
     async fn credentials(&self, host: &str) -> Result<Option<Credentials>> {
-        if !self.0.supports("/moby.filesync.v1.Auth/Credentials") {
+        if !self.connected.supports("/moby.filesync.v1.Auth/Credentials") {
             return Ok(None);
         }
         // The name by which clients know what they keep under https://index.docker.io/v1/.
@@ -377,7 +393,7 @@ impl Session for ClientSession {
     }
 
     async fn content(&self, store: &str, manifest: Option<&Digest>) -> Result<Arc<dyn CachePlace>> {
-        let content = super::content::Content::new(Arc::clone(&self.0), store, manifest)?;
+        let content = super::content::Content::new(Arc::clone(&self.connected), store, manifest)?;
         Ok(Arc::new(content))
     }
 

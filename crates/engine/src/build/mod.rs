@@ -9,6 +9,7 @@ mod run;
 
 use std::collections::HashSet;
 use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 
 use async_trait::async_trait;
@@ -236,14 +237,11 @@ impl Worker for EngineWorker {
         let Some(writable) = writable else {
             return user::stack(lower).map_err(to_build);
         };
-        let overlay = Overlay {
-            lower,
-            upper: Some(writable.upper.to_owned()),
-            work: Some(writable.work.to_owned()),
-            // A layer that is not whole is not used after a crash.
-            volatile: true,
-        };
-        vessel_runtime::rootfs::overlay(&overlay, None).map_err(|error| to_build(error.into()))
+        written_above(lower, writable)
+    }
+
+    fn mount_directory(&self, directory: &Path, writable: Writable<'_>) -> vessel_build::Result<OwnedFd> {
+        written_above(vec![directory.to_owned()], writable)
     }
 
     fn used_layers(&self) -> HashSet<ChainId> {
@@ -322,6 +320,17 @@ impl Worker for EngineWorker {
         let engine = self.engine().map_err(to_build)?;
         engine.keep_together(images, names).await.map_err(to_build)
     }
+}
+
+fn written_above(lower: Vec<PathBuf>, writable: Writable<'_>) -> vessel_build::Result<OwnedFd> {
+    let overlay = Overlay {
+        lower,
+        upper: Some(writable.upper.to_owned()),
+        work: Some(writable.work.to_owned()),
+        // A layer that is not whole is not used after a crash.
+        volatile: true,
+    };
+    vessel_runtime::rootfs::overlay(&overlay, None).map_err(|error| to_build(error.into()))
 }
 
 fn credentials(given: vessel_build::session::Credentials) -> Credentials {

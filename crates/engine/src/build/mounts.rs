@@ -89,16 +89,7 @@ pub(super) fn prepare(
             ..MountRecord::default()
         };
         let source = match mount.source {
-            MountSource::Path(path) => {
-                let flags = OFlags::PATH | OFlags::CLOEXEC;
-                let fd = rustix::fs::open(&path, flags, Mode::empty()).context(failed)?;
-                Some(copy_of(fd, Recursion::One).context(failed)?)
-            }
-            MountSource::Inside { root, inside } => {
-                // It is a layer of the store or a context that is kept: what `rw` would write has no place of its own.
-                record.read_only = true;
-                Some(detach(&root, &inside, place).context(failed)?)
-            }
+            MountSource::Inside { root, inside } => Some(detach(&root, &inside, place).context(failed)?),
             MountSource::Tmpfs { size } => {
                 record.kind = MountKind::Tmpfs;
                 record.options = size.map(|size| format!("size={size}")).into_iter().collect();

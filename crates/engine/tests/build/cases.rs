@@ -14,7 +14,8 @@ pub const ALL: &[(&str, fn())] = &[
     ("cancelling_kills", cancelling_kills),
     ("secrets_leave_nothing", mounts::secrets_leave_nothing),
     ("caches_are_kept_and_pruned", mounts::caches_are_kept_and_pruned),
-    ("binds_write_nothing", mounts::binds_write_nothing),
+    ("binds_write_for_themselves", mounts::binds_write_for_themselves),
+    ("no_cache_begins_mounts_anew", mounts::no_cache_begins_mounts_anew),
     ("binds_and_agents", mounts::binds_and_agents),
     ("stages_and_owners", copies::stages_and_owners),
     ("archives_are_unpacked", copies::archives_are_unpacked),
@@ -62,6 +63,11 @@ pub const ALL: &[(&str, fn())] = &[
     (
         "ignore_files_that_list_what_stays",
         conformance::ignore_files_that_list_what_stays,
+    ),
+    ("pivots_with_wildcards", conformance::pivots_with_wildcards),
+    (
+        "the_host_has_the_name_that_an_argument_gives",
+        conformance::the_host_has_the_name_that_an_argument_gives,
     ),
     (
         "archives_that_lead_through_links",

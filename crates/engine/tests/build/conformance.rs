@@ -172,3 +172,38 @@ pub fn caches_of_other_owners_are_others() {
         assert_eq!(built.output(), "10\n");
     });
 }
+
+/// What stands before `/./` may have wildcards; each directory it stands for is a beginning.
+pub fn pivots_with_wildcards() {
+    let world = World::new();
+    world.run(async |engine| {
+        let dockerfile = "FROM base AS tree\nRUN mkdir -p /t/a/b/c/d/e /t/a/b2/c/d/e && echo 1 > /t/a/b/c/d/e/one && echo 2 > /t/a/b2/c/d/e/two\n\
+            FROM base\nCOPY --from=tree --parents /t/a/b*/./c/**/e /out/\nCOPY --from=tree --parents /t/a/./*/c /deep/\n\
+            COPY --from=tree --parents t/*/b/./c/d/e/one /file/\nRUN find /out /deep /file -type f && cat /file/c/d/e/one\n";
+        let built = world.build(&engine, dockerfile).await;
+        built.id();
+        let mut lines: Vec<_> = built.output().lines().map(str::to_owned).collect();
+        lines.sort();
+        let expected = ["1", "/deep/b/c/d/e/one", "/deep/b2/c/d/e/two", "/file/c/d/e/one", "/out/c/d/e/one", "/out/c/d/e/two"];
+        let mut expected: Vec<_> = expected.map(str::to_owned).to_vec();
+        expected.sort();
+        assert_eq!(lines, expected);
+    });
+}
+
+/// The build argument that names the host of processes.
+pub fn the_host_has_the_name_that_an_argument_gives() {
+    let world = World::new();
+    world.run(async |engine| {
+        let mut request = world.request("FROM base\nRUN hostname && cat /etc/hosts\n");
+        request
+            .args
+            .insert("BUILDKIT_SANDBOX_HOSTNAME".to_owned(), Some("named".to_owned()));
+        let built = build(&engine, request, Arc::new(NoSession)).await;
+        assert!(
+            built.output().starts_with("named\n") && built.output().contains("\tnamed"),
+            "{}",
+            built.output()
+        );
+    });
+}

@@ -66,8 +66,15 @@ pub fn archives_are_unpacked() {
     gzip.write_all(&plain).unwrap();
     world.write("packed.tgz", gzip.finish().unwrap());
     world.write("not.tar", "just text");
+    // Its first entry is a file without a name.
+    let mut header = tar::Header::new_gnu();
+    header.set_size(5);
+    header.set_mode(0o644);
+    header.set_cksum();
+    let nameless = [header.as_bytes().as_slice(), b"empty", &[0; 507], &plain].concat();
+    world.write("nameless.tar", nameless);
     world.run(async |engine| {
-        let built = world.build(&engine, "FROM scratch\nADD plain.tar /plain/\nADD packed.tgz /packed\nADD not.tar /not/\nCOPY plain.tar /\n").await;
+        let built = world.build(&engine, "FROM scratch\nADD plain.tar /plain/\nADD packed.tgz /packed\nADD not.tar /not/\nCOPY plain.tar /\nADD nameless.tar /nameless/\n").await;
         let config = built.config();
         let content = engine.images().content();
         let layers: Vec<_> = config.chain().iter().map(|chain| content.layer_path(chain)).collect();
@@ -75,6 +82,8 @@ pub fn archives_are_unpacked() {
         assert_eq!(std::fs::read_to_string(layers[1].join("packed/in/file")).unwrap(), "tar");
         assert!(layers[2].join("not/not.tar").is_file());
         assert!(layers[3].join("plain.tar").is_file());
+        assert_eq!(std::fs::read_to_string(layers[4].join("nameless/in/file")).unwrap(), "tar");
+        assert_eq!(std::fs::read_dir(layers[4].join("nameless")).unwrap().count(), 1);
     });
 }
 

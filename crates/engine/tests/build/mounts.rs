@@ -144,17 +144,87 @@ pub fn caches_are_kept_and_pruned() {
     });
 }
 
-/// A layer by itself is mounted as it is in the store: nothing may be written there, even when `rw` is asked for.
-pub fn binds_write_nothing() {
+/// With `rw`, what is written is seen by the process and by nobody else, and gone afterwards.
+pub fn binds_write_for_themselves() {
     let world = World::new();
     world.write("file", "kept");
+    world.write("left-out", "kept");
+    world.write(".dockerignore", "left-out");
     world.run(async |engine| {
-        for from in ["from=base,", "from=empty,", ""] {
-            let dockerfile = format!("FROM scratch AS empty\nFROM base\nRUN --mount=type=bind,{from}target=/m,rw test -d /m && ! touch /m/forged\n");
+        for from in ["from=base,", "from=empty,", "from=files,", ""] {
+            let write = "echo new > /m/forged && mkdir /m/d && rm -rf /m/file && echo other > /m/extra";
+            let write = if from == "from=base," { write.replace("> /m/extra", "> /m/bin/busybox") } else { write.to_owned() };
+            let dockerfile = format!(
+                "FROM scratch AS empty\nFROM base AS files\nRUN echo kept > /file\nFROM base\n\
+                 RUN --mount=type=bind,{from}target=/m,rw test ! -e /m/left-out && {write} && cat /m/forged\n\
+                 RUN --mount=type=bind,{from}target=/m,rw test ! -e /m/forged && test ! -e /m/d && ls -d /m/f* || true\n\
+                 RUN --mount=type=bind,{from}target=/m ! touch /m/forged\n"
+            );
             let client = Arc::new(Client { directory: world.context() });
-            build(&engine, world.request(&dockerfile), client).await.id();
+            let built = build(&engine, world.request(&dockerfile), client).await;
+            built.id();
+            assert!(built.output().contains("new\n"), "{from}: {}", built.output());
+            let kept = built.output().contains("/m/file\n");
+            assert_eq!(kept, matches!(from, "from=files," | ""), "{from}: {}", built.output());
+            for chain in built.config().chain().iter().skip(1) {
+                let layer = engine.images().content().layer_path(chain);
+                assert_eq!(std::fs::read_dir(layer).unwrap().count(), 0);
+            }
         }
+        // One file of the context.
+        let dockerfile = "FROM base\nRUN --mount=source=file,target=/mnt/file,rw echo x >> /mnt/file && cat /mnt/file\nRUN --mount=source=file,target=/mnt/file cat /mnt/file\n";
+        let client = Arc::new(Client { directory: world.context() });
+        let built = build(&engine, world.request(dockerfile), client).await;
+        built.id();
+        assert_eq!(built.output(), "keptx\nkept");
     });
+    assert_eq!(std::fs::read(world.context().join("file")).unwrap(), b"kept");
+    assert!(!world.context().join("forged").exists());
+    // Nothing that was written is left below the root.
+    let temporary = world.path().join("root/build/tmp");
+    assert_eq!(std::fs::read_dir(temporary).into_iter().flatten().count(), 0);
+}
+
+/// A build without cache begins cache mounts anew, once, and lets others finish with what they have.
+pub fn no_cache_begins_mounts_anew() {
+    let world = World::new();
+    world.run(async |engine| {
+        let first = "FROM base\nRUN --mount=type=cache,target=/cache echo old > /cache/file\n";
+        world.build(&engine, first).await.id();
+        let dockerfile = "FROM base\nRUN --mount=type=cache,target=/cache ls /cache && echo new > /cache/other\nRUN --mount=type=cache,target=/cache cat /cache/other\n";
+        let mut request = world.request(dockerfile);
+        request.no_cache = vessel_build::request::NoCache::All;
+        let built = build(&engine, request, Arc::new(NoSession)).await;
+        built.id();
+        assert_eq!(built.output(), "new\n");
+        let again = world.build(&engine, "FROM base\nRUN --mount=type=cache,target=/cache ls /cache\n").await;
+        assert_eq!(again.output(), "other\n");
+
+        // One that is at work keeps what it has; the other does not wait for it.
+        let wait = "FROM base\nRUN --mount=type=cache,target=/cache echo mine > /cache/mine && while ! test -e /cache/go && test $((n=n+1)) -lt 60; do echo waits; sleep 0.1; done; ls /cache\n";
+        let (slow, fast) = tokio::join!(world.build(&engine, wait), async {
+            tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+            let mut request = world.request("FROM base\nRUN --mount=type=cache,target=/cache ls /cache && echo x > /cache/go\n");
+            request.no_cache = vessel_build::request::NoCache::All;
+            let start = std::time::Instant::now();
+            let built = build(&engine, request, Arc::new(NoSession)).await;
+            (built, start.elapsed())
+        });
+        slow.id();
+        assert!(slow.output().ends_with("mine\nother\n"), "{}", slow.output());
+        fast.0.id();
+        assert_eq!(fast.0.output(), "");
+        assert!(fast.1 < std::time::Duration::from_secs(3), "{:?}", fast.1);
+        let records = engine.builder().unwrap().cache_records().await.unwrap();
+        assert_eq!(records.iter().filter(|record| record.kind == "exec.cachemount").count(), 1);
+    });
+    let left = std::fs::read_dir(world.path().join("root/build/mounts"))
+        .unwrap()
+        .flatten();
+    let hidden: Vec<_> = left
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with('.'))
+        .collect();
+    assert!(hidden.is_empty(), "{hidden:?}");
 }
 
 pub fn binds_and_agents() {

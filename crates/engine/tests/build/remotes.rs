@@ -101,9 +101,19 @@ pub fn urls() {
             ("f1", "1"),
             ("f2", "2"),
         ]);
+        let mut parts = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_size(3);
+        header.set_mode(0o644);
+        parts.append_data(&mut header, "sub/dir/foo", &b"foo"[..]).unwrap();
+        header.set_entry_type(tar::EntryType::Symlink);
+        header.set_size(0);
+        parts.append_link(&mut header, "out", "/etc").unwrap();
+        let parts = parts.into_inner().unwrap();
         let server = Server::start(vec![
             ("/dir/file.txt".into(), b"content".to_vec()),
             ("/x.tar".into(), archive.clone()),
+            ("/parts.tar".into(), parts),
             ("/Dockerfile".into(), b"FROM base\nRUN echo alone\n".to_vec()),
         ]);
         let at = &server.address;
@@ -131,6 +141,26 @@ pub fn urls() {
             built.id();
             assert_eq!(built.output(), output);
             assert_eq!(server.requests.load(Ordering::Relaxed) - before, 1, "{name}");
+        }
+        // A Dockerfile alone has any name.
+        let mut request = world.request("");
+        request.dockerfile = DockerfileSource::File { source: None, path: "other".to_owned() };
+        request.context = Source::Remote(format!("http://{at}/Dockerfile"));
+        let built = build(&engine, request, Arc::new(NoSession)).await;
+        built.id();
+        assert_eq!(built.cached(), (1, 0));
+        // A part of what came; no link leads out of it.
+        for (part, fine) in [("sub/dir", true), ("sub/../sub/dir/", true), ("out", false), ("none", false), ("sub/dir/foo", false)] {
+            let mut request = world.request("FROM base\nCOPY . /c\nRUN ls /c\n");
+            request.context = Source::Remote(format!("http://{at}/parts.tar"));
+            request.part = Some(part.to_owned());
+            request.no_cache = vessel_build::request::NoCache::All;
+            let built = build(&engine, request, Arc::new(NoSession)).await;
+            if fine {
+                assert_eq!(built.output(), "foo\n", "{part}: {:?}", built.result);
+            } else {
+                assert!(built.error().contains("not found in the build context"), "{part}: {}", built.error());
+            }
         }
     });
 }
@@ -243,6 +273,17 @@ pub fn repositories() {
         }
         git(path, &["commit", "--quiet", "-m", "one"]);
     }
+    // Its commits have names of another kind.
+    let long = served.join("long.git");
+    std::fs::create_dir_all(&long).unwrap();
+    git(
+        &long,
+        &["init", "--quiet", "-b", "main", "--object-format=sha256"],
+    );
+    std::fs::write(long.join("file"), "long").unwrap();
+    git(&long, &["add", "."]);
+    git(&long, &["commit", "--quiet", "-m", "one"]);
+    let long_name = git(&long, &["rev-parse", "HEAD"]);
     world.run(async |engine| {
         loopback();
         let mut command = Command::new("git");
@@ -270,8 +311,19 @@ pub fn repositories() {
         let missing = world.build(&engine, "FROM base\nADD git://u:passw0rd@127.0.0.1/none.git /x/\n").await;
         assert!(missing.error().contains("cannot fetch") && !told(&missing).contains("passw0rd"), "{}", told(&missing));
         // A server that only hands out files gives no part of the history.
-        let files = all_files(&work.join(".git"), "/x.git");
+        let mut files = all_files(&work.join(".git"), "/x.git");
+        for (repository, at) in [(&inner, "/inner.git"), (&outer, "/outer.git"), (&long, "/long.git")] {
+            git(repository, &["update-server-info"]);
+            files.extend(all_files(&repository.join(".git"), at));
+        }
         let server = Server::start(files);
+        let dockerfile = format!(
+            "FROM base\nADD http://{0}/outer.git /o/\nADD http://{0}/long.git#main /long/\nADD git://127.0.0.1/long.git#{long_name} /too/\nRUN cat /o/sub/file /long/file /too/file\n",
+            server.address
+        );
+        let built = world.build(&engine, &dockerfile).await;
+        built.id();
+        assert_eq!(built.output(), "innerlonglong");
         let dockerfile = format!("FROM base\nADD http://u:passw0rd@{}/x.git#v1 /x/\nRUN cat /x/file\n", server.address);
         let built = world.build(&engine, &dockerfile).await;
         built.id();

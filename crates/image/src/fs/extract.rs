@@ -236,6 +236,11 @@ impl<'a> Extractor<'a> {
         tar: &mut TarReader<R>,
         recorder: &mut dyn Recorder,
     ) -> Result<()> {
+        // Docker passes over these in archives that are no layers.
+        if !self.layer && entry.kind != Kind::Directory && matches!(entry.path.as_slice(), b"" | b"." | b"./")
+        {
+            return Ok(());
+        }
         let path = clean(&entry.path)?;
         if path.is_empty() {
             if entry.kind != Kind::Directory {
