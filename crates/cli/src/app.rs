@@ -77,6 +77,7 @@ static COMMANDS: &[Entry] = &[
     entry::<c::save::Args>("save", &[]),
     entry::<c::import::Args>("import", &[]),
     entry::<c::commit::Args>("commit", &[]),
+    entry::<c::compose::Args>("compose", &[]),
     entry::<c::history::Args>("history", &[]),
     entry::<c::info::Args>("info", &[]),
     entry::<c::version::Args>("version", &[]),

@@ -14,6 +14,8 @@ mod build_caches;
 mod build_protocols;
 #[path = "e2e/commit.rs"]
 mod commit;
+#[path = "e2e/compose.rs"]
+mod compose;
 #[path = "e2e/daemon_death.rs"]
 mod daemon_death;
 #[path = "e2e/failures.rs"]

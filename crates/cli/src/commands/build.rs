@@ -400,7 +400,7 @@ fn metadata(value: &str) -> serde_json::Value {
 }
 
 /// What is stored for a registry, as a session gives it: a token has no user name.
-fn credentials(host: &str) -> Option<(String, String)> {
+pub fn credentials(host: &str) -> Option<(String, String)> {
     let known = ConfigFile::load().ok()?.credentials(registry_key(host)).ok()??;
     if known.identitytoken.is_empty() {
         Some((known.username, known.password))
@@ -426,7 +426,7 @@ fn answered(json: bool, answer: &BuildAnswer) -> Result {
 }
 
 /// Shows where in the Dockerfile a build failed, and says why.
-fn failed(failure: &BuildFailure) -> Failure {
+pub fn failed(failure: &BuildFailure) -> Failure {
     if let Some(excerpt) = &failure.excerpt {
         let text = excerpt_text(excerpt, &failure.message, crate::terminal::stderr_is_terminal());
         // There is nobody to tell when standard error is gone.

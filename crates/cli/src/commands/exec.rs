@@ -68,6 +68,27 @@ pub struct Args {
     help: Option<bool>,
 }
 
+impl Args {
+    /// In a container of a service, by its ID.
+    pub fn in_container(id: String, command: Vec<String>, options: super::compose::ExecOptions) -> Self {
+        let mut args = vec![id];
+        args.extend(command);
+        Self {
+            detach: options.detach,
+            detach_keys: String::new(),
+            env: options.env,
+            env_file: Vec::new(),
+            interactive: options.interactive,
+            privileged: options.privileged,
+            tty: options.tty,
+            user: options.user,
+            workdir: options.workdir,
+            args,
+            help: None,
+        }
+    }
+}
+
 impl Run for Args {
     fn run(self, context: &Context) -> Result {
         let Some((container, command)) = self.args.split_first().filter(|(_, command)| !command.is_empty())

@@ -7,6 +7,7 @@ mod build_options;
 pub mod builder;
 pub mod commit;
 pub mod completion;
+pub mod compose;
 pub mod cp;
 pub mod create;
 pub mod daemon;

@@ -222,7 +222,7 @@ fn mounts(container: &ContainerSummary, truncate: bool) -> String {
 }
 
 /// `0.0.0.0:8080->80/tcp`, neighbouring ports joined to ranges.
-fn ports(ports: &[Port]) -> String {
+pub fn ports(ports: &[Port]) -> String {
     #[derive(PartialEq)]
     struct Group<'a> {
         ip: &'a str,

@@ -1,0 +1,341 @@
+//! `up` in the foreground: the output of containers as it comes, until all have ended or the user has had enough.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::Arc;
+use std::time::Duration;
+
+use vessel_api::EventMessage;
+use vessel_client::{Client, EventsOptions, LogsOptions};
+use vessel_compose::act::labels;
+use vessel_compose::act::state::OneOff;
+use vessel_compose::act::{Engine, logs};
+use vessel_compose::{Error, Project};
+
+use super::options::Session;
+use super::printer::{Printer, short_name};
+use super::up::Attached;
+use crate::failure::{Failure, Result};
+use crate::output;
+use crate::terminal::signals::Signals;
+
+/// How often signals are looked at.
+const TICK: Duration = Duration::from_millis(50);
+
+/// What happens while containers run.
+enum Message {
+    /// A container started, at so many nanoseconds.
+    Started { id: String, name: String, service: String, at: i64 },
+    /// A container ended.
+    Died { id: String, name: String, service: String, code: i64 },
+    /// The log of a container ended.
+    LogEnded(String),
+    /// All were started, or could not be.
+    AllStarted(std::result::Result<(), Error>),
+}
+
+/// Starts what was made and shows its output.
+pub fn run(
+    session: &Session<'_>,
+    project: &Project,
+    engine: &Engine<'_>,
+    chosen: &BTreeSet<String>,
+    named: &[String],
+    options: &Attached,
+    timeout: Option<i64>,
+) -> Result {
+    if let Some(service) = &options.exit_code_from {
+        project.service(service)?;
+    }
+    let shown = shown(project, chosen, named, options)?;
+    session.progress().finish();
+    let signals = Signals::block([libc::SIGINT, libc::SIGTERM])?;
+    let client = session.client()?.clone();
+    let (sender, receiver) = channel();
+    let running = engine.containers(OneOff::Exclude)?;
+    let printer = Arc::new(Printer::new(session.colour() && !options.no_color, !options.no_log_prefix));
+    let mut names: Vec<String> = Vec::new();
+    for container in running.iter().filter(|container| shown.contains(&container.service)) {
+        let name = short_name(&project.name, &container.name);
+        printer.register(&name);
+        names.push(name);
+    }
+    if !names.is_empty() {
+        output::print_line(&format!("Attaching to {}", names.join(", ")))?;
+    }
+    listen(&client, &project.name, sender.clone())?;
+    let mut watch = Watch {
+        client,
+        project: project.name.clone(),
+        shown,
+        printer,
+        timestamps: options.timestamps,
+        sender: sender.clone(),
+        alive: BTreeMap::new(),
+        following: BTreeSet::new(),
+        last: BTreeMap::new(),
+    };
+    // What ran before shows what it writes from now on.
+    for container in running.iter().filter(|container| container.is_running() && chosen.contains(&container.service)) {
+        watch.alive.insert(container.id.clone(), container.service.clone());
+        watch.follow(&container.id, &container.name, &container.service, None);
+    }
+    std::thread::scope(|scope| {
+        let starter = sender;
+        scope.spawn(move || {
+            let result = engine.start(chosen, true);
+            let _ = starter.send(Message::AllStarted(result));
+        });
+        let end = watch.until_end(session, chosen, options, &signals, &receiver);
+        // Whoever is still starting gives up.
+        session.interrupted.store(true, Ordering::Relaxed);
+        end
+    })
+    .and_then(|end| {
+        session.interrupted.store(false, Ordering::Relaxed);
+        finish(engine, &signals, chosen, end, timeout)
+    })
+}
+
+/// Why the end came.
+enum End {
+    /// All containers ended.
+    Natural,
+    /// A container ended, and all shall: with this code.
+    Abort(i64),
+    /// The user wants it.
+    Signal,
+    /// Starting failed.
+    Failed(Error),
+}
+
+fn shown(project: &Project, chosen: &BTreeSet<String>, named: &[String], options: &Attached) -> Result<BTreeSet<String>> {
+    for name in options.attach.iter().chain(&options.no_attach) {
+        project.service(name)?;
+    }
+    let mut shown: BTreeSet<String> = if !options.attach.is_empty() {
+        let names = &options.attach;
+        project.select(names, options.attach_dependencies)?
+    } else if named.is_empty() || options.attach_dependencies {
+        chosen.clone()
+    } else {
+        named.iter().cloned().collect()
+    };
+    shown.retain(|name| {
+        !options.no_attach.contains(name)
+            && (options.attach.contains(name)
+                || project.services.get(name).is_none_or(|service| service.attach != Some(false)))
+    });
+    Ok(shown)
+}
+
+/// Tells of containers that start and end, until the program ends.
+fn listen(client: &Client, project: &str, sender: Sender<Message>) -> Result {
+    let mut filters = labels::of_project(project);
+    filters.add("type", "container");
+    filters.add("event", "start");
+    filters.add("event", "die");
+    let options = EventsOptions {
+        filters,
+        ..EventsOptions::default()
+    };
+    let events = client.events(&options)?;
+    std::thread::spawn(move || {
+        for event in events {
+            let Some(message) = event.ok().and_then(message) else { continue };
+            if sender.send(message).is_err() {
+                break;
+            }
+        }
+    });
+    Ok(())
+}
+
+fn message(event: EventMessage) -> Option<Message> {
+    let attribute = |name: &str| event.actor.attributes.get(name).cloned().unwrap_or_default();
+    if attribute(labels::ONE_OFF).eq_ignore_ascii_case("true") {
+        return None;
+    }
+    let (id, name, service) = (event.actor.id.clone(), attribute("name"), attribute(labels::SERVICE));
+    match event.action.as_str() {
+        "start" => Some(Message::Started { id, name, service, at: event.time_nano }),
+        "die" => Some(Message::Died {
+            id,
+            name,
+            service,
+            code: attribute("exitCode").parse().unwrap_or(0),
+        }),
+        _ => None,
+    }
+}
+
+struct Watch {
+    client: Client,
+    project: String,
+    shown: BTreeSet<String>,
+    printer: Arc<Printer>,
+    timestamps: bool,
+    sender: Sender<Message>,
+    /// Services of containers that run, by ID.
+    alive: BTreeMap<String, String>,
+    following: BTreeSet<String>,
+    /// Exit codes of the containers of services that ended.
+    last: BTreeMap<String, i64>,
+}
+
+impl Watch {
+    /// Shows what a container writes, from a time on.
+    fn follow(&mut self, id: &str, name: &str, service: &str, since: Option<i64>) {
+        if !self.shown.contains(service) || !self.following.insert(id.to_owned()) {
+            return;
+        }
+        let short = short_name(&self.project, name);
+        self.printer.register(&short);
+        let (client, printer, sender) = (self.client.clone(), self.printer.clone(), self.sender.clone());
+        let options = LogsOptions {
+            stdout: true,
+            stderr: true,
+            follow: true,
+            timestamps: self.timestamps,
+            tail: if since.is_some() { "all".to_owned() } else { "0".to_owned() },
+            since: since
+                .map(|at| format!("{}.{:09}", at.div_euclid(1_000_000_000), at.rem_euclid(1_000_000_000)))
+                .unwrap_or_default(),
+            ..LogsOptions::default()
+        };
+        let id = id.to_owned();
+        std::thread::spawn(move || {
+            // What cannot be read is shown by nobody; that a container ended is told by its event.
+            let _ = logs::read(&client, &id, &options, |line| printer.line(&short, line));
+            let _ = sender.send(Message::LogEnded(id));
+        });
+    }
+
+    fn until_end(
+        &mut self,
+        session: &Session<'_>,
+        chosen: &BTreeSet<String>,
+        options: &Attached,
+        signals: &Signals,
+        receiver: &Receiver<Message>,
+    ) -> Result<End> {
+        let aborts = options.abort_on_container_exit || options.exit_code_from.is_some();
+        let mut all_started = false;
+        let mut started: BTreeMap<String, i64> = BTreeMap::new();
+        loop {
+            if signals.next().is_some() {
+                return Ok(End::Signal);
+            }
+            let Ok(message) = receiver.recv_timeout(TICK) else {
+                if all_started && self.alive.is_empty() && self.following.is_empty() && !self.restarts(chosen)? {
+                    return Ok(End::Natural);
+                }
+                continue;
+            };
+            match message {
+                Message::AllStarted(Ok(())) => {
+                    session.progress().finish();
+                    all_started = true;
+                }
+                Message::AllStarted(Err(error)) => return Ok(End::Failed(error)),
+                Message::Started { id, name, service, at } if chosen.contains(&service) => {
+                    self.alive.insert(id.clone(), service.clone());
+                    started.insert(id.clone(), at);
+                    // The log of its former life ends on its own.
+                    self.follow(&id, &name, &service, Some(at));
+                }
+                Message::Died { id, name, service, code } if chosen.contains(&service) => {
+                    self.alive.remove(&id);
+                    self.last.insert(service.clone(), code);
+                    if self.shown.contains(&service) {
+                        let short = short_name(&self.project, &name);
+                        self.drain(&id, receiver);
+                        output::print_line(&format!("{short} exited with code {code}"))?;
+                    }
+                    let meant = options.exit_code_from.as_ref().is_none_or(|wanted| *wanted == service);
+                    if aborts {
+                        let code = if meant { code } else { 0 };
+                        return Ok(End::Abort(code));
+                    }
+                    if options.abort_on_container_failure && code != 0 {
+                        return Ok(End::Abort(code));
+                    }
+                }
+                Message::LogEnded(id) => self.ended(&id, &started),
+                _ => {}
+            }
+        }
+    }
+
+    /// The log of a container ended. When it runs again since, its next one is followed.
+    fn ended(&mut self, id: &str, started: &BTreeMap<String, i64>) {
+        self.following.remove(id);
+        if let (Some(service), Some(at)) = (self.alive.get(id).cloned(), started.get(id)) {
+            let name = self.client.container_inspect(id, false).map(|found| found.name);
+            let name = name.unwrap_or_default().trim_start_matches('/').to_owned();
+            self.follow(id, &name, &service, Some(*at));
+        }
+    }
+
+    /// Waits a moment for the last lines of a container that ended.
+    fn drain(&mut self, id: &str, receiver: &Receiver<Message>) {
+        let begin = std::time::Instant::now();
+        let mut later = Vec::new();
+        while self.following.contains(id) && begin.elapsed() < Duration::from_secs(1) {
+            match receiver.recv_timeout(TICK) {
+                Ok(Message::LogEnded(ended)) => {
+                    self.following.remove(&ended);
+                }
+                Ok(other) => later.push(other),
+                Err(_) => {}
+            }
+        }
+        for message in later {
+            let _ = self.sender.send(message);
+        }
+    }
+
+    /// Whether a container is about to be started again by its restart policy.
+    fn restarts(&self, chosen: &BTreeSet<String>) -> Result<bool> {
+        let found = vessel_compose::act::state::containers(&self.client, &self.project, OneOff::Exclude)?;
+        Ok(found
+            .iter()
+            .any(|container| chosen.contains(&container.service) && container.is_running()))
+    }
+}
+
+/// Stops what runs, when it shall.
+fn finish(engine: &Engine<'_>, signals: &Signals, chosen: &BTreeSet<String>, end: End, timeout: Option<i64>) -> Result {
+    let names: Vec<String> = chosen.iter().cloned().collect();
+    let stop = || -> Result {
+        std::thread::scope(|scope| {
+            let stopping = scope.spawn(|| engine.stop(&names, timeout));
+            while !stopping.is_finished() {
+                if signals.next().is_some() {
+                    let _ = engine.kill(&names, "SIGKILL", true);
+                }
+                std::thread::sleep(TICK);
+            }
+            stopping.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })?;
+        Ok(())
+    };
+    match end {
+        End::Natural => Ok(()),
+        End::Abort(code) => {
+            output::warn("Aborting on container exit...");
+            stop()?;
+            match i32::try_from(code).unwrap_or(1) {
+                0 => Ok(()),
+                code => Err(Failure::silent(code)),
+            }
+        }
+        End::Signal => {
+            output::warn("Gracefully stopping... (press Ctrl+C again to force)");
+            stop()?;
+            Err(Failure::silent(130))
+        }
+        End::Failed(error) => Err(error.into()),
+    }
+}
