@@ -269,38 +269,62 @@ impl Cache {
         }
     }
 
-    /// All records. `shared`: the layers images have.
+    /// All records, the most recently used first. `shared`: the layers images have. A layer that several steps gave
+    /// counts for the first of them only.
     pub fn records(&self, shared: &HashSet<ChainId>) -> Vec<CacheRecord> {
+        let mut counted = HashSet::new();
+        let mut records = self.whole_records(shared);
+        for (record, chain) in &mut records {
+            if chain.as_ref().is_some_and(|chain| !counted.insert(chain.clone())) {
+                record.size = 0;
+            }
+        }
+        records.into_iter().map(|(record, _)| record).collect()
+    }
+
+    /// All records, each with the size and the name of its layer.
+    fn whole_records(&self, shared: &HashSet<ChainId>) -> Vec<(CacheRecord, Option<ChainId>)> {
         let state = self.state();
-        let mut out: Vec<CacheRecord> = state
+        let mut out: Vec<(CacheRecord, Option<ChainId>)> = state
             .records
             .values()
             .filter(|entry| entry.record.alias_of.is_none())
-            .map(|Entry { record, .. }| CacheRecord {
-                id: record.key.clone(),
-                kind: "regular",
-                description: record.description.clone(),
-                in_use: state.busy.contains_key(&record.chain),
-                shared: shared.contains(&record.chain),
-                size: record.size,
-                created: time::system(record.created),
-                last_used: time::system(record.used),
-                usage_count: record.uses,
+            .map(|Entry { record, .. }| {
+                let shown = CacheRecord {
+                    id: record.key.clone(),
+                    kind: "regular",
+                    description: record.description.clone(),
+                    in_use: state.busy.contains_key(&record.chain),
+                    shared: shared.contains(&record.chain),
+                    size: record.size,
+                    created: time::system(record.created),
+                    last_used: time::system(record.used),
+                    usage_count: record.uses,
+                };
+                (shown, Some(record.chain.clone()))
             })
             .collect();
         drop(state);
-        out.extend(self.mounts.records());
-        out.extend(contexts(&self.contexts()));
-        out.sort_by(|a, b| b.last_used.cmp(&a.last_used).then_with(|| a.id.cmp(&b.id)));
+        let others = self
+            .mounts
+            .records()
+            .into_iter()
+            .chain(contexts(&self.contexts()));
+        out.extend(others.map(|record| (record, None)));
+        out.sort_by(|(a, _), (b, _)| b.last_used.cmp(&a.last_used).then_with(|| a.id.cmp(&b.id)));
         out
     }
 
     /// Removes records.
     pub fn prune(&self, options: &PruneOptions, shared: &HashSet<ChainId>) -> Result<Pruned> {
         let now = std::time::SystemTime::now();
-        let mut kept = 0;
+        // What stays of records, and what of it layers are.
+        let (mut kept, mut layers) = (0, HashSet::new());
         let mut pruned = Pruned::default();
-        for record in self.records(shared) {
+        let mut freed: HashMap<ChainId, u64> = HashMap::new();
+        for (record, chain) in self.whole_records(shared) {
+            let counts = !record.shared && chain.as_ref().is_none_or(|chain| !layers.contains(chain));
+            let size = if counts { record.size } else { 0 };
             let any = |wanted: &[String], test: &dyn Fn(&str) -> bool| {
                 wanted.is_empty() || wanted.iter().any(|one| test(one))
             };
@@ -316,16 +340,21 @@ impl Cache {
             // The newest come first: they are what is kept.
             let fits = options
                 .keep_storage
-                .is_some_and(|keep| !record.shared && kept + record.size <= keep);
-            if !wanted || fits {
-                kept += if record.shared { 0 } else { record.size };
+                .is_some_and(|keep| !record.shared && kept + size <= keep);
+            if !wanted || fits || !self.remove(&record)? {
+                kept += size;
+                layers.extend(chain);
                 continue;
             }
-            if self.remove(&record)? {
-                pruned.reclaimed += if record.shared { 0 } else { record.size };
-                pruned.ids.push(record.id);
+            match chain {
+                Some(chain) if !record.shared => drop(freed.insert(chain, record.size)),
+                _ if !record.shared => pruned.reclaimed += record.size,
+                _ => {}
             }
+            pruned.ids.push(record.id);
         }
+        freed.retain(|chain, _| !layers.contains(chain));
+        pruned.reclaimed += freed.values().sum::<u64>();
         Ok(pruned)
     }
 
@@ -454,6 +483,55 @@ mod tests {
             uses: 1,
             alias_of: alias_of.map(str::to_owned),
         }
+    }
+
+    /// Two steps that gave the same layer take its space once, and the layer stays as long as one of them is kept.
+    #[test]
+    fn a_layer_of_several_steps_counts_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path().join("store")).unwrap();
+        let mut lease = store.lease();
+        let one = layer(directory.path(), &store, "one", &mut lease);
+        let two = layer(directory.path(), &store, "two", &mut lease);
+        let root = directory.path().join("cache");
+        std::fs::create_dir(&root).unwrap();
+        let size = one.size;
+        assert_eq!(two.size, size);
+        let cache = Cache::open(&root, store.clone(), 2 * size).unwrap();
+        let at = |used, record: Record| Record { used, ..record };
+        cache.put(at(4, record("a", None, &one)));
+        cache.put(at(3, record("b", None, &one)));
+        cache.put(at(2, record("c", None, &two)));
+        let none = HashSet::new();
+        assert_eq!(
+            cache.records(&none).iter().map(|record| record.size).sum::<u64>(),
+            2 * size
+        );
+        assert!(cache.enforce(&none).unwrap().ids.is_empty());
+        // Of those that may stay the newest do, whichever layer is whose.
+        let keep = PruneOptions {
+            all: true,
+            keep_storage: Some(size),
+            ..PruneOptions::default()
+        };
+        let pruned = cache.prune(&keep, &none).unwrap();
+        assert_eq!((pruned.ids, pruned.reclaimed), (vec!["c".to_owned()], size));
+        let first = PruneOptions {
+            all: true,
+            ids: vec!["a".to_owned()],
+            ..PruneOptions::default()
+        };
+        assert_eq!(
+            cache.prune(&first, &none).unwrap().reclaimed,
+            0,
+            "b has the layer"
+        );
+        assert_eq!(cache.records(&none)[0].size, size);
+        let rest = PruneOptions {
+            all: true,
+            ..PruneOptions::default()
+        };
+        assert_eq!(cache.prune(&rest, &none).unwrap().reclaimed, size);
     }
 
     /// An alias is seen nowhere: one of a result that is known no longer would keep its layer for ever.
