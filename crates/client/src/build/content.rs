@@ -10,6 +10,7 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use hyper::body::Incoming;
 use tokio::sync::mpsc;
@@ -223,6 +224,23 @@ fn new_name() -> String {
     format!(".new-{:016x}", RandomState::new().build_hasher().finish())
 }
 
+/// How long nothing was written to a file that a killed client left behind, and to none that is being written.
+const LEFT: Duration = Duration::from_secs(24 * 3600);
+
+/// Removes what killed clients left behind.
+fn sweep(directory: &Path) {
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        let is_new = entry.file_name().to_string_lossy().starts_with(".new-");
+        let age = entry
+            .metadata()
+            .and_then(|about| about.modified())
+            .map(|time| time.elapsed());
+        if is_new && age.is_ok_and(|age| age.is_ok_and(|age| age > LEFT)) {
+            let _gone = fs::remove_file(entry.path());
+        }
+    }
+}
+
 /// A blob that is being written; dropped before it is whole, it leaves nothing.
 struct Unfinished {
     path: PathBuf,
@@ -235,6 +253,7 @@ impl Unfinished {
     fn new(layout: &Path) -> std::io::Result<Self> {
         let directory = layout.join("blobs/sha256");
         fs::create_dir_all(&directory)?;
+        sweep(&directory);
         let path = directory.join(new_name());
         Ok(Self {
             file: File::create_new(&path)?,
@@ -346,6 +365,7 @@ pub fn enter(layout: &Path, tag: &str, descriptor: &str) -> Result<(), String> {
     // It ends with the file.
     let lock = File::create(layout.join("index.json.lock")).map_err(failed)?;
     lock.lock().map_err(failed)?;
+    sweep(layout);
     let mut entry: vessel_image::Descriptor =
         serde_json::from_str(descriptor).map_err(|error| format!("the daemon's manifest: {error}"))?;
     entry
@@ -410,6 +430,24 @@ mod tests {
         let refused = enter(directory.path(), "latest", &descriptor("four")).unwrap_err();
         assert!(refused.contains("other tags would be lost"), "{refused}");
         assert_eq!(fs::read(directory.path().join("index.json")).unwrap(), b"{");
+    }
+
+    #[test]
+    fn what_killed_clients_left_is_removed() {
+        let directory = tempfile::tempdir().unwrap();
+        let blobs = directory.path().join("blobs/sha256");
+        fs::create_dir_all(&blobs).unwrap();
+        let age = |name: &str, seconds| {
+            let file = File::create(blobs.join(name)).unwrap();
+            file.set_modified(std::time::SystemTime::now() - Duration::from_secs(seconds))
+                .unwrap();
+        };
+        age(".new-0", 90_000);
+        age(".new-1", 80_000);
+        age("kept", 90_000);
+        let unfinished = Unfinished::new(directory.path()).unwrap();
+        assert!(!blobs.join(".new-0").exists());
+        assert!(blobs.join(".new-1").exists() && blobs.join("kept").exists() && unfinished.path.exists());
     }
 
     #[test]
