@@ -1,7 +1,7 @@
 //! Who a container runs as: `user[:group]` looked up in the root's own `/etc/passwd` and `/etc/group`.
 //!
 //! Behaviour is Docker's: a name is looked up; a number need not exist; a user's supplementary groups are those that
-//! list them, unless a group is given. Lines that make no sense are skipped.
+//! list them, unless a group is given, and the group itself. Lines that make no sense are skipped.
 
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -92,6 +92,9 @@ impl Accounts {
         for group in added {
             identity.groups.push(self.group_id(group)?);
         }
+        // As in Docker since CVE-2022-36109: who takes another group by a set-group-ID program keeps this one, so that
+        // files that give the group less than everybody stay closed.
+        identity.groups.push(identity.gid);
         identity.groups.sort_unstable();
         identity.groups.dedup();
         Ok(identity)
@@ -228,17 +231,17 @@ mod tests {
     fn users_are_found_as_docker_finds_them() {
         let accounts = accounts();
         for (text, uid, gid, groups) in [
-            ("", 0, 0, vec![10]),
-            ("root", 0, 0, vec![10]),
-            ("app", 1000, 1001, vec![10, 50]),
-            ("1000", 1000, 1001, vec![10, 50]),
-            ("app:staff", 1000, 50, vec![]),
-            ("app:", 1000, 1001, vec![10, 50]),
-            ("1234", 1234, 0, vec![]),
-            ("1234:5678", 1234, 5678, vec![]),
-            (":wheel", 0, 10, vec![]),
+            ("", 0, 0, vec![0, 10]),
+            ("root", 0, 0, vec![0, 10]),
+            ("app", 1000, 1001, vec![10, 50, 1001]),
+            ("1000", 1000, 1001, vec![10, 50, 1001]),
+            ("app:staff", 1000, 50, vec![50]),
+            ("app:", 1000, 1001, vec![10, 50, 1001]),
+            ("1234", 1234, 0, vec![0]),
+            ("1234:5678", 1234, 5678, vec![5678]),
+            (":wheel", 0, 10, vec![10]),
             // A user whose name is a number wins over the number.
-            ("7", 70, 70, vec![]),
+            ("7", 70, 70, vec![70]),
         ] {
             assert_eq!(
                 accounts.identity(text, &[]).unwrap(),
@@ -247,7 +250,7 @@ mod tests {
             );
         }
         let added = accounts.identity("app", &["staff".into(), "999".into()]).unwrap();
-        assert_eq!(added.groups, [10, 50, 999]);
+        assert_eq!(added.groups, [10, 50, 999, 1001]);
     }
 
     #[test]
