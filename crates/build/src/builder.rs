@@ -189,10 +189,9 @@ impl Builder {
         }
         let dockerfile = Dockerfile::parse(&text, &name).map_err(from_diagnostic)?;
         let dockerfile = Arc::new(dockerfile);
-        if request.squash {
-            return Err(Error::new(
-                ErrorKind::Unsupported,
-                "squashing is not supported: use a last stage that copies from the others, as in FROM scratch and COPY --from=0 / /",
+        if request.squash && request.cache_to.contains(&CacheExport::Inline) {
+            return Err(Error::invalid(
+                "a squashed image has none of the layers that an inline cache speaks of: leave one of the two out, or export the cache to a place of its own",
             ));
         }
         let mut platforms = request.platforms.clone();
@@ -268,9 +267,21 @@ impl Builder {
             session: Arc::clone(&session),
             progress: progress.clone(),
         };
-        let mut result = Box::pin(exporter.export(&request.outputs, &finished)).await?;
+        let mut squashed = Vec::new();
+        if request.squash {
+            for (solve, one) in solves.iter().zip(&finished) {
+                squashed.push(Finished {
+                    platform: one.platform.clone(),
+                    state: Box::pin(solve.squash(&one.state)).await?,
+                    epoch: one.epoch,
+                    cache: None,
+                });
+            }
+        }
+        let results = if request.squash { &squashed } else { &finished };
+        let mut result = Box::pin(exporter.export(&request.outputs, results)).await?;
         result.cache_manifest = Box::pin(caches.export(&request.cache_to, &finished)).await?;
-        drop((finished, solves, exporter));
+        drop((finished, squashed, solves, exporter));
         let builder = Arc::clone(self);
         let pruned = blocking(move || builder.cache.enforce(&builder.worker.used_layers())).await?;
         if !pruned.ids.is_empty() {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use serde::Serialize;
 
@@ -116,11 +117,15 @@ impl Solve {
             let permit = solve.plan.builder.permit().await?;
             let targets: Vec<String> = request.mounts.iter().map(|mount| mount.target.clone()).collect();
             let (worker, layers) = (Arc::clone(solve.plan.builder.worker()), request.layers.clone());
+            let started = SystemTime::now();
             let exit = solve.plan.builder.worker().run(request).await;
             let upper = workspace.upper.clone();
             blocking(move || {
-                if !targets.is_empty() {
-                    Stubs::new(worker.mount(&layers, None)?, targets).clean(&upper)?;
+                let etc = upper.join("etc").symlink_metadata().is_ok_and(|etc| etc.is_dir());
+                if etc || !targets.is_empty() {
+                    let stubs = Stubs::new(worker.mount(&layers, None)?, targets);
+                    stubs.clean(&upper)?;
+                    stubs.uncover(&upper, started)?;
                 }
                 for cache in keeps.iter().filter_map(|keep| keep.cache.as_ref()) {
                     cache.count();

@@ -567,7 +567,6 @@ impl Solve {
             .await
         };
         self.layer(&mut state, &mut line, vertex, cached, make).await?;
-        state.base_layers = 1;
         Ok(state)
     }
 }

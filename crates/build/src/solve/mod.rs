@@ -14,6 +14,7 @@ pub(crate) mod lint;
 pub(crate) mod mounts;
 pub(crate) mod output;
 pub(crate) mod remote;
+mod squash;
 mod state;
 mod step;
 mod stubs;
@@ -397,6 +398,19 @@ impl Solve {
         if matches!(node.base, Base::Context(_)) {
             return Ok(state);
         }
+        let id = match &node.base {
+            Base::Stage(_) if self.plan.request.squash => {
+                let mut base = state.clone();
+                base.finish(self.epoch);
+                Some(Digest::sha256(&base.config.to_raw()?))
+            }
+            _ => state.image.clone(),
+        };
+        state.from = state::From {
+            layers: state.chain.len(),
+            steps: state.config.history.len(),
+            id,
+        };
         state.begin().map_err(|error| self.at(error, &stage.span))?;
         for instruction in triggers.iter().chain(&stage.instructions) {
             Box::pin(self.dispatch(&mut state, &mut line, instruction))

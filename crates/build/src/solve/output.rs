@@ -206,20 +206,17 @@ impl Exporter {
             .iter()
             .map(|one| (one.state.chain.clone(), prefix(split, &one.platform)))
             .collect();
-        let [(chain, prefix)] = trees.as_slice() else {
-            return Err(Error::new(
-                ErrorKind::Unsupported,
-                "one tar holds the files of one platform: use the output type local for several",
-            ));
-        };
-        let options = vessel_image::PackOptions {
-            name: prefix.clone().into_bytes(),
-            ..vessel_image::PackOptions::default()
-        };
-        let chain = chain.clone();
         self.stream(exporter, move |out| {
-            let root = worker.mount(&chain, None)?;
-            vessel_image::pack(root.as_fd(), b"/", &options, out)?;
+            let count = trees.len();
+            for (number, (chain, prefix)) in trees.into_iter().enumerate() {
+                let root = worker.mount(&chain, None)?;
+                let options = vessel_image::PackOptions {
+                    name: prefix.into_bytes(),
+                    continued: number + 1 < count,
+                    ..vessel_image::PackOptions::default()
+                };
+                vessel_image::pack(root.as_fd(), b"/", &options, &mut *out)?;
+            }
             Ok(())
         })
         .await

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use vessel_image::{ChainId, DiffId, History, ImageConfig, Lease, Platform};
+use vessel_image::{ChainId, DiffId, Digest, History, ImageConfig, Lease, Platform};
 
 use crate::cache::Busy;
 use crate::dockerfile::Variables;
@@ -28,10 +28,22 @@ pub(crate) struct State {
     pub platform: Platform,
     /// Whether this Dockerfile has a `CMD`, so that `ENTRYPOINT` leaves it.
     pub cmd_set: bool,
-    /// How many layers the base has.
-    pub base_layers: usize,
+    /// What its stage was `FROM`.
+    pub from: From,
+    /// The image it is or comes from; none: nothing, or files.
+    pub image: Option<Digest>,
     /// What keeps the layers.
     pub held: Vec<Arc<Held>>,
+}
+
+/// Where a stage begins.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct From {
+    pub layers: usize,
+    /// Steps of the history.
+    pub steps: usize,
+    /// The image's ID; none: `scratch`.
+    pub id: Option<Digest>,
 }
 
 /// What keeps layers from being collected and from being pruned.
@@ -57,7 +69,8 @@ impl State {
             args: Vec::new(),
             platform: platform.clone(),
             cmd_set: false,
-            base_layers: 0,
+            from: From::default(),
+            image: None,
             held: Vec::new(),
         }
     }
@@ -69,7 +82,8 @@ impl State {
         };
         let chain = config.chain();
         Self {
-            base_layers: chain.len(),
+            from: From::default(),
+            image: Some(image.id),
             chain,
             env: Variables::default(),
             args: Vec::new(),
@@ -195,7 +209,7 @@ impl State {
     }
 }
 
-fn seconds(epoch: i64) -> i64 {
+pub(super) fn seconds(epoch: i64) -> i64 {
     epoch.saturating_mul(1_000_000_000)
 }
 

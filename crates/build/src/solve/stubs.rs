@@ -2,10 +2,11 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{AtFlags, FileType, OFlags, Stat};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::tree::{self, kind, list, open_at, open_in, stat_at};
 
 /// What is there before a process runs.
@@ -36,6 +37,32 @@ impl Stubs {
                 }
                 path = tree::split(path).0;
             }
+        }
+        Ok(())
+    }
+
+    /// `/etc` is covered by the engine's own directory, for `hosts` and the like. When something in it was changed, the
+    /// copy that this leaves gets the owner and mode it has below, and its time if that is older than the process.
+    pub fn uncover(&self, upper: &Path, started: SystemTime) -> Result<()> {
+        let started = started.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let upper = tree::open_root(upper)?;
+        let Ok(etc) = open_at(upper.as_fd(), b"etc", OFlags::RDONLY | OFlags::DIRECTORY) else {
+            return Ok(());
+        };
+        let fail = |error: rustix::io::Errno| Error::io("cannot set the attributes of /etc", error);
+        let below = stat_at(self.root.as_fd(), b"etc").map_err(fail)?;
+        let Some(below) = below.filter(|below| kind(below) == FileType::Directory) else {
+            return Ok(());
+        };
+        let now = rustix::fs::fstat(&etc).map_err(fail)?;
+        if (now.st_mode & 0o7777, now.st_uid, now.st_gid) == (0o755, 0, 0) {
+            tree::chown(etc.as_fd(), below.st_uid, below.st_gid).map_err(fail)?;
+            let mode = rustix::fs::Mode::from_raw_mode(below.st_mode & 0o7777);
+            rustix::fs::fchmod(&etc, mode).map_err(fail)?;
+        }
+        if u64::try_from(now.st_mtime).is_ok_and(|time| time < started.as_secs()) {
+            let times = tree::times(below.st_mtime, below.st_mtime_nsec as i64);
+            rustix::fs::futimens(&etc, &times).map_err(fail)?;
         }
         Ok(())
     }
@@ -113,6 +140,36 @@ fn same(one: &Stat, other: &Stat) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn etc_has_what_it_has_below() {
+        use std::os::unix::fs::{MetadataExt, PermissionsExt};
+        let dir = tempfile::tempdir().unwrap();
+        let (root, upper) = (dir.path().join("root"), dir.path().join("upper"));
+        let old = UNIX_EPOCH + std::time::Duration::from_secs(1000);
+        for (tree, mode) in [(&root, 0o711), (&upper, 0o755)] {
+            let etc = tree.join("etc");
+            std::fs::create_dir_all(&etc).unwrap();
+            std::fs::write(etc.join("passwd"), "x").unwrap();
+            std::fs::set_permissions(&etc, PermissionsExt::from_mode(mode)).unwrap();
+            std::fs::File::open(&etc).unwrap().set_modified(old).unwrap();
+        }
+        let etc = std::fs::File::open(upper.join("etc")).unwrap();
+        etc.set_modified(old + std::time::Duration::from_secs(5)).unwrap();
+        let stubs = Stubs::new(tree::open_root(&root).unwrap(), []);
+        stubs.uncover(&upper, SystemTime::now()).unwrap();
+        let now = etc.metadata().unwrap();
+        assert_eq!((now.mtime(), now.mode() & 0o777), (1000, 0o711));
+        // What the process did itself stays.
+        etc.set_permissions(PermissionsExt::from_mode(0o700)).unwrap();
+        etc.set_modified(SystemTime::now()).unwrap();
+        stubs
+            .uncover(&upper, SystemTime::now() - std::time::Duration::from_secs(60))
+            .unwrap();
+        let now = etc.metadata().unwrap();
+        assert!(now.mtime() > 1000);
+        assert_eq!(now.mode() & 0o777, 0o700);
+    }
 
     #[test]
     fn only_what_was_made_for_mounts_goes() {

@@ -322,6 +322,11 @@ impl<'a> Copier<'a> {
         Ok(())
     }
 
+    /// Copies what is in a directory into another, found by descriptors.
+    pub(super) fn all_of(&mut self, from: BorrowedFd<'_>, into: &Arc<OwnedFd>) -> Result<()> {
+        self.contents(from, into, &mut Vec::new(), 0)
+    }
+
     /// Copies what is in a directory into another.
     fn contents(
         &mut self,

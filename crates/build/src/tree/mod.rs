@@ -7,6 +7,7 @@ pub(crate) mod accounts;
 pub(crate) mod copy;
 pub(crate) mod digest;
 pub(crate) mod glob;
+pub(crate) mod squash;
 pub(crate) mod unpack;
 
 use std::collections::HashSet;

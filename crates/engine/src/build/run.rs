@@ -5,7 +5,7 @@
 //! crashes; what it had on the host then is removed by the next start, as for any shim that no record explains.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -284,13 +284,18 @@ fn launch(engine: &Engine, request: RunRequest, running: &mut Running) -> Result
         }
         _ => Some(engine.networks.isolated()?.netns),
     };
+    let mut addresses: Vec<IpAddr> = running
+        .endpoints
+        .values()
+        .map(|endpoint| endpoint.address)
+        .collect();
+    if addresses.is_empty() {
+        // Without a network, too, a process finds its own name, as with BuildKit.
+        addresses.push(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    }
     let around = names::Surroundings {
         mode: &mode,
-        addresses: running
-            .endpoints
-            .values()
-            .map(|endpoint| endpoint.address)
-            .collect(),
+        addresses,
         own_server: false,
         gateway: engine
             .networks

@@ -6,7 +6,7 @@ use std::time::Duration;
 use vessel_build::session::NoSession;
 
 use crate::world::{World, build};
-use crate::{checks, conformance, copies, faults, mounts, remotes};
+use crate::{checks, conformance, copies, faults, mounts, remotes, squash};
 
 pub const ALL: &[(&str, fn())] = &[
     ("thin_path", thin_path),
@@ -14,6 +14,7 @@ pub const ALL: &[(&str, fn())] = &[
     ("cancelling_kills", cancelling_kills),
     ("secrets_leave_nothing", mounts::secrets_leave_nothing),
     ("caches_are_kept_and_pruned", mounts::caches_are_kept_and_pruned),
+    ("one_layer_remains", squash::one_layer_remains),
     ("binds_write_for_themselves", mounts::binds_write_for_themselves),
     ("no_cache_begins_mounts_anew", mounts::no_cache_begins_mounts_anew),
     ("binds_and_agents", mounts::binds_and_agents),

@@ -195,6 +195,14 @@ pub fn pivots_with_wildcards() {
 pub fn the_host_has_the_name_that_an_argument_gives() {
     let world = World::new();
     world.run(async |engine| {
+        let alone = world
+            .build(&engine, "FROM base\nRUN --network=none cat /etc/hosts\n")
+            .await;
+        assert!(
+            alone.output().contains("127.0.0.1\tbuildkitsandbox\n"),
+            "{}",
+            alone.output()
+        );
         let mut request = world.request("FROM base\nRUN hostname && cat /etc/hosts\n");
         request
             .args

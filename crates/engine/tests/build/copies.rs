@@ -184,6 +184,14 @@ pub fn outputs_and_contexts() {
                 .collect()
         };
         assert_eq!(names("files.tar"), ["f", "g"]);
+        // One archive with the files of several platforms.
+        let mut several = world.request("FROM scratch AS stage-amd64\nCOPY f /amd\nFROM scratch AS stage-arm64\nCOPY f /arm\nFROM stage-$TARGETARCH\n");
+        let platform = |text: &str| vessel_image::Platform::parse(text).unwrap();
+        several.platforms = vec![platform("linux/amd64"), platform("linux/arm64")];
+        several.outputs = vec![Output::Tar { exporter: "several.tar".into(), platform_split: None }];
+        build(&engine, several, Arc::new(Client { directory: world.context() })).await.result.unwrap();
+        let found: Vec<_> = names("several.tar").into_iter().filter(|name| !name.ends_with('/')).collect();
+        assert_eq!(found, ["linux_amd64/amd", "linux_arm64/arm"]);
         assert!(names("image.tar").contains(&"index.json".to_owned()));
         let mut request = world.request("FROM base\nRUN true\n");
         request.platforms = vec![vessel_image::Platform::parse("linux/s390x").unwrap()];

@@ -8,6 +8,7 @@ mod copies;
 mod faults;
 mod mounts;
 mod remotes;
+mod squash;
 mod world;
 
 use std::process::ExitCode;

@@ -25,6 +25,8 @@ pub struct PackOptions {
     pub follow: bool,
     /// Do not go into other file systems: `export` leaves volumes and `/proc` out.
     pub one_file_system: bool,
+    /// Leave out the end of the archive: another that is packed after this one becomes part of it.
+    pub continued: bool,
 }
 
 /// Streams what is at `path` inside a root as a tar archive.
@@ -69,11 +71,12 @@ pub fn pack(root: BorrowedFd<'_>, path: &[u8], options: &PackOptions, output: im
         };
         packer.item(parent.as_fd(), &name, archive_name, MAX_DEPTH)?;
     }
-    packer
-        .tar
-        .finish()
-        .map_err(|e| Error::input("cannot write the archive", e))?;
-    Ok(())
+    let ended = if options.continued {
+        packer.tar.pause()
+    } else {
+        packer.tar.finish().map(drop)
+    };
+    ended.map_err(|e| Error::input("cannot write the archive", e))
 }
 
 fn is_link(root: BorrowedFd<'_>, parent: &[u8], name: &[u8]) -> bool {

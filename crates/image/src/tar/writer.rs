@@ -123,6 +123,12 @@ impl<W: Write> TarWriter<W> {
         Ok(self.output)
     }
 
+    /// Ends the last entry, and not the archive.
+    pub(crate) fn pause(mut self) -> io::Result<()> {
+        self.pad()?;
+        self.output.flush()
+    }
+
     fn pad(&mut self) -> io::Result<()> {
         let n = std::mem::take(&mut self.padding);
         self.output.write_all(&[0; BLOCK][..n])
