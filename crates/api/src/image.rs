@@ -15,13 +15,12 @@ model! {
         #[serde(serialize_with = "null_if_empty")]
         pub labels: Map<String>,
         pub parent_id: String,
-        #[serde(serialize_with = "null_if_empty")]
         pub repo_digests: Vec<String>,
-        #[serde(serialize_with = "null_if_empty")]
         pub repo_tags: Vec<String>,
         /// Bytes shared with other images; -1 where it was not measured.
         pub shared_size: i64,
         pub size: i64,
+        #[serde(skip_serializing_if = "empty")]
         pub virtual_size: i64,
     }
 
@@ -45,6 +44,7 @@ model! {
         #[serde(skip_serializing_if = "empty")]
         pub os_version: String,
         pub size: i64,
+        #[serde(skip_serializing_if = "empty")]
         pub virtual_size: i64,
         pub graph_driver: GraphDriver,
         #[serde(rename = "RootFS")]

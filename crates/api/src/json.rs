@@ -115,6 +115,32 @@ macro_rules! model {
             $( $(#[$fmeta])* #[serde(deserialize_with = "crate::json::or_default")] pub $field : $type, )*
             $( $( $(#[$rmeta])* pub $rfield : $rtype, )* )?
         }
+
+        impl crate::describe::Describe for $name {
+            fn describe() -> crate::describe::Shape {
+                static OBJECT: crate::describe::Object = crate::describe::Object::new(stringify!($name), &[
+                    $( $( crate::describe::Field {
+                        rust: stringify!($gfield),
+                        attributes: "",
+                        shape: <$gtype as crate::describe::Describe>::describe,
+                        flat: true,
+                    }, )* )?
+                    $( crate::describe::Field {
+                        rust: stringify!($field),
+                        attributes: concat!($(stringify!($fmeta), "\n"),*),
+                        shape: <$type as crate::describe::Describe>::describe,
+                        flat: false,
+                    }, )*
+                    $( $( crate::describe::Field {
+                        rust: stringify!($rfield),
+                        attributes: concat!($(stringify!($rmeta), "\n"),*),
+                        shape: <$rtype as crate::describe::Describe>::describe,
+                        flat: false,
+                    }, )* )?
+                ]);
+                crate::describe::Shape::Object(&OBJECT)
+            }
+        }
     )* };
 }
 pub(crate) use model;

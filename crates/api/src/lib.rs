@@ -10,6 +10,7 @@
 )]
 
 pub mod container;
+pub mod describe;
 pub mod error;
 pub mod events;
 pub mod exec;
@@ -27,6 +28,7 @@ pub mod vessel;
 pub mod volume;
 
 pub use container::*;
+pub use describe::Describe;
 pub use error::*;
 pub use events::*;
 pub use exec::*;

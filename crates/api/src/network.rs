@@ -58,6 +58,9 @@ model! {
         /// `local`, `global` or `swarm`.
         pub scope: String,
         pub driver: String,
+        /// Since 1.48.
+        #[serde(rename = "EnableIPv4", skip_serializing_if = "empty")]
+        pub enable_ipv4: bool,
         #[serde(rename = "EnableIPv6")]
         pub enable_ipv6: bool,
         #[serde(rename = "IPAM")]
