@@ -109,7 +109,7 @@ impl Engine {
                 volume: vec!["local".to_owned()],
                 network: ["bridge", "host", "null"].map(str::to_owned).to_vec(),
                 authorization: Vec::new(),
-                log: vec!["json-file".to_owned(), "none".to_owned()],
+                log: crate::container::log_drivers::DRIVERS.map(str::to_owned).to_vec(),
             },
             n_events_listener: self.events().listeners() as i64,
             system_time: time::rfc3339(time::now()),
@@ -118,13 +118,7 @@ impl Engine {
             registry_config: Some(registry_config()),
             docker_root_dir: self.config().root.display().to_string(),
             server_version: VERSION.to_owned(),
-            runtimes: Map::from([(
-                "vessel".to_owned(),
-                RuntimeInfo {
-                    path: "vessel".to_owned(),
-                    ..RuntimeInfo::default()
-                },
-            )]),
+            runtimes: runtimes(),
             default_runtime: "vessel".to_owned(),
             swarm: SwarmInfo {
                 local_node_state: "inactive".to_owned(),
@@ -315,6 +309,20 @@ fn describe_cgroups(info: &mut Info, hierarchies: &Hierarchies) {
             info.warnings.push(format!("WARNING: No {name} support"));
         }
     }
+}
+
+/// The names under which the built-in runtime answers: clients and scripts ask for Docker's by name.
+fn runtimes() -> Map<RuntimeInfo> {
+    crate::oci_spec::validate::RUNTIMES
+        .iter()
+        .map(|name| {
+            let runtime = RuntimeInfo {
+                path: "vessel".to_owned(),
+                ..RuntimeInfo::default()
+            };
+            ((*name).to_owned(), runtime)
+        })
+        .collect()
 }
 
 #[cfg(test)]

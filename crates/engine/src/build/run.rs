@@ -296,6 +296,7 @@ fn launch(engine: &Engine, request: RunRequest, running: &mut Running) -> Result
     let around = names::Surroundings {
         mode: &mode,
         addresses,
+        links: Vec::new(),
         own_server: false,
         gateway: engine
             .networks
@@ -329,6 +330,7 @@ fn launch(engine: &Engine, request: RunRequest, running: &mut Running) -> Result
         names,
         mounts,
         init: None,
+        link_environment: Vec::new(),
         cgroup: running.cgroup.clone(),
     })?;
     let mut config = ShimConfig {

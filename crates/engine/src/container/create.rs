@@ -84,6 +84,10 @@ impl Engine {
             &config.mac_address,
             &host_config.links,
         )?;
+        let links = match mode {
+            NetworkMode::Named(_) => Vec::new(),
+            _ => self.settle_links(&mode, &std::mem::take(&mut host_config.links))?,
+        };
         let published = ports::published(&config, &host_config)?;
         if mode == NetworkMode::Host && !published.is_empty() {
             warnings.push("Published ports are discarded when using host network mode".into());
@@ -105,6 +109,12 @@ impl Engine {
         }
         let others = |name: &str| Ok(self.container(name)?.record().mounts.clone());
         let mut mounts = mount_points::mount_points(&config, &host_config, others)?;
+        let driver = host_config.volume_driver.as_str();
+        if !matches!(driver, "" | "local") && mounts.iter().any(|mount| mount.kind == MountKind::Volume) {
+            return Err(Error::not_found(format!(
+                "error looking up volume plugin {driver}: plugin \"{driver}\" not found"
+            )));
+        }
         for mount in &mounts {
             if mount.kind == MountKind::Bind
                 && !mount.create_source
@@ -142,6 +152,7 @@ impl Engine {
             config,
             host: host_config,
             networks,
+            links,
             mounts,
         };
         if let Err(error) = self.register(record, durability).await {

@@ -303,7 +303,7 @@ impl Engine {
                 security::Filter::Custom(profile) => Some(self.custom_filter(record, *profile).await?),
             }
         };
-        let mut env = oci_spec::environment(record);
+        let mut env = oci_spec::environment(record, &self.link_environment_now(record));
         if asked.tty && !env.iter().any(|pair| pair.starts_with("TERM=")) {
             env.push("TERM=xterm".into());
         }

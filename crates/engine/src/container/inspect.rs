@@ -45,9 +45,13 @@ impl Engine {
         let shim = self.paths.shim(&record.id);
         let file = |name: &str| shim.join(name).to_string_lossy().into_owned();
         let log = match record.host.log_config.kind.as_str() {
-            "none" => String::new(),
+            "none" | "local" | "syslog" | "journald" => String::new(),
             _ => self.paths.log(&record.id).to_string_lossy().into_owned(),
         };
+        let mut host_config = record.host.clone();
+        if !record.links.is_empty() {
+            host_config.links = self.shown_links(&record);
+        }
         Ok(ContainerInspect {
             id: record.id.clone(),
             created: rfc3339(record.created),
@@ -64,7 +68,7 @@ impl Engine {
             driver: crate::system::STORAGE_DRIVER.to_owned(),
             platform: "linux".into(),
             exec_ids: execs,
-            host_config: record.host.clone(),
+            host_config,
             graph_driver: GraphDriver {
                 data,
                 name: crate::system::STORAGE_DRIVER.to_owned(),

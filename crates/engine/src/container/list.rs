@@ -47,8 +47,12 @@ impl Engine {
     pub async fn container_list(&self, options: ListOptions) -> Result<Vec<ContainerSummary>> {
         let chosen = self.choose(&options).await?;
         let mut list = Vec::with_capacity(chosen.len());
+        let mut links = self.link_names();
         for (record, state) in chosen {
             let mut summary = self.summary(&record, &state);
+            if let Some(names) = links.remove(&record.id) {
+                summary.names.extend(names);
+            }
             if options.size {
                 (summary.size_rw, summary.size_root_fs) = self.sizes(&record).await?;
             }

@@ -11,7 +11,9 @@ mod follow;
 pub(crate) use follow::reap;
 pub(crate) mod health;
 pub mod inspect;
+mod links;
 pub mod list;
+pub(crate) mod log_drivers;
 pub(crate) mod names;
 pub(crate) mod prepare;
 pub mod record;
@@ -81,7 +83,7 @@ pub(crate) struct Life {
     pub process: bool,
     /// When the run began that goes on and is not paused; 0: there is none.
     pub active: i64,
-    /// How often it has ended for good.
+    /// How often a run of it has ended, whether or not another one follows.
     pub exits: u64,
     /// Of the last end.
     pub exit_code: i32,
@@ -188,8 +190,8 @@ impl Container {
         let (exit_code, active) = (inner.state.exit_code, inner.state.active());
         self.life.send_if_modified(|life| {
             let changed = (life.running, life.process, life.active) != (running, process, active);
-            // A run that ends for good is an exit; a pause between two runs is not.
-            if life.running && !running {
+            // A run that its policy follows with another has ended, too; so has a pause between two that is cut short.
+            if life.process && !process || life.running && !running {
                 life.exits += 1;
                 life.exit_code = exit_code;
             }
@@ -215,7 +217,11 @@ impl Engine {
     /// # Errors
     /// `No such container: …`, and when a short ID means several.
     pub fn container(&self, name: &str) -> Result<Arc<Container>> {
-        self.containers.find(name)
+        let found = self.containers.find(name);
+        match self.linked(name) {
+            Some(linked) if found.is_err() => Ok(linked),
+            _ => found,
+        }
     }
 
     /// Where a container's root comes from.

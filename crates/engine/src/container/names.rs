@@ -18,6 +18,8 @@ pub(crate) struct Surroundings<'a> {
     pub mode: &'a NetworkMode,
     /// Its addresses on its networks.
     pub addresses: Vec<IpAddr>,
+    /// Addresses of linked containers, with their names.
+    pub links: Vec<(IpAddr, Vec<String>)>,
     /// Whether it asks the engine's own server, which knows the names of containers.
     pub own_server: bool,
     /// What `host-gateway` means, when there is a bridge.
@@ -92,10 +94,12 @@ fn hosts(record: &Record, around: &Surroundings<'_>) -> Result<String> {
             vec![full, name.clone()]
         };
         Hosts {
+            // dockerd has the links first.
             own: around
-                .addresses
+                .links
                 .iter()
-                .map(|address| (*address, names.clone()))
+                .cloned()
+                .chain(around.addresses.iter().map(|address| (*address, names.clone())))
                 .collect(),
             extra: host.extra_hosts.clone(),
             host_gateway: around.gateway,

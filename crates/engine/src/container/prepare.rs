@@ -11,16 +11,16 @@ use vessel_network::EndpointRecord;
 use vessel_runtime::rlimits;
 use vessel_runtime::seccomp::{self, docker};
 use vessel_runtime::shim::protocol::InheritedFds;
-use vessel_runtime::shim::{LogConfig, Overlay, RootSource, ShimConfig, ShimFds};
+use vessel_runtime::shim::{Overlay, RootSource, ShimConfig, ShimFds};
 
 use super::record::{MountKind, MountRecord, Record};
 use super::sources::{self, SHM};
-use super::{Container, RootPaths, names};
+use super::{Container, RootPaths, log_drivers, names};
 use crate::error::Context;
 use crate::network::{End, Joined};
 use crate::oci_spec::modes::{Ipc, Namespace, NetworkMode};
 use crate::oci_spec::user::{Accounts, Identity};
-use crate::oci_spec::{self, Inputs, Namespaces, UserMount, devices, ports, security, validate};
+use crate::oci_spec::{self, Inputs, Namespaces, UserMount, devices, ports, security};
 use crate::paths::remove_tree;
 use crate::{Engine, Error, Result};
 
@@ -127,6 +127,7 @@ impl Engine {
                 &names::Surroundings {
                     mode: &mode,
                     addresses: endpoints.values().map(|endpoint| endpoint.address).collect(),
+                    links: self.link_hosts(record),
                     own_server: crate::network::has_names(endpoints),
                     gateway: self.networks.bridge().map(|bridge| IpAddr::V4(bridge.gateway())),
                     dns: &self.config.dns,
@@ -149,14 +150,10 @@ impl Engine {
             names,
             mounts,
             init,
+            link_environment: self.link_environment(record, endpoints)?,
             cgroup: container.cgroup.clone(),
         })?;
-        let log = validate::log_options(host)?.map(|(max_size, max_files)| LogConfig {
-            path: self.paths.log(&record.id),
-            max_size,
-            max_files,
-            attrs: Vec::new(),
-        });
+        let log = log_drivers::config(record, self.paths.log(&record.id))?;
         let config = ShimConfig {
             id: record.id.clone(),
             spec,

@@ -7,6 +7,7 @@ use vessel_api::{ContainerConfig, EndpointSettings, HostConfig, Map, MountPoint}
 use vessel_network::EndpointRecord;
 
 use super::health::Health;
+use super::links::Link;
 
 /// What was asked for, settled at creation; changed by rename and update only.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -31,6 +32,9 @@ pub struct Record {
     pub host: HostConfig,
     /// Networks asked for.
     pub networks: Map<EndpointSettings>,
+    /// Links on the default network.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub links: Vec<Link>,
     /// Volumes, bind mounts, tmpfs.
     pub mounts: Vec<MountRecord>,
 }

@@ -30,9 +30,7 @@ impl Engine {
     /// No such container; running and not forced; being removed already.
     pub async fn container_remove(&self, id: &str, options: RemoveOptions) -> Result<()> {
         if options.link {
-            return Err(Error::unsupported(
-                "links are not supported, so there is none to remove",
-            ));
+            return self.remove_link(id).await;
         }
         let container = self.container(id)?;
         let _op = loop {

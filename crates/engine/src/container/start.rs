@@ -114,6 +114,7 @@ impl Engine {
                     self.network_event(&record, &network, "connect");
                 }
                 self.container_event(&record, "start", &[]);
+                self.renew_links_to(container);
                 self.follow(container, control, Some(shim_pid));
                 self.monitor_health(container);
                 return Ok(());

@@ -3,6 +3,7 @@
 //! The lock is held for a look-up or a change of the maps, never across anything that may wait.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::Container;
@@ -12,6 +13,8 @@ use crate::{Error, Result};
 #[derive(Debug, Default)]
 pub(crate) struct Containers {
     maps: RwLock<Maps>,
+    /// Whether any has ever been linked to another: else nobody looks for links.
+    links: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -32,6 +35,11 @@ impl Containers {
 
     pub fn all(&self) -> Vec<Arc<Container>> {
         self.read().by_id.values().cloned().collect()
+    }
+
+    /// Whether there may be links.
+    pub fn has_links(&self) -> bool {
+        self.links.load(Ordering::Acquire)
     }
 
     /// By full ID.
@@ -90,6 +98,9 @@ impl Containers {
     }
 
     pub fn insert(&self, container: Arc<Container>) {
+        if !container.record().links.is_empty() {
+            self.links.store(true, Ordering::Release);
+        }
         self.write().by_id.insert(container.id.clone(), container);
     }
 

@@ -9,7 +9,7 @@ use crate::{Engine, Error, Result};
 /// What to wait for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum WaitCondition {
-    /// That it does not run: at once when it does not.
+    /// That it does not run: at once when it does not, else when the run ends, even if its policy restarts it then.
     #[default]
     NotRunning,
     /// That it ends the next time.
@@ -37,7 +37,7 @@ impl Waiter {
         let done = |life: &Life| {
             life.removed
                 || match condition {
-                    WaitCondition::NotRunning => !life.running,
+                    WaitCondition::NotRunning => !life.running || life.exits > exits,
                     WaitCondition::NextExit => life.exits > exits,
                     WaitCondition::Removed => false,
                 }

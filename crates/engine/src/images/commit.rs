@@ -177,6 +177,8 @@ impl Engine {
             Ok(()) => Ok(true),
             // It does not run, or is paused already.
             Err(error) if error.kind() == ErrorKind::Conflict => Ok(false),
+            // It ended just now, and its cgroup with it.
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
             Err(error) => Err(error),
         }
     }

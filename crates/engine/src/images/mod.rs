@@ -180,6 +180,8 @@ impl Engine {
             }
             let size = record.size as i64;
             summaries.push(ImageSummary {
+                // Older versions of the API repeat the size in it.
+                virtual_size: 0,
                 containers: users.get(&id).copied().unwrap_or_default(),
                 created: made.div_euclid(1_000_000_000),
                 id,
@@ -195,7 +197,6 @@ impl Engine {
                         .sum::<u64>() as i64
                 }),
                 size,
-                virtual_size: size,
             });
         }
         summaries.sort_by(|one, other| {
@@ -267,6 +268,7 @@ impl Engine {
         let mut repo_tags = self.images().tags_of(&found.id);
         repo_tags.sort();
         Ok(ImageInspect {
+            virtual_size: 0,
             id: found.id,
             repo_tags,
             repo_digests: record.repo_digests,
@@ -288,7 +290,6 @@ impl Engine {
             os: config.os,
             os_version: config.os_version.unwrap_or_default(),
             size: record.size as i64,
-            virtual_size: record.size as i64,
             graph_driver: GraphDriver {
                 data,
                 name: STORAGE_DRIVER.to_owned(),

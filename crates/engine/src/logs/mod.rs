@@ -64,7 +64,7 @@ impl Engine {
                 "Bad parameters: you must choose at least one stream",
             ));
         }
-        if record.host.log_config.kind == "none" {
+        if !crate::container::log_drivers::is_readable(&record) {
             return Err(Error::unsupported(
                 "configured logging driver does not support reading",
             ));

@@ -305,11 +305,16 @@ impl Engine {
     }
 
     /// `/etc/hosts` and `/etc/resolv.conf` of a container that runs.
-    fn renew_name_files(&self, record: &Record, endpoints: &BTreeMap<String, EndpointRecord>) -> Result<()> {
+    pub(crate) fn renew_name_files(
+        &self,
+        record: &Record,
+        endpoints: &BTreeMap<String, EndpointRecord>,
+    ) -> Result<()> {
         let mode = NetworkMode::parse(&record.host.network_mode)?;
         let around = name_files::Surroundings {
             mode: &mode,
             addresses: endpoints.values().map(|end| end.address).collect(),
+            links: self.link_hosts(record),
             gateway: self.networks.bridge().map(|bridge| bridge.gateway().into()),
             dns: &self.config.dns,
             own_server: has_names(endpoints),

@@ -7,7 +7,7 @@ use vessel_api::{EndpointResource, EndpointSettings, Ipam, IpamConfig, Map, Netw
 use vessel_network::{Bridge, EndpointRecord};
 
 use super::attach::DEFAULT;
-use super::names::{dns_names, shown_aliases};
+use super::names::dns_names;
 use super::{NetworkRecord, not_found};
 use crate::container::record::Record;
 use crate::oci_spec::modes::NetworkMode;
@@ -78,6 +78,7 @@ impl Engine {
             created: crate::time::rfc3339(self.networks.created),
             scope: "local".into(),
             driver: driver.to_owned(),
+            enable_ipv4: true,
             ipam: Ipam {
                 driver: "default".into(),
                 ..Ipam::default()
@@ -166,7 +167,6 @@ impl Engine {
         }
         let settings = names.into_iter().map(|name| {
             let mut settings = record.networks.get(name).cloned().unwrap_or_default();
-            settings.aliases = shown_aliases(record, name, &settings.aliases);
             settings.dns_names = dns_names(record, name);
             if (running && (name != DEFAULT || self.networks.bridge().is_some()))
                 || self.networks.find_user(name).is_some()
@@ -254,6 +254,7 @@ fn user_network(record: &NetworkRecord) -> Network {
         created: crate::time::rfc3339(record.created),
         scope: "local".into(),
         driver: "bridge".into(),
+        enable_ipv4: true,
         ipam: Ipam {
             driver: record.ipam_driver.clone(),
             options: record.ipam_options.clone(),

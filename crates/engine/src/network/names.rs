@@ -191,13 +191,3 @@ pub(super) fn dns_names(record: &Record, network: &str) -> Vec<String> {
         names_of(record, network)
     }
 }
-
-/// The aliases of a container on a network as `inspect` shows them: with its short ID.
-pub(super) fn shown_aliases(record: &Record, network: &str, asked: &[String]) -> Vec<String> {
-    let mut aliases = asked.to_vec();
-    let short = record.short_id();
-    if !matches!(network, DEFAULT | "host" | "none") && !aliases.iter().any(|alias| alias == short) {
-        aliases.push(short.to_owned());
-    }
-    aliases
-}

@@ -96,6 +96,8 @@ pub struct Inputs<'a> {
     pub mounts: Vec<UserMount>,
     /// The init program on the host, when it runs under one.
     pub init: Option<PathBuf>,
+    /// Variables that links bring.
+    pub link_environment: Vec<String>,
     /// Where its cgroup goes.
     pub cgroup: String,
 }
@@ -190,7 +192,7 @@ fn process(inputs: &Inputs<'_>) -> Process {
         console_size: (record.config.tty && size != ConsoleSize::default()).then_some(size),
         user: user(&inputs.identity),
         args,
-        env: environment(record),
+        env: environment(record, &inputs.link_environment),
         cwd: match record.config.working_dir.as_str() {
             "" => "/".into(),
             path => mount_points::clean(path).into(),
@@ -229,9 +231,9 @@ pub fn capabilities(bounding: CapSet, uid: u32) -> CapabilityLists {
     }
 }
 
-/// The environment: a search path, the host name, the terminal; then what was asked for. A name without a value takes
-/// the variable away.
-pub fn environment(record: &Record) -> Vec<String> {
+/// The environment: a search path, the host name, the terminal, what links say; then what was asked for. A name without a
+/// value takes the variable away.
+pub fn environment(record: &Record, links: &[String]) -> Vec<String> {
     let mut env = vec![
         format!("PATH={DEFAULT_PATH}"),
         format!("HOSTNAME={}", record.config.hostname),
@@ -239,6 +241,7 @@ pub fn environment(record: &Record) -> Vec<String> {
     if record.config.tty {
         env.push("TERM=xterm".into());
     }
+    env.extend_from_slice(links);
     override_env(&mut env, &record.config.env);
     env
 }

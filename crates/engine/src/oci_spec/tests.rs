@@ -39,6 +39,7 @@ fn made(record: &Record, change: impl FnOnce(&mut Inputs<'_>)) -> Spec {
         },
         mounts: Vec::new(),
         init: None,
+        link_environment: Vec::new(),
         cgroup: "/vessel/0123456789abcdef".into(),
     };
     change(&mut inputs);

@@ -25,6 +25,9 @@ pub struct HostFacts {
     pub userns_remap: bool,
 }
 
+/// What the built-in runtime is called: its own name and those that Docker's has.
+pub const RUNTIMES: [&str; 3] = ["vessel", "runc", "io.containerd.runc.v2"];
+
 /// Paths that are hidden unless told otherwise: what shows or breaks the host.
 pub const MASKED_PATHS: [&str; 12] = [
     "/proc/asound",
@@ -139,38 +142,24 @@ pub fn check(config: &ContainerConfig, host: &HostConfig, facts: &HostFacts) -> 
             host.isolation
         )));
     }
-    if !host.links.is_empty() && !matches!(network, NetworkMode::Named(_)) {
-        return Err(Error::unsupported(
-            "links are not supported on this network: make one with `network create`, where containers find each other by name, or use --add-host",
-        ));
-    }
     if !host.resources.device_requests.is_empty() {
         return Err(Error::unsupported(
             "device requests (--gpus, CDI) are not supported: name the nodes with --device",
         ));
-    }
-    if !matches!(host.volume_driver.as_str(), "" | "local") {
-        return Err(Error::unsupported(format!(
-            "there is no volume driver {:?}: only local is built in",
-            host.volume_driver
-        )));
     }
     if host.storage_opt.keys().next().is_some() {
         return Err(Error::unsupported(
             "--storage-opt is not supported: the writable layer has no size limit of its own",
         ));
     }
-    if !matches!(
-        host.runtime.as_str(),
-        "" | "vessel" | "runc" | "io.containerd.runc.v2"
-    ) {
+    if !host.runtime.is_empty() && !RUNTIMES.contains(&host.runtime.as_str()) {
         return Err(Error::invalid(format!(
             "unknown or invalid runtime name: {}",
             host.runtime
         )));
     }
     sysctls(host, &network, &ipc)?;
-    log_options(host)?;
+    crate::container::log_drivers::check(host)?;
     for limit in &host.resources.ulimits {
         ulimit(limit)?;
     }
@@ -324,54 +313,6 @@ fn sysctls(host: &HostConfig, network: &NetworkMode, ipc: &Ipc) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// The log's size and number of files, or `None` when nothing is logged.
-///
-/// # Errors
-/// Unknown drivers and options, sizes that make no sense.
-pub fn log_options(host: &HostConfig) -> Result<Option<(u64, u32)>> {
-    let options = &host.log_config.config;
-    match host.log_config.kind.as_str() {
-        "" | "json-file" => {}
-        "none" => {
-            return match options.keys().next() {
-                Some(option) => Err(Error::invalid(format!(
-                    "unknown log opt '{option}' for none log driver"
-                ))),
-                None => Ok(None),
-            };
-        }
-        other => {
-            return Err(Error::invalid(format!(
-                "logger: no log driver named '{other}' is registered: json-file and none are available"
-            )));
-        }
-    }
-    let (mut size, mut files) = (20 << 20, 5);
-    for (name, value) in options {
-        let refuse = || Error::invalid(format!("invalid value for {name}: {value:?}"));
-        match name.as_str() {
-            "max-size" if value == "-1" => size = 0,
-            "max-size" => size = bytes(value).filter(|size| *size > 0).ok_or_else(refuse)?,
-            "max-file" => {
-                files = value
-                    .parse()
-                    .ok()
-                    .filter(|files| (1..=1000).contains(files))
-                    .ok_or_else(refuse)?
-            }
-            // Accepted: compressed rotation, labels and environment in the log, tags and buffering change nothing here.
-            "compress" | "labels" | "labels-regex" | "env" | "env-regex" | "tag" | "mode"
-            | "max-buffer-size" => {}
-            _ => {
-                return Err(Error::invalid(format!(
-                    "unknown log opt '{name}' for json-file log driver"
-                )));
-            }
-        }
-    }
-    Ok(Some((size, files)))
 }
 
 /// `10m`, `1g`, `512kb`, `1024`: units of 1024, as Docker's.

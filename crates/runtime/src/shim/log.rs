@@ -1,4 +1,4 @@
-//! The container's log: Docker's json-file format, bounded in size.
+//! The container's log: Docker's json-file format, bounded in size; what goes elsewhere goes there, too (see `remote`).
 //!
 //! One JSON object a line: `{"log":"…\n","stream":"stdout","time":"2006-01-02T15:04:05.999999999Z"}`. Lines longer than
 //! [`LONGEST_LINE`] are split, the parts but the last without the trailing `\n`, as Docker does. Bytes that are not
@@ -10,6 +10,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use super::protocol::LogConfig;
+use super::remote::Remote;
 use crate::Result;
 use crate::error::Context;
 
@@ -35,6 +36,7 @@ pub struct Log {
     pending: [Vec<u8>; 2],
     text: Vec<u8>,
     clock: Clock,
+    remote: Option<Remote>,
 }
 
 impl Log {
@@ -61,6 +63,7 @@ impl Log {
             attrs.push(b'}');
         }
         Ok(Self {
+            remote: config.target.clone().map(Remote::new),
             config,
             file,
             size,
@@ -114,6 +117,9 @@ impl Log {
     }
 
     fn entry(&mut self, stream: Stream, line: &[u8], now: i64) {
+        if let Some(remote) = &mut self.remote {
+            remote.send(stream, line, now);
+        }
         let text = &mut self.text;
         text.extend_from_slice(b"{\"log\":\"");
         escape(line, text);
@@ -266,7 +272,7 @@ pub(crate) fn rfc3339_now() -> String {
 }
 
 /// `YYYY-MM-DDTHH:MM:SS` of seconds since the epoch (proleptic Gregorian calendar).
-fn date_time(second: i64) -> String {
+pub(super) fn date_time(second: i64) -> String {
     let (days, time) = (second.div_euclid(86_400), second.rem_euclid(86_400));
     // Days since 0000-03-01, in eras of 400 years.
     let shifted = days + 719_468;
@@ -296,6 +302,7 @@ mod tests {
             max_size,
             max_files,
             attrs: vec![],
+            target: None,
         };
         let log = Log::open(config).unwrap();
         (dir, log)
@@ -381,6 +388,7 @@ mod tests {
             max_size: 0,
             max_files: 1,
             attrs: vec![],
+            target: None,
         };
         let mut log = Log::open(config).unwrap();
         std::fs::write(dir.join("filler"), vec![0; 16 << 10]).unwrap();

@@ -10,6 +10,7 @@ pub mod launch;
 mod log;
 mod poller;
 pub mod protocol;
+mod remote;
 mod run;
 mod server;
 mod session;
@@ -17,7 +18,8 @@ mod spare;
 
 pub use launch::{LaunchedShim, Launcher, ShimFds, connect, is_held};
 pub use protocol::{
-    Attach, Event, ExecRequest, Exit, LogConfig, Overlay, Reply, Request, RootSource, ShimConfig, Status,
+    Attach, Event, ExecRequest, Exit, LogAddress, LogConfig, LogFormat, LogTarget, Overlay, Reply, Request,
+    RootSource, ShimConfig, Status, SyslogStyle,
 };
 pub use run::run;
 pub use spare::{is_spare, run_spare};

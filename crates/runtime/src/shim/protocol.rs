@@ -143,6 +143,70 @@ pub struct LogConfig {
     /// Extra attributes (`attrs` of each line), sorted by the caller; usually empty.
     #[serde(default)]
     pub attrs: Vec<(String, String)>,
+    /// Where lines are sent as well.
+    #[serde(default)]
+    pub target: Option<LogTarget>,
+}
+
+/// Where lines of a log are sent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogTarget {
+    /// To whom.
+    pub address: LogAddress,
+    /// And how.
+    pub format: LogFormat,
+}
+
+/// Who takes lines of a log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogAddress {
+    /// A Unix socket, of datagrams or a stream.
+    Unix(PathBuf),
+    /// UDP.
+    Udp(std::net::SocketAddr),
+    /// TCP.
+    Tcp(std::net::SocketAddr),
+}
+
+/// How lines of a log are sent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// As messages of syslog.
+    Syslog {
+        /// Of which kind.
+        style: SyslogStyle,
+        /// The facility's number.
+        facility: u8,
+        /// The name of this host.
+        host: String,
+        /// The name of the program.
+        program: String,
+        /// What tells containers apart.
+        tag: String,
+        /// The process.
+        process: u32,
+    },
+    /// By the journal's native protocol.
+    Journal {
+        /// Further fields.
+        fields: Vec<(String, String)>,
+    },
+}
+
+/// Kinds of syslog messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SyslogStyle {
+    /// RFC 3164 without a host, for a server on this one.
+    Local,
+    /// RFC 3164.
+    Rfc3164,
+    /// RFC 5424 with whole seconds.
+    Rfc5424,
+    /// RFC 5424 with microseconds.
+    Rfc5424Micro,
 }
 
 /// What a client attaches to.

@@ -50,6 +50,7 @@ impl Shim {
                 max_size: 0,
                 max_files: 1,
                 attrs: Vec::new(),
+                target: None,
             }),
             exit_file: bundle.path().join("record/exit"),
             durable: true,
