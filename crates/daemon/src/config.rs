@@ -6,14 +6,16 @@ use std::path::PathBuf;
 
 use vessel_engine::EngineConfig;
 
+use crate::tls::TlsFiles;
+
 /// Where the daemon listens.
 #[derive(Debug)]
 pub enum Listen {
     /// A Unix socket at a path, made with mode 0660.
     Unix(PathBuf),
-    /// A TCP port. Only loopback addresses: there is no TLS.
+    /// A TCP port, without TLS on loopback addresses only.
     Tcp(SocketAddr),
-    /// A listening stream socket that was passed in (socket activation), Unix or loopback TCP.
+    /// A listening stream socket that was passed in (socket activation), Unix or TCP.
     Inherited(OwnedFd),
 }
 
@@ -24,6 +26,8 @@ pub struct Config {
     pub engine: EngineConfig,
     /// Where to listen; at least one.
     pub listen: Vec<Listen>,
+    /// TLS of TCP ports; none: in clear.
+    pub tls: Option<TlsFiles>,
     /// The group that may use Unix sockets beside root, when it exists.
     pub group: String,
 }

@@ -1,12 +1,13 @@
-//! A client's connection: a Unix or a TCP stream.
+//! A client's connection: a Unix or a TCP stream, or TLS over one.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::server::TlsStream;
 
 /// A client's connection.
 #[derive(Debug)]
@@ -15,19 +16,59 @@ pub enum Conn {
     Unix(UnixStream),
     /// Over TCP.
     Tcp(TcpStream),
+    /// Over TLS.
+    Tls(Box<TlsStream<TcpStream>>),
 }
 
 /// Calls the same method on whichever stream it is.
-macro_rules! either {
+macro_rules! any {
     ($conn:expr, $stream:ident => $call:expr) => {
         match $conn {
             Conn::Unix($stream) => $call,
             Conn::Tcp($stream) => $call,
+            Conn::Tls($stream) => $call,
         }
     };
 }
 
 impl Conn {
+    /// The connection as a socket whose bytes are the client's: those of TLS pass through one more.
+    pub fn into_raw(self) -> io::Result<RawConn> {
+        Ok(match self {
+            Self::Unix(stream) => RawConn::Unix(stream),
+            Self::Tcp(stream) => RawConn::Tcp(stream),
+            Self::Tls(mut stream) => {
+                let (ours, mut theirs) = UnixStream::pair()?;
+                tokio::spawn(async move {
+                    // How it ends is seen by both sides.
+                    let _ = tokio::io::copy_bidirectional(&mut *stream, &mut theirs).await;
+                });
+                RawConn::Unix(ours)
+            }
+        })
+    }
+}
+
+/// A socket with a client's bytes, which tells how much of them was read.
+#[derive(Debug)]
+pub enum RawConn {
+    /// A Unix socket.
+    Unix(UnixStream),
+    /// TCP.
+    Tcp(TcpStream),
+}
+
+/// The same for the two kinds.
+macro_rules! either {
+    ($conn:expr, $stream:ident => $call:expr) => {
+        match $conn {
+            RawConn::Unix($stream) => $call,
+            RawConn::Tcp($stream) => $call,
+        }
+    };
+}
+
+impl RawConn {
     /// Waits until there is something to read.
     pub async fn readable(&self) -> io::Result<()> {
         either!(self, stream => stream.readable().await)
@@ -62,8 +103,8 @@ impl Conn {
     }
 }
 
-impl AsFd for Conn {
-    fn as_fd(&self) -> BorrowedFd<'_> {
+impl AsFd for RawConn {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
         either!(self, stream => stream.as_fd())
     }
 }
@@ -74,13 +115,13 @@ impl AsyncRead for Conn {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        either!(self.get_mut(), stream => Pin::new(stream).poll_read(cx, buffer))
+        any!(self.get_mut(), stream => Pin::new(stream).poll_read(cx, buffer))
     }
 }
 
 impl AsyncWrite for Conn {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
-        either!(self.get_mut(), stream => Pin::new(stream).poll_write(cx, buffer))
+        any!(self.get_mut(), stream => Pin::new(stream).poll_write(cx, buffer))
     }
 
     fn poll_write_vectored(
@@ -88,18 +129,18 @@ impl AsyncWrite for Conn {
         cx: &mut Context<'_>,
         buffers: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        either!(self.get_mut(), stream => Pin::new(stream).poll_write_vectored(cx, buffers))
+        any!(self.get_mut(), stream => Pin::new(stream).poll_write_vectored(cx, buffers))
     }
 
     fn is_write_vectored(&self) -> bool {
-        either!(self, stream => stream.is_write_vectored())
+        any!(self, stream => stream.is_write_vectored())
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        either!(self.get_mut(), stream => Pin::new(stream).poll_flush(cx))
+        any!(self.get_mut(), stream => Pin::new(stream).poll_flush(cx))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        either!(self.get_mut(), stream => Pin::new(stream).poll_shutdown(cx))
+        any!(self.get_mut(), stream => Pin::new(stream).poll_shutdown(cx))
     }
 }

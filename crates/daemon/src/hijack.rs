@@ -1,6 +1,6 @@
 //! Connections that leave HTTP behind: attach and exec.
 //!
-//! After a `101` the bytes go both ways between the client and the engine's stream, whose output is in Docker's
+//! After a `101`, or after the head of an answer to a client that does not ask for an upgrade, the bytes go both ways between the client and the engine's stream, whose output is in Docker's
 //! framing already. The client's half-close is the end of input; the end of output closes the client's
 //! connection. Bytes pass through one buffer per thread, so an idle connection owns none.
 
@@ -11,7 +11,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::stream;
 use hyper::header::{CONNECTION, HeaderValue, UPGRADE};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper::{Response, StatusCode};
@@ -23,9 +22,11 @@ use tokio::net::UnixStream;
 use vessel_engine::{Attached, LogStream};
 
 use crate::body::Body;
-use crate::conn::Conn;
+use crate::conn::{Conn, RawConn};
 use crate::detach::Watcher;
-use crate::response;
+use crate::error::ApiError;
+use crate::response::{self, Answer};
+use crate::takeover::{Body as RequestBody, Held, Taker};
 use crate::version::ApiVersion;
 
 /// What is copied at once.
@@ -65,18 +66,44 @@ pub fn content_type(version: ApiVersion, tty: bool) -> HeaderValue {
     }
 }
 
-/// Hands a stream over to a client: by upgrade when it asks for one, as the body of the response otherwise (its
-/// input cannot be heard then).
-pub fn respond(
-    upgrade: Option<OnUpgrade>,
-    version: ApiVersion,
-    attached: Attached,
-    rules: Rules,
-) -> Response<Body> {
+/// How a connection leaves HTTP.
+#[derive(Debug)]
+pub enum Way {
+    /// The client asks for it.
+    Upgrade(OnUpgrade),
+    /// The client does not, and knows all the same that what follows is raw, as dockerd has it.
+    Take(Taker, RequestBody),
+}
+
+/// Hands a stream over to a client.
+pub fn respond(way: Way, version: ApiVersion, attached: Attached, rules: Rules) -> Answer {
+    match way {
+        Way::Upgrade(upgrade) => Ok(upgrade_to(upgrade, version, attached, rules)),
+        Way::Take(taker, body) => {
+            let Some((conn, first)) = taker.take(&body) else {
+                return Err(ApiError::internal("the connection is in use already"));
+            };
+            tokio::spawn(async move {
+                let served = async {
+                    let conn = conn.into_raw()?;
+                    write_all(&conn, RAW_HEAD).await?;
+                    pump(conn, first, attached, rules).await
+                };
+                if let Err(error) = served.await {
+                    tracing::debug!(%error, "an attached connection ended");
+                }
+            });
+            // Nobody hears it.
+            Ok(response::status(StatusCode::OK))
+        }
+    }
+}
+
+/// What comes before raw bytes of a client that did not ask for an upgrade. The type is the same for all versions.
+const RAW_HEAD: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: application/vnd.docker.raw-stream\r\n\r\n";
+
+fn upgrade_to(upgrade: OnUpgrade, version: ApiVersion, attached: Attached, rules: Rules) -> Response<Body> {
     let content_type = content_type(version, attached.tty && !rules.frames);
-    let Some(upgrade) = upgrade else {
-        return response::with_type(StatusCode::OK, content_type, output_body(attached, rules.frames));
-    };
     tokio::spawn(async move {
         match upgrade.await {
             Ok(upgraded) => {
@@ -98,37 +125,6 @@ pub fn respond(
     response
 }
 
-/// Output only: the log, then what comes.
-fn output_body(attached: Attached, frames: bool) -> Body {
-    let Attached {
-        logs, stream, ended, ..
-    } = attached;
-    let rest = (logs, stream, ended);
-    Body::stream(stream::unfold(
-        rest,
-        move |(mut logs, stream, ended)| async move {
-            if let Some(log) = &mut logs {
-                match next_chunk(log).await {
-                    Some(chunk) => return Some((Ok(chunk), (logs, stream, ended))),
-                    None => logs = None,
-                }
-            }
-            let live = stream?;
-            let piece = read_some(&live, frames).await;
-            match piece {
-                Ok(piece) if piece.is_empty() => {
-                    if let Some(ended) = &ended {
-                        ended.wait().await;
-                    }
-                    None
-                }
-                Ok(piece) => Some((Ok(piece), (logs, Some(live), ended))),
-                Err(error) => Some((Err(error), (None, None, None))),
-            }
-        },
-    ))
-}
-
 /// The next piece of a log. Why a log broke off is told where errors of the program would be.
 pub async fn next_chunk(log: &mut LogStream) -> Option<Bytes> {
     match log.chunks.recv().await? {
@@ -148,19 +144,6 @@ pub async fn next_chunk(log: &mut LogStream) -> Option<Bytes> {
     }
 }
 
-async fn read_some(stream: &UnixStream, frames: bool) -> io::Result<Bytes> {
-    loop {
-        stream.readable().await?;
-        let read = BUFFERS.with_borrow_mut(|buffer| {
-            read_piece(stream, buffer, frames).map(|read| Bytes::copy_from_slice(&buffer[..read]))
-        });
-        match read {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            other => return other,
-        }
-    }
-}
-
 /// Reads what is there, as a frame of standard output when `frames` says so. The bytes that are in the buffer then; none
 /// at the end.
 fn read_piece(stream: &UnixStream, buffer: &mut [u8], frames: bool) -> io::Result<usize> {
@@ -176,14 +159,20 @@ fn read_piece(stream: &UnixStream, buffer: &mut [u8], frames: bool) -> io::Resul
 }
 
 async fn serve(upgraded: Upgraded, attached: Attached, rules: Rules) -> io::Result<()> {
-    let parts = upgraded
-        .downcast::<TokioIo<Conn>>()
-        .map_err(|_| io::Error::other("the upgraded connection is not of the server's kind"))?;
-    pump(parts.io.into_inner(), parts.read_buf, attached, rules).await
+    let (conn, first) = conn_of(upgraded)?;
+    pump(conn.into_raw()?, first, attached, rules).await
+}
+
+/// The connection below an upgraded one, and what was read of it already.
+pub fn conn_of(upgraded: Upgraded) -> io::Result<(Conn, Bytes)> {
+    let lost = || io::Error::other("the upgraded connection is not of the server's kind");
+    let parts = upgraded.downcast::<TokioIo<Held>>().map_err(|_| lost())?;
+    let conn = parts.io.into_inner().into_conn().ok_or_else(lost)?;
+    Ok((conn, parts.read_buf))
 }
 
 /// Copies both ways until the output or the client is at its end. `first` was read from the client already.
-async fn pump(client: Conn, first: Bytes, attached: Attached, rules: Rules) -> io::Result<()> {
+pub async fn pump(client: RawConn, first: Bytes, attached: Attached, rules: Rules) -> io::Result<()> {
     let Attached {
         logs, stream, ended, ..
     } = attached;
@@ -240,17 +229,17 @@ async fn pump(client: Conn, first: Bytes, attached: Attached, rules: Rules) -> i
 ///
 /// Only a Unix socket tells when it was read. Over TCP the client's kernel says that it arrived, which is sooner: a client
 /// gets a moment more there, and a slow one may still lose output.
-async fn head_is_read(client: &Conn) {
+async fn head_is_read(client: &RawConn) {
     let end = tokio::time::Instant::now() + HEAD;
     while client.unread() > 0 && tokio::time::Instant::now() < end {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    if matches!(client, Conn::Tcp(_)) {
+    if matches!(client, RawConn::Tcp(_)) {
         tokio::time::sleep(HEAD_TCP).await;
     }
 }
 
-async fn copy_output(engine: &UnixStream, client: &Conn, frames: bool) -> io::Result<()> {
+async fn copy_output(engine: &UnixStream, client: &RawConn, frames: bool) -> io::Result<()> {
     loop {
         // A program that never stops writing must not keep a worker to itself: readiness alone does not yield.
         tokio::task::consume_budget().await;
@@ -280,7 +269,7 @@ async fn copy_output(engine: &UnixStream, client: &Conn, frames: bool) -> io::Re
 /// Copies input until its end, which is passed on. Without standard input it is read and dropped, so that the
 /// client's end is noticed. Fails when the detach keys were seen.
 async fn copy_input(
-    client: &Conn,
+    client: &RawConn,
     first: Bytes,
     engine: Option<&UnixStream>,
     rules: Rules,
@@ -334,7 +323,7 @@ async fn copy_input(
     Ok(())
 }
 
-async fn write_all(client: &Conn, mut bytes: &[u8]) -> io::Result<()> {
+async fn write_all(client: &RawConn, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         match client.try_write(bytes) {
             Ok(written) => bytes = &bytes[written..],
@@ -366,7 +355,7 @@ async fn write_engine(engine: &UnixStream, mut bytes: &[u8], taken: &AtomicUsize
 ///
 /// Registered for nothing but what epoll reports unasked, a hang-up: the end of the client's input would otherwise
 /// stay ready for ever. The registration is its own; the stream's is in the hands of the writer.
-async fn hung_up(client: &Conn) -> io::Result<()> {
+async fn hung_up(client: &RawConn) -> io::Result<()> {
     let duplicate = client.as_fd().try_clone_to_owned()?;
     // SAFETY: the duplicate is owned by the registration and by nothing else, so it stays the same open descriptor
     // until it is taken off again.
@@ -404,7 +393,7 @@ mod tests {
     async fn half_closed_is_not_hung_up_and_costs_nothing() {
         let (mut peer, client) = UnixStream::pair().unwrap();
         peer.shutdown().await.unwrap();
-        let client = Conn::Unix(client);
+        let client = RawConn::Unix(client);
         let before = cpu_time();
         assert!(
             timeout(Duration::from_millis(300), hung_up(&client))
@@ -443,7 +432,7 @@ mod tests {
             };
             let first = Bytes::copy_from_slice(&sent[..1]);
             let taken = AtomicUsize::new(0);
-            let copied = copy_input(&Conn::Unix(client), first, Some(&engine), rules, &taken).await;
+            let copied = copy_input(&RawConn::Unix(client), first, Some(&engine), rules, &taken).await;
             assert_eq!(copied.is_err(), detached);
             drop(engine);
             let mut seen = Vec::new();
@@ -470,7 +459,7 @@ mod tests {
                 detach_keys: None,
                 frames: false,
             };
-            let pumping = tokio::spawn(pump(Conn::Unix(client), Bytes::new(), attached, rules));
+            let pumping = tokio::spawn(pump(RawConn::Unix(client), Bytes::new(), attached, rules));
             // As much as there is room for on the way.
             let mut sent = 0;
             while timeout(STALLED / 10, peer.writable()).await.is_ok() {
@@ -507,7 +496,7 @@ mod tests {
             detach_keys: None,
             frames: true,
         };
-        let pumping = tokio::spawn(pump(Conn::Unix(client), Bytes::new(), attached, rules));
+        let pumping = tokio::spawn(pump(RawConn::Unix(client), Bytes::new(), attached, rules));
         tokio::time::sleep(Duration::from_millis(100)).await;
         let mut piece = [0; 100];
         for expected in [&b"head"[..], b"\x01\0\0\0\0\0\0\x06output"] {
@@ -530,7 +519,7 @@ mod tests {
         let all: Vec<u8> = (0..3_000_000u32).map(|at| (at % 251) as u8).collect();
         let written = all.clone();
         let writer = tokio::spawn(async move { program.write_all(&written).await });
-        let copier = tokio::spawn(async move { copy_output(&engine, &Conn::Unix(client), false).await });
+        let copier = tokio::spawn(async move { copy_output(&engine, &RawConn::Unix(client), false).await });
         let mut seen = Vec::new();
         let mut piece = vec![0; 7000];
         loop {

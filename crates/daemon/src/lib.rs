@@ -16,17 +16,24 @@ mod detach;
 mod error;
 mod hijack;
 mod listen;
+mod openapi;
 mod query;
 mod request;
 mod response;
 mod router;
 mod routes;
 mod server;
+mod shape;
+mod table;
+mod takeover;
+mod tls;
 mod version;
+mod websocket;
 
 pub use config::{Config, Listen};
 pub use error::Error;
 pub use server::Server;
+pub use tls::TlsFiles;
 
 use tokio::signal::unix::{SignalKind, signal};
 

@@ -10,10 +10,13 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
-use tokio::net::{TcpListener, UnixListener, UnixStream};
+use rustls::ServerConfig;
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio_rustls::TlsAcceptor;
 
 use crate::config::Listen;
 use crate::conn::Conn;
@@ -37,8 +40,8 @@ pub enum Listener {
         /// Its file.
         _file: Option<SocketFile>,
     },
-    /// TCP on a loopback address.
-    Tcp(TcpListener),
+    /// TCP, with TLS or on a loopback address.
+    Tcp(TcpListener, Option<Arc<ServerConfig>>),
 }
 
 /// The file of a Unix socket; removed on drop when it is still the one that was made.
@@ -62,26 +65,60 @@ impl Drop for SocketFile {
 
 impl Listener {
     /// Opens a socket.
-    pub async fn open(listen: Listen, group: &str) -> Result<Self, Error> {
+    pub async fn open(listen: Listen, group: &str, tls: Option<&Security>) -> Result<Self, Error> {
         match listen {
             Listen::Unix(path) => unix(path, group).await,
-            Listen::Tcp(address) => tcp(address).await,
-            Listen::Inherited(fd) => inherited(fd),
+            Listen::Tcp(address) => tcp(address, tls).await,
+            Listen::Inherited(fd) => inherited(fd, tls),
         }
     }
 
     /// The next client.
-    pub async fn accept(&self) -> io::Result<Conn> {
+    pub async fn accept(&self) -> io::Result<Accepted> {
         match self {
-            Self::Unix { socket, .. } => Ok(Conn::Unix(socket.accept().await?.0)),
-            Self::Tcp(listener) => {
+            Self::Unix { socket, .. } => Ok(Accepted::Ready(Conn::Unix(socket.accept().await?.0))),
+            Self::Tcp(listener, tls) => {
                 let (stream, _) = listener.accept().await?;
                 // An answer is written at once; waiting for more to send would only delay it.
                 stream.set_nodelay(true)?;
-                Ok(Conn::Tcp(stream))
+                Ok(match tls {
+                    Some(tls) => Accepted::Handshake(stream, tls.clone()),
+                    None => Accepted::Ready(Conn::Tcp(stream)),
+                })
             }
         }
     }
+}
+
+/// A client that was accepted.
+#[derive(Debug)]
+pub enum Accepted {
+    /// Requests may come.
+    Ready(Conn),
+    /// TLS has to be agreed on.
+    Handshake(TcpStream, Arc<ServerConfig>),
+}
+
+impl Accepted {
+    /// The connection, after the client's handshake if there is one.
+    pub async fn ready(self) -> io::Result<Conn> {
+        match self {
+            Self::Ready(conn) => Ok(conn),
+            Self::Handshake(stream, tls) => {
+                let stream = TlsAcceptor::from(tls).accept(stream).await?;
+                Ok(Conn::Tls(Box::new(stream)))
+            }
+        }
+    }
+}
+
+/// TLS, and whether clients have to show certificates.
+#[derive(Debug)]
+pub struct Security {
+    /// What handshakes are answered with.
+    pub config: Arc<ServerConfig>,
+    /// Whether they have to.
+    pub verifies: bool,
 }
 
 async fn unix(path: PathBuf, group: &str) -> Result<Listener, Error> {
@@ -195,27 +232,27 @@ async fn knock(path: &Path) -> io::Result<()> {
     }
 }
 
-async fn tcp(address: SocketAddr) -> Result<Listener, Error> {
-    check_loopback(address)?;
+async fn tcp(address: SocketAddr, tls: Option<&Security>) -> Result<Listener, Error> {
+    check_reach(address, tls)?;
     let listener = TcpListener::bind(address).await.map_err(|source| Error::Listen {
         address: address.to_string(),
         source,
         advice: "choose another port",
     })?;
-    Ok(Listener::Tcp(listener))
+    Ok(Listener::Tcp(listener, tls.map(|tls| Arc::clone(&tls.config))))
 }
 
-/// Whoever reaches the API is root on this machine; without TLS only this machine may.
-fn check_loopback(address: SocketAddr) -> Result<(), Error> {
-    if address.ip().is_loopback() {
+/// Whoever reaches the API is root on this machine; unless clients show certificates only this machine may.
+fn check_reach(address: SocketAddr, tls: Option<&Security>) -> Result<(), Error> {
+    if address.ip().is_loopback() || tls.is_some_and(|tls| tls.verifies) {
         return Ok(());
     }
     Err(Error::Config(format!(
-        "will not listen on {address}: whoever reaches that port would be root here, and there is no TLS; listen on 127.0.0.1 or on a Unix socket"
+        "will not listen on {address}: whoever reaches that port would be root here, and clients show no certificates; give --tlsverify with --tlscacert, --tlscert and --tlskey, or listen on 127.0.0.1 or on a Unix socket"
     )))
 }
 
-fn inherited(fd: OwnedFd) -> Result<Listener, Error> {
+fn inherited(fd: OwnedFd, tls: Option<&Security>) -> Result<Listener, Error> {
     let failed = |source| Error::Listen {
         address: "the socket passed in".to_owned(),
         source,
@@ -234,8 +271,8 @@ fn inherited(fd: OwnedFd) -> Result<Listener, Error> {
         }),
         AddressFamily::INET | AddressFamily::INET6 => {
             let listener = TcpListener::from_std(fd.into()).map_err(failed)?;
-            check_loopback(listener.local_addr().map_err(failed)?)?;
-            Ok(Listener::Tcp(listener))
+            check_reach(listener.local_addr().map_err(failed)?, tls)?;
+            Ok(Listener::Tcp(listener, tls.map(|tls| Arc::clone(&tls.config))))
         }
         _ => Err(failed(io::Error::from(io::ErrorKind::Unsupported))),
     }

@@ -2,13 +2,17 @@
 
 use http_body_util::{BodyExt, Limited};
 use hyper::body::{Body as _, Bytes, Incoming};
-use hyper::header::{CONTENT_TYPE, UPGRADE};
+use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING, UPGRADE};
 use hyper::{Method, StatusCode};
 use serde::de::DeserializeOwned;
+use vessel_api::describe::{Describe, canonical};
 
 use crate::body::{BodyReader, discard};
 use crate::error::ApiError;
+use crate::hijack::Way;
 use crate::query::Query;
+use crate::shape;
+use crate::takeover::{self, Taker};
 use crate::version::ApiVersion;
 
 /// JSON bodies are refused when they are larger.
@@ -21,20 +25,25 @@ pub struct Request {
     pub method: Method,
     /// The version the client speaks.
     pub version: ApiVersion,
+    /// The route it took: method and path of the table.
+    pub route: String,
     /// The decoded query.
     pub query: Query,
     inner: hyper::Request<Incoming>,
+    taker: Taker,
 }
 
 impl Request {
     /// Takes a request whose path was split off already.
-    pub fn new(inner: hyper::Request<Incoming>, version: ApiVersion) -> Result<Self, ApiError> {
+    pub fn new(inner: hyper::Request<Incoming>, version: ApiVersion, taker: Taker) -> Result<Self, ApiError> {
         let query = Query::parse(inner.uri().query())?;
         Ok(Self {
             method: inner.method().clone(),
             version,
+            route: String::new(),
             query,
             inner,
+            taker,
         })
     }
 
@@ -53,9 +62,21 @@ impl Request {
         self.inner.headers().get(name)?.to_str().ok()
     }
 
-    /// Whether the client asks to leave HTTP behind.
-    pub fn wants_upgrade(&self) -> bool {
-        self.inner.headers().contains_key(UPGRADE)
+    /// How this request's connection leaves HTTP. `read`: whether the body was; if not, it is what follows.
+    pub fn leave(&mut self, read: bool) -> Way {
+        if self.inner.headers().contains_key(UPGRADE) {
+            return Way::Upgrade(self.on_upgrade());
+        }
+        let headers = self.inner.headers();
+        let length = headers
+            .get(CONTENT_LENGTH)
+            .and_then(|length| length.to_str().ok()?.parse().ok());
+        let body = match length {
+            _ if !read => takeover::Body::Length(0),
+            None if headers.contains_key(TRANSFER_ENCODING) => takeover::Body::Chunked,
+            length => takeover::Body::Length(length.unwrap_or(0)),
+        };
+        Way::Take(self.taker.clone(), body)
     }
 
     /// The connection once the response was sent. The body must have been read.
@@ -76,7 +97,7 @@ impl Request {
     }
 
     /// Reads a JSON body; an empty one is `None`.
-    pub async fn json_or_none<T: DeserializeOwned>(&mut self) -> Result<Option<T>, ApiError> {
+    pub async fn json_or_none<T: DeserializeOwned + Describe>(&mut self) -> Result<Option<T>, ApiError> {
         let read = self.read_json().await;
         if read.is_err() {
             self.discard_body().await;
@@ -84,7 +105,7 @@ impl Request {
         read
     }
 
-    async fn read_json<T: DeserializeOwned>(&mut self) -> Result<Option<T>, ApiError> {
+    async fn read_json<T: DeserializeOwned + Describe>(&mut self) -> Result<Option<T>, ApiError> {
         let empty = self.inner.body().is_end_stream();
         self.check_content_type(empty)?;
         if empty {
@@ -96,13 +117,26 @@ impl Request {
                 "invalid JSON: got EOF while reading request body",
             ));
         }
-        // Docker's decoder stops at a `null` as at any other value: it leaves the zero value.
-        serde_json::from_slice(&bytes)
-            .map_err(|error| ApiError::bad_request(format!("invalid JSON: {error}")))
+        let invalid = |error| ApiError::bad_request(format!("invalid JSON: {error}"));
+        let mut value = serde_json::from_slice(&bytes).map_err(invalid)?;
+        // Docker's decoder does not mind in which letters names are written.
+        canonical::<T>(&mut value);
+        shape::request(&self.route, self.version, &mut value)?;
+        // A `null` leaves the zero value, as any other value would.
+        serde_json::from_value(value).map_err(invalid)
+    }
+
+    /// Reads a JSON body of which nothing is known but that it can be read; an empty one is the zero value.
+    pub async fn json_as<T: DeserializeOwned + Default>(&mut self) -> Result<T, ApiError> {
+        let value = self.json_or_none::<serde_json::Value>().await?;
+        let read = value.map(serde_json::from_value).transpose();
+        Ok(read
+            .map_err(|error| ApiError::bad_request(format!("invalid JSON: {error}")))?
+            .unwrap_or_default())
     }
 
     /// Reads a JSON body; an empty one is the zero value.
-    pub async fn json<T: DeserializeOwned + Default>(&mut self) -> Result<T, ApiError> {
+    pub async fn json<T: DeserializeOwned + Describe + Default>(&mut self) -> Result<T, ApiError> {
         Ok(self.json_or_none().await?.unwrap_or_default())
     }
 

@@ -1,30 +1,32 @@
 //! From method and path to a route.
 //!
-//! The version prefix comes off, the rest is decoded and split at its slashes; image and plugin names may contain
-//! slashes themselves. As with dockerd, a path or method that leads nowhere is "page not found".
+//! The version prefix comes off, the rest is decoded, split at its slashes and looked up in the table; names of images and
+//! the like may contain slashes themselves. As with dockerd, a path or method that leads nowhere is "page not found". Answers
+//! to clients of older versions get their shape here.
 
 use std::sync::Arc;
 
 use hyper::Method;
 use hyper::body::Incoming;
+use hyper::header::CONTENT_LENGTH;
+use serde_json::Value;
 
-use crate::buildkit;
+use crate::body::Body;
 use crate::error::ApiError;
 use crate::query::decode;
 use crate::request::Request;
 use crate::response::Answer;
-use crate::routes::{
-    absent, build, commit, containers, copy, exec, image_explain, images, networks, registries, streams,
-    system, volumes,
-};
 use crate::server::State;
+use crate::shape;
+use crate::table::{ROUTES, Route};
+use crate::takeover::Taker;
 use crate::version::ApiVersion;
 
 /// Paths with more segments than any has are refused.
 const MAX_SEGMENTS: usize = 64;
 
 /// Answers a request.
-pub async fn route(state: &Arc<State>, request: hyper::Request<Incoming>) -> Answer {
+pub async fn route(state: &Arc<State>, request: hyper::Request<Incoming>, taker: Taker) -> Answer {
     let raw = request.uri().path().to_owned();
     let (version, rest) = ApiVersion::strip(&raw)?;
     let path = decode(rest, false)?;
@@ -32,138 +34,154 @@ pub async fn route(state: &Arc<State>, request: hyper::Request<Incoming>) -> Ans
         return Err(ApiError::bad_request("a path cannot contain a zero byte"));
     }
     let segments: Vec<&str> = path.trim_start_matches('/').splitn(MAX_SEGMENTS, '/').collect();
-    let mut request = Request::new(request, version)?;
-    match segments.as_slice() {
-        ["containers", rest @ ..] => container(state, request, rest).await,
-        ["exec", id, verb] => match (request.method.clone(), *verb) {
-            (Method::POST, "start") => exec::start(state, request, id).await,
-            (Method::POST, "resize") => exec::resize(state, request, id).await,
-            (Method::GET, "json") => exec::inspect(state, id).await,
-            _ => Err(ApiError::page_not_found()),
-        },
-        ["images", rest @ ..] => image(state, request, rest).await,
-        ["volumes", rest @ ..] => volume(state, request, rest).await,
-        ["networks", rest @ ..] => network(state, request, rest).await,
-        [single] => match (request.method.clone(), *single) {
-            (Method::GET | Method::HEAD, "_ping") => system::ping(&request),
-            (Method::GET, "version") => system::version(state),
-            (Method::GET, "info") => system::info(state),
-            (Method::GET, "events") => system::events(state, &request),
-            (Method::POST, "commit") => commit::commit(state, request).await,
-            (Method::POST, "build") => build::build(state, request).await,
-            (Method::POST, "auth") => registries::auth(state, request).await,
-            (Method::POST, "session") => state.sessions.accept(request),
-            (Method::POST, "grpc") => buildkit::serve(state, request),
-            _ => nowhere(&mut request, &segments).await,
-        },
-        ["build", "cancel"] if request.method == Method::POST => build::cancel(state, &request),
-        ["build", "prune"] if request.method == Method::POST => build::prune(state, &request).await,
-        ["system", "df"] if request.method == Method::GET => system::disk_usage(state, &request).await,
-        ["distribution", name @ .., "json"] if !name.is_empty() && request.method == Method::GET => {
-            registries::distribution(state, &request, &name.join("/")).await
-        }
-        segments => nowhere(&mut request, segments).await,
+    let found = find(request.method(), &segments);
+    let mut request = Request::new(request, version, taker)?;
+    let Some((route, places)) = found else {
+        request.discard_body().await;
+        return Err(ApiError::page_not_found());
+    };
+    request.route = route.name();
+    let name = request.route.clone();
+    if route.answer.0 >= 400 {
+        // Nobody reads it, and who still sends it would not look at the answer.
+        request.discard_body().await;
     }
+    let answer = (route.handler)(state, request, &places).await?;
+    shaped(&name, version, answer)
 }
 
-async fn nowhere(request: &mut Request, segments: &[&str]) -> Answer {
-    request.discard_body().await;
-    absent::route(&request.method, segments)
+/// The route for a path, and what stands in its places.
+fn find(method: &Method, segments: &[&str]) -> Option<(&'static Route, Vec<String>)> {
+    ROUTES
+        .iter()
+        .filter(|route| route.method == *method)
+        .find_map(|route| Some((route, matches(route.path, segments)?)))
 }
 
-async fn container(state: &Arc<State>, request: Request, path: &[&str]) -> Answer {
-    let method = request.method.clone();
-    match (method, path) {
-        (Method::GET, ["json"]) => containers::list(state, &request).await,
-        (Method::POST, ["create"]) => containers::create(state, request).await,
-        (Method::POST, ["prune"]) => containers::prune(state, &request).await,
-        (Method::DELETE, [id]) => containers::remove(state, &request, id).await,
-        (Method::GET, [id, "json"]) => containers::inspect(state, &request, id).await,
-        (Method::GET, [id, "top"]) => containers::top(state, &request, id).await,
-        (Method::GET, [id, "changes"]) => copy::changes(state, id).await,
-        (Method::GET, [id, "export"]) => copy::export(state, id).await,
-        (Method::GET, [id, "archive"]) => copy::get(state, &request, id).await,
-        (Method::HEAD, [id, "archive"]) => copy::head(state, &request, id).await,
-        (Method::PUT, [id, "archive"]) => copy::put(state, request, id).await,
-        (Method::GET, [id, "logs"]) => streams::logs(state, &request, id).await,
-        (Method::GET, [id, "stats"]) => streams::stats(state, &request, id).await,
-        (Method::POST, [id, "attach"]) => streams::attach(state, request, id).await,
-        (Method::GET, [_, "attach", "ws"]) => Err(ApiError::not_implemented(
-            "attaching over a websocket is not there yet: attach with POST /containers/{id}/attach",
-        )),
-        (Method::POST, [id, "wait"]) => streams::wait(state, &request, id),
-        (Method::POST, [id, "exec"]) => exec::create(state, request, id).await,
-        (Method::POST, [id, "start"]) => containers::start(state, &request, id).await,
-        (Method::POST, [id, "stop"]) => containers::stop(state, &request, id).await,
-        (Method::POST, [id, "restart"]) => containers::restart(state, &request, id).await,
-        (Method::POST, [id, "kill"]) => containers::kill(state, &request, id).await,
-        (Method::POST, [id, "pause"]) => containers::pause(state, id).await,
-        (Method::POST, [id, "unpause"]) => containers::unpause(state, id).await,
-        (Method::POST, [id, "rename"]) => containers::rename(state, &request, id).await,
-        (Method::POST, [id, "resize"]) => containers::resize(state, &request, id).await,
-        (Method::POST, [id, "update"]) => containers::update(state, request, id).await,
-        _ => Err(ApiError::page_not_found()),
+/// What stands in the places of a pattern, when a path fits it.
+fn matches(pattern: &str, segments: &[&str]) -> Option<Vec<String>> {
+    let mut places = Vec::new();
+    let mut left = segments;
+    let mut wanted = pattern.trim_start_matches('/').split('/');
+    while let Some(want) = wanted.next() {
+        if want.ends_with(":.*}") {
+            // All but what the rest of the pattern takes.
+            let rest = wanted.clone().count();
+            let taken = left.len().checked_sub(rest).filter(|&taken| taken > 0)?;
+            let (name, after) = left.split_at(taken);
+            places.push(name.join("/"));
+            left = after;
+            continue;
+        }
+        let (first, after) = left.split_first()?;
+        left = after;
+        if want.starts_with('{') {
+            places.push((*first).to_owned());
+        } else if want != *first {
+            return None;
+        }
     }
+    left.is_empty().then_some(places)
 }
 
-async fn image(state: &Arc<State>, request: Request, path: &[&str]) -> Answer {
-    let method = request.method.clone();
-    match (method, path) {
-        (Method::GET, ["json"]) => images::list(state, &request).await,
-        (Method::GET, ["get"]) => images::save(state, &request, None).await,
-        (Method::GET, ["search"]) => registries::search(state, &request).await,
-        (Method::POST, ["load"]) => images::load(state, request).await,
-        (Method::POST, ["create"]) => images::create(state, request).await,
-        (Method::POST, ["prune"]) => images::prune(state, &request).await,
-        (Method::GET, [name @ .., "json"]) if !name.is_empty() => {
-            images::inspect(state, &name.join("/")).await
-        }
-        (Method::GET, [name @ .., "history"]) if !name.is_empty() => {
-            images::history(state, &request, &name.join("/")).await
-        }
-        (Method::GET, [name @ .., "explain"]) if !name.is_empty() => {
-            image_explain::explain(state, &name.join("/")).await
-        }
-        (Method::GET, [name @ .., "diff"]) if !name.is_empty() => {
-            image_explain::diff(state, &request, &name.join("/")).await
-        }
-        (Method::GET, [name @ .., "get"]) if !name.is_empty() => {
-            images::save(state, &request, Some(name.join("/"))).await
-        }
-        (Method::POST, [name @ .., "tag"]) if !name.is_empty() => {
-            images::tag(state, &request, &name.join("/")).await
-        }
-        (Method::POST, [name @ .., "push"]) if !name.is_empty() => {
-            images::push(state, request, name.join("/")).await
-        }
-        (Method::DELETE, name) if !name.is_empty() => images::remove(state, &request, &name.join("/")).await,
-        _ => Err(ApiError::page_not_found()),
+/// The answer as the client's version has it.
+fn shaped(route: &str, version: ApiVersion, mut answer: hyper::Response<Body>) -> Answer {
+    if !answer.status().is_success() || !shape::answer_differs(route, version) {
+        return Ok(answer);
     }
-}
-
-async fn volume(state: &Arc<State>, request: Request, path: &[&str]) -> Answer {
-    let method = request.method.clone();
-    match (method, path) {
-        (Method::GET, []) => volumes::list(state, &request).await,
-        (Method::POST, ["create"]) => volumes::create(state, request).await,
-        (Method::POST, ["prune"]) => volumes::prune(state, &request).await,
-        (Method::GET, [name]) => volumes::inspect(state, name).await,
-        (Method::DELETE, [name]) => volumes::remove(state, &request, name).await,
-        (Method::PUT, [_]) => absent::swarm(),
-        _ => Err(ApiError::page_not_found()),
+    if let Body::Whole(Some(text)) = answer.body()
+        && let Ok(mut value) = serde_json::from_slice::<Value>(text)
+    {
+        shape::answer(route, version, &mut value);
+        let mut text = serde_json::to_vec(&value).map_err(|error| {
+            ApiError::internal(format!("the answer could not be written as JSON: {error}"))
+        })?;
+        text.push(b'\n');
+        answer.headers_mut().remove(CONTENT_LENGTH);
+        *answer.body_mut() = Body::whole(text);
     }
+    Ok(answer)
 }
 
-async fn network(state: &Arc<State>, request: Request, path: &[&str]) -> Answer {
-    let method = request.method.clone();
-    match (method, path) {
-        (Method::GET, []) => networks::list(state, &request).await,
-        (Method::POST, ["create"]) => networks::create(state, request).await,
-        (Method::POST, ["prune"]) => networks::prune(state, &request).await,
-        (Method::GET, [name]) => networks::inspect(state, &request, name).await,
-        (Method::DELETE, [name]) => networks::remove(state, name).await,
-        (Method::POST, [name, "connect"]) => networks::connect(state, request, name).await,
-        (Method::POST, [name, "disconnect"]) => networks::disconnect(state, request, name).await,
-        _ => Err(ApiError::page_not_found()),
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path_of(method: &Method, path: &str) -> Option<(&'static str, Vec<String>)> {
+        let segments: Vec<&str> = path.trim_start_matches('/').split('/').collect();
+        find(method, &segments).map(|(route, places)| (route.path, places))
+    }
+
+    #[test]
+    fn paths_lead_to_their_routes() {
+        for (method, path, route, places) in [
+            (Method::GET, "/images/json", "/images/json", vec![]),
+            (
+                Method::GET,
+                "/images/a/b:c/json",
+                "/images/{name:.*}/json",
+                vec!["a/b:c"],
+            ),
+            (
+                Method::GET,
+                "/images/json/json",
+                "/images/{name:.*}/json",
+                vec!["json"],
+            ),
+            (
+                Method::GET,
+                "/containers/x/attach/ws",
+                "/containers/{id:.*}/attach/ws",
+                vec!["x"],
+            ),
+            (
+                Method::DELETE,
+                "/containers/web/db",
+                "/containers/{id:.*}",
+                vec!["web/db"],
+            ),
+            (
+                Method::DELETE,
+                "/containers/x/checkpoints/y",
+                "/containers/{id:.*}/checkpoints/{checkpoint}",
+                vec!["x", "y"],
+            ),
+            (Method::DELETE, "/images/a/b", "/images/{name:.*}", vec!["a/b"]),
+            (Method::POST, "/exec/1/start", "/exec/{id}/start", vec!["1"]),
+            (Method::GET, "/networks/n", "/networks/{id:.*}", vec!["n"]),
+        ] {
+            let (found, taken) = path_of(&method, path).unwrap_or_else(|| panic!("{path}"));
+            assert_eq!(
+                (found, taken),
+                (route, places.into_iter().map(str::to_owned).collect()),
+                "{path}"
+            );
+        }
+        for (method, path) in [
+            (Method::GET, "/images"),
+            (Method::GET, "/images/json/"),
+            (Method::POST, "/images/json"),
+            (Method::GET, "/containers/x/nothing"),
+            (Method::GET, "/exec/1/2/json"),
+            (Method::GET, "/nothing"),
+        ] {
+            assert_eq!(path_of(&method, path), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn no_row_hides_another() {
+        for (index, route) in ROUTES.iter().enumerate() {
+            let example: Vec<&str> = route
+                .path
+                .trim_start_matches('/')
+                .split('/')
+                .map(|segment| if segment.starts_with('{') { "x1" } else { segment })
+                .collect();
+            let found = ROUTES
+                .iter()
+                .position(|other| other.method == route.method && matches(other.path, &example).is_some());
+            assert_eq!(found, Some(index), "{} {}", route.method, route.path);
+        }
     }
 }

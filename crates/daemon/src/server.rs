@@ -26,9 +26,10 @@ use crate::buildkit::sessions::Sessions;
 use crate::config::Config;
 use crate::conn::Conn;
 use crate::error::{ApiError, Error};
-use crate::listen::Listener;
+use crate::listen::{Listener, Security};
 use crate::response::Answer;
-use crate::{response, router};
+use crate::takeover::{Held, Taker};
+use crate::{response, router, tls};
 
 /// How long begun work may take once the daemon is told to end.
 const DRAIN: Duration = Duration::from_secs(15);
@@ -129,9 +130,17 @@ impl Server {
                 "no socket to listen on: give at least one".to_owned(),
             ));
         }
+        let security = match &config.tls {
+            Some(files) => Some(Security {
+                config: tls::configuration(files)?,
+                verifies: files.clients.is_some(),
+            }),
+            None => None,
+        };
         let mut listeners = Vec::with_capacity(config.listen.len());
         for listen in config.listen {
-            listeners.push(Arc::new(Listener::open(listen, &config.group).await?));
+            let listener = Listener::open(listen, &config.group, security.as_ref()).await?;
+            listeners.push(Arc::new(listener));
         }
         let uploads = config.engine.root.join("uploads");
         let engine = Engine::open(config.engine).await?;
@@ -220,10 +229,14 @@ async fn accept(
             return;
         };
         match listener.accept().await {
-            Ok(conn) => {
-                let connection = connection(conn, Arc::clone(&state), ended.clone());
+            Ok(accepted) => {
+                let (state, ended) = (Arc::clone(&state), ended.clone());
                 tokio::spawn(async move {
-                    connection.await;
+                    match tokio::time::timeout(FIRST_HEAD_TIMEOUT, accepted.ready()).await {
+                        Ok(Ok(conn)) => connection(conn, state, ended).await,
+                        Ok(Err(error)) => tracing::debug!(%error, "a client's handshake failed"),
+                        Err(_) => tracing::debug!("a client's handshake took too long"),
+                    }
                     drop(permit);
                 });
             }
@@ -244,10 +257,12 @@ async fn accept(
 async fn connection(conn: Conn, state: Arc<State>, mut ended: watch::Receiver<bool>) {
     let spoken = Arc::new(AtomicBool::new(false));
     let heard = Arc::clone(&spoken);
+    let (conn, taker) = Held::new(conn);
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         heard.store(true, Ordering::Relaxed);
-        let state = Arc::clone(&state);
-        async move { Ok::<_, std::convert::Infallible>(answer(state, request).await) }
+        let (state, taker) = (Arc::clone(&state), taker.clone());
+        taker.request_begins(request.method().as_str(), &request.uri().to_string());
+        async move { Ok::<_, std::convert::Infallible>(answer(state, request, taker).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -277,10 +292,10 @@ async fn connection(conn: Conn, state: Arc<State>, mut ended: watch::Receiver<bo
     }
 }
 
-async fn answer(state: Arc<State>, request: hyper::Request<Incoming>) -> Response<Body> {
+async fn answer(state: Arc<State>, request: hyper::Request<Incoming>, taker: Taker) -> Response<Body> {
     let busy = Busy::new(&state);
     tracing::debug!(method = %request.method(), uri = %request.uri(), "request");
-    let mut answer = match router::route(&state, request).await {
+    let mut answer = match router::route(&state, request, taker).await {
         Ok(answer) => answer,
         Err(error) => {
             tracing::debug!(

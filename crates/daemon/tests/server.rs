@@ -18,6 +18,7 @@ fn ping_has_the_headers_clients_negotiate_by() {
     assert_eq!(ping.header("Ostype"), Some("linux"));
     assert_eq!(ping.header("Docker-Experimental"), Some("false"));
     assert_eq!(ping.header("Swarm"), Some("inactive"));
+    assert_eq!(ping.header("Builder-Version"), Some("2"));
     assert_eq!(
         ping.header("Cache-Control"),
         Some("no-cache, no-store, must-revalidate")

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use tracing_subscriber::EnvFilter;
-use vessel_daemon::{Config, Listen};
+use vessel_daemon::{Config, Listen, TlsFiles};
 use vessel_engine::{EngineConfig, IdRange};
 
 use crate::app::Run;
@@ -21,9 +21,24 @@ pub struct Args {
     /// Directory of sockets and all else that does not survive a reboot
     #[arg(long, value_name = "dir")]
     run: Option<PathBuf>,
-    /// Where to listen: unix:///PATH or tcp://127.0.0.1:PORT
-    #[arg(short = 'H', long, value_name = "list")]
+    /// Where to listen, several times: unix:///PATH, tcp://ADDRESS:PORT, or fd:// for sockets that systemd passes
+    #[arg(short = 'H', long, visible_alias = "host", value_name = "list")]
     socket: Vec<String>,
+    /// Use TLS on TCP ports; --tlsverify does, too
+    #[arg(long)]
+    tls: bool,
+    /// Use TLS on TCP ports, and admit clients only with a certificate of --tlscacert
+    #[arg(long)]
+    tlsverify: bool,
+    /// Authority of the clients' certificates
+    #[arg(long, value_name = "file", default_value = "/etc/vessel/ca.pem")]
+    tlscacert: PathBuf,
+    /// Certificate of TCP ports
+    #[arg(long, value_name = "file", default_value = "/etc/vessel/cert.pem")]
+    tlscert: PathBuf,
+    /// Its key
+    #[arg(long, value_name = "file", default_value = "/etc/vessel/key.pem")]
+    tlskey: PathBuf,
     /// Group that may use the Unix socket
     #[arg(long, value_name = "string", default_value = "vessel")]
     group: String,
@@ -62,14 +77,21 @@ impl Run for Args {
             .init();
         let places = Places::from_environment();
         let run = self.run.unwrap_or(places.run);
-        let mut listen = self
-            .socket
-            .iter()
-            .map(|socket| listen_at(socket))
-            .collect::<Result<Vec<_>>>()?;
+        let mut listen = Vec::new();
+        for socket in &self.socket {
+            match socket.as_str() {
+                "fd://" => listen.extend(passed_sockets()?),
+                socket => listen.push(listen_at(socket)?),
+            }
+        }
         if listen.is_empty() {
             listen.push(Listen::Unix(run.join("vessel.sock")));
         }
+        let tls = (self.tls || self.tlsverify).then(|| TlsFiles {
+            certificate: self.tlscert,
+            key: self.tlskey,
+            clients: self.tlsverify.then_some(self.tlscacert),
+        });
         let engine = EngineConfig {
             root: self.root.unwrap_or(places.root),
             run,
@@ -85,6 +107,7 @@ impl Run for Args {
         let config = Config {
             engine,
             listen,
+            tls,
             group: self.group,
         };
         let runtime = vessel_daemon::runtime().map_err(|error| {
@@ -94,6 +117,35 @@ impl Run for Args {
             .block_on(vessel_daemon::serve(config))
             .map_err(Failure::new)
     }
+}
+
+/// The sockets that were passed by socket activation (sd_listen_fds(3)): descriptors from 3 on.
+fn passed_sockets() -> Result<Vec<Listen>> {
+    let number = |name: &str| {
+        let text = std::env::var(name).ok()?;
+        text.parse::<u32>().ok()
+    };
+    let none = || {
+        Failure::usage("no sockets were passed for fd://")
+            .with_hint("start the daemon by a systemd socket unit, or name a socket with -H unix:///PATH")
+    };
+    let count = match (number("LISTEN_PID"), number("LISTEN_FDS")) {
+        (Some(pid), Some(count @ 1..=64)) if pid == std::process::id() => count,
+        _ => return Err(none()),
+    };
+    let mut sockets = Vec::new();
+    for fd in 3..3 + count {
+        let fd = i32::try_from(fd).map_err(|_| none())?;
+        // SAFETY: fcntl takes a number; one that is no open descriptor is refused.
+        if unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) } != 0 {
+            return Err(none());
+        }
+        // SAFETY: the descriptor is open, was passed to this process to be its own, and is taken once: what opened before
+        // this took the lowest free numbers, which these are not.
+        let socket = unsafe { std::os::fd::FromRawFd::from_raw_fd(fd) };
+        sockets.push(Listen::Inherited(socket));
+    }
+    Ok(sockets)
 }
 
 fn listen_at(socket: &str) -> Result<Listen> {

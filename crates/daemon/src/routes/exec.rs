@@ -26,7 +26,7 @@ pub async fn create(state: &Arc<State>, mut request: Request, id: &str) -> Answe
 /// `POST /exec/{id}/start`: detached, or the connection becomes the process's streams.
 pub async fn start(state: &Arc<State>, mut request: Request, id: &str) -> Answer {
     let body = request.json::<ExecStartRequest>().await?;
-    let upgrade = (!body.detach && request.wants_upgrade()).then(|| request.on_upgrade());
+    let way = request.leave(true);
     let exec = state.engine.exec_inspect(id).await?;
     let rules = Rules {
         stdin: exec.open_stdin,
@@ -40,7 +40,7 @@ pub async fn start(state: &Arc<State>, mut request: Request, id: &str) -> Answer
     state
         .finish(async move {
             match engine.exec_start(&id, body).await? {
-                Some(attached) => Ok(hijack::respond(upgrade, version, attached, rules)),
+                Some(attached) => hijack::respond(way, version, attached, rules),
                 None => Ok(status(StatusCode::OK)),
             }
         })

@@ -18,18 +18,20 @@ use crate::response::{self, Answer, json, status};
 use crate::routes::copy::tar_body;
 use crate::routes::registries::credentials;
 use crate::server::{Busy, State};
+use crate::version::ApiVersion;
 
 /// `GET /images/json`.
 pub async fn list(state: &Arc<State>, request: &Request) -> Answer {
     let mut filters = request.filters()?;
-    if let Some(name) = request.query.get("filter").filter(|name| !name.is_empty()) {
-        // What clients before 1.41 sent.
+    if request.version < ApiVersion::new(41)
+        && let Some(name) = request.query.get("filter").filter(|name| !name.is_empty())
+    {
         filters.add("reference", name);
     }
     let options = ImageListOptions {
         all: request.query.flag("all"),
         filters,
-        shared_size: request.query.flag("shared-size"),
+        shared_size: request.version >= ApiVersion::new(42) && request.query.flag("shared-size"),
     };
     json(&state.engine.image_list(options).await?)
 }
@@ -114,10 +116,17 @@ pub async fn load(state: &Arc<State>, request: Request) -> Answer {
     let quiet = request.query.flag("quiet");
     let platform = platform(&request)?;
     let (engine, reader) = (Arc::clone(&state.engine), request.reader());
-    progress(state, move |progress| async move {
+    let answer = progress(state, move |progress| async move {
         engine.image_load(reader, quiet, platform, progress).await
-    })
-    .await
+    });
+    match answer.await {
+        // With dockerd the answer has begun before the archive is looked at.
+        Err(error) => response::stream(
+            "application/json",
+            Body::whole(line(&JsonMessage::error(error.message())).unwrap_or_default()),
+        ),
+        answer => answer,
+    }
 }
 
 /// `POST /images/create`: a pull, or import of an archive of a root.

@@ -9,10 +9,18 @@ use crate::error::ApiError;
 use crate::request::Request;
 use crate::response::{Answer, json, json_with, no_content, status};
 use crate::server::State;
+use crate::version::ApiVersion;
 
 /// `GET /networks`.
 pub async fn list(state: &Arc<State>, request: &Request) -> Answer {
-    json(&state.engine.network_list(&request.filters()?).await?)
+    let mut networks = state.engine.network_list(&request.filters()?).await?;
+    if request.version < ApiVersion::new(28) {
+        // The list was as detailed as each of its elements.
+        for network in &mut networks {
+            *network = state.engine.network_inspect(&network.id).await?;
+        }
+    }
+    json(&networks)
 }
 
 /// `GET /networks/{name}`. All networks are of the scope `local`.

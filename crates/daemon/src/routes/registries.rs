@@ -18,7 +18,7 @@ pub fn credentials(request: &Request) -> Result<Credentials, ApiError> {
 
 /// `POST /auth`.
 pub async fn auth(state: &Arc<State>, mut request: Request) -> Answer {
-    let mut credentials: Credentials = request.json().await?;
+    let mut credentials: Credentials = request.json_as().await?;
     credentials.split_auth();
     let token = state.engine.registry_login(credentials).await?;
     json(&json!({"Status": "Login Succeeded", "IdentityToken": token}))

@@ -15,6 +15,8 @@ use crate::hijack::{self, Rules};
 use crate::request::Request;
 use crate::response::{self, Answer, json};
 use crate::server::State;
+use crate::version::ApiVersion;
+use crate::websocket;
 
 /// `POST /containers/{id}/attach`.
 pub async fn attach(state: &Arc<State>, mut request: Request, id: &str) -> Answer {
@@ -28,14 +30,37 @@ pub async fn attach(state: &Arc<State>, mut request: Request, id: &str) -> Answe
     };
     let keys = detach::parse(query.text("detachKeys"))?;
     let stdin = options.stdin && options.stream;
-    let upgrade = request.wants_upgrade().then(|| request.on_upgrade());
+    let way = request.leave(false);
     let attached = state.engine.container_attach(id, options).await?;
     let rules = Rules {
         stdin,
         detach_keys: (stdin && attached.tty).then_some(keys),
         frames: false,
     };
-    Ok(hijack::respond(upgrade, request.version, attached, rules))
+    hijack::respond(way, request.version, attached, rules)
+}
+
+/// `GET /containers/{id}/attach/ws`. Before 1.42 the streams could not be chosen.
+pub async fn attach_websocket(state: &Arc<State>, request: Request, id: &str) -> Answer {
+    let accept = websocket::accept_key(&request)?;
+    let query = &request.query;
+    let wanted = |name: &str| request.version < ApiVersion::new(42) || query.flag(name);
+    let options = AttachOptions {
+        logs: query.flag("logs"),
+        stream: query.flag("stream"),
+        stdin: wanted("stdin"),
+        stdout: wanted("stdout"),
+        stderr: wanted("stderr"),
+    };
+    let keys = detach::parse(query.text("detachKeys"))?;
+    let stdin = options.stdin && options.stream;
+    let attached = state.engine.container_attach(id, options).await?;
+    let rules = Rules {
+        stdin,
+        detach_keys: (stdin && attached.tty).then_some(keys),
+        frames: false,
+    };
+    websocket::respond(request, accept, attached, rules)
 }
 
 /// `GET /containers/{id}/logs`.
@@ -47,7 +72,10 @@ pub async fn logs(state: &Arc<State>, request: &Request, id: &str) -> Answer {
         stderr: query.flag("stderr"),
         // Zero is "from the beginning".
         since: timestamp(request, "since")?.filter(|&since| since != 0),
-        until: timestamp(request, "until")?.filter(|&until| until != 0),
+        until: match request.version < ApiVersion::new(35) {
+            true => None,
+            false => timestamp(request, "until")?.filter(|&until| until != 0),
+        },
         timestamps: query.flag("timestamps"),
         details: query.flag("details"),
         // Whatever is not a number is "all".
@@ -97,7 +125,11 @@ fn parse_timestamp(text: &str) -> Option<i64> {
 /// `POST /containers/{id}/wait`. The head of the answer tells the client that nothing can be missed any more, so it
 /// is sent at once; the body follows when the container has ended.
 pub fn wait(state: &Arc<State>, request: &Request, id: &str) -> Answer {
-    let condition = match request.query.text("condition") {
+    let asked = match request.version < ApiVersion::new(30) {
+        true => "",
+        false => request.query.text("condition"),
+    };
+    let condition = match asked {
         "" | "not-running" => WaitCondition::NotRunning,
         "next-exit" => WaitCondition::NextExit,
         "removed" => WaitCondition::Removed,

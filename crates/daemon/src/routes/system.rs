@@ -39,6 +39,11 @@ pub fn ping(request: &Request) -> Answer {
         HeaderValue::from_static("no-cache, no-store, must-revalidate"),
     );
     headers.insert(PRAGMA, HeaderValue::from_static("no-cache"));
+    // Builds go through BuildKit's protocols unless a client wants otherwise.
+    headers.insert(
+        HeaderName::from_static("builder-version"),
+        HeaderValue::from_static("2"),
+    );
     headers.insert(
         HeaderName::from_static("swarm"),
         HeaderValue::from_static("inactive"),

@@ -83,6 +83,7 @@ pub fn config(directory: &TempDir) -> Config {
             trust: Default::default(),
         },
         listen: vec![Listen::Unix(directory.path().join("vessel.sock"))],
+        tls: None,
         group: "no-such-group".to_owned(),
     }
 }
@@ -93,7 +94,13 @@ impl Daemon {
     }
 
     pub fn start_in(directory: Arc<TempDir>) -> Self {
-        let config = config(&directory);
+        Self::start_with(directory, |_| {})
+    }
+
+    /// Set up otherwise than usual.
+    pub fn start_with(directory: Arc<TempDir>, change: impl FnOnce(&mut Config)) -> Self {
+        let mut config = config(&directory);
+        change(&mut config);
         let (shutdown, ended) = oneshot::channel();
         let (ready, is_ready) = std::sync::mpsc::channel();
         let thread = std::thread::spawn(move || {
