@@ -4,7 +4,7 @@
 use clap::{ArgAction, ArgMatches, Args, Command};
 
 use crate::commands as c;
-use crate::context::Context;
+use crate::context::{Chosen, Context, TlsOptions};
 use crate::failure::{Failure, Result};
 
 /// A command: its arguments, and what it does with them.
@@ -149,6 +149,18 @@ static GROUPS: &[Group] = &[
         ],
     },
     Group {
+        name: "context",
+        about: "Manage daemons by name",
+        entries: &[
+            entry::<c::context::CreateArgs>("create", &[]),
+            entry::<c::context::InspectArgs>("inspect", &[]),
+            entry::<c::context::ListArgs>("ls", &["list"]),
+            entry::<c::context::RemoveArgs>("rm", &["remove"]),
+            entry::<c::context::ShowArgs>("show", &[]),
+            entry::<c::context::UseArgs>("use", &[]),
+        ],
+    },
+    Group {
         name: "manifest",
         about: "Manage lists of manifests",
         entries: &[
@@ -238,6 +250,43 @@ fn root() -> Command {
                 .help("Daemon to talk to: unix:///PATH or tcp://HOST:PORT"),
         )
         .arg(
+            clap::Arg::new("context")
+                .short('c')
+                .long("context")
+                .value_name("string")
+                .help("Daemon to talk to, by the name of its context"),
+        )
+        .arg(
+            clap::Arg::new("tls")
+                .long("tls")
+                .action(ArgAction::SetTrue)
+                .help("Use TLS, whatever certificate the daemon shows"),
+        )
+        .arg(
+            clap::Arg::new("tlsverify")
+                .long("tlsverify")
+                .action(ArgAction::SetTrue)
+                .help("Use TLS, and check the daemon's certificate"),
+        )
+        .arg(
+            clap::Arg::new("tlscacert")
+                .long("tlscacert")
+                .value_name("file")
+                .help("Authority of the daemon's certificate [default: ca.pem in DOCKER_CERT_PATH or ~/.docker]"),
+        )
+        .arg(
+            clap::Arg::new("tlscert")
+                .long("tlscert")
+                .value_name("file")
+                .help("Own certificate [default: cert.pem there]"),
+        )
+        .arg(
+            clap::Arg::new("tlskey")
+                .long("tlskey")
+                .value_name("file")
+                .help("Its key [default: key.pem there]"),
+        )
+        .arg(
             clap::Arg::new("version")
                 .short('v')
                 .long("version")
@@ -273,7 +322,7 @@ fn first_word(arguments: &[String]) -> Option<usize> {
     let mut at = 1;
     while let Some(word) = arguments.get(at) {
         match word.as_str() {
-            "-H" | "--host" => at += 2,
+            "-H" | "--host" | "-c" | "--context" | "--tlscacert" | "--tlscert" | "--tlskey" => at += 2,
             word if word.starts_with('-') => at += 1,
             _ => return Some(at),
         }
@@ -320,7 +369,18 @@ pub fn run(arguments: Vec<String>) -> Result {
         Ok(matches) => matches,
         Err(error) => return usage(&error, &arguments),
     };
-    let context = Context::new(matches.get_one::<String>("host").cloned());
+    let text = |name: &str| matches.get_one::<String>(name).cloned();
+    let context = Context::new(Chosen {
+        host: text("host"),
+        context: text("context"),
+        tls: TlsOptions {
+            tls: matches.get_flag("tls"),
+            verify: matches.get_flag("tlsverify"),
+            authority: text("tlscacert"),
+            certificate: text("tlscert"),
+            key: text("tlskey"),
+        },
+    });
     let nothing = || Failure::usage("there is no such command");
     let (name, inner) = matches.subcommand().ok_or_else(nothing)?;
     if let Some(entry) = COMMANDS.iter().find(|entry| entry.name == name) {

@@ -3,9 +3,10 @@
 use std::cell::OnceCell;
 use std::path::PathBuf;
 
-use vessel_client::{Client, Host};
+use vessel_client::{Client, Host, Tls, TlsFiles};
 
 use crate::autostart;
+use crate::contexts::{self, Contexts};
 use crate::failure::{Failure, Result};
 
 /// Where Vessel's own things are, unless options say otherwise.
@@ -41,46 +42,107 @@ impl Places {
     }
 }
 
-/// Whether connections have to be encrypted: as in Docker, any value but an empty one says so.
-fn wants_tls() -> bool {
-    std::env::var_os("DOCKER_TLS_VERIFY").is_some_and(|value| !value.is_empty())
+/// The daemon that was chosen on the command line.
+#[derive(Debug, Default)]
+pub struct Chosen {
+    /// `--host`.
+    pub host: Option<String>,
+    /// `--context`.
+    pub context: Option<String>,
+    /// How its connection is encrypted.
+    pub tls: TlsOptions,
+}
+
+/// `--tls` and what belongs to it.
+#[derive(Debug, Default)]
+pub struct TlsOptions {
+    /// Encrypted, whoever is there.
+    pub tls: bool,
+    /// Encrypted, with a certificate that is checked.
+    pub verify: bool,
+    /// The authority.
+    pub authority: Option<String>,
+    /// The client's certificate.
+    pub certificate: Option<String>,
+    /// And its key.
+    pub key: Option<String>,
+}
+
+impl TlsOptions {
+    /// The daemon, over TLS when options or, as in Docker, any `DOCKER_TLS_VERIFY` but an empty one say so.
+    fn apply(&self, host: Host) -> Result<Host> {
+        let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+        let verify = self.verify || set("DOCKER_TLS_VERIFY").is_some();
+        let tls = self.tls || set("DOCKER_TLS").is_some();
+        if !matches!(host, Host::Tcp(_)) || !(verify || tls) {
+            return Ok(host);
+        }
+        let directory = set("DOCKER_CERT_PATH").map_or_else(crate::credentials::directory, PathBuf::from);
+        let file = |option: &Option<String>, name: &str| match option {
+            Some(path) => Some(PathBuf::from(path)),
+            None => Some(directory.join(name)).filter(|path| path.exists()),
+        };
+        let certificate = file(&self.certificate, "cert.pem").zip(file(&self.key, "key.pem"));
+        let tls = Tls::open(&TlsFiles {
+            authority: file(&self.authority, "ca.pem"),
+            certificate,
+            trust_any: !verify,
+        });
+        Ok(host.with_tls(tls.map_err(Failure::new)?))
+    }
 }
 
 /// What every command has at hand.
 #[derive(Debug)]
 pub struct Context {
-    host: Option<String>,
+    chosen: Chosen,
     client: OnceCell<Client>,
 }
 
 impl Context {
-    /// `host` is the value of `--host`.
-    pub fn new(host: Option<String>) -> Self {
+    /// A daemon that is not talked to yet.
+    pub fn new(chosen: Chosen) -> Self {
         Self {
-            host,
+            chosen,
             client: OnceCell::new(),
         }
     }
 
-    /// The client of the chosen daemon: `--host`, `DOCKER_HOST`, or the default socket, behind which a
-    /// daemon is started when there is none.
+    /// `--context`.
+    pub fn name(&self) -> Option<&str> {
+        self.chosen.context.as_deref()
+    }
+
+    /// Where the daemon is, if anything says so.
+    fn host(&self) -> Result<Option<Host>> {
+        if self.chosen.host.is_some() && self.chosen.context.is_some() {
+            return Err(Failure::usage(
+                "conflicting options: either specify --host or --context, not both",
+            ));
+        }
+        let variable = || std::env::var("DOCKER_HOST").ok().filter(|host| !host.is_empty());
+        let named = match &self.chosen.context {
+            Some(_) => None,
+            None => self.chosen.host.clone().or_else(variable),
+        };
+        if let Some(host) = named {
+            let host = Host::parse(&host).map_err(Failure::new)?;
+            return self.chosen.tls.apply(host).map(Some);
+        }
+        match contexts::current(self.name())?.as_str() {
+            contexts::DEFAULT => Ok(None),
+            name => Contexts::of_user().find(name)?.host().map(Some),
+        }
+    }
+
+    /// The client of the chosen daemon: `--host` or `--context`, `DOCKER_HOST`, `DOCKER_CONTEXT`, the context in use, or the
+    /// default socket, behind which a daemon is started when there is none.
     pub fn client(&self) -> Result<&Client> {
         if let Some(client) = self.client.get() {
             return Ok(client);
         }
-        let variable = || std::env::var("DOCKER_HOST").ok().filter(|host| !host.is_empty());
-        let mut client = match self.host.clone().or_else(variable) {
-            Some(host) => {
-                let host = Host::parse(&host).map_err(Failure::new)?;
-                // Never in clear what was meant to be encrypted.
-                if matches!(host, Host::Tcp(_)) && wants_tls() {
-                    return Err(Failure::new(
-                        "DOCKER_TLS_VERIFY is set, and this version cannot encrypt its connection to the daemon",
-                    )
-                    .with_hint("use a Unix socket or forward one with ssh -L, or unset DOCKER_TLS_VERIFY"));
-                }
-                Client::new(host)
-            }
+        let mut client = match self.host()? {
+            Some(host) => Client::new(host),
             None => {
                 let places = Places::from_environment();
                 let client = Client::new(Host::Unix(places.socket()));

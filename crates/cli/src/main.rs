@@ -5,6 +5,7 @@ mod archive;
 mod autostart;
 mod commands;
 mod context;
+mod contexts;
 mod credentials;
 mod failure;
 mod options;

@@ -105,6 +105,7 @@ impl Connection {
     pub fn open(host: &Host) -> Result<Self> {
         let stream = match host {
             Host::Unix(path) => UnixStream::connect(path).map(Stream::Unix),
+            Host::Tls(address, tls) => tls.connect(address).map(Stream::Unix),
             Host::Tcp(address) => TcpStream::connect(address.as_str()).map(|stream| {
                 // Requests are written in one piece; waiting for more would only delay them.
                 let _ = stream.set_nodelay(true);

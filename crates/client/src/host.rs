@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use crate::tls::Tls;
 use crate::{Error, Result};
 
 /// The address of a daemon.
@@ -12,6 +13,8 @@ pub enum Host {
     Unix(PathBuf),
     /// `host:port`, without encryption.
     Tcp(String),
+    /// `host:port`, over TLS.
+    Tls(String, Tls),
 }
 
 impl Host {
@@ -65,7 +68,15 @@ impl Host {
     pub(crate) fn header(&self) -> &str {
         match self {
             Self::Unix(_) => "docker",
-            Self::Tcp(address) => address,
+            Self::Tcp(address) | Self::Tls(address, _) => address,
+        }
+    }
+
+    /// The same daemon, over TLS when it is reached by TCP.
+    pub fn with_tls(self, tls: Tls) -> Self {
+        match self {
+            Self::Tcp(address) => Self::Tls(address, tls),
+            other => other,
         }
     }
 }
@@ -74,7 +85,7 @@ impl fmt::Display for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unix(path) => write!(f, "unix://{}", path.display()),
-            Self::Tcp(address) => write!(f, "tcp://{address}"),
+            Self::Tcp(address) | Self::Tls(address, _) => write!(f, "tcp://{address}"),
         }
     }
 }

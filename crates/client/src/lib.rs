@@ -24,6 +24,7 @@ mod query;
 mod request;
 mod stdcopy;
 mod system;
+mod tls;
 mod volumes;
 
 use std::sync::{Arc, Mutex};
@@ -42,6 +43,7 @@ pub use query::{Filters, Query, encode};
 pub use request::{Method, Pending, Response};
 pub use stdcopy::{Demux, Frame, StreamKind, copy as stdcopy, write_part};
 pub use system::EventsOptions;
+pub use tls::{Tls, TlsFiles};
 
 /// What every call here returns.
 pub type Result<T> = std::result::Result<T, Error>;

@@ -8,6 +8,7 @@ pub mod builder;
 pub mod commit;
 pub mod completion;
 pub mod compose;
+pub mod context;
 pub mod cp;
 pub mod create;
 pub mod daemon;

@@ -24,7 +24,7 @@ pub struct ConfigFile {
 impl ConfigFile {
     /// Reads the user's file; without one it is empty.
     pub fn load() -> Result<Self> {
-        Self::load_from(&path())
+        Self::load_from(&directory().join("config.json"))
     }
 
     fn load_from(path: &Path) -> Result<Self> {
@@ -48,6 +48,21 @@ impl ConfigFile {
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The context in use, if any is.
+    pub fn current_context(&self) -> Option<String> {
+        let name = self.values.get("currentContext")?.as_str()?;
+        (!name.is_empty()).then(|| name.to_owned())
+    }
+
+    /// Changes which it is.
+    pub fn set_current_context(&mut self, name: Option<&str>) -> Result {
+        match name {
+            Some(name) => drop(self.values.insert("currentContext".into(), json!(name))),
+            None => drop(self.values.remove("currentContext")),
+        }
+        self.write()
     }
 
     /// The helper that keeps a registry's credentials, if one does.
@@ -136,17 +151,18 @@ impl ConfigFile {
     }
 }
 
-fn path() -> PathBuf {
+/// Where Docker's clients keep what is the user's.
+pub fn directory() -> PathBuf {
     let variable = |name: &str| {
         std::env::var_os(name)
             .filter(|value| !value.is_empty())
             .map(PathBuf::from)
     };
     match variable("DOCKER_CONFIG") {
-        Some(directory) => directory.join("config.json"),
+        Some(directory) => directory,
         None => variable("HOME")
             .unwrap_or_else(|| PathBuf::from("/root"))
-            .join(".docker/config.json"),
+            .join(".docker"),
     }
 }
 

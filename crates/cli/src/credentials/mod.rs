@@ -9,7 +9,7 @@ mod helper;
 use vessel_image::Reference;
 use vessel_image::registry::registry_key;
 
-pub use config_file::ConfigFile;
+pub use config_file::{ConfigFile, directory};
 pub use helper::Helper;
 
 use crate::failure::Result;
