@@ -16,6 +16,8 @@ mod build_protocols;
 mod commit;
 #[path = "e2e/compose.rs"]
 mod compose;
+#[path = "e2e/contexts.rs"]
+mod contexts;
 #[path = "e2e/daemon_death.rs"]
 mod daemon_death;
 #[path = "e2e/failures.rs"]
@@ -28,6 +30,10 @@ mod images;
 mod life;
 #[path = "e2e/limits.rs"]
 mod limits;
+#[path = "e2e/links.rs"]
+mod links;
+#[path = "e2e/log_drivers.rs"]
+mod log_drivers;
 #[path = "e2e/mounts.rs"]
 mod mounts;
 #[path = "e2e/network.rs"]
@@ -36,5 +42,7 @@ mod network;
 mod networks;
 #[path = "e2e/platforms.rs"]
 mod platforms;
+#[path = "e2e/raw_streams.rs"]
+mod raw_streams;
 #[path = "e2e/registries.rs"]
 mod registries;

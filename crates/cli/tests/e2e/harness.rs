@@ -20,6 +20,8 @@ pub struct Daemon {
     number: u32,
     /// The next start is without a bridge.
     pub no_bridge: bool,
+    /// Further options of the next start.
+    pub more: Vec<String>,
     child: Option<Child>,
 }
 
@@ -75,6 +77,7 @@ pub fn daemon() -> Option<Daemon> {
         subnet: format!("10.{}.{}.1/24", 20 + std::process::id() % 200, number % 256),
         number,
         no_bridge: false,
+        more: Vec::new(),
         child: None,
     };
     daemon.start();
@@ -155,6 +158,7 @@ impl Daemon {
             .args(["--bridge", if self.no_bridge { "none" } else { &self.bridge }])
             .args(["--subnet", &self.subnet])
             .args(["--cgroup-parent", &self.cgroup_parent()])
+            .args(&self.more)
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("the daemon's log"))
             .stderr(log)
