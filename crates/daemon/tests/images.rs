@@ -150,7 +150,7 @@ fn archives_are_loaded_and_saved_for_a_platform() {
         assert_eq!(daemon.get(&format!("/images/app:arm/get?{query}")).status, status);
         let path = format!("/images/load?{query}");
         let loaded = daemon.request("POST", &path, "application/x-tar", &archive);
-        assert_eq!(loaded.status, status, "{}", loaded.text());
+        assert_eq!(loaded.status, 200, "{}", loaded.text());
         assert_eq!(loaded.text().contains("no image for linux/s390x"), status == 404);
     }
     assert_eq!(daemon.get("/images/app:arm/get?platform=linux").status, 400);
@@ -213,14 +213,12 @@ fn a_bad_archive_is_refused() {
     ));
     archive.extend([0; 1024]);
     let root = daemon.request("POST", "/images/load", "application/x-tar", &archive);
-    assert_eq!(root.status, 400, "{}", root.text());
-    assert!(root.message().contains("import"), "{}", root.message());
-    assert_eq!(
-        daemon
-            .request("POST", "/images/load", "application/x-tar", b"")
-            .status,
-        400
-    );
+    // As with dockerd, the answer has begun when the archive is looked at.
+    let said = |answer: &common::Answer| answer.lines()[0]["error"].as_str().unwrap_or_default().to_owned();
+    assert_eq!(root.status, 200, "{}", root.text());
+    assert!(said(&root).contains("import"), "{}", root.text());
+    let nothing = daemon.request("POST", "/images/load", "application/x-tar", b"");
+    assert!(!said(&nothing).is_empty(), "{}", nothing.text());
     assert!(list(&daemon, "").is_empty());
 }
 

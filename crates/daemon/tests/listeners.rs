@@ -122,14 +122,3 @@ fn over_tls_only_clients_with_a_certificate_get_in() {
     let _ = clear.read_to_end(&mut answer);
     assert!(!answer.starts_with(b"HTTP/1.1 200"));
 }
-
-#[test]
-fn without_clients_certificates_nobody_else_gets_in() {
-    let directory = Arc::new(tempfile::tempdir().unwrap());
-    let mut config = common::config(&directory);
-    config.listen = vec![vessel_daemon::Listen::Tcp("0.0.0.0:0".parse().unwrap())];
-    let opened = vessel_daemon::runtime()
-        .unwrap()
-        .block_on(vessel_daemon::Server::open(config));
-    assert!(opened.unwrap_err().to_string().contains("--tlsverify"));
-}

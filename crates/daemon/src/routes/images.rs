@@ -120,11 +120,13 @@ pub async fn load(state: &Arc<State>, request: Request) -> Answer {
         engine.image_load(reader, quiet, platform, progress).await
     });
     match answer.await {
-        // With dockerd the answer has begun before the archive is looked at.
-        Err(error) => response::stream(
-            "application/json",
-            Body::whole(line(&JsonMessage::error(error.message())).unwrap_or_default()),
-        ),
+        // With dockerd the answer has begun before the archive is looked at, so what is wrong with it is told in the stream.
+        Err(error) if matches!(error.status(), StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND) => {
+            response::stream(
+                "application/json",
+                Body::whole(line(&JsonMessage::error(error.message())).unwrap_or_default()),
+            )
+        }
         answer => answer,
     }
 }
