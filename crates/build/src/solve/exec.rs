@@ -93,10 +93,10 @@ impl Solve {
             request.vertex = digest;
             let mut mounts = mounts;
             mounts.sort_by(|one, other| one.order().cmp(&other.order()));
-            let (mut ready, mut caches) = (Vec::new(), HashMap::new());
+            let (mut ready, mut locked) = (Vec::new(), HashMap::new());
             for asked in mounts {
                 let index = asked.index;
-                let taken = asked.take(&solve, &mut caches).await?;
+                let taken = asked.take(&solve, &mut locked).await?;
                 ready.extend(taken.map(|ready| (index, ready)));
             }
             ready.sort_by_key(|(index, _)| *index);
@@ -110,7 +110,7 @@ impl Solve {
                 request.mounts.extend(ready.mount);
                 keeps.push(ready.keep);
             }
-            drop(caches);
+            drop(locked);
             let keeps = Arc::new(keeps);
             request.keep = Some(Arc::new((Arc::clone(&workspace), Arc::clone(&keeps))));
             // Not before the mounts: one that another build has to itself would be waited for in others' place.

@@ -367,12 +367,12 @@ impl Asked {
     }
 
     /// Makes the mount ready, when the process is about to run. None: it is not there and need not be.
-    /// `taken`: the directories that mounts of the same step have. A second mount of an ID is the same directory again, as
-    /// in BuildKit; waiting for a locked one would last for ever.
+    /// `locked`: the directories that mounts of the same step have to themselves. A second mount of such a one is the
+    /// same directory again, since waiting for it would last for ever.
     pub async fn take(
         self,
         solve: &Arc<Solve>,
-        taken: &mut HashMap<String, Arc<Held>>,
+        locked: &mut HashMap<String, Arc<Held>>,
     ) -> Result<Option<Ready>> {
         let (target, read_only) = (self.target, self.read_only);
         let mount = |source| {
@@ -452,11 +452,13 @@ impl Asked {
                     }
                     fill_cache(&shared, path, from.as_ref(), &source, mode, owner)
                 };
-                let held = match taken.get(&id) {
-                    Some(held) => Arc::clone(held),
-                    None => Arc::new(solve.plan.builder.cache().mounts.take(&id, sharing, fill).await?),
+                let held = match locked.get(&id) {
+                    Some(held) if sharing == Sharing::Locked => Arc::clone(held),
+                    _ => Arc::new(solve.plan.builder.cache().mounts.take(&id, sharing, fill).await?),
                 };
-                taken.insert(id, Arc::clone(&held));
+                if sharing == Sharing::Locked {
+                    locked.insert(id, Arc::clone(&held));
+                }
                 let failed = |error: std::io::Error| Error::io(format!("cannot mount {target}"), error);
                 let open = || held.opened.try_clone().map_err(failed);
                 let mount = mount(MountSource::Inside {
