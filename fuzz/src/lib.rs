@@ -3,6 +3,7 @@
 //! a failed load leaves nothing behind.
 
 mod build;
+mod compose;
 mod files;
 mod filesync;
 #[allow(
@@ -16,6 +17,7 @@ mod registry_server;
 mod text;
 
 pub use build::{build_cache, cache_import, dockerfile, expand, ignore};
+pub use compose::compose;
 pub use files::{journal, layer, load, logs, unpack, user};
 pub use filesync::filesync;
 pub use registry::{challenge, registry};
@@ -31,6 +33,7 @@ pub const TARGETS: &[Target] = &[
     ("cache_import", cache_import),
     ("challenge", challenge),
     ("client", client),
+    ("compose", compose),
     ("create", create),
     ("dns", dns),
     ("dockerfile", dockerfile),

@@ -35,6 +35,19 @@ pub struct Args {
     destination: String,
 }
 
+impl Args {
+    /// Between two places, as on a command line.
+    pub fn between(source: String, destination: String, archive: bool, follow_link: bool) -> Self {
+        Self {
+            archive,
+            follow_link,
+            quiet: false,
+            source,
+            destination,
+        }
+    }
+}
+
 impl Run for Args {
     fn run(self, context: &Context) -> Result {
         match (split(&self.source), split(&self.destination)) {
@@ -49,7 +62,7 @@ impl Run for Args {
 }
 
 /// Splits `container:path`. What begins with a slash or a dot is a path here, colon or not.
-fn split(argument: &str) -> Option<(&str, &str)> {
+pub fn split(argument: &str) -> Option<(&str, &str)> {
     if argument.starts_with('/') || argument.starts_with('.') {
         return None;
     }

@@ -46,7 +46,7 @@ fn service(map: &mut Map, lenient: bool) -> Result<(), Wrong> {
     if let Some(node) = map.get_mut("env_file") {
         env_file(node);
     }
-    for key in ["label_file", "dns"] {
+    for key in ["label_file", "dns", "dns_search", "tmpfs"] {
         if let Some(node) = map.get_mut(key) {
             listed(node);
         }

@@ -129,7 +129,34 @@ fn normalize(service: &mut Node, scope: &Scope) {
             item.value = Value::String(item.printed().unwrap_or_default());
         }
     }
+    for port in map.get_mut("ports").and_then(Node::as_list_mut).into_iter().flatten() {
+        if let Some(published) = port.get_mut("published") {
+            published.value = Value::String(published.printed().unwrap_or_default());
+        }
+    }
+    for key in ["secrets", "configs"] {
+        for mount in map.get_mut(key).and_then(Node::as_list_mut).into_iter().flatten() {
+            octal(mount.get_mut("mode"));
+        }
+    }
+    if let Some(build) = map.get_mut("build") {
+        for mount in build.get_mut("secrets").and_then(Node::as_list_mut).into_iter().flatten() {
+            octal(mount.get_mut("mode"));
+        }
+    }
+    for volume in map.get_mut("volumes").and_then(Node::as_list_mut).into_iter().flatten() {
+        octal(volume.get_mut("tmpfs").and_then(|tmpfs| tmpfs.get_mut("mode")));
+    }
     implied_dependencies(map);
+}
+
+/// Permission bits as people read them.
+fn octal(node: Option<&mut Node>) {
+    if let Some(node) = node
+        && let Value::Int(mode) = node.value
+    {
+        node.value = Value::String(format!("0{mode:o}"));
+    }
 }
 
 /// Who uses another service's network, volumes or name depends on it.
@@ -232,6 +259,14 @@ fn consistent(model: &Node, active: &BTreeSet<String>) -> std::result::Result<()
             if build.get("dockerfile").is_some() && build.get("dockerfile_inline").is_some() {
                 let message = format!("service {name:?} declares mutually exclusive dockerfile and dockerfile_inline");
                 return fail("build", message);
+            }
+            let platform = service.text("platform").unwrap_or_default();
+            let platforms = build.get("platforms").and_then(Node::as_list).unwrap_or_default();
+            if !platform.is_empty()
+                && !platforms.is_empty()
+                && !platforms.iter().any(|known| known.as_str() == Some(platform))
+            {
+                return fail("build", format!("platforms must include the service's platform {platform:?}"));
             }
             for secret in build.get("secrets").and_then(Node::as_list).unwrap_or_default() {
                 let source = secret.text("source").unwrap_or_default();

@@ -191,11 +191,12 @@ impl Loader {
                 .map_err(|message| self.fault(Fault::new(place, "name", message)))?;
         }
         if !name.is_empty() {
+            // As Docker does: what a file says is put right, what the user says is refused.
             let normal = normalize_name(&name);
-            return if normal == name {
-                Ok(name)
-            } else {
+            return if normal.is_empty() {
                 Err(self.fault(Fault::new(place, "name", invalid_name(&name))))
+            } else {
+                Ok(normal)
             };
         }
         let base = directory.file_name().unwrap_or_default().to_string_lossy();

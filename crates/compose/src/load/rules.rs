@@ -30,10 +30,37 @@ pub(super) fn check(model: &Node) -> Result<(), Fault> {
                 return Err(Fault::new(port.at, path(), format!("invalid ip address: {ip}")));
             }
         }
+        // As the schema has it: somewhere in it a letter or digit with another character behind it.
+        if let Some(text) = service.text("container_name")
+            && !text.contains('$')
+            && !text.as_bytes().windows(2).any(|pair| {
+                pair[0].is_ascii_alphanumeric() && (pair[1].is_ascii_alphanumeric() || b"_.-".contains(&pair[1]))
+            })
+        {
+            let message = format!("{text:?} is no name of a container: two letters, digits, dots, hyphens or underscores are needed");
+            return Err(Fault::new(service.at, format!("services.{name}.container_name"), message));
+        }
+        let volumes = service.get("volumes").and_then(Node::as_list).unwrap_or_default();
+        for (index, volume) in volumes.iter().enumerate() {
+            let path = format!("services.{name}.volumes[{index}]");
+            if volume.text("type") == Some("bind") && volume.get("source").is_none() {
+                return Err(Fault::new(volume.at, path, "a bind mount needs a source"));
+            }
+            let size = volume.get("tmpfs").and_then(|tmpfs| tmpfs.get("size"));
+            if matches!(size.map(|size| &size.value), Some(Value::Int(..0))) {
+                return Err(Fault::new(volume.at, path, "tmpfs.size must be greater than or equal to 0"));
+            }
+        }
         let resources = service.get("deploy").and_then(|node| node.get("resources"));
         let reserved = resources.and_then(|node| node.get("reservations"));
         for list in [reserved.and_then(|node| node.get("devices")), service.get("gpus")] {
             for device in list.and_then(Node::as_list).unwrap_or_default() {
+                if let Some(count) = device.get("count")
+                    && count.as_str().is_some_and(|text| !text.contains('$'))
+                {
+                    let message = "count must be all or a number";
+                    return Err(Fault::new(count.at, format!("services.{name}"), message));
+                }
                 if device.get("count").is_some_and(|count| !count.is_null()) && device.get("device_ids").is_some() {
                     let message = "\"count\" and \"device_ids\" attributes are exclusive";
                     return Err(Fault::new(device.at, format!("services.{name}"), message));

@@ -428,10 +428,10 @@ static RESOURCES: Object = object(
     &[("limits", Type::Object(&LIMITS)), ("reservations", Type::Object(&RESERVATIONS))],
     &[],
 );
-static LIMITS: Object = object(&[("cpus", NumberOrText), ("memory", Bytes), ("pids", Int)], &[]);
+static LIMITS: Object = object(&[("cpus", Number), ("memory", Bytes), ("pids", Int)], &[]);
 static RESERVATIONS: Object = object(
     &[
-        ("cpus", NumberOrText),
+        ("cpus", Number),
         ("devices", List(&Type::Object(&DEVICE_REQUEST))),
         ("generic_resources", List(&Type::Object(&GENERIC))),
         ("memory", Bytes),

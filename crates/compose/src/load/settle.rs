@@ -205,14 +205,10 @@ pub(super) fn defaults(model: &mut Node) {
             .and_then(|node| node.get_mut("reservations"))
             .and_then(|node| node.get_mut("devices"));
         for device in lists(reserved) {
-            if device.get("device_ids").is_none() {
-                fill(device, "count", "all");
-            }
+            count(device);
         }
         for device in lists(map.get_mut("gpus")) {
-            if device.get("device_ids").is_none() {
-                fill(device, "count", "all");
-            }
+            count(device);
         }
         for volume in lists(map.get_mut("volumes")) {
             if let Some(bind) = volume.get_mut("bind") {
@@ -222,6 +218,24 @@ pub(super) fn defaults(model: &mut Node) {
                         .or_insert_with(|| Node::new(at, Value::Bool(true)));
                 }
             }
+        }
+    }
+}
+
+/// How many devices: `all`, which nothing said means, is -1.
+fn count(device: &mut Node) {
+    let (at, named) = (device.at, device.get("device_ids").is_some());
+    let Some(map) = device.as_map_mut() else { return };
+    if !named {
+        map.entry("count".to_owned()).or_insert_with(|| Node::string(at, "all"));
+    }
+    if let Some(count) = map.get_mut("count")
+        && let Some(text) = count.as_str()
+    {
+        if text == "all" {
+            count.value = Value::Int(-1);
+        } else if let Some(Value::Int(number)) = number(text) {
+            count.value = Value::Int(number);
         }
     }
 }

@@ -26,7 +26,12 @@ fn block(node: &Node, indent: usize, out: &mut String) {
                 if index > 0 || !out.ends_with("- ") {
                     pad(indent, out);
                 }
-                out.push_str(&scalar(key, indent));
+                // A key stands on one line.
+                if key.contains('\n') {
+                    out.push_str(&double_quoted(key));
+                } else {
+                    out.push_str(&scalar(key, indent));
+                }
                 out.push(':');
                 member(value, indent, out);
             }

@@ -25,10 +25,10 @@ const TICK: Duration = Duration::from_millis(50);
 
 /// What happens while containers run.
 enum Message {
-    /// A container started, at so many nanoseconds.
-    Started { id: String, name: String, service: String, at: i64 },
-    /// A container ended.
-    Died { id: String, name: String, service: String, code: i64 },
+    /// A container started.
+    Started { id: String, name: String, service: String },
+    /// A container ended, at so many nanoseconds.
+    Died { id: String, name: String, service: String, code: i64, at: i64 },
     /// The log of a container ended.
     LogEnded(String),
     /// All were started, or could not be.
@@ -74,12 +74,20 @@ pub fn run(
         sender: sender.clone(),
         alive: BTreeMap::new(),
         following: BTreeSet::new(),
-        last: BTreeMap::new(),
+        ended: BTreeMap::new(),
     };
     // What ran before shows what it writes from now on.
     for container in running.iter().filter(|container| container.is_running() && chosen.contains(&container.service)) {
         watch.alive.insert(container.id.clone(), container.service.clone());
-        watch.follow(&container.id, &container.name, &container.service, None);
+        watch.follow(&container.id, &container.name, &container.service, Since::Now);
+    }
+    // What ran before and ended shows nothing of that.
+    for container in running.iter().filter(|container| !container.is_running()) {
+        let found = watch.client.container_inspect(&container.id, false)?;
+        let finished = found.state.finished_at.parse::<jiff::Timestamp>();
+        if let Some(at) = finished.ok().and_then(|at| i64::try_from(at.as_nanosecond()).ok()).filter(|at| *at > 0) {
+            watch.ended.insert(container.id.clone(), at);
+        }
     }
     std::thread::scope(|scope| {
         let starter = sender;
@@ -94,7 +102,7 @@ pub fn run(
     })
     .and_then(|end| {
         session.interrupted.store(false, Ordering::Relaxed);
-        finish(engine, &signals, chosen, end, timeout)
+        finish(engine, &signals, chosen, end, options.exit_code_from.as_deref(), timeout)
     })
 }
 
@@ -159,12 +167,13 @@ fn message(event: EventMessage) -> Option<Message> {
     }
     let (id, name, service) = (event.actor.id.clone(), attribute("name"), attribute(labels::SERVICE));
     match event.action.as_str() {
-        "start" => Some(Message::Started { id, name, service, at: event.time_nano }),
+        "start" => Some(Message::Started { id, name, service }),
         "die" => Some(Message::Died {
             id,
             name,
             service,
             code: attribute("exitCode").parse().unwrap_or(0),
+            at: event.time_nano,
         }),
         _ => None,
     }
@@ -180,13 +189,22 @@ struct Watch {
     /// Services of containers that run, by ID.
     alive: BTreeMap<String, String>,
     following: BTreeSet<String>,
-    /// Exit codes of the containers of services that ended.
-    last: BTreeMap<String, i64>,
+    /// When containers ended, in nanoseconds.
+    ended: BTreeMap<String, i64>,
+}
+
+/// Since when the output of a container is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Since {
+    /// What comes from now on.
+    Now,
+    /// What it wrote since it ended last.
+    LastEnd,
 }
 
 impl Watch {
-    /// Shows what a container writes, from a time on.
-    fn follow(&mut self, id: &str, name: &str, service: &str, since: Option<i64>) {
+    /// Shows what a container writes.
+    fn follow(&mut self, id: &str, name: &str, service: &str, from: Since) {
         if !self.shown.contains(service) || !self.following.insert(id.to_owned()) {
             return;
         }
@@ -198,8 +216,11 @@ impl Watch {
             stderr: true,
             follow: true,
             timestamps: self.timestamps,
-            tail: if since.is_some() { "all".to_owned() } else { "0".to_owned() },
-            since: since
+            tail: if from == Since::Now { "0" } else { "all" }.to_owned(),
+            since: self
+                .ended
+                .get(id)
+                .filter(|_| from == Since::LastEnd)
                 .map(|at| format!("{}.{:09}", at.div_euclid(1_000_000_000), at.rem_euclid(1_000_000_000)))
                 .unwrap_or_default(),
             ..LogsOptions::default()
@@ -222,7 +243,6 @@ impl Watch {
     ) -> Result<End> {
         let aborts = options.abort_on_container_exit || options.exit_code_from.is_some();
         let mut all_started = false;
-        let mut started: BTreeMap<String, i64> = BTreeMap::new();
         loop {
             if signals.next().is_some() {
                 return Ok(End::Signal);
@@ -239,42 +259,36 @@ impl Watch {
                     all_started = true;
                 }
                 Message::AllStarted(Err(error)) => return Ok(End::Failed(error)),
-                Message::Started { id, name, service, at } if chosen.contains(&service) => {
+                Message::Started { id, name, service } if chosen.contains(&service) => {
                     self.alive.insert(id.clone(), service.clone());
-                    started.insert(id.clone(), at);
-                    // The log of its former life ends on its own.
-                    self.follow(&id, &name, &service, Some(at));
+                    // While the log of its former life has not ended, it is followed when that does.
+                    self.follow(&id, &name, &service, Since::LastEnd);
                 }
-                Message::Died { id, name, service, code } if chosen.contains(&service) => {
+                Message::Died { id, name, service, code, at } if chosen.contains(&service) => {
                     self.alive.remove(&id);
-                    self.last.insert(service.clone(), code);
+                    self.ended.insert(id.clone(), at);
                     if self.shown.contains(&service) {
                         let short = short_name(&self.project, &name);
                         self.drain(&id, receiver);
                         output::print_line(&format!("{short} exited with code {code}"))?;
                     }
-                    let meant = options.exit_code_from.as_ref().is_none_or(|wanted| *wanted == service);
-                    if aborts {
-                        let code = if meant { code } else { 0 };
-                        return Ok(End::Abort(code));
-                    }
-                    if options.abort_on_container_failure && code != 0 {
+                    if aborts || (options.abort_on_container_failure && code != 0) {
                         return Ok(End::Abort(code));
                     }
                 }
-                Message::LogEnded(id) => self.ended(&id, &started),
+                Message::LogEnded(id) => self.log_ended(&id),
                 _ => {}
             }
         }
     }
 
     /// The log of a container ended. When it runs again since, its next one is followed.
-    fn ended(&mut self, id: &str, started: &BTreeMap<String, i64>) {
+    fn log_ended(&mut self, id: &str) {
         self.following.remove(id);
-        if let (Some(service), Some(at)) = (self.alive.get(id).cloned(), started.get(id)) {
+        if let Some(service) = self.alive.get(id).cloned() {
             let name = self.client.container_inspect(id, false).map(|found| found.name);
             let name = name.unwrap_or_default().trim_start_matches('/').to_owned();
-            self.follow(id, &name, &service, Some(*at));
+            self.follow(id, &name, &service, Since::LastEnd);
         }
     }
 
@@ -306,7 +320,14 @@ impl Watch {
 }
 
 /// Stops what runs, when it shall.
-fn finish(engine: &Engine<'_>, signals: &Signals, chosen: &BTreeSet<String>, end: End, timeout: Option<i64>) -> Result {
+fn finish(
+    engine: &Engine<'_>,
+    signals: &Signals,
+    chosen: &BTreeSet<String>,
+    end: End,
+    code_of: Option<&str>,
+    timeout: Option<i64>,
+) -> Result {
     let names: Vec<String> = chosen.iter().cloned().collect();
     let stop = || -> Result {
         std::thread::scope(|scope| {
@@ -326,6 +347,15 @@ fn finish(engine: &Engine<'_>, signals: &Signals, chosen: &BTreeSet<String>, end
         End::Abort(code) => {
             output::warn("Aborting on container exit...");
             stop()?;
+            let code = match code_of {
+                None => code,
+                // Its own code, whichever container ended first.
+                Some(service) => {
+                    let id = engine.container(service, 0, false)?.id;
+                    let found = engine.client.container_inspect(&id, false)?;
+                    found.state.exit_code
+                }
+            };
             match i32::try_from(code).unwrap_or(1) {
                 0 => Ok(()),
                 code => Err(Failure::silent(code)),

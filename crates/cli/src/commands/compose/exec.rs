@@ -22,7 +22,7 @@ pub struct Args {
     #[arg(short = 'T', long = "no-tty", visible_alias = "no-TTY")]
     no_tty: bool,
     /// Keep standard input open, which is the default
-    #[arg(short, long, num_args = 0..=1, require_equals = true, default_value = "true", default_missing_value = "true", hide = true)]
+    #[arg(short, long, action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_value = "true", default_missing_value = "true", hide = true)]
     interactive: bool,
     /// Give it a terminal, which is the default
     #[arg(short, long, hide = true)]

@@ -169,15 +169,19 @@ impl<'a> Session<'a> {
         }
     }
 
+    /// How images are built.
+    pub fn images(&self) -> Result<&ImageSource<'a>> {
+        let client = self.client()?;
+        Ok(self.images.get_or_init(|| ImageSource::new(client, &self.options.progress)))
+    }
+
     /// What acts for a project.
     pub fn engine<'s>(&'s self, project: &'s Project) -> Result<Engine<'s>> {
-        let client = self.client()?;
-        let images = self.images.get_or_init(|| ImageSource::new(client, &self.options.progress));
         Ok(Engine {
-            client,
+            client: self.client()?,
             project,
             observer: &self.progress,
-            images,
+            images: self.images()?,
             interrupted: &self.interrupted,
         })
     }

@@ -26,7 +26,7 @@ pub struct Args {
     #[arg(long)]
     no_trunc: bool,
     /// Those of services that are not in the files, too
-    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "true", default_missing_value = "true")]
+    #[arg(long, action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_value = "true", default_missing_value = "true")]
     orphans: bool,
     /// Only IDs
     #[arg(short, long)]
