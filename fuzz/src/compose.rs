@@ -6,7 +6,9 @@ use vessel_compose::{Options, load, yaml};
 
 /// A Compose file is loaded or refused; what is loaded is written, read again, and the same.
 pub fn compose(data: &[u8]) {
-    let Ok(text) = std::str::from_utf8(data) else { return };
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
     // Files of the machine that could be waited for.
     if ["/dev", "/proc", "/sys"].iter().any(|part| text.contains(part)) {
         return;
@@ -22,7 +24,11 @@ pub fn compose(data: &[u8]) {
     let Ok(project) = load(text) else { return };
     let canonical = yaml::emit(&project.canonical()).replace('$', "$$");
     match load(&canonical) {
-        Ok(again) => assert_eq!(project.canonical().to_json(), again.canonical().to_json(), "{canonical}"),
+        Ok(again) => assert_eq!(
+            project.canonical().to_json(),
+            again.canonical().to_json(),
+            "{canonical}"
+        ),
         Err(error) => panic!("{error}\n{canonical}"),
     }
 }

@@ -494,7 +494,15 @@ impl Project {
             .map(Node::to_json)
             .unwrap_or_default();
         if let Some(map) = json.as_object_mut() {
-            for key in ["build", "pull_policy", "scale", "depends_on", "profiles", "develop", "attach"] {
+            for key in [
+                "build",
+                "pull_policy",
+                "scale",
+                "depends_on",
+                "profiles",
+                "develop",
+                "attach",
+            ] {
                 map.remove(key);
             }
             if let Some(deploy) = map.get_mut("deploy").and_then(serde_json::Value::as_object_mut) {
@@ -563,7 +571,9 @@ impl Project {
     pub fn canonical(&self) -> Node {
         let mut model = self.model.clone();
         let at = model.at;
-        let Some(map) = model.as_map_mut() else { return model };
+        let Some(map) = model.as_map_mut() else {
+            return model;
+        };
         if let Some(services) = map.get_mut("services").and_then(Node::as_map_mut) {
             services.retain(|name, _| self.services.contains_key(name));
             for service in services.values_mut() {
@@ -575,9 +585,15 @@ impl Project {
                             .or_insert_with(|| Node::new(at, crate::yaml::Value::Null));
                     }
                     let volumes = service.get_mut("volumes").and_then(Node::as_list_mut);
-                    for bind in volumes.into_iter().flatten().filter_map(|volume| volume.get_mut("bind")?.as_map_mut()) {
+                    for bind in volumes
+                        .into_iter()
+                        .flatten()
+                        .filter_map(|volume| volume.get_mut("bind")?.as_map_mut())
+                    {
                         // The default is not shown.
-                        bind.retain(|key, value| key != "create_host_path" || value.value != crate::yaml::Value::Bool(true));
+                        bind.retain(|key, value| {
+                            key != "create_host_path" || value.value != crate::yaml::Value::Bool(true)
+                        });
                     }
                     service.sort_keys();
                 }
@@ -588,7 +604,9 @@ impl Project {
                 secret.shift_remove("x-#value");
             }
         }
-        let order = ["name", "services", "networks", "volumes", "secrets", "configs", "models"];
+        let order = [
+            "name", "services", "networks", "volumes", "secrets", "configs", "models",
+        ];
         let place = |key: &String| order.iter().position(|known| known == key).unwrap_or(order.len());
         map.sort_by(|a, _, b, _| place(a).cmp(&place(b)).then_with(|| a.cmp(b)));
         model
@@ -630,7 +648,9 @@ pub(crate) fn bind(model: Node, active: &BTreeSet<String>, profiles: &[String]) 
         service.name.clone_from(&name);
         if active.contains(&name) {
             // What is not required and not active is not waited for.
-            service.depends_on.retain(|other, how| how.required || active.contains(other));
+            service
+                .depends_on
+                .retain(|other, how| how.required || active.contains(other));
             project.services.insert(name, service);
         } else {
             project.disabled.insert(name, service);
@@ -705,7 +725,11 @@ pub fn split_words(text: &str) -> std::result::Result<Vec<String>, String> {
                 match chars.next() {
                     Some('\'') => break,
                     Some(c) => word.push(c),
-                    None => return Err(format!("invalid command line string: a quote is not closed in {text:?}")),
+                    None => {
+                        return Err(format!(
+                            "invalid command line string: a quote is not closed in {text:?}"
+                        ));
+                    }
                 }
             },
             '"' => loop {
@@ -718,10 +742,18 @@ pub fn split_words(text: &str) -> std::result::Result<Vec<String>, String> {
                             word.push('\\');
                             word.push(c);
                         }
-                        None => return Err(format!("invalid command line string: {text:?} ends in a backslash")),
+                        None => {
+                            return Err(format!(
+                                "invalid command line string: {text:?} ends in a backslash"
+                            ));
+                        }
                     },
                     Some(c) => word.push(c),
-                    None => return Err(format!("invalid command line string: a quote is not closed in {text:?}")),
+                    None => {
+                        return Err(format!(
+                            "invalid command line string: a quote is not closed in {text:?}"
+                        ));
+                    }
                 }
             },
             '\\' => match chars.next() {

@@ -7,7 +7,11 @@ use serde_json::{Value, json};
 use vessel_compose::{Options, Project, load};
 
 /// Writes files and loads a project of those that are named.
-fn project(files: &[(&str, &str)], named: &[&str], change: impl FnOnce(&mut Options)) -> Result<Project, String> {
+fn project(
+    files: &[(&str, &str)],
+    named: &[&str],
+    change: impl FnOnce(&mut Options),
+) -> Result<Project, String> {
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path().join("app");
     for (name, text) in files {
@@ -43,7 +47,10 @@ fn the_files_of_a_directory_and_its_override() {
     let found = project(&files, &[], |_| {}).unwrap();
     assert_eq!((found.name.as_str(), found.files.len()), ("named", 2));
     let service = service(&found, "a");
-    assert_eq!((&service["image"], service["ports"].as_array().unwrap().len()), (&json!("y"), 2));
+    assert_eq!(
+        (&service["image"], service["ports"].as_array().unwrap().len()),
+        (&json!("y"), 2)
+    );
     // Of a directory below it, too.
     let mut files = files.to_vec();
     files.push(("deep/down/x", ""));
@@ -56,20 +63,33 @@ fn the_files_of_a_directory_and_its_override() {
 #[test]
 fn variables() {
     let text = "services: {a: {image: \"x:${TAG:-1}\", command: \"$$HOME ${B:?must be}\", scale: $N}}";
-    let found = project(&[("compose.yaml", text), (".env", "TAG=2\nB=b\nN=3")], &[], |options| {
-        options.environment.insert("TAG".into(), "4".into());
-    })
+    let found = project(
+        &[("compose.yaml", text), (".env", "TAG=2\nB=b\nN=3")],
+        &[],
+        |options| {
+            options.environment.insert("TAG".into(), "4".into());
+        },
+    )
     .unwrap();
     let found = service(&found, "a");
-    assert_eq!((&found["image"], &found["command"], &found["scale"]), (&json!("x:4"), &json!(["$HOME", "b"]), &json!(3)));
+    assert_eq!(
+        (&found["image"], &found["command"], &found["scale"]),
+        (&json!("x:4"), &json!(["$HOME", "b"]), &json!(3))
+    );
     let refused = one(text).unwrap_err();
     assert_eq!(
         refused,
         "ROOT/compose.yaml:1:31: services.a.command: required variable B is missing a value: must be"
     );
     let unset = one("services: {a: {image: \"x$NO\"}}").unwrap();
-    assert_eq!(unset.warnings, ["The \"NO\" variable is not set. Defaulting to a blank string."]);
-    let kept = project(&[("compose.yaml", text)], &[], |options| options.no_interpolate = true).unwrap();
+    assert_eq!(
+        unset.warnings,
+        ["The \"NO\" variable is not set. Defaulting to a blank string."]
+    );
+    let kept = project(&[("compose.yaml", text)], &[], |options| {
+        options.no_interpolate = true
+    })
+    .unwrap();
     assert_eq!(service(&kept, "a")["image"], "x:${TAG:-1}");
 }
 
@@ -111,14 +131,38 @@ fn services_extend_others() {
     ];
     let found = project(&files, &[], |_| {}).unwrap();
     let a = service(&found, "a");
-    assert_eq!((&a["image"], &a["environment"]), (&json!("y"), &json!({"X": "2", "Y": "1"})));
-    assert!(a["volumes"][0]["source"].as_str().unwrap().ends_with("/app/base/data"), "{a}");
-    assert!(a["build"]["context"].as_str().unwrap().ends_with("/app/base"), "{a}");
-    assert_eq!((&service(&found, "c")["command"], &service(&found, "c")["image"]), (&json!(["z"]), &json!("y")));
+    assert_eq!(
+        (&a["image"], &a["environment"]),
+        (&json!("y"), &json!({"X": "2", "Y": "1"}))
+    );
+    assert!(
+        a["volumes"][0]["source"]
+            .as_str()
+            .unwrap()
+            .ends_with("/app/base/data"),
+        "{a}"
+    );
+    assert!(
+        a["build"]["context"].as_str().unwrap().ends_with("/app/base"),
+        "{a}"
+    );
+    assert_eq!(
+        (&service(&found, "c")["command"], &service(&found, "c")["image"]),
+        (&json!(["z"]), &json!("y"))
+    );
     for (text, part) in [
-        ("services: {a: {extends: b, image: x}, b: {extends: a, image: x}}", "circular reference"),
-        ("services: {a: {extends: nope, image: x}}", "service \"nope\" not found"),
-        ("services: {a: {extends: {service: a, file: compose.yaml}, image: x}}", "circular reference"),
+        (
+            "services: {a: {extends: b, image: x}, b: {extends: a, image: x}}",
+            "circular reference",
+        ),
+        (
+            "services: {a: {extends: nope, image: x}}",
+            "service \"nope\" not found",
+        ),
+        (
+            "services: {a: {extends: {service: a, file: compose.yaml}, image: x}}",
+            "circular reference",
+        ),
     ] {
         let refused = one(text).unwrap_err();
         assert!(refused.contains(part), "{refused}");
@@ -128,16 +172,31 @@ fn services_extend_others() {
 #[test]
 fn projects_include_others() {
     let files = [
-        ("compose.yaml", "include: [inner/compose.yaml]\nservices: {a: {image: x, depends_on: [b]}}"),
-        ("inner/compose.yaml", "services: {b: {image: \"y:$TAG\", volumes: ['./d:/d', 'v:/v']}}\nvolumes: {v: }"),
+        (
+            "compose.yaml",
+            "include: [inner/compose.yaml]\nservices: {a: {image: x, depends_on: [b]}}",
+        ),
+        (
+            "inner/compose.yaml",
+            "services: {b: {image: \"y:$TAG\", volumes: ['./d:/d', 'v:/v']}}\nvolumes: {v: }",
+        ),
         ("inner/.env", "TAG=7"),
     ];
     let found = project(&files, &[], |_| {}).unwrap();
     let b = service(&found, "b");
     assert_eq!(b["image"], "y:7");
-    assert!(b["volumes"][0]["source"].as_str().unwrap().ends_with("/app/inner/d"), "{b}");
+    assert!(
+        b["volumes"][0]["source"]
+            .as_str()
+            .unwrap()
+            .ends_with("/app/inner/d"),
+        "{b}"
+    );
     assert_eq!(found.volumes["v"].name, "app_v");
-    let cycle = [("compose.yaml", "include: [b.yaml]"), ("b.yaml", "include: [compose.yaml]")];
+    let cycle = [
+        ("compose.yaml", "include: [b.yaml]"),
+        ("b.yaml", "include: [compose.yaml]"),
+    ];
     let refused = project(&cycle, &[], |_| {}).unwrap_err();
     assert!(refused.contains("include cycle detected"), "{refused}");
 }
@@ -148,7 +207,10 @@ fn profiles() {
     let names = |project: &Project| project.services.keys().cloned().collect::<Vec<_>>();
     let with = |profiles: &[&str]| {
         let profiles = profiles.iter().map(|name| (*name).to_owned()).collect();
-        project(&[("compose.yaml", text)], &[], |options| options.profiles = profiles).unwrap()
+        project(&[("compose.yaml", text)], &[], |options| {
+            options.profiles = profiles
+        })
+        .unwrap()
     };
     assert_eq!(names(&with(&[])), ["a"]);
     assert_eq!(names(&with(&["dev"])), ["a", "b"]);
@@ -177,27 +239,60 @@ fn files_on_top_of_files() {
     assert_eq!(s["ports"].as_array().unwrap().len(), 1);
     assert_eq!(s["ports"][0]["published"], "81");
     assert_eq!(s["networks"], json!({"n": {"aliases": ["q"]}}));
-    assert_eq!((&s["command"], &s["labels"]), (&Value::Null, &json!({"l": "1", "m": "2"})));
-    assert_eq!((s["volumes"].as_array().unwrap().len(), &s["volumes"][0]["type"]), (1, &json!("bind")));
+    assert_eq!(
+        (&s["command"], &s["labels"]),
+        (&Value::Null, &json!({"l": "1", "m": "2"}))
+    );
+    assert_eq!(
+        (s["volumes"].as_array().unwrap().len(), &s["volumes"][0]["type"]),
+        (1, &json!("bind"))
+    );
 }
 
 #[test]
 fn references_are_checked() {
     for (text, part) in [
         ("services: {a: {}}", "neither an image nor a build"),
-        ("services: {a: {image: x, depends_on: [b]}}", "depends on undefined service \"b\""),
+        (
+            "services: {a: {image: x, depends_on: [b]}}",
+            "depends on undefined service \"b\"",
+        ),
         ("services: {a: {image: x, networks: [n]}}", "undefined network n"),
-        ("services: {a: {image: x, volumes: ['v:/v']}}", "undefined volume v"),
+        (
+            "services: {a: {image: x, volumes: ['v:/v']}}",
+            "undefined volume v",
+        ),
         ("services: {a: {image: x, secrets: [s]}}", "undefined secret s"),
         ("services: {a: {image: x, configs: [s]}}", "undefined config s"),
-        ("services: {a: {image: x, network_mode: host, networks: [default]}}", "mutually exclusive"),
-        ("services: {a: {image: x, depends_on: [b]}, b: {image: x, depends_on: [a]}}", "dependency cycle detected"),
-        ("services: {a: {image: x}}\nsecrets: {s: {}}", "one of file|environment must be set"),
-        ("services: {a: {image: x}}\nconfigs: {s: {file: a, content: b}}", "mutually exclusive"),
-        ("services: {a: {image: x}}\nvolumes: {v: {external: true, driver: d}}", "conflicting parameters"),
+        (
+            "services: {a: {image: x, network_mode: host, networks: [default]}}",
+            "mutually exclusive",
+        ),
+        (
+            "services: {a: {image: x, depends_on: [b]}, b: {image: x, depends_on: [a]}}",
+            "dependency cycle detected",
+        ),
+        (
+            "services: {a: {image: x}}\nsecrets: {s: {}}",
+            "one of file|environment must be set",
+        ),
+        (
+            "services: {a: {image: x}}\nconfigs: {s: {file: a, content: b}}",
+            "mutually exclusive",
+        ),
+        (
+            "services: {a: {image: x}}\nvolumes: {v: {external: true, driver: d}}",
+            "conflicting parameters",
+        ),
         ("name: ++\nservices: {a: {image: x}}", "invalid project name"),
-        ("services: {a: {image: x, container_name: ''}}", "no name of a container"),
-        ("services: {a: {image: x, volumes: [{type: bind, target: /x}]}}", "needs a source"),
+        (
+            "services: {a: {image: x, container_name: ''}}",
+            "no name of a container",
+        ),
+        (
+            "services: {a: {image: x, volumes: [{type: bind, target: /x}]}}",
+            "needs a source",
+        ),
         ("[]", "top-level object must be a mapping"),
         ("", "empty compose file"),
     ] {
@@ -235,14 +330,32 @@ secrets: {s: {environment: S}}
     .unwrap();
     let a = service(&found, "a");
     assert_eq!(a["build"]["args"], json!({"A": "a", "B": "1"}));
-    assert_eq!((&a["mem_limit"], &a["stop_grace_period"]), (&json!("1073741824"), &json!("1m30s")));
-    assert_eq!((&a["privileged"], &a["entrypoint"]), (&json!(true), &json!(["sh", "-c", "a b"])));
+    assert_eq!(
+        (&a["mem_limit"], &a["stop_grace_period"]),
+        (&json!("1073741824"), &json!("1m30s"))
+    );
+    assert_eq!(
+        (&a["privileged"], &a["entrypoint"]),
+        (&json!(true), &json!(["sh", "-c", "a b"]))
+    );
     assert_eq!(a["extra_hosts"], json!(["h=::1"]));
-    assert_eq!(a["devices"], json!([{"source": "/dev/null", "target": "/dev/x", "permissions": "r"}]));
-    assert_eq!(a["healthcheck"], json!({"test": ["CMD-SHELL", "exit 1"], "interval": "1m30s"}));
-    assert_eq!((&a["tmpfs"], &a["gpus"]), (&json!(["/t"]), &json!([{"count": -1}])));
+    assert_eq!(
+        a["devices"],
+        json!([{"source": "/dev/null", "target": "/dev/x", "permissions": "r"}])
+    );
+    assert_eq!(
+        a["healthcheck"],
+        json!({"test": ["CMD-SHELL", "exit 1"], "interval": "1m30s"})
+    );
+    assert_eq!(
+        (&a["tmpfs"], &a["gpus"]),
+        (&json!(["/t"]), &json!([{"count": -1}]))
+    );
     assert_eq!(a["secrets"], json!([{"source": "s", "target": "/run/secrets/s"}]));
-    assert!(!found.canonical().to_json().to_string().contains("hidden"), "a secret is not shown");
+    assert!(
+        !found.canonical().to_json().to_string().contains("hidden"),
+        "a secret is not shown"
+    );
     let typed = &found.services["a"];
     assert_eq!((typed.count(), typed.cpus), (2, 0.5));
     assert_eq!(found.secrets["s"].value.as_deref(), Some("hidden"));
@@ -252,17 +365,82 @@ secrets: {s: {environment: S}}
 fn a_hash_is_of_what_matters() {
     let hash = |text: &str| one(text).unwrap().config_hash("a");
     let plain = hash("services: {a: {image: x, environment: {A: 1, B: 2}}}");
-    assert_eq!(plain, hash("services: {a: {environment: [B=2, A=1], image: x, scale: 3}, b: {image: y}}"));
-    assert_ne!(plain, hash("services: {a: {image: x, environment: {A: 1, B: 3}}}"));
+    assert_eq!(
+        plain,
+        hash("services: {a: {environment: [B=2, A=1], image: x, scale: 3}, b: {image: y}}")
+    );
+    assert_ne!(
+        plain,
+        hash("services: {a: {image: x, environment: {A: 1, B: 3}}}")
+    );
 }
 
 /// Words that mean something in Compose files, and some that do not.
 const WORDS: &[&str] = &[
-    "services", "a", "b", "image", "build", "ports", "80:80", "1-3:1-3", "volumes", "./x:/y", "v:/v:ro", "networks", "default",
-    "depends_on", "extends", "service", "file", "environment", "A=1", "${A:-b}", "${", "$$", "deploy", "replicas", "'3'",
-    "resources", "limits", "memory", "1g", "healthcheck", "test", "interval", "1m", "secrets", "configs", "x-y", "!reset",
-    "!override", "&r", "*r", "<<", "true", "null", "1", "-1", "0777", "1e9", "name", "profiles", "include", "env_file", "develop",
-    "watch", "command", "ulimits", "nofile", "extra_hosts", "gpus", "all", "external", "ipam", "config", "subnet", "é",
+    "services",
+    "a",
+    "b",
+    "image",
+    "build",
+    "ports",
+    "80:80",
+    "1-3:1-3",
+    "volumes",
+    "./x:/y",
+    "v:/v:ro",
+    "networks",
+    "default",
+    "depends_on",
+    "extends",
+    "service",
+    "file",
+    "environment",
+    "A=1",
+    "${A:-b}",
+    "${",
+    "$$",
+    "deploy",
+    "replicas",
+    "'3'",
+    "resources",
+    "limits",
+    "memory",
+    "1g",
+    "healthcheck",
+    "test",
+    "interval",
+    "1m",
+    "secrets",
+    "configs",
+    "x-y",
+    "!reset",
+    "!override",
+    "&r",
+    "*r",
+    "<<",
+    "true",
+    "null",
+    "1",
+    "-1",
+    "0777",
+    "1e9",
+    "name",
+    "profiles",
+    "include",
+    "env_file",
+    "develop",
+    "watch",
+    "command",
+    "ulimits",
+    "nofile",
+    "extra_hosts",
+    "gpus",
+    "all",
+    "external",
+    "ipam",
+    "config",
+    "subnet",
+    "é",
 ];
 
 proptest! {
@@ -304,7 +482,14 @@ fn check(text: &str) -> Result<(), TestCaseError> {
     };
     let Ok(project) = load(text) else { return Ok(()) };
     let canonical = vessel_compose::yaml::emit(&project.canonical()).replace('$', "$$");
-    let again = load(&canonical).map_err(|error| TestCaseError::fail(format!("{error}\n{text}\n{canonical}")))?;
-    prop_assert_eq!(project.canonical().to_json(), again.canonical().to_json(), "{}\n{}", text, canonical);
+    let again =
+        load(&canonical).map_err(|error| TestCaseError::fail(format!("{error}\n{text}\n{canonical}")))?;
+    prop_assert_eq!(
+        project.canonical().to_json(),
+        again.canonical().to_json(),
+        "{}\n{}",
+        text,
+        canonical
+    );
     Ok(())
 }

@@ -28,7 +28,10 @@ pub fn command(daemon: &Daemon, directory: &PathBuf, args: &[&str]) -> Command {
 
 /// The same, run.
 pub fn compose(daemon: &Daemon, directory: &PathBuf, args: &[&str]) -> Said {
-    command(daemon, directory, args).output().expect("the client runs").into()
+    command(daemon, directory, args)
+        .output()
+        .expect("the client runs")
+        .into()
 }
 
 /// Networks with subnets of this daemon's own, so that tests in parallel do not take one at the same time.
@@ -36,7 +39,9 @@ pub fn networks(daemon: &Daemon, names: &[&str]) -> String {
     let mut out = String::from("networks:\n");
     for (index, name) in names.iter().enumerate() {
         let subnet = daemon.further_subnet(u32::try_from(index).expect("few"));
-        out.push_str(&format!("  {name}: {{ipam: {{config: [{{subnet: {subnet}}}]}}}}\n"));
+        out.push_str(&format!(
+            "  {name}: {{ipam: {{config: [{{subnet: {subnet}}}]}}}}\n"
+        ));
     }
     out
 }
@@ -71,34 +76,59 @@ volumes: {{data: }}
     let run = |args: &[&str]| compose(&daemon, &directory, args);
     let said = run(&["up", "-d"]);
     assert_eq!(said.code, 0, "{said:?}");
-    for line in ["Network shop_back  Created", "Volume shop_data  Created", "Container shop-web-1  Started"] {
+    for line in [
+        "Network shop_back  Created",
+        "Volume shop_data  Created",
+        "Container shop-web-1  Started",
+    ] {
         assert!(said.err.contains(line), "{line}: {said:?}");
     }
-    let healthy = said.err.find("Container shop-db-1  Healthy").expect("the database is waited for");
-    assert!(healthy < said.err.find("Container shop-web-1  Starting").expect("started"), "{said:?}");
+    let healthy = said
+        .err
+        .find("Container shop-db-1  Healthy")
+        .expect("the database is waited for");
+    assert!(
+        healthy < said.err.find("Container shop-web-1  Starting").expect("started"),
+        "{said:?}"
+    );
 
     let listed = run(&["ps", "--format", "{{.Service}} {{.Name}} {{.State}} {{.Health}}"]).ok();
     assert_eq!(listed, "db shop-db-1 running healthy\nweb shop-web-1 running");
     assert!(run(&["ps"]).ok().starts_with("NAME"));
     assert_eq!(run(&["ps", "--services"]).ok(), "db\nweb");
     assert_eq!(run(&["ps", "-q", "web"]).ok().len(), 64);
-    let json: serde_json::Value = serde_json::from_str(&run(&["ps", "--format", "json", "db"]).ok()).expect("JSON");
-    assert_eq!((&json["Service"], &json["Health"]), (&"db".into(), &"healthy".into()));
+    let json: serde_json::Value =
+        serde_json::from_str(&run(&["ps", "--format", "json", "db"]).ok()).expect("JSON");
+    assert_eq!(
+        (&json["Service"], &json["Health"]),
+        (&"db".into(), &"healthy".into())
+    );
 
-    let label = |name: &str| daemon.inspect("shop-web-1", &format!("{{{{index .Config.Labels \"{name}\"}}}}"));
+    let label =
+        |name: &str| daemon.inspect("shop-web-1", &format!("{{{{index .Config.Labels \"{name}\"}}}}"));
     assert_eq!(label("com.docker.compose.project"), "shop");
     assert_eq!(label("com.docker.compose.container-number"), "1");
     assert_eq!(label("com.docker.compose.oneoff"), "False");
     assert_eq!(label("com.docker.compose.depends_on"), "db:service_healthy:false");
-    assert_eq!(label("com.docker.compose.project.working_dir"), directory.display().to_string());
+    assert_eq!(
+        label("com.docker.compose.project.working_dir"),
+        directory.display().to_string()
+    );
     assert_eq!(label("com.docker.compose.config-hash").len(), 64);
 
     assert_eq!(run(&["logs"]).ok(), "db-1   | db ready\nweb-1  | web of nobody");
-    assert_eq!(run(&["logs", "--no-log-prefix", "-n", "1", "web"]).ok(), "web of nobody");
+    assert_eq!(
+        run(&["logs", "--no-log-prefix", "-n", "1", "web"]).ok(),
+        "web of nobody"
+    );
     let said = run(&["exec", "-T", "web", "nslookup", "db", "127.0.0.11"]).ok();
     assert!(said.contains("Name:"), "{said}");
     run(&["exec", "-T", "web", "sh", "-c", "exit 7"]).fails(7);
-    assert!(run(&["exec", "-T", "nope", "true"]).fails(1).contains("no such service: nope"));
+    assert!(
+        run(&["exec", "-T", "nope", "true"])
+            .fails(1)
+            .contains("no such service: nope")
+    );
 
     // Nothing changed: nothing happens. Something did: that container is made anew, the others stay.
     let ids = || run(&["ps", "-q"]).ok();
@@ -124,14 +154,21 @@ volumes: {{data: }}
 
     // Without its files, by its name.
     let elsewhere = project(&daemon, "elsewhere", &[("x", "")]);
-    assert_eq!(compose(&daemon, &elsewhere, &["-p", "shop", "ps", "--services"]).ok(), "db\nweb");
+    assert_eq!(
+        compose(&daemon, &elsewhere, &["-p", "shop", "ps", "--services"]).ok(),
+        "db\nweb"
+    );
     let refused = compose(&daemon, &elsewhere, &["ps"]).fails(1);
     assert!(refused.contains("no configuration file provided"), "{refused}");
 
     let said = run(&["down", "-v"]);
     assert_eq!(said.code, 0, "{said:?}");
     assert!(said.err.contains("Volume shop_data  Removed"), "{said:?}");
-    let stopped = |name: &str| said.err.find(&format!("Container {name}  Removed")).expect("removed");
+    let stopped = |name: &str| {
+        said.err
+            .find(&format!("Container {name}  Removed"))
+            .expect("removed")
+    };
     assert!(stopped("shop-web-1") < stopped("shop-db-1"), "{said:?}");
     assert_eq!(daemon.vessel(&["ps", "-aq"]).ok(), "");
     assert!(!daemon.vessel(&["network", "ls"]).ok().contains("shop"));
@@ -144,11 +181,16 @@ fn what_is_wrong_has_a_place() {
     let directory = project(
         &daemon,
         "wrong",
-        &[("compose.yaml", "services:\n  web:\n    imgae: busybox\n"), ("loop.yaml", "include: [loop.yaml]\n")],
+        &[
+            ("compose.yaml", "services:\n  web:\n    imgae: busybox\n"),
+            ("loop.yaml", "include: [loop.yaml]\n"),
+        ],
     );
     let said = compose(&daemon, &directory, &["config"]).fails(1);
     assert!(
-        said.contains("compose.yaml:3:5: services.web: additional properties 'imgae' not allowed; did you mean image?"),
+        said.contains(
+            "compose.yaml:3:5: services.web: additional properties 'imgae' not allowed; did you mean image?"
+        ),
         "{said}"
     );
     let said = compose(&daemon, &directory, &["-f", "loop.yaml", "config"]).fails(1);

@@ -22,7 +22,11 @@ fn run_beside_the_service() {
         sleeper(""),
         networks(&daemon, &["default"])
     );
-    let directory = project(&daemon, "runs", &[("compose.yaml", &text), ("f.txt", "of a file")]);
+    let directory = project(
+        &daemon,
+        "runs",
+        &[("compose.yaml", &text), ("f.txt", "of a file")],
+    );
     let run = |args: &[&str]| -> Said {
         command(&daemon, &directory, args)
             .env("SECRET", "hush")
@@ -31,17 +35,56 @@ fn run_beside_the_service() {
             .into()
     };
     let said = run(&["run", "--rm", "web"]);
-    assert_eq!((said.code, said.out.as_str()), (0, "of the service\n"), "{said:?}");
+    assert_eq!(
+        (said.code, said.out.as_str()),
+        (0, "of the service\n"),
+        "{said:?}"
+    );
     assert!(said.err.contains("Container runs-db-1  Started"), "{said:?}");
     let script = "cat /run/secrets/s /run/secrets/f /etc/c; stat -c ' %a' /etc/c; echo $A $B; exit 3";
-    let said = run(&["run", "--rm", "-T", "-e", "B=2", "--no-deps", "web", "sh", "-c", script]);
+    let said = run(&[
+        "run",
+        "--rm",
+        "-T",
+        "-e",
+        "B=2",
+        "--no-deps",
+        "web",
+        "sh",
+        "-c",
+        script,
+    ]);
     assert_eq!(said.code, 3, "{said:?}");
     assert_eq!(said.out, "hushof a fileof ${USER} 400\n1 2\n");
-    assert_eq!(run(&["run", "--rm", "--entrypoint", "echo -n", "web", "x"]).ok(), "x");
-    let name = run(&["run", "-d", "--name", "mine", "-p", "127.0.0.1::81", "-v", "./f.txt:/f:ro", "web", "sleep", "1000"]).ok();
+    assert_eq!(
+        run(&["run", "--rm", "--entrypoint", "echo -n", "web", "x"]).ok(),
+        "x"
+    );
+    let name = run(&[
+        "run",
+        "-d",
+        "--name",
+        "mine",
+        "-p",
+        "127.0.0.1::81",
+        "-v",
+        "./f.txt:/f:ro",
+        "web",
+        "sleep",
+        "1000",
+    ])
+    .ok();
     assert_eq!(name, "mine");
-    assert_eq!(daemon.inspect("mine", "{{index .Config.Labels \"com.docker.compose.oneoff\"}}"), "True");
-    assert!(daemon.vessel(&["port", "mine"]).ok().starts_with("81/tcp -> 127.0.0.1:"));
+    assert_eq!(
+        daemon.inspect("mine", "{{index .Config.Labels \"com.docker.compose.oneoff\"}}"),
+        "True"
+    );
+    assert!(
+        daemon
+            .vessel(&["port", "mine"])
+            .ok()
+            .starts_with("81/tcp -> 127.0.0.1:")
+    );
     assert_eq!(daemon.vessel(&["exec", "mine", "cat", "/f"]).ok(), "of a file");
     // It is none of the service's containers, but goes with the project.
     assert_eq!(run(&["ps", "--services"]).ok(), "db");
@@ -64,7 +107,12 @@ fn in_the_foreground() {
     let run = |args: &[&str]| compose(&daemon, &directory, args);
     let said = run(&["up", "--exit-code-from", "job"]);
     assert_eq!(said.code, 4, "{said:?}");
-    for line in ["job-1    | one\n", "job-1    | two\n", "job-1 exited with code 4\n", "Attaching to "] {
+    for line in [
+        "job-1    | one\n",
+        "job-1    | two\n",
+        "job-1 exited with code 4\n",
+        "Attaching to ",
+    ] {
         assert!(said.out.contains(line), "{line:?}: {said:?}");
     }
     assert!(said.err.contains("Container front-other-1  Stopped"), "{said:?}");
@@ -89,7 +137,12 @@ fn in_the_foreground() {
     let status = child.wait().expect("it ends");
     assert!(begin.elapsed() < Duration::from_secs(20));
     let mut err = String::new();
-    child.stderr.take().expect("piped").read_to_string(&mut err).expect("text");
+    child
+        .stderr
+        .take()
+        .expect("piped")
+        .read_to_string(&mut err)
+        .expect("text");
     assert_eq!(status.code(), Some(130), "{err}");
     assert!(err.contains("Gracefully stopping"), "{err}");
     assert_eq!(run(&["ps", "-q"]).ok(), "");
@@ -102,13 +155,18 @@ fn what_runs_is_steered() {
     let text = format!(
         "services:\n  a: {}\n  b: {}\n{}",
         sleeper(", ports: ['127.0.0.1::80']"),
-        sleeper(", depends_on: {a: {condition: service_started, restart: true}}, post_start: [{command: [touch, /started]}]"),
+        sleeper(
+            ", depends_on: {a: {condition: service_started, restart: true}}, post_start: [{command: [touch, /started]}]"
+        ),
         networks(&daemon, &["default"])
     );
     let directory = project(&daemon, "steer", &[("compose.yaml", &text), ("file", "copied")]);
     let run = |args: &[&str]| compose(&daemon, &directory, args);
     run(&["create"]).ok();
-    assert_eq!(run(&["ps", "-a", "--format", "{{.State}}"]).ok(), "created\ncreated");
+    assert_eq!(
+        run(&["ps", "-a", "--format", "{{.State}}"]).ok(),
+        "created\ncreated"
+    );
     run(&["start", "--wait"]).ok();
     run(&["exec", "-T", "b", "test", "-e", "/started"]).ok();
     let state = |name: &str| daemon.inspect(name, "{{.State.Status}}");
@@ -127,15 +185,26 @@ fn what_runs_is_steered() {
     run(&["cp", "file", "b:/tmp/there"]).ok();
     assert_eq!(run(&["exec", "-T", "b", "cat", "/tmp/there"]).ok(), "copied");
     run(&["cp", "b:/tmp/there", "back"]).ok();
-    assert_eq!(std::fs::read_to_string(directory.join("back")).expect("a file"), "copied");
+    assert_eq!(
+        std::fs::read_to_string(directory.join("back")).expect("a file"),
+        "copied"
+    );
     assert!(run(&["images"]).ok().contains("steer-a-1"));
     let listed = run(&["ls"]).ok();
-    assert!(listed.contains("steer") && listed.contains("running(2)"), "{listed}");
+    assert!(
+        listed.contains("steer") && listed.contains("running(2)"),
+        "{listed}"
+    );
     run(&["scale", "a=2"]).ok();
     assert_eq!(run(&["ps", "-q", "a"]).ok().lines().count(), 2);
     run(&["exec", "-T", "--index", "2", "a", "true"]).ok();
     let events = run(&["events", "--json", "--since", "10m", "--until", "0s", "b"]).ok();
-    assert!(events.lines().any(|line| line.contains("\"action\":\"start\"") && line.contains("\"service\":\"b\"")), "{events}");
+    assert!(
+        events
+            .lines()
+            .any(|line| line.contains("\"action\":\"start\"") && line.contains("\"service\":\"b\"")),
+        "{events}"
+    );
     run(&["kill", "a"]).ok();
     daemon.until("killed", |_| run(&["ps", "-q", "a"]).out.is_empty());
     run(&["stop"]).ok();
@@ -143,14 +212,27 @@ fn what_runs_is_steered() {
     assert_eq!(run(&["ps", "-aq"]).ok(), "");
     // What is left of a project without services is an orphan.
     run(&["up", "-d"]).ok();
-    let fewer = text.replace("  b: ", "  x-b: ").replace("services:\n", "services:\n");
-    let fewer: String = fewer.lines().filter(|line| !line.starts_with("  x-b")).map(|line| format!("{line}\n")).collect();
+    let fewer = text
+        .replace("  b: ", "  x-b: ")
+        .replace("services:\n", "services:\n");
+    let fewer: String = fewer
+        .lines()
+        .filter(|line| !line.starts_with("  x-b"))
+        .map(|line| format!("{line}\n"))
+        .collect();
     std::fs::write(directory.join("compose.yaml"), fewer).expect("a file");
     let said = run(&["up", "-d"]);
-    assert!(said.err.contains("Found orphan containers ([steer-b-1])"), "{said:?}");
+    assert!(
+        said.err.contains("Found orphan containers ([steer-b-1])"),
+        "{said:?}"
+    );
     run(&["up", "-d", "--remove-orphans"]).ok();
     assert_eq!(run(&["ps", "-a", "--format", "{{.Name}}"]).ok(), "steer-a-1");
-    assert!(run(&["up", "-d", "--scale", "a=x"]).fails(1).contains("SERVICE=NUM"));
+    assert!(
+        run(&["up", "-d", "--scale", "a=x"])
+            .fails(1)
+            .contains("SERVICE=NUM")
+    );
     run(&["down"]).ok();
 }
 
@@ -164,7 +246,10 @@ fn images_are_built() {
     );
     let files = [
         ("compose.yaml", text.as_str()),
-        ("ctx/Dockerfile", "FROM busybox\nARG WHO\nCOPY file /hello\nRUN echo $WHO >> /hello\n"),
+        (
+            "ctx/Dockerfile",
+            "FROM busybox\nARG WHO\nCOPY file /hello\nRUN echo $WHO >> /hello\n",
+        ),
         ("ctx/file", "hello\n"),
     ];
     let directory = project(&daemon, "built", &files);
@@ -175,7 +260,14 @@ fn images_are_built() {
     assert_eq!(run(&["config", "--images"]).ok(), "built-one\ntwo:1");
     assert_eq!(run(&["run", "--rm", "two"]).ok(), "hello");
     assert_eq!(
-        daemon.vessel(&["inspect", "-f", "{{.Config.Labels.made}} {{index .Config.Labels \"com.docker.compose.service\"}}", "built-one"]).ok(),
+        daemon
+            .vessel(&[
+                "inspect",
+                "-f",
+                "{{.Config.Labels.made}} {{index .Config.Labels \"com.docker.compose.service\"}}",
+                "built-one"
+            ])
+            .ok(),
         "here one"
     );
     // A new image makes a new container.
@@ -221,7 +313,9 @@ fn files_that_change_are_copied() {
     daemon.until("a new directory", |_| cat("/src/new/deep/b") == "3");
     assert_eq!(cat("/src/x.log"), "");
     std::fs::remove_file(directory.join("src/a")).expect("a file");
-    daemon.until("a removal", |_| run(&["exec", "-T", "web", "test", "-e", "/src/a"]).code == 1);
+    daemon.until("a removal", |_| {
+        run(&["exec", "-T", "web", "test", "-e", "/src/a"]).code == 1
+    });
     let started = || daemon.inspect("watched-web-1", "{{.State.StartedAt}}");
     let before = started();
     std::fs::write(directory.join("conf"), "d").expect("a file");

@@ -10,7 +10,10 @@ use crate::error::{Error, Result};
 impl Engine<'_> {
     fn grouped(&self, services: &[String]) -> Result<(BTreeSet<String>, Vec<Container>)> {
         let containers = self.containers_of(services, OneOff::Exclude)?;
-        let names = containers.iter().map(|container| container.service.clone()).collect();
+        let names = containers
+            .iter()
+            .map(|container| container.service.clone())
+            .collect();
         Ok((names, containers))
     }
 
@@ -37,11 +40,16 @@ impl Engine<'_> {
         let (names, _) = self.grouped(services)?;
         for name in services {
             if !names.contains(name) {
-                return Err(Error::project(format!("service {name:?} has no container to start")));
+                return Err(Error::project(format!(
+                    "service {name:?} has no container to start"
+                )));
             }
         }
         if names.is_empty() {
-            return Err(Error::project(format!("no container found for project {:?}: nothing to start", self.project.name)));
+            return Err(Error::project(format!(
+                "no container found for project {:?}: nothing to start",
+                self.project.name
+            )));
         }
         self.start(&names, true)
     }
@@ -63,13 +71,23 @@ impl Engine<'_> {
         }
         let (names, containers) = self.grouped(&wanted)?;
         graph::run(&self.edges(&names), Direction::DependenciesFirst, |name| {
-            let own: Vec<&Container> = containers.iter().filter(|container| container.service == name).collect();
-            let hooks = self.project.services.get(name).map(|service| service.post_start.clone());
+            let own: Vec<&Container> = containers
+                .iter()
+                .filter(|container| container.service == name)
+                .collect();
+            let hooks = self
+                .project
+                .services
+                .get(name)
+                .map(|service| service.post_start.clone());
             each(&own, |container| {
                 self.step(&container.resource(), "Restarting", "Started", || {
                     self.client
                         .container_restart(&container.id, "", timeout)
-                        .map_err(Error::engine(format!("cannot restart container {}", container.name)))?;
+                        .map_err(Error::engine(format!(
+                            "cannot restart container {}",
+                            container.name
+                        )))?;
                     self.hooks(container, hooks.as_deref().unwrap_or_default())
                 })
             })
@@ -108,7 +126,10 @@ impl Engine<'_> {
             self.step(&container.resource(), "Pausing", "Paused", || {
                 self.client
                     .container_pause(&container.id)
-                    .map_err(Error::engine(format!("cannot pause container {}", container.name)))
+                    .map_err(Error::engine(format!(
+                        "cannot pause container {}",
+                        container.name
+                    )))
             })
         })
     }
@@ -124,7 +145,10 @@ impl Engine<'_> {
             self.step(&container.resource(), "Unpausing", "Unpaused", || {
                 self.client
                     .container_unpause(&container.id)
-                    .map_err(Error::engine(format!("cannot unpause container {}", container.name)))
+                    .map_err(Error::engine(format!(
+                        "cannot unpause container {}",
+                        container.name
+                    )))
             })
         })
     }

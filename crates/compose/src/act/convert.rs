@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use vessel_api::{
     ContainerConfig, ContainerCreateRequest, DeviceMapping, DeviceRequest as ApiDeviceRequest, Empty,
-    EndpointIpamConfig, EndpointSettings, HealthConfig, HostConfig, LogConfig, Map, NetworkingConfig, PortBinding,
-    Resources, RestartPolicy, ThrottleDevice, Ulimit, WeightDevice,
+    EndpointIpamConfig, EndpointSettings, HealthConfig, HostConfig, LogConfig, Map, NetworkingConfig,
+    PortBinding, Resources, RestartPolicy, ThrottleDevice, Ulimit, WeightDevice,
 };
 
 use super::state::Container;
@@ -88,9 +88,17 @@ impl Engine<'_> {
                 .stop_grace_period
                 .as_ref()
                 .map(|period| (durations(Some(period)) + 999_999_999) / 1_000_000_000),
-            cmd: service.command.clone().map(|command| command.0).unwrap_or_default(),
+            cmd: service
+                .command
+                .clone()
+                .map(|command| command.0)
+                .unwrap_or_default(),
             entrypoint: service.entrypoint.clone().map(|command| {
-                if command.0.is_empty() { vec![String::new()] } else { command.0 }
+                if command.0.is_empty() {
+                    vec![String::new()]
+                } else {
+                    command.0
+                }
             }),
             ..ContainerConfig::default()
         };
@@ -207,9 +215,15 @@ impl Engine<'_> {
                 found.push(container.to_owned());
                 continue;
             }
-            let (name, options) = source.split_once(':').map_or((source.as_str(), ""), |(name, options)| (name, options));
+            let (name, options) = source
+                .split_once(':')
+                .map_or((source.as_str(), ""), |(name, options)| (name, options));
             let id = self.shared(name, others)?;
-            found.push(if options.is_empty() { id } else { format!("{id}:{options}") });
+            found.push(if options.is_empty() {
+                id
+            } else {
+                format!("{id}:{options}")
+            });
         }
         Ok(found)
     }
@@ -259,7 +273,11 @@ impl Engine<'_> {
 
     /// Links on the default network, which has no names.
     fn external_links(&self, service: &Service) -> Vec<String> {
-        if service.network_mode == "bridge" { service.external_links.clone() } else { Vec::new() }
+        if service.network_mode == "bridge" {
+            service.external_links.clone()
+        } else {
+            Vec::new()
+        }
     }
 }
 
@@ -313,7 +331,10 @@ fn links(service: &Service, others: &[Container]) -> Vec<String> {
     let mut found = Vec::new();
     for link in &service.links {
         let (target, alias) = link.split_once(':').unwrap_or((link, link));
-        for container in others.iter().filter(|other| other.service == target && !other.one_off) {
+        for container in others
+            .iter()
+            .filter(|other| other.service == target && !other.one_off)
+        {
             found.push(format!("{}:{alias}", container.name));
             found.push(format!("{0}:{0}", container.name));
         }
@@ -339,13 +360,25 @@ fn ports(service: &Service) -> (Map<Empty>, Map<Option<Vec<PortBinding>>>) {
         }
     }
     for port in &service.ports {
-        let key = format!("{}/{}", port.target, if port.protocol.is_empty() { "tcp" } else { &port.protocol });
+        let key = format!(
+            "{}/{}",
+            port.target,
+            if port.protocol.is_empty() {
+                "tcp"
+            } else {
+                &port.protocol
+            }
+        );
         exposed.insert(key.clone(), Empty {});
         let binding = PortBinding {
             host_ip: port.host_ip.clone(),
             host_port: port.published.as_ref().map(Scalar::to_string).unwrap_or_default(),
         };
-        bindings.entry(key).or_default().get_or_insert_default().push(binding);
+        bindings
+            .entry(key)
+            .or_default()
+            .get_or_insert_default()
+            .push(binding);
     }
     (exposed, bindings)
 }
@@ -377,7 +410,12 @@ fn logging(service: &Service) -> LogConfig {
         config: logging
             .options
             .iter()
-            .map(|(name, value)| (name.clone(), value.as_ref().map(Scalar::to_string).unwrap_or_default()))
+            .map(|(name, value)| {
+                (
+                    name.clone(),
+                    value.as_ref().map(Scalar::to_string).unwrap_or_default(),
+                )
+            })
             .collect(),
     }
 }
@@ -399,20 +437,25 @@ fn restart(service: &Service) -> Result<RestartPolicy> {
             maximum_retry_count,
         });
     }
-    let policy = service.deploy.as_ref().and_then(|deploy| deploy.restart_policy.as_ref());
-    Ok(policy.map_or_else(RestartPolicy::default, |policy| RestartPolicy {
-        name: match policy.condition.as_str() {
-            "none" => "no",
-            "on-failure" => "on-failure",
-            "unless-stopped" => "unless-stopped",
-            _ => "always",
-        }
-        .to_owned(),
-        maximum_retry_count: policy
-            .max_attempts
-            .filter(|_| policy.condition == "on-failure")
-            .unwrap_or(0),
-    }))
+    let policy = service
+        .deploy
+        .as_ref()
+        .and_then(|deploy| deploy.restart_policy.as_ref());
+    Ok(
+        policy.map_or_else(RestartPolicy::default, |policy| RestartPolicy {
+            name: match policy.condition.as_str() {
+                "none" => "no",
+                "on-failure" => "on-failure",
+                "unless-stopped" => "unless-stopped",
+                _ => "always",
+            }
+            .to_owned(),
+            maximum_retry_count: policy
+                .max_attempts
+                .filter(|_| policy.condition == "on-failure")
+                .unwrap_or(0),
+        }),
+    )
 }
 
 fn resources(service: &Service) -> Resources {
@@ -422,7 +465,9 @@ fn resources(service: &Service) -> Resources {
             .iter()
             .map(|rate| ThrottleDevice {
                 path: rate.path.clone(),
-                rate: parse_bytes(&rate.rate).and_then(|rate| u64::try_from(rate).ok()).unwrap_or(0),
+                rate: parse_bytes(&rate.rate)
+                    .and_then(|rate| u64::try_from(rate).ok())
+                    .unwrap_or(0),
             })
             .collect()
     };
@@ -464,8 +509,16 @@ fn resources(service: &Service) -> Resources {
             .filter(|device| device.source != device.target || device.source.starts_with('/'))
             .map(|device| DeviceMapping {
                 path_on_host: device.source.clone(),
-                path_in_container: if device.target.is_empty() { device.source.clone() } else { device.target.clone() },
-                cgroup_permissions: if device.permissions.is_empty() { "rwm".to_owned() } else { device.permissions.clone() },
+                path_in_container: if device.target.is_empty() {
+                    device.source.clone()
+                } else {
+                    device.target.clone()
+                },
+                cgroup_permissions: if device.permissions.is_empty() {
+                    "rwm".to_owned()
+                } else {
+                    device.permissions.clone()
+                },
             })
             .collect(),
         device_cgroup_rules: service.device_cgroup_rules.clone(),
@@ -509,7 +562,12 @@ fn resources(service: &Service) -> Resources {
         if let Some(memory) = &reserved.memory {
             found.memory_reservation = bytes(Some(memory));
         }
-        found.device_requests.extend(reserved.devices.iter().map(|device| device_request(device, false)));
+        found.device_requests.extend(
+            reserved
+                .devices
+                .iter()
+                .map(|device| device_request(device, false)),
+        );
     }
     found
 }

@@ -50,7 +50,10 @@ impl Engine<'_> {
             let named = how.services.is_empty() || how.services.contains(&container.service);
             if known(&container.service) || self.project.services.is_empty() {
                 if named {
-                    by_service.entry(container.service.clone()).or_default().push(container);
+                    by_service
+                        .entry(container.service.clone())
+                        .or_default()
+                        .push(container);
                 }
             } else if how.services.is_empty() {
                 orphans.push(container);
@@ -60,10 +63,14 @@ impl Engine<'_> {
         let services: BTreeSet<String> = by_service.keys().cloned().collect();
         graph::run(&self.edges(&services), Direction::DependentsFirst, |name| {
             let containers = by_service.get(name).map(Vec::as_slice).unwrap_or_default();
-            each(containers, |container| self.stop_and_remove(container, how.timeout, how.volumes))
+            each(containers, |container| {
+                self.stop_and_remove(container, how.timeout, how.volumes)
+            })
         })?;
         if how.remove_orphans {
-            each(&orphans, |container| self.stop_and_remove(container, how.timeout, how.volumes))?;
+            each(&orphans, |container| {
+                self.stop_and_remove(container, how.timeout, how.volumes)
+            })?;
         } else if !orphans.is_empty() {
             let names: Vec<&str> = orphans.iter().map(|container| container.name.as_str()).collect();
             self.observer.warn(&format!(
@@ -81,7 +88,10 @@ impl Engine<'_> {
         if let Some(which) = how.images {
             self.remove_images(how, which)?;
         } else if !did && how.services.is_empty() {
-            self.observer.warn(&format!("No resource found to remove for project {:?}.", self.project.name));
+            self.observer.warn(&format!(
+                "No resource found to remove for project {:?}.",
+                self.project.name
+            ));
         }
         Ok(())
     }
@@ -115,7 +125,10 @@ impl Engine<'_> {
                 }
                 Err(error) => {
                     self.tell(&resource, Status::Failed, "Error");
-                    return Err(Error::engine(format!("failed to remove network {}", network.name))(error));
+                    return Err(Error::engine(format!(
+                        "failed to remove network {}",
+                        network.name
+                    ))(error));
                 }
             }
             Ok(())
@@ -212,7 +225,12 @@ impl Engine<'_> {
     }
 
     /// Stops and removes a container.
-    pub(super) fn stop_and_remove(&self, container: &Container, timeout: Option<i64>, volumes: bool) -> Result<()> {
+    pub(super) fn stop_and_remove(
+        &self,
+        container: &Container,
+        timeout: Option<i64>,
+        volumes: bool,
+    ) -> Result<()> {
         if container.is_running() {
             self.stop_and_tell(container, timeout)?;
         }
@@ -229,7 +247,10 @@ impl Engine<'_> {
             match self.client.container_remove(&container.id, options) {
                 // Somebody else removes it, or did.
                 Err(error) if error.is_not_found() || error.status() == Some(409) => Ok(()),
-                Err(error) => Err(Error::engine(format!("cannot remove container {}", container.name))(error)),
+                Err(error) => Err(Error::engine(format!(
+                    "cannot remove container {}",
+                    container.name
+                ))(error)),
                 Ok(()) => Ok(()),
             }
         })

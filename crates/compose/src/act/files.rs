@@ -8,10 +8,14 @@ use crate::project::Service;
 impl Engine<'_> {
     pub(super) fn copy_files(&self, service: &Service, container: &str) -> Result<()> {
         for file in copied(self.project, service)? {
-            let archive = archive(&file).map_err(|error| Error::project(format!("{}: {error}", file.target)))?;
+            let archive =
+                archive(&file).map_err(|error| Error::project(format!("{}: {error}", file.target)))?;
             self.client
                 .container_extract(container, "/", false, std::io::Cursor::new(archive))
-                .map_err(Error::engine(format!("cannot put {} into the container", file.target)))?;
+                .map_err(Error::engine(format!(
+                    "cannot put {} into the container",
+                    file.target
+                )))?;
         }
         Ok(())
     }
@@ -30,6 +34,10 @@ fn archive(file: &Copied<'_>) -> std::io::Result<Vec<u8>> {
             .map_or(0, |now| now.as_secs()),
     );
     let mut archive = tar::Builder::new(Vec::new());
-    archive.append_data(&mut header, file.target.trim_start_matches('/'), file.content.as_bytes())?;
+    archive.append_data(
+        &mut header,
+        file.target.trim_start_matches('/'),
+        file.content.as_bytes(),
+    )?;
     archive.into_inner()
 }

@@ -28,11 +28,7 @@ struct State {
 ///
 /// # Errors
 /// What `act` returned first.
-pub fn run(
-    edges: &Edges,
-    direction: Direction,
-    act: impl Fn(&str) -> Result<()> + Sync,
-) -> Result<()> {
+pub fn run(edges: &Edges, direction: Direction, act: impl Fn(&str) -> Result<()> + Sync) -> Result<()> {
     let before = match direction {
         Direction::DependenciesFirst => edges.clone(),
         Direction::DependentsFirst => reversed(edges),
@@ -105,7 +101,9 @@ pub(crate) fn each<T: Sync>(items: &[T], act: impl Fn(&T) -> Result<()> + Sync) 
         std::thread::scope(|scope| {
             let threads: Vec<_> = some.iter().map(|item| scope.spawn(|| act(item))).collect();
             for thread in threads {
-                let one = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+                let one = thread
+                    .join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
                 if result.is_ok() {
                     result = one;
                 }
@@ -121,13 +119,23 @@ mod tests {
 
     fn edges(list: &[(&str, &[&str])]) -> Edges {
         list.iter()
-            .map(|(name, needs)| ((*name).to_owned(), needs.iter().map(|need| (*need).to_owned()).collect()))
+            .map(|(name, needs)| {
+                (
+                    (*name).to_owned(),
+                    needs.iter().map(|need| (*need).to_owned()).collect(),
+                )
+            })
             .collect()
     }
 
     #[test]
     fn the_order_is_kept() {
-        let edges = edges(&[("a", &["b", "c"]), ("b", &["d"]), ("c", &["d", "elsewhere"]), ("d", &[])]);
+        let edges = edges(&[
+            ("a", &["b", "c"]),
+            ("b", &["d"]),
+            ("c", &["d", "elsewhere"]),
+            ("d", &[]),
+        ]);
         for (direction, first, last) in [
             (Direction::DependenciesFirst, "d", "a"),
             (Direction::DependentsFirst, "a", "d"),
@@ -139,7 +147,10 @@ mod tests {
             })
             .unwrap();
             let order = order.into_inner().unwrap();
-            assert_eq!((order.len(), order[0].as_str(), order[3].as_str()), (4, first, last));
+            assert_eq!(
+                (order.len(), order[0].as_str(), order[3].as_str()),
+                (4, first, last)
+            );
         }
     }
 

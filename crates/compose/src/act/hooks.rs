@@ -35,7 +35,10 @@ impl Engine<'_> {
             attach_stderr: true,
             ..ExecCreateRequest::default()
         };
-        let exec = self.client.exec_create(id, &request).map_err(Error::engine(doing()))?;
+        let exec = self
+            .client
+            .exec_create(id, &request)
+            .map_err(Error::engine(doing()))?;
         let stream = self
             .client
             .exec_start(&exec, &ExecStartRequest::default())
@@ -56,7 +59,9 @@ impl Engine<'_> {
                 text.extend(more);
                 let text = String::from_utf8_lossy(&text).trim().to_owned();
                 let colon = if text.is_empty() { "" } else { ": " };
-                Err(Error::project(format!("a hook of container {name} exited with status {code}{colon}{text}")))
+                Err(Error::project(format!(
+                    "a hook of container {name} exited with status {code}{colon}{text}"
+                )))
             }
         }
     }

@@ -99,7 +99,10 @@ impl Engine<'_> {
                 "always" => {
                     to_pull.insert(name, service);
                 }
-                policy if (policy.starts_with("every_") || matches!(policy, "daily" | "weekly" | "refresh")) && here => {
+                policy
+                    if (policy.starts_with("every_") || matches!(policy, "daily" | "weekly" | "refresh"))
+                        && here =>
+                {
                     // When an image was pulled last is not told by the API: the newest is asked for.
                     to_pull.insert(name, service);
                 }
@@ -109,9 +112,14 @@ impl Engine<'_> {
                 _ => {}
             }
         }
-        let _ = quiet_pull;
         let to_pull: Vec<(String, &Service)> = to_pull.into_iter().collect();
-        each(&to_pull, |(name, service)| self.pull_image(name, service))?;
+        each(&to_pull, |(name, service)| {
+            if quiet_pull {
+                self.images.pull(name, &service.platform)
+            } else {
+                self.pull_image(name, service)
+            }
+        })?;
         if !to_build.is_empty() {
             self.images.build(self.project, &to_build)?;
         }
@@ -129,7 +137,7 @@ impl Engine<'_> {
     fn pull_image(&self, name: &str, service: &Service) -> Result<()> {
         let resource = format!("Image {name}");
         self.step(&resource, "Pulling", "Pulled", || {
-            self.images.pull(name, &service.platform, &resource)
+            self.images.pull(name, &service.platform)
         })
     }
 
@@ -137,12 +145,22 @@ impl Engine<'_> {
     ///
     /// # Errors
     /// One cannot be had and failures are not ignored.
-    pub fn pull(&self, services: &BTreeSet<String>, ignore_failures: bool, ignore_buildable: bool, missing_only: bool) -> Result<()> {
+    pub fn pull(
+        &self,
+        services: &BTreeSet<String>,
+        ignore_failures: bool,
+        ignore_buildable: bool,
+        missing_only: bool,
+    ) -> Result<()> {
         let mut wanted: BTreeMap<String, &Service> = BTreeMap::new();
         for service in services.iter().filter_map(|name| self.project.services.get(name)) {
             let name = service.image_name(&self.project.name);
             if service.build.is_some() && (service.image.is_empty() || ignore_buildable) {
-                self.tell(&format!("Service {}", service.name), Status::Warning, "Skipped - No image to be pulled");
+                self.tell(
+                    &format!("Service {}", service.name),
+                    Status::Warning,
+                    "Skipped - No image to be pulled",
+                );
                 continue;
             }
             if matches!(service.pull_policy.as_str(), "never" | "build") {
@@ -150,7 +168,11 @@ impl Engine<'_> {
             }
             let only_missing = missing_only || matches!(service.pull_policy.as_str(), "missing");
             if only_missing && self.image_id(&name)?.is_some() {
-                self.tell(&format!("Image {name}"), Status::Done, "Skipped - Image is already present locally");
+                self.tell(
+                    &format!("Image {name}"),
+                    Status::Done,
+                    "Skipped - Image is already present locally",
+                );
                 continue;
             }
             wanted.insert(name, service);
@@ -176,7 +198,12 @@ impl Engine<'_> {
         let mut open: Vec<String> = chosen.iter().cloned().collect();
         let mut edges: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
         while let Some(name) = open.pop() {
-            let Some(build) = self.project.services.get(&name).and_then(|service| service.build.as_ref()) else {
+            let Some(build) = self
+                .project
+                .services
+                .get(&name)
+                .and_then(|service| service.build.as_ref())
+            else {
                 continue;
             };
             for other in build.additional_contexts.values().flatten() {
@@ -194,14 +221,19 @@ impl Engine<'_> {
             let before = left.len();
             let pending: BTreeSet<String> = left.iter().cloned().collect();
             left.retain(|name| {
-                let waits = edges.get(name).is_some_and(|needs| needs.iter().any(|need| pending.contains(need)));
+                let waits = edges
+                    .get(name)
+                    .is_some_and(|needs| needs.iter().any(|need| pending.contains(need)));
                 if !waits {
                     ordered.push(name.clone());
                 }
                 waits
             });
             if left.len() == before {
-                return Err(Error::project(format!("services build upon each other: {}", left.join(", "))));
+                return Err(Error::project(format!(
+                    "services build upon each other: {}",
+                    left.join(", ")
+                )));
             }
         }
         Ok(ordered

@@ -44,7 +44,12 @@ impl Lines {
 ///
 /// # Errors
 /// The log cannot be read.
-pub fn read(client: &Client, id: &str, options: &LogsOptions, mut sink: impl FnMut(&[u8]) -> bool) -> Result<()> {
+pub fn read(
+    client: &Client,
+    id: &str,
+    options: &LogsOptions,
+    mut sink: impl FnMut(&[u8]) -> bool,
+) -> Result<()> {
     let fail = || Error::engine("cannot read a container's log");
     let tty = client.container_inspect(id, false).map_err(fail())?.config.tty;
     let mut answer = client.container_logs(id, options).map_err(fail())?;
@@ -58,7 +63,11 @@ pub fn read(client: &Client, id: &str, options: &LogsOptions, mut sink: impl FnM
             Ok(0) => break,
             Ok(count) => count,
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(Error::project(format!("the log of a container broke off: {error}"))),
+            Err(error) => {
+                return Err(Error::project(format!(
+                    "the log of a container broke off: {error}"
+                )));
+            }
         };
         if tty {
             lines[0].feed(&buffer[..count], |line| go_on &= sink(line));
@@ -89,7 +98,9 @@ mod tests {
         let mut lines = Lines::default();
         let mut seen = Vec::new();
         for part in ["a", "b\r\nc\n", "\nd"] {
-            lines.feed(part.as_bytes(), |line| seen.push(String::from_utf8(line.to_vec()).unwrap()));
+            lines.feed(part.as_bytes(), |line| {
+                seen.push(String::from_utf8(line.to_vec()).unwrap())
+            });
         }
         lines.finish(|line| seen.push(String::from_utf8(line.to_vec()).unwrap()));
         assert_eq!(seen, ["ab", "c", "", "d"]);

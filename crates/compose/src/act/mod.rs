@@ -69,7 +69,7 @@ pub trait Images: Sync {
     ///
     /// # Errors
     /// It cannot be had.
-    fn pull(&self, image: &str, platform: &str, resource: &str) -> Result<()>;
+    fn pull(&self, image: &str, platform: &str) -> Result<()>;
     /// Builds the images of services, each of which says how.
     ///
     /// # Errors
@@ -101,7 +101,11 @@ impl Engine<'_> {
     }
 
     pub(crate) fn tell(&self, resource: &str, status: Status, text: &str) {
-        self.observer.event(&Event { resource, status, text });
+        self.observer.event(&Event {
+            resource,
+            status,
+            text,
+        });
     }
 
     /// Tells of something that begins, does it, and tells how it ended.

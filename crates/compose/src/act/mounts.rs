@@ -89,7 +89,10 @@ fn objects<'a>(
     project: &'a Project,
     service: &'a Service,
 ) -> impl Iterator<Item = (&'a FileMount, &'a FileObject, &'static str)> {
-    let configs = service.configs.iter().filter_map(|mount| Some((mount, project.configs.get(&mount.source)?, "/")));
+    let configs = service
+        .configs
+        .iter()
+        .filter_map(|mount| Some((mount, project.configs.get(&mount.source)?, "/")));
     let secrets = service
         .secrets
         .iter()
@@ -120,8 +123,16 @@ pub(super) fn copied<'a>(project: &'a Project, service: &'a Service) -> Result<V
 }
 
 fn target(mount: &FileMount, directory: &str) -> String {
-    let name = if mount.target.is_empty() { &mount.source } else { &mount.target };
-    if name.starts_with('/') { name.clone() } else { format!("{directory}{name}") }
+    let name = if mount.target.is_empty() {
+        &mount.source
+    } else {
+        &mount.target
+    };
+    if name.starts_with('/') {
+        name.clone()
+    } else {
+        format!("{directory}{name}")
+    }
 }
 
 /// Permission bits, from a number (`0440`) or text.
@@ -164,17 +175,26 @@ fn volume_mount(project: &Project, volume: &project::Mount, found: &mut Mounted)
     if options.nocopy {
         flags.push("nocopy");
     }
-    found.binds.push(format!("{name}:{}:{}", volume.target, flags.join(",")));
+    found
+        .binds
+        .push(format!("{name}:{}:{}", volume.target, flags.join(",")));
 }
 
 fn bind_mount(volume: &project::Mount, found: &mut Mounted) {
     let options = volume.bind.clone().unwrap_or_default();
     let create = options.create_host_path.unwrap_or(false);
     // The short form makes what is missing, in every daemon; paths with a colon do not fit it.
-    if create && !volume.source.contains(':') && !volume.target.contains(':') && options.recursive.is_empty() {
+    if create && !volume.source.contains(':') && !volume.target.contains(':') && options.recursive.is_empty()
+    {
         let mut flags = vec![if volume.read_only { "ro" } else { "rw" }];
-        flags.extend([options.selinux.as_str(), options.propagation.as_str()].into_iter().filter(|flag| !flag.is_empty()));
-        found.binds.push(format!("{}:{}:{}", volume.source, volume.target, flags.join(",")));
+        flags.extend(
+            [options.selinux.as_str(), options.propagation.as_str()]
+                .into_iter()
+                .filter(|flag| !flag.is_empty()),
+        );
+        found
+            .binds
+            .push(format!("{}:{}:{}", volume.source, volume.target, flags.join(",")));
         return;
     }
     found.mounts.push(Mount {

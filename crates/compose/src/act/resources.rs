@@ -18,7 +18,9 @@ impl Engine<'_> {
             used.extend(service.networks.keys());
         }
         for key in used {
-            let Some(network) = self.project.networks.get(key) else { continue };
+            let Some(network) = self.project.networks.get(key) else {
+                continue;
+            };
             self.ensure_network(key, network)?;
         }
         Ok(())
@@ -32,9 +34,9 @@ impl Engine<'_> {
             .network_list(&filters)
             .map_err(Error::engine("cannot list networks"))?;
         // The filter takes parts of names.
-        let known = known
-            .into_iter()
-            .find(|known| known.name == network.name || (network.external && known.id.starts_with(&network.name)));
+        let known = known.into_iter().find(|known| {
+            known.name == network.name || (network.external && known.id.starts_with(&network.name))
+        });
         if let Some(known) = known {
             if network.external {
                 return Ok(());
@@ -70,7 +72,10 @@ impl Engine<'_> {
         self.step(&resource, "Creating", "Created", || {
             self.client
                 .network_create(&request)
-                .map_err(Error::engine(format!("failed to create network {}", network.name)))
+                .map_err(Error::engine(format!(
+                    "failed to create network {}",
+                    network.name
+                )))
         })?;
         Ok(())
     }
@@ -88,7 +93,9 @@ impl Engine<'_> {
             );
         }
         for key in used {
-            let Some(volume) = self.project.volumes.get(key) else { continue };
+            let Some(volume) = self.project.volumes.get(key) else {
+                continue;
+            };
             self.ensure_volume(key, volume)?;
         }
         Ok(())
@@ -100,22 +107,31 @@ impl Engine<'_> {
                 let project = known.labels.get(labels::PROJECT).map_or("", String::as_str);
                 if !volume.external && project != self.project.name {
                     let made = if project.is_empty() {
-                        "was not created by Docker Compose. Use `external: true` to use an existing volume".to_owned()
+                        "was not created by Docker Compose. Use `external: true` to use an existing volume"
+                            .to_owned()
                     } else {
                         format!(
                             "was created for project {project:?} (expected {:?}). Use `external: true` to use an existing volume",
                             self.project.name
                         )
                     };
-                    self.observer.warn(&format!("volume {:?} already exists but {made}", volume.name));
+                    self.observer
+                        .warn(&format!("volume {:?} already exists but {made}", volume.name));
                 }
                 return Ok(());
             }
             Err(error) if error.is_not_found() => {}
-            Err(error) => return Err(Error::engine(format!("cannot look at volume {}", volume.name))(error)),
+            Err(error) => {
+                return Err(Error::engine(format!("cannot look at volume {}", volume.name))(
+                    error,
+                ));
+            }
         }
         if volume.external {
-            return Err(Error::project(format!("external volume {:?} not found", volume.name)));
+            return Err(Error::project(format!(
+                "external volume {:?} not found",
+                volume.name
+            )));
         }
         let mut own = texts(&volume.labels);
         own.insert(labels::PROJECT.into(), self.project.name.clone());
@@ -154,7 +170,11 @@ fn network_request(project: &str, key: &str, network: &Network) -> NetworkCreate
         },
         enable_ipv6: network.enable_ipv6.unwrap_or(false),
         ipam: said.then(|| Ipam {
-            driver: if ipam.driver.is_empty() { "default".to_owned() } else { ipam.driver.clone() },
+            driver: if ipam.driver.is_empty() {
+                "default".to_owned()
+            } else {
+                ipam.driver.clone()
+            },
             options: ipam.options.clone(),
             config: ipam
                 .config

@@ -110,9 +110,14 @@ impl Engine<'_> {
         };
         let mut made = self.container_request(&service, &name, 1, !run.use_aliases, &others)?;
         let config = &mut made.request.config;
-        config.labels.insert(labels::ONE_OFF.to_owned(), "True".to_owned());
+        config
+            .labels
+            .insert(labels::ONE_OFF.to_owned(), "True".to_owned());
         config.labels.insert(labels::SLUG.to_owned(), slug);
-        config.labels.insert(labels::IMAGE.to_owned(), images.get(&service.name).cloned().unwrap_or_default());
+        config.labels.insert(
+            labels::IMAGE.to_owned(),
+            images.get(&service.name).cloned().unwrap_or_default(),
+        );
         config.attach_stdin = run.stdin && !run.detach;
         config.stdin_once = run.stdin && !run.detach;
         config.open_stdin = run.stdin || service.stdin_open;
@@ -136,7 +141,9 @@ impl Engine<'_> {
                 };
                 self.client
                     .network_connect(network, &request)
-                    .map_err(Error::engine(format!("cannot connect {name} to network {network}")))?;
+                    .map_err(Error::engine(format!(
+                        "cannot connect {name} to network {network}"
+                    )))?;
             }
             self.copy_files(&service, &created.id)
         };

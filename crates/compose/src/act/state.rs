@@ -50,9 +50,13 @@ impl Container {
             .or_else(|| summary.names.first());
         Some(Self {
             id: summary.id.clone(),
-            name: own.map(|name| name.trim_start_matches('/').to_owned()).unwrap_or_default(),
+            name: own
+                .map(|name| name.trim_start_matches('/').to_owned())
+                .unwrap_or_default(),
             service: label(labels::SERVICE)?,
-            number: label(labels::NUMBER).and_then(|number| number.parse().ok()).unwrap_or(0),
+            number: label(labels::NUMBER)
+                .and_then(|number| number.parse().ok())
+                .unwrap_or(0),
             one_off: label(labels::ONE_OFF).is_some_and(|value| value.eq_ignore_ascii_case("true")),
             summary,
         })
@@ -108,11 +112,14 @@ pub fn project_of_containers(client: &Client, name: &str) -> Result<Project> {
     let found = containers(client, name, OneOff::Include)?;
     let mut project = crate::project::empty(name);
     for container in &found {
-        let service = project.services.entry(container.service.clone()).or_insert_with(|| Service {
-            name: container.service.clone(),
-            image: container.summary.image.clone(),
-            ..Service::default()
-        });
+        let service = project
+            .services
+            .entry(container.service.clone())
+            .or_insert_with(|| Service {
+                name: container.service.clone(),
+                image: container.summary.image.clone(),
+                ..Service::default()
+            });
         for (other, dependency) in depends_on(container.label(labels::DEPENDS_ON)) {
             service.depends_on.insert(other, dependency);
         }
@@ -187,9 +194,13 @@ impl Engine<'_> {
         };
         container.ok_or_else(|| match (running, number) {
             (true, 0) => Error::project(format!("service {service:?} is not running")),
-            (true, number) => Error::project(format!("service {service:?} is not running container #{number}")),
+            (true, number) => {
+                Error::project(format!("service {service:?} is not running container #{number}"))
+            }
             (false, 0) => Error::project(format!("no container found for service {service:?}")),
-            (false, number) => Error::project(format!("no container #{number} found for service {service:?}")),
+            (false, number) => {
+                Error::project(format!("no container #{number} found for service {service:?}"))
+            }
         })
     }
 

@@ -64,7 +64,11 @@ impl Engine<'_> {
             if !chosen.contains(name) {
                 self.project.service(name)?;
             }
-            let fixed = self.project.services.get(name).is_some_and(|service| !service.container_name.is_empty());
+            let fixed = self
+                .project
+                .services
+                .get(name)
+                .is_some_and(|service| !service.container_name.is_empty());
             if *count > 1 && fixed {
                 return Err(Error::project(format!(
                     "service {name:?} has a container_name, so it can have one container only"
@@ -76,10 +80,16 @@ impl Engine<'_> {
         self.ensure_volumes(&chosen)?;
         self.orphans(how)?;
         graph::run(&self.edges(&chosen), Direction::DependenciesFirst, |name| {
-            let Some(service) = self.project.services.get(name) else { return Ok(()) };
+            let Some(service) = self.project.services.get(name) else {
+                return Ok(());
+            };
             let image = images.get(name).map_or("", String::as_str);
             let named = how.services.is_empty() || how.services.iter().any(|known| known == name);
-            let recreate = if named { how.recreate } else { how.recreate_dependencies };
+            let recreate = if named {
+                how.recreate
+            } else {
+                how.recreate_dependencies
+            };
             let count = how.scale.get(name).copied().unwrap_or_else(|| service.count());
             self.converge(service, image, recreate, count, how)
         })?;
@@ -100,7 +110,9 @@ impl Engine<'_> {
             return Ok(());
         }
         if how.remove_orphans {
-            return each(&orphans, |container| self.stop_and_remove(container, how.timeout, false));
+            return each(&orphans, |container| {
+                self.stop_and_remove(container, how.timeout, false)
+            });
         }
         let names: Vec<&str> = orphans.iter().map(|container| container.name.as_str()).collect();
         self.observer.warn(&format!(
@@ -111,7 +123,14 @@ impl Engine<'_> {
     }
 
     /// Makes a service have the containers it should.
-    fn converge(&self, service: &Service, image: &str, recreate: Recreate, count: i64, how: &Create) -> Result<()> {
+    fn converge(
+        &self,
+        service: &Service,
+        image: &str,
+        recreate: Recreate,
+        count: i64,
+        how: &Create,
+    ) -> Result<()> {
         let others = self.containers(OneOff::Exclude)?;
         let mut own: Vec<&Container> = others
             .iter()
@@ -119,7 +138,9 @@ impl Engine<'_> {
             .collect();
         let wanted = usize::try_from(count).unwrap_or(0);
         let surplus = own.split_off(wanted.min(own.len()));
-        each(&surplus, |container| self.stop_and_remove(container, how.timeout, false))?;
+        each(&surplus, |container| {
+            self.stop_and_remove(container, how.timeout, false)
+        })?;
         let hash = self.project.config_hash(&service.name);
         for container in &own {
             let changed = container.label(labels::CONFIG_HASH) != hash
@@ -145,7 +166,8 @@ impl Engine<'_> {
             let name = self.container_name(service, next);
             let resource = format!("Container {name}");
             self.step(&resource, "Creating", "Created", || {
-                self.create_container(service, image, &name, next, &others, None).map(drop)
+                self.create_container(service, image, &name, next, &others, None)
+                    .map(drop)
             })?;
             next += 1;
         }
@@ -161,7 +183,12 @@ impl Engine<'_> {
     }
 
     /// Whether a container shares the network or another namespace with a container that is gone.
-    fn shares_with_another(&self, service: &Service, container: &Container, others: &[Container]) -> Result<bool> {
+    fn shares_with_another(
+        &self,
+        service: &Service,
+        container: &Container,
+        others: &[Container],
+    ) -> Result<bool> {
         let Some(other) = service.network_mode.strip_prefix("service:") else {
             return Ok(false);
         };
@@ -191,9 +218,15 @@ impl Engine<'_> {
     ) -> Result<String> {
         let own_name = self.container_name(service, number);
         let mut made = self.container_request(service, &own_name, number, false, others)?;
-        made.request.config.labels.insert(labels::IMAGE.to_owned(), image.to_owned());
+        made.request
+            .config
+            .labels
+            .insert(labels::IMAGE.to_owned(), image.to_owned());
         if let Some(old) = instead_of {
-            made.request.config.labels.insert(labels::REPLACE.to_owned(), old.name.clone());
+            made.request
+                .config
+                .labels
+                .insert(labels::REPLACE.to_owned(), old.name.clone());
             self.inherit_volumes(old, &mut made.request)?;
         }
         let created = self
@@ -211,7 +244,9 @@ impl Engine<'_> {
                 };
                 self.client
                     .network_connect(network, &request)
-                    .map_err(Error::engine(format!("cannot connect {name} to network {network}")))?;
+                    .map_err(Error::engine(format!(
+                        "cannot connect {name} to network {network}"
+                    )))?;
             }
             self.copy_files(service, &created.id)
         };
@@ -231,7 +266,11 @@ impl Engine<'_> {
     }
 
     /// Gives a new container the anonymous volumes of the one it replaces.
-    fn inherit_volumes(&self, old: &Container, request: &mut vessel_api::ContainerCreateRequest) -> Result<()> {
+    fn inherit_volumes(
+        &self,
+        old: &Container,
+        request: &mut vessel_api::ContainerCreateRequest,
+    ) -> Result<()> {
         let known = self
             .client
             .container_inspect(&old.id, false)
@@ -241,13 +280,22 @@ impl Engine<'_> {
             .binds
             .iter()
             .filter_map(|bind| bind.split(':').nth(1).map(str::to_owned))
-            .chain(request.host_config.mounts.iter().map(|mount| mount.target.clone()))
+            .chain(
+                request
+                    .host_config
+                    .mounts
+                    .iter()
+                    .map(|mount| mount.target.clone()),
+            )
             .collect();
         for mount in known.mounts {
             if mount.kind == "volume" && !mount.name.is_empty() && !targets.contains(&mount.destination) {
                 request.config.volumes.remove(&mount.destination);
                 let mode = if mount.rw { "rw" } else { "ro" };
-                request.host_config.binds.push(format!("{}:{}:{mode}", mount.name, mount.destination));
+                request
+                    .host_config
+                    .binds
+                    .push(format!("{}:{}:{mode}", mount.name, mount.destination));
             }
         }
         Ok(())
@@ -277,13 +325,17 @@ impl Engine<'_> {
                 };
                 match self.client.container_remove(&old.id, options) {
                     Err(error) if !error.is_not_found() => {
-                        return Err(Error::engine(format!("cannot remove container {}", old.name))(error));
+                        return Err(Error::engine(format!("cannot remove container {}", old.name))(
+                            error,
+                        ));
                     }
                     _ => {}
                 }
                 self.client
                     .container_rename(&new, &name)
-                    .map_err(Error::engine(format!("cannot rename the new container to {name}")))
+                    .map_err(Error::engine(format!(
+                        "cannot rename the new container to {name}"
+                    )))
             };
             swap()
         })
@@ -295,7 +347,9 @@ impl Engine<'_> {
     /// One cannot be started, or what it depends on does not become ready.
     pub fn start(&self, services: &BTreeSet<String>, dependencies: bool) -> Result<()> {
         graph::run(&self.edges(services), Direction::DependenciesFirst, |name| {
-            let Some(service) = self.project.services.get(name) else { return Ok(()) };
+            let Some(service) = self.project.services.get(name) else {
+                return Ok(());
+            };
             if dependencies {
                 self.wait_dependencies(service)?;
             }
@@ -311,7 +365,10 @@ impl Engine<'_> {
                 self.step(&container.resource(), "Starting", "Started", || {
                     self.client
                         .container_start(&container.id, "")
-                        .map_err(Error::engine(format!("cannot start container {}", container.name)))?;
+                        .map_err(Error::engine(format!(
+                            "cannot start container {}",
+                            container.name
+                        )))?;
                     self.hooks(container, &service.post_start)
                 })
             })

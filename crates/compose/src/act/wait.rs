@@ -29,10 +29,15 @@ impl Engine<'_> {
                 _ => continue,
             };
             let containers = self.containers(OneOff::Exclude)?;
-            let of_service: Vec<&Container> = containers.iter().filter(|container| container.service == *name).collect();
+            let of_service: Vec<&Container> = containers
+                .iter()
+                .filter(|container| container.service == *name)
+                .collect();
             if of_service.is_empty() {
                 if how.required {
-                    return Err(Error::project(format!("dependency failed to start: service {name:?} has no container")));
+                    return Err(Error::project(format!(
+                        "dependency failed to start: service {name:?} has no container"
+                    )));
                 }
                 continue;
             }
@@ -40,8 +45,14 @@ impl Engine<'_> {
                 match self.wait_for(container, condition, None) {
                     Ok(()) => {}
                     Err(Error::Project(message)) if !how.required => {
-                        self.tell(&container.resource(), Status::Warning, "Skipped - optional dependency failed");
-                        self.observer.warn(&format!("optional dependency {name:?} failed to start: {message}"));
+                        self.tell(
+                            &container.resource(),
+                            Status::Warning,
+                            "Skipped - optional dependency failed",
+                        );
+                        self.observer.warn(&format!(
+                            "optional dependency {name:?} failed to start: {message}"
+                        ));
                     }
                     Err(Error::Project(message)) => {
                         return Err(Error::project(match condition {
@@ -57,7 +68,12 @@ impl Engine<'_> {
     }
 
     /// Waits for a container.
-    pub(super) fn wait_for(&self, container: &Container, condition: Condition, limit: Option<Duration>) -> Result<()> {
+    pub(super) fn wait_for(
+        &self,
+        container: &Container,
+        condition: Condition,
+        limit: Option<Duration>,
+    ) -> Result<()> {
         let resource = container.resource();
         self.tell(&resource, Status::Working, "Waiting");
         let begin = Instant::now();
@@ -80,7 +96,10 @@ impl Engine<'_> {
             }
             if limit.is_some_and(|limit| begin.elapsed() > limit) {
                 self.tell(&resource, Status::Failed, "Error");
-                return Err(Error::project(format!("timeout: container {} is not ready", container.name)));
+                return Err(Error::project(format!(
+                    "timeout: container {} is not ready",
+                    container.name
+                )));
             }
             std::thread::sleep(TICK);
         }
@@ -90,7 +109,10 @@ impl Engine<'_> {
         let found = self
             .client
             .container_inspect(&container.id, false)
-            .map_err(Error::engine(format!("cannot look at container {}", container.name)))?;
+            .map_err(Error::engine(format!(
+                "cannot look at container {}",
+                container.name
+            )))?;
         let state = &found.state;
         let name = &container.name;
         let ended = matches!(state.status.as_str(), "exited" | "dead");
@@ -101,16 +123,21 @@ impl Engine<'_> {
                 container.service, state.exit_code
             ))),
             Condition::Completed => Ok(false),
-            Condition::Healthy { .. } if ended && !state.restarting => {
-                Err(Error::project(format!("container {name} exited ({})", state.exit_code)))
+            Condition::Healthy { .. } if ended && !state.restarting => Err(Error::project(format!(
+                "container {name} exited ({})",
+                state.exit_code
+            ))),
+            Condition::Healthy { or_running } => {
+                match state.health.as_ref().map(|health| health.status.as_str()) {
+                    Some("healthy") => Ok(true),
+                    Some("unhealthy") => Err(Error::project(format!("container {name} is unhealthy"))),
+                    Some("starting") => Ok(false),
+                    _ if or_running => Ok(state.running && !state.restarting),
+                    _ => Err(Error::project(format!(
+                        "container {name} has no healthcheck configured"
+                    ))),
+                }
             }
-            Condition::Healthy { or_running } => match state.health.as_ref().map(|health| health.status.as_str()) {
-                Some("healthy") => Ok(true),
-                Some("unhealthy") => Err(Error::project(format!("container {name} is unhealthy"))),
-                Some("starting") => Ok(false),
-                _ if or_running => Ok(state.running && !state.restarting),
-                _ => Err(Error::project(format!("container {name} has no healthcheck configured"))),
-            },
         }
     }
 

@@ -27,7 +27,8 @@ pub(super) fn canonical(model: &mut Node, lenient: bool) -> Result<(), Fault> {
     for section in ["volumes", "networks", "secrets", "configs"] {
         if let Some(parts) = model.get_mut(section).and_then(Node::as_map_mut) {
             for (name, node) in parts.iter_mut() {
-                external(node).map_err(|message| Fault::new(node.at, format!("{section}.{name}"), message))?;
+                external(node)
+                    .map_err(|message| Fault::new(node.at, format!("{section}.{name}"), message))?;
             }
         }
     }
@@ -198,7 +199,9 @@ fn build(node: &mut Node) -> Result<(), String> {
         mounts(secrets);
     }
     if let Some(contexts) = node.get_mut("additional_contexts") {
-        pairs(contexts, |text| Err(format!("additional_contexts: {text:?} must be NAME=CONTEXT")))?;
+        pairs(contexts, |text| {
+            Err(format!("additional_contexts: {text:?} must be NAME=CONTEXT"))
+        })?;
     }
     if let Some(ssh) = node.get_mut("ssh") {
         pairs(ssh, |text| match text {
@@ -236,17 +239,27 @@ fn device(text: &str, at: At) -> Result<Node, String> {
         [source] => (*source, *source, "rwm"),
         [source, target] => (*source, *target, "rwm"),
         [source, target, permissions] => (*source, *target, *permissions),
-        _ => return Err(format!("confusing device mapping, please use long syntax: {text}")),
+        _ => {
+            return Err(format!(
+                "confusing device mapping, please use long syntax: {text}"
+            ));
+        }
     };
-    let map = [("source", source), ("target", target), ("permissions", permissions)]
-        .map(|(key, value)| (key.to_owned(), Node::string(at, value)));
+    let map = [
+        ("source", source),
+        ("target", target),
+        ("permissions", permissions),
+    ]
+    .map(|(key, value)| (key.to_owned(), Node::string(at, value)));
     Ok(Node::new(at, Value::Map(Map::from_iter(map))))
 }
 
 /// `external: {name: x}`, which is older than `name: x`.
 fn external(node: &mut Node) -> Result<(), String> {
     let own = node.text("name").map(str::to_owned);
-    let Some(map) = node.as_map_mut() else { return Ok(()) };
+    let Some(map) = node.as_map_mut() else {
+        return Ok(());
+    };
     let Some(external) = map.get_mut("external") else {
         return Ok(());
     };

@@ -21,7 +21,10 @@ pub struct LineFault {
 /// # Errors
 /// It is not such a file.
 pub fn parse(text: &str, lookup: &dyn Fn(&str) -> Option<String>) -> Result<Environment, LineFault> {
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text).replace("\r\n", "\n");
+    let text = text
+        .strip_prefix('\u{feff}')
+        .unwrap_or(text)
+        .replace("\r\n", "\n");
     let mut reader = Reader {
         rest: &text,
         line: 1,
@@ -99,7 +102,9 @@ impl Reader<'_> {
         let name = self.rest[..end].trim().to_owned();
         let fits = |c: char| c.is_alphanumeric() || "_.-[] \t".contains(c);
         if let Some(wrong) = name.chars().find(|c| !fits(*c)) {
-            return Err(self.fault(format!("unexpected character {wrong:?} in variable name {name:?}")));
+            return Err(self.fault(format!(
+                "unexpected character {wrong:?} in variable name {name:?}"
+            )));
         }
         if name.contains([' ', '\t']) {
             return Err(self.fault(format!("key cannot contain a space: {name:?}")));
@@ -151,7 +156,9 @@ impl Reader<'_> {
                 value.push(c);
                 continue;
             }
-            let Some((_, escaped)) = chars.next() else { continue };
+            let Some((_, escaped)) = chars.next() else {
+                continue;
+            };
             if escaped == char::from(quote) {
                 value.push(escaped);
                 continue;
@@ -177,7 +184,11 @@ impl Reader<'_> {
                 }
             }
         };
-        let value = if quote == b'"' { self.expanded(&value)? } else { value };
+        let value = if quote == b'"' {
+            self.expanded(&value)?
+        } else {
+            value
+        };
         self.advance(end + 2);
         // Nothing but a comment may follow; what else does is passed over, as Docker does.
         let end = self.rest.find('\n').unwrap_or(self.rest.len());
@@ -233,14 +244,23 @@ mod tests {
             assert_eq!(one(text), expected, "{text}");
         }
         let pairs = read("B=1\nA=$B$HOST\nHOST\nNONE\n").unwrap();
-        let names: Vec<_> = pairs.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let names: Vec<_> = pairs
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .collect();
         assert_eq!(names, [("A", "1outer"), ("B", "1"), ("HOST", "outer")]);
         assert_eq!(parse_raw("A='x' # $y\n#c\n", &|_| None)["A"], "'x' # $y");
     }
 
     #[test]
     fn what_is_wrong() {
-        for (text, line) in [("A=b\nA B=c", 2), ("A=\"x\n", 1), ("\n%=c", 2), ("=c", 1), ("A=${", 1)] {
+        for (text, line) in [
+            ("A=b\nA B=c", 2),
+            ("A=\"x\n", 1),
+            ("\n%=c", 2),
+            ("=c", 1),
+            ("A=${", 1),
+        ] {
             assert_eq!(read(text).unwrap_err().line, line, "{text}");
         }
     }

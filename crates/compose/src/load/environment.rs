@@ -15,7 +15,11 @@ pub(super) fn contents(model: &mut Node, environment: &Environment) {
     for (section, key) in [("configs", "content"), ("secrets", SECRET_VALUE)] {
         let parts = model.get_mut(section).and_then(Node::as_map_mut);
         for part in parts.into_iter().flat_map(Map::values_mut) {
-            let Some(value) = part.text("environment").and_then(|name| environment.get(name)).cloned() else {
+            let Some(value) = part
+                .text("environment")
+                .and_then(|name| environment.get(name))
+                .cloned()
+            else {
                 continue;
             };
             let at = part.at;
@@ -28,7 +32,9 @@ pub(super) fn contents(model: &mut Node, environment: &Environment) {
 
 /// Gives variables without a value that of the environment; those it does not have stay, or go.
 pub(super) fn resolve(node: Option<&mut Node>, environment: &Environment, keep: bool) {
-    let Some(map) = node.and_then(Node::as_map_mut) else { return };
+    let Some(map) = node.and_then(Node::as_map_mut) else {
+        return;
+    };
     for (name, item) in map.iter_mut() {
         if item.is_null()
             && let Some(value) = environment.get(name)
@@ -47,11 +53,18 @@ pub(super) fn add_files(service: &mut Node, environment: &Environment) -> Result
     let Some(list) = service.get("env_file").and_then(Node::as_list) else {
         return Ok(());
     };
-    let own = service.get("environment").and_then(Node::as_map).cloned().unwrap_or_default();
+    let own = service
+        .get("environment")
+        .and_then(Node::as_map)
+        .cloned()
+        .unwrap_or_default();
     let mut found = Map::new();
     for file in list {
         let path = PathBuf::from(file.text("path").unwrap_or_default());
-        let required = !matches!(file.get("required").map(|node| &node.value), Some(Value::Bool(false)));
+        let required = !matches!(
+            file.get("required").map(|node| &node.value),
+            Some(Value::Bool(false))
+        );
         if !path.exists() {
             if !required {
                 continue;
@@ -106,7 +119,13 @@ pub(super) fn add_labels(service: &mut Node) -> Result<()> {
             found.insert(name, Node::string(file.at, value));
         }
     }
-    found.extend(service.get("labels").and_then(Node::as_map).cloned().unwrap_or_default());
+    found.extend(
+        service
+            .get("labels")
+            .and_then(Node::as_map)
+            .cloned()
+            .unwrap_or_default(),
+    );
     if let Some(map) = service.as_map_mut() {
         map.insert("labels".to_owned(), Node::new(at, Value::Map(found)));
     }

@@ -19,7 +19,9 @@ impl Loader {
         let Some(services) = document.get("services") else {
             return Ok(());
         };
-        let Some(map) = services.as_map() else { return Ok(()) };
+        let Some(map) = services.as_map() else {
+            return Ok(());
+        };
         let extending: Vec<String> = map
             .iter()
             .filter(|(_, service)| service.get("extends").is_some())
@@ -29,7 +31,10 @@ impl Loader {
             return Ok(());
         }
         let services = services.clone();
-        let source = Source { path, services: &services };
+        let source = Source {
+            path,
+            services: &services,
+        };
         for name in extending {
             let mut way = Vec::new();
             let whole = self.extended(&name, &source, scope, &scope.directory, &mut way)?;
@@ -76,14 +81,20 @@ impl Loader {
                 .chain([&here])
                 .map(|(path, name)| format!("{name} in {}", path.display()))
                 .collect();
-            return fail(self, extends.at, format!("circular reference: {}", steps.join(" extends ")));
+            return fail(
+                self,
+                extends.at,
+                format!("circular reference: {}", steps.join(" extends ")),
+            );
         }
         way.push(here);
         let mut base_node = match extends.text("file") {
             None => {
                 if source.services.get(&base).is_none() {
-                    let message =
-                        format!("cannot extend service {name:?} in {}: service {base:?} not found", source.path.display());
+                    let message = format!(
+                        "cannot extend service {name:?} in {}: service {base:?} not found",
+                        source.path.display()
+                    );
                     return fail(self, extends.at, message);
                 }
                 self.extended(&base, source, scope, directory, way)?
@@ -92,7 +103,8 @@ impl Loader {
                 let file = self.extended_file(directory, file, extends.at)?;
                 let place = file.parent().map_or_else(|| directory.to_owned(), Path::to_owned);
                 let mut services = self.services_of(&file, scope)?;
-                let Some(services) = services.as_mut().filter(|services| services.get(&base).is_some()) else {
+                let Some(services) = services.as_mut().filter(|services| services.get(&base).is_some())
+                else {
                     let message = format!(
                         "cannot extend service {name:?} in {}: service {base:?} not found in {}",
                         source.path.display(),
@@ -100,11 +112,18 @@ impl Loader {
                     );
                     return fail(self, extends.at, message);
                 };
-                let other = Source { path: &file, services };
+                let other = Source {
+                    path: &file,
+                    services,
+                };
                 let mut node = self.extended(&base, &other, scope, &place, way)?;
                 // Relative paths are those of the file they stand in.
                 self.lengthen(&mut node)?;
-                paths::resolve_service(&mut node, &place, scope.environment.get("HOME").map(String::as_str));
+                paths::resolve_service(
+                    &mut node,
+                    &place,
+                    scope.environment.get("HOME").map(String::as_str),
+                );
                 node
             }
         };
@@ -176,7 +195,10 @@ impl Loader {
         merge::strip(&mut model);
         unique::enforce(&mut model).map_err(|fault| self.fault(fault))?;
         canonical::canonical(&mut model, !self.interpolate).map_err(|fault| self.fault(fault))?;
-        if let Some(found) = model.get_mut("services").and_then(|services| services.get_mut("x")) {
+        if let Some(found) = model
+            .get_mut("services")
+            .and_then(|services| services.get_mut("x"))
+        {
             *service = found.clone();
         }
         Ok(())

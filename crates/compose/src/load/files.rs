@@ -8,7 +8,12 @@ use crate::error::{Error, FileFault, Result};
 use crate::yaml::MAX_TEXT;
 
 /// Names of Compose files, the first that exists is taken.
-const NAMES: [&str; 4] = ["compose.yaml", "compose.yml", "docker-compose.yml", "docker-compose.yaml"];
+const NAMES: [&str; 4] = [
+    "compose.yaml",
+    "compose.yml",
+    "docker-compose.yml",
+    "docker-compose.yaml",
+];
 /// Names of files that go on top of it.
 const OVERRIDES: [&str; 4] = [
     "compose.override.yml",
@@ -69,7 +74,11 @@ pub(super) fn resolve(options: &Options) -> Result<Found> {
         },
         _ => start.clone(),
     };
-    let mut env_files: Vec<PathBuf> = options.env_files.iter().map(|file| absolute(here, file)).collect();
+    let mut env_files: Vec<PathBuf> = options
+        .env_files
+        .iter()
+        .map(|file| absolute(here, file))
+        .collect();
     if options.env_files.is_empty() && !env_files_named(&options.environment) {
         let file = directory.join(".env");
         if directory != start {
@@ -106,7 +115,9 @@ pub(super) fn resolve(options: &Options) -> Result<Found> {
 }
 
 fn env_files_named(environment: &Environment) -> bool {
-    environment.get("COMPOSE_ENV_FILES").is_some_and(|names| !names.is_empty())
+    environment
+        .get("COMPOSE_ENV_FILES")
+        .is_some_and(|names| !names.is_empty())
         || environment
             .get("COMPOSE_DISABLE_ENV_FILE")
             .is_some_and(|value| matches!(value.to_ascii_lowercase().as_str(), "1" | "true" | "t"))
@@ -118,7 +129,11 @@ fn add_env_files(options: &Options, here: &Path, environment: &mut Environment) 
     if names.is_empty()
         && let Some(named) = environment.get("COMPOSE_ENV_FILES")
     {
-        names = named.split(',').filter(|name| !name.is_empty()).map(PathBuf::from).collect();
+        names = named
+            .split(',')
+            .filter(|name| !name.is_empty())
+            .map(PathBuf::from)
+            .collect();
     }
     let files: Vec<PathBuf> = names.iter().map(|name| absolute(here, name)).collect();
     for (name, value) in variables(&files, environment)? {

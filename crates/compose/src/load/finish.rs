@@ -61,7 +61,10 @@ fn networks(model: &mut Node) {
         if map.contains_key("provider") || map.contains_key("network_mode") {
             continue;
         }
-        let named = map.get("networks").and_then(Node::as_map).filter(|named| !named.is_empty());
+        let named = map
+            .get("networks")
+            .and_then(Node::as_map)
+            .filter(|named| !named.is_empty());
         match named {
             Some(named) => uses_default |= named.contains_key("default"),
             None => {
@@ -105,9 +108,15 @@ fn normalize(service: &mut Node, scope: &Scope) {
         environment::resolve(build.get_mut("args"), &scope.environment, false);
     }
     environment::resolve(map.get_mut("environment"), &scope.environment, true);
-    for hook in map.get_mut("pre_start").and_then(Node::as_list_mut).into_iter().flatten() {
+    for hook in map
+        .get_mut("pre_start")
+        .and_then(Node::as_list_mut)
+        .into_iter()
+        .flatten()
+    {
         if let (Some(hook), Some(image)) = (hook.as_map_mut(), &image) {
-            hook.entry("image".to_owned()).or_insert_with(|| Node::string(at, image.as_str()));
+            hook.entry("image".to_owned())
+                .or_insert_with(|| Node::string(at, image.as_str()));
         }
     }
     if let Some(test) = map.get_mut("healthcheck").and_then(|check| check.get_mut("test"))
@@ -116,11 +125,18 @@ fn normalize(service: &mut Node, scope: &Scope) {
         let words = ["CMD-SHELL", &text].map(|word| Node::string(test.at, word));
         test.value = Value::List(words.into());
     }
-    for volume in map.get_mut("volumes").and_then(Node::as_list_mut).into_iter().flatten() {
+    for volume in map
+        .get_mut("volumes")
+        .and_then(Node::as_list_mut)
+        .into_iter()
+        .flatten()
+    {
         if let Some(target) = volume.get_mut("target")
             && let Some(text) = target.as_str()
         {
-            let clean = super::files::clean(Path::new(text)).to_string_lossy().into_owned();
+            let clean = super::files::clean(Path::new(text))
+                .to_string_lossy()
+                .into_owned();
             target.value = Value::String(clean);
         }
     }
@@ -129,7 +145,12 @@ fn normalize(service: &mut Node, scope: &Scope) {
             item.value = Value::String(item.printed().unwrap_or_default());
         }
     }
-    for port in map.get_mut("ports").and_then(Node::as_list_mut).into_iter().flatten() {
+    for port in map
+        .get_mut("ports")
+        .and_then(Node::as_list_mut)
+        .into_iter()
+        .flatten()
+    {
         if let Some(published) = port.get_mut("published") {
             published.value = Value::String(published.printed().unwrap_or_default());
         }
@@ -140,11 +161,21 @@ fn normalize(service: &mut Node, scope: &Scope) {
         }
     }
     if let Some(build) = map.get_mut("build") {
-        for mount in build.get_mut("secrets").and_then(Node::as_list_mut).into_iter().flatten() {
+        for mount in build
+            .get_mut("secrets")
+            .and_then(Node::as_list_mut)
+            .into_iter()
+            .flatten()
+        {
             octal(mount.get_mut("mode"));
         }
     }
-    for volume in map.get_mut("volumes").and_then(Node::as_list_mut).into_iter().flatten() {
+    for volume in map
+        .get_mut("volumes")
+        .and_then(Node::as_list_mut)
+        .into_iter()
+        .flatten()
+    {
         octal(volume.get_mut("tmpfs").and_then(|tmpfs| tmpfs.get_mut("mode")));
     }
     implied_dependencies(map);
@@ -164,14 +195,21 @@ fn implied_dependencies(map: &mut Map) {
     let mut implied: Vec<(String, bool)> = Vec::new();
     let texts = |key: &str| {
         let list = map.get(key).and_then(Node::as_list).unwrap_or_default();
-        list.iter().filter_map(Node::as_str).map(str::to_owned).collect::<Vec<_>>()
+        list.iter()
+            .filter_map(Node::as_str)
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
     };
     for link in texts("links") {
         let service = link.split_once(':').map_or(link.as_str(), |(service, _)| service);
         implied.push((service.to_owned(), true));
     }
     for key in ["network_mode", "ipc", "pid", "uts", "cgroup"] {
-        if let Some(service) = map.get(key).and_then(Node::as_str).and_then(|mode| mode.strip_prefix("service:")) {
+        if let Some(service) = map
+            .get(key)
+            .and_then(Node::as_str)
+            .and_then(|mode| mode.strip_prefix("service:"))
+        {
             implied.push((service.to_owned(), true));
         }
     }
@@ -184,8 +222,13 @@ fn implied_dependencies(map: &mut Map) {
     if implied.is_empty() {
         return;
     }
-    let at = map.values().next().map_or(crate::yaml::At::file(0), |node| node.at);
-    let depends = map.entry("depends_on".to_owned()).or_insert_with(|| Node::map(at));
+    let at = map
+        .values()
+        .next()
+        .map_or(crate::yaml::At::file(0), |node| node.at);
+    let depends = map
+        .entry("depends_on".to_owned())
+        .or_insert_with(|| Node::map(at));
     if let Some(depends) = depends.as_map_mut() {
         for (service, restart) in implied {
             depends.entry(service).or_insert_with(|| {
@@ -210,10 +253,20 @@ fn names(model: &mut Node, project: &str) {
             if part.is_null() {
                 *part = Node::map(at);
             }
-            let external = matches!(part.get("external").map(|node| &node.value), Some(Value::Bool(true)));
+            let external = matches!(
+                part.get("external").map(|node| &node.value),
+                Some(Value::Bool(true))
+            );
             if let Some(map) = part.as_map_mut() {
                 map.entry("name".to_owned()).or_insert_with(|| {
-                    Node::string(at, if external { key.clone() } else { format!("{project}_{key}") })
+                    Node::string(
+                        at,
+                        if external {
+                            key.clone()
+                        } else {
+                            format!("{project}_{key}")
+                        },
+                    )
                 });
             }
         }
@@ -224,7 +277,10 @@ fn names(model: &mut Node, project: &str) {
 fn active(model: &Node, profiles: &[String]) -> BTreeSet<String> {
     let services = model.get("services").and_then(Node::as_map);
     let wanted = |service: &Node| {
-        let own = service.get("profiles").and_then(Node::as_list).unwrap_or_default();
+        let own = service
+            .get("profiles")
+            .and_then(Node::as_list)
+            .unwrap_or_default();
         own.is_empty()
             || profiles.iter().any(|profile| {
                 profile == "*" || own.iter().any(|name| name.as_str() == Some(profile.as_str()))
@@ -243,21 +299,33 @@ fn consistent(model: &Node, active: &BTreeSet<String>) -> std::result::Result<()
     let section = |name: &str| model.get(name).and_then(Node::as_map);
     let has = |part: &str, name: &str| section(part).is_some_and(|map| map.contains_key(name));
     let services = section("services");
-    for (name, service) in services.into_iter().flatten().filter(|(name, _)| active.contains(*name)) {
+    for (name, service) in services
+        .into_iter()
+        .flatten()
+        .filter(|(name, _)| active.contains(*name))
+    {
         let fail = |key: &str, message: String| {
             let at = service.get(key).map_or(service.at, |node| node.at);
-            let path = if key.is_empty() { format!("services.{name}") } else { format!("services.{name}.{key}") };
+            let path = if key.is_empty() {
+                format!("services.{name}")
+            } else {
+                format!("services.{name}.{key}")
+            };
             Err(Fault::new(at, path, message))
         };
         let list = |key: &str| service.get(key).and_then(Node::as_list).unwrap_or_default();
         let keys = |key: &str| service.get(key).and_then(Node::as_map).into_iter().flatten();
         let (image, build) = (service.text("image").unwrap_or_default(), service.get("build"));
         if image.is_empty() && build.is_none() && service.get("provider").is_none() {
-            return fail("", format!("service {name:?} has neither an image nor a build context specified"));
+            return fail(
+                "",
+                format!("service {name:?} has neither an image nor a build context specified"),
+            );
         }
         if let Some(build) = build {
             if build.get("dockerfile").is_some() && build.get("dockerfile_inline").is_some() {
-                let message = format!("service {name:?} declares mutually exclusive dockerfile and dockerfile_inline");
+                let message =
+                    format!("service {name:?} declares mutually exclusive dockerfile and dockerfile_inline");
                 return fail("build", message);
             }
             let platform = service.text("platform").unwrap_or_default();
@@ -266,12 +334,18 @@ fn consistent(model: &Node, active: &BTreeSet<String>) -> std::result::Result<()
                 && !platforms.is_empty()
                 && !platforms.iter().any(|known| known.as_str() == Some(platform))
             {
-                return fail("build", format!("platforms must include the service's platform {platform:?}"));
+                return fail(
+                    "build",
+                    format!("platforms must include the service's platform {platform:?}"),
+                );
             }
             for secret in build.get("secrets").and_then(Node::as_list).unwrap_or_default() {
                 let source = secret.text("source").unwrap_or_default();
                 if !has("secrets", source) {
-                    return fail("build", format!("service {name:?} refers to undefined build secret {source}"));
+                    return fail(
+                        "build",
+                        format!("service {name:?} refers to undefined build secret {source}"),
+                    );
                 }
             }
             let contexts = build.get("additional_contexts").and_then(Node::as_map);
@@ -288,23 +362,41 @@ fn consistent(model: &Node, active: &BTreeSet<String>) -> std::result::Result<()
             }
         }
         if service.get("network_mode").is_some() && keys("networks").next().is_some() {
-            return fail("network_mode", format!("service {name} declares mutually exclusive `network_mode` and `networks`"));
+            return fail(
+                "network_mode",
+                format!("service {name} declares mutually exclusive `network_mode` and `networks`"),
+            );
         }
         for (network, _) in keys("networks") {
             if !has("networks", network) {
-                return fail("networks", format!("service {name:?} refers to undefined network {network}"));
+                return fail(
+                    "networks",
+                    format!("service {name:?} refers to undefined network {network}"),
+                );
             }
         }
-        let test = service.get("healthcheck").and_then(|check| check.get("test")).and_then(Node::as_list);
+        let test = service
+            .get("healthcheck")
+            .and_then(|check| check.get("test"))
+            .and_then(Node::as_list);
         if let Some(first) = test.and_then(|test| test.first()).and_then(Node::as_str)
             && !matches!(first, "CMD" | "CMD-SHELL" | "NONE")
         {
-            return fail("healthcheck", "test must start either by \"CMD\", \"CMD-SHELL\" or \"NONE\"".to_owned());
+            return fail(
+                "healthcheck",
+                "test must start either by \"CMD\", \"CMD-SHELL\" or \"NONE\"".to_owned(),
+            );
         }
         for (other, how) in keys("depends_on") {
-            let required = !matches!(how.get("required").map(|node| &node.value), Some(Value::Bool(false)));
+            let required = !matches!(
+                how.get("required").map(|node| &node.value),
+                Some(Value::Bool(false))
+            );
             if !has("services", other) {
-                return fail("depends_on", format!("service {name:?} depends on undefined service {other:?}"));
+                return fail(
+                    "depends_on",
+                    format!("service {name:?} depends on undefined service {other:?}"),
+                );
             }
             if required && !active.contains(other) {
                 let message = format!(
@@ -316,23 +408,34 @@ fn consistent(model: &Node, active: &BTreeSet<String>) -> std::result::Result<()
         for volume in list("volumes") {
             let source = volume.text("source").unwrap_or_default();
             if volume.text("type") == Some("volume") && !source.is_empty() && !has("volumes", source) {
-                return fail("volumes", format!("service {name:?} refers to undefined volume {source}"));
+                return fail(
+                    "volumes",
+                    format!("service {name:?} refers to undefined volume {source}"),
+                );
             }
         }
         for (key, one) in [("configs", "config"), ("secrets", "secret")] {
             for mount in list(key) {
                 let source = mount.text("source").unwrap_or_default();
                 if !has(key, source) {
-                    return fail(key, format!("service {name:?} refers to undefined {one} {source}"));
+                    return fail(
+                        key,
+                        format!("service {name:?} refers to undefined {one} {source}"),
+                    );
                 }
             }
         }
         for (used, _) in keys("models") {
             if !has("models", used) {
-                return fail("models", format!("service {name:?} refers to undefined model {used}"));
+                return fail(
+                    "models",
+                    format!("service {name:?} refers to undefined model {used}"),
+                );
             }
         }
-        if let Some(count) = service.get("scale").filter(|_| service.text("container_name").is_some())
+        if let Some(count) = service
+            .get("scale")
+            .filter(|_| service.text("container_name").is_some())
             && matches!(count.value, Value::Int(count) if count > 1)
         {
             let message = format!("service {name:?} can't have a container_name and more than one container");
@@ -344,7 +447,12 @@ fn consistent(model: &Node, active: &BTreeSet<String>) -> std::result::Result<()
 
 /// Refuses services that wait for each other.
 fn cycle(services: Option<&Map>, active: &BTreeSet<String>) -> std::result::Result<(), Fault> {
-    fn visit(name: &str, services: &Map, way: &mut Vec<String>, done: &mut BTreeSet<String>) -> Option<Vec<String>> {
+    fn visit(
+        name: &str,
+        services: &Map,
+        way: &mut Vec<String>,
+        done: &mut BTreeSet<String>,
+    ) -> Option<Vec<String>> {
         if done.contains(name) {
             return None;
         }
@@ -372,7 +480,9 @@ fn cycle(services: Option<&Map>, active: &BTreeSet<String>) -> std::result::Resu
     let mut done = BTreeSet::new();
     for name in active {
         if let Some(cycle) = visit(name, services, &mut Vec::new(), &mut done) {
-            let at = services.get(name).map_or(crate::yaml::At::file(0), |service| service.at);
+            let at = services
+                .get(name)
+                .map_or(crate::yaml::At::file(0), |service| service.at);
             let message = format!("dependency cycle detected: {}", cycle.join(" -> "));
             return Err(Fault::new(at, "", message));
         }

@@ -40,10 +40,15 @@ impl Loader {
                     .chain(paths.first())
                     .map(|path| path.display().to_string())
                     .collect();
-                return Err(fail(self, format!("include cycle detected: {}", steps.join(" includes "))));
+                return Err(fail(
+                    self,
+                    format!("include cycle detected: {}", steps.join(" includes ")),
+                ));
             }
             let mut environment = scope.environment.clone();
-            for (name, value) in files::variables(&env_files(&include, &directory, scope)?, &scope.environment)? {
+            for (name, value) in
+                files::variables(&env_files(&include, &directory, scope)?, &scope.environment)?
+            {
                 environment.entry(name).or_insert(value);
             }
             let inner = Scope {
@@ -68,11 +73,15 @@ impl Loader {
             if !known.contains(&section.as_str()) {
                 continue;
             }
-            let target = map.entry(section.clone()).or_insert_with(|| Node::map(parts_at(&parts)));
+            let target = map
+                .entry(section.clone())
+                .or_insert_with(|| Node::map(parts_at(&parts)));
             if target.is_null() {
                 target.value = Value::Map(Default::default());
             }
-            let Some(target) = target.as_map_mut() else { continue };
+            let Some(target) = target.as_map_mut() else {
+                continue;
+            };
             for (name, part) in parts {
                 let merged = match target.shift_remove(&name) {
                     None => part,
@@ -89,7 +98,10 @@ impl Loader {
 }
 
 fn parts_at(parts: &crate::yaml::Map) -> crate::yaml::At {
-    parts.values().next().map_or(crate::yaml::At::file(0), |part| part.at)
+    parts
+        .values()
+        .next()
+        .map_or(crate::yaml::At::file(0), |part| part.at)
 }
 
 fn entry_of(node: &Node) -> std::result::Result<Include, String> {
@@ -133,7 +145,9 @@ fn places(include: &Include, scope: &Scope) -> std::result::Result<(Vec<PathBuf>
         .iter()
         .find(|path| path.contains("://") || path.starts_with("git@") || path.starts_with("oci:"))
     {
-        return Err(format!("{remote:?} is not here: only local files can be included"));
+        return Err(format!(
+            "{remote:?} is not here: only local files can be included"
+        ));
     }
     let paths: Vec<PathBuf> = include
         .paths
@@ -145,7 +159,9 @@ fn places(include: &Include, scope: &Scope) -> std::result::Result<(Vec<PathBuf>
     };
     let directory = match &include.directory {
         Some(directory) => files::absolute(&scope.directory, Path::new(directory)),
-        None => first.parent().map_or_else(|| scope.directory.clone(), Path::to_owned),
+        None => first
+            .parent()
+            .map_or_else(|| scope.directory.clone(), Path::to_owned),
     };
     Ok((paths, directory))
 }

@@ -20,7 +20,11 @@ pub fn substitute(
     lookup: &dyn Fn(&str) -> Option<String>,
     unset: &mut dyn FnMut(&str),
 ) -> Result<String, String> {
-    let mut substitution = Substitution { lookup, unset, whole: text };
+    let mut substitution = Substitution {
+        lookup,
+        unset,
+        whole: text,
+    };
     substitution.text(text, 0)
 }
 
@@ -147,7 +151,9 @@ impl Substitution<'_> {
             (Some('?'), None) => {
                 let reason = self.text(word, depth + 1)?;
                 let colon = if reason.is_empty() { "" } else { ": " };
-                Err(format!("required variable {name} is missing a value{colon}{reason}"))
+                Err(format!(
+                    "required variable {name} is missing a value{colon}{reason}"
+                ))
             }
             (Some('+'), Some(_)) => self.text(word, depth + 1),
             (Some('+'), None) => Ok(String::new()),
@@ -233,7 +239,10 @@ mod tests {
             sub("${NO:?must be set to $FOO}").unwrap_err(),
             "required variable NO is missing a value: must be set to first"
         );
-        assert_eq!(sub("${BAR:?}").unwrap_err(), "required variable BAR is missing a value");
+        assert_eq!(
+            sub("${BAR:?}").unwrap_err(),
+            "required variable BAR is missing a value"
+        );
         let deep = format!("{}x{}", "${NO:-".repeat(100), "}".repeat(100));
         assert!(sub(&deep).unwrap_err().contains("nested"));
     }
@@ -241,7 +250,10 @@ mod tests {
     #[test]
     fn the_unset_are_told() {
         let mut told = Vec::new();
-        substitute("$A ${B} ${C-} ${FOO}", &lookup, &mut |name| told.push(name.to_owned())).unwrap();
+        substitute("$A ${B} ${C-} ${FOO}", &lookup, &mut |name| {
+            told.push(name.to_owned())
+        })
+        .unwrap();
         assert_eq!(told, ["A", "B"]);
     }
 

@@ -229,7 +229,10 @@ fn sequences(base: Node, mut over: Node) -> Node {
     let mut list = sequence(base);
     if let Value::Map(map) = &mut over.value {
         for (key, _) in map.iter().filter(|(_, item)| item.directive == Directive::Reset) {
-            list.retain(|item| item.as_str().is_none_or(|text| text.split('=').next() != Some(key)));
+            list.retain(|item| {
+                item.as_str()
+                    .is_none_or(|text| text.split('=').next() != Some(key))
+            });
         }
         map.retain(|_, item| item.directive != Directive::Reset);
     }
@@ -256,7 +259,9 @@ fn pools(base: Node, over: Node, path: &mut Vec<String>) -> Result<Node, Fault> 
     };
     for item in more {
         let subnet = item.text("subnet").map(str::to_owned);
-        let known = list.iter().position(|pool| pool.text("subnet").map(str::to_owned) == subnet);
+        let known = list
+            .iter()
+            .position(|pool| pool.text("subnet").map(str::to_owned) == subnet);
         match known {
             Some(index) => {
                 let pool = std::mem::replace(&mut list[index], Node::map(item.at));
@@ -275,7 +280,12 @@ mod tests {
 
     fn merged(base: &str, over: &str) -> serde_json::Value {
         let read = |text: &str| documents(text, 0).unwrap().remove(0);
-        let wrap = |text: &str| read(&format!("services:\n  x:\n{}", text.replace("\n", "\n    ").trim_end()));
+        let wrap = |text: &str| {
+            read(&format!(
+                "services:\n  x:\n{}",
+                text.replace("\n", "\n    ").trim_end()
+            ))
+        };
         let mut node = merge(wrap(&format!("\n{base}")), wrap(&format!("\n{over}"))).unwrap();
         strip(&mut node);
         super::super::unique::enforce(&mut node).unwrap();
@@ -289,18 +299,52 @@ mod tests {
             ("image: a", "image: b", json!({"image": "b"})),
             ("command: [a, b]", "command: [c]", json!({"command": ["c"]})),
             ("expose: [1]", "expose: [2]", json!({"expose": [1, 2]})),
-            ("environment: {A: 1, B: 2}", "environment: [B=3, C]", json!({"environment": ["A=1", "B=3", "C"]})),
-            ("build: .", "build: {target: x}", json!({"build": {"context": ".", "target": "x"}})),
-            ("depends_on: [a]", "depends_on: {b: {condition: service_healthy}}",
-             json!({"depends_on": {"a": {"condition": "service_started", "required": true}, "b": {"condition": "service_healthy"}}})),
-            ("networks: [a]", "networks: {a: {aliases: [x]}}", json!({"networks": {"a": {"aliases": ["x"]}}})),
-            ("logging: {driver: a, options: {x: y}}", "logging: {driver: b}", json!({"logging": {"driver": "b"}})),
-            ("volumes: ['a:/x']", "volumes: ['b:/x', 'c:/y']", json!({"volumes": ["b:/x", "c:/y"]})),
+            (
+                "environment: {A: 1, B: 2}",
+                "environment: [B=3, C]",
+                json!({"environment": ["A=1", "B=3", "C"]}),
+            ),
+            (
+                "build: .",
+                "build: {target: x}",
+                json!({"build": {"context": ".", "target": "x"}}),
+            ),
+            (
+                "depends_on: [a]",
+                "depends_on: {b: {condition: service_healthy}}",
+                json!({"depends_on": {"a": {"condition": "service_started", "required": true}, "b": {"condition": "service_healthy"}}}),
+            ),
+            (
+                "networks: [a]",
+                "networks: {a: {aliases: [x]}}",
+                json!({"networks": {"a": {"aliases": ["x"]}}}),
+            ),
+            (
+                "logging: {driver: a, options: {x: y}}",
+                "logging: {driver: b}",
+                json!({"logging": {"driver": "b"}}),
+            ),
+            (
+                "volumes: ['a:/x']",
+                "volumes: ['b:/x', 'c:/y']",
+                json!({"volumes": ["b:/x", "c:/y"]}),
+            ),
             ("ports: ['80:80']", "ports: !reset []", json!({})),
-            ("ports: ['80:80']", "ports: !override ['81:81']", json!({"ports": ["81:81"]})),
-            ("environment: {A: 1, B: 2}", "environment: {A: !reset null}", json!({"environment": ["B=2"]})),
-            ("extra_hosts: {a: 1.1.1.1}", "extra_hosts: ['a=1.1.1.1', 'b=2.2.2.2']",
-             json!({"extra_hosts": ["a=1.1.1.1", "b=2.2.2.2"]})),
+            (
+                "ports: ['80:80']",
+                "ports: !override ['81:81']",
+                json!({"ports": ["81:81"]}),
+            ),
+            (
+                "environment: {A: 1, B: 2}",
+                "environment: {A: !reset null}",
+                json!({"environment": ["B=2"]}),
+            ),
+            (
+                "extra_hosts: {a: 1.1.1.1}",
+                "extra_hosts: ['a=1.1.1.1', 'b=2.2.2.2']",
+                json!({"extra_hosts": ["a=1.1.1.1", "b=2.2.2.2"]}),
+            ),
         ] {
             assert_eq!(merged(base, over), expected, "{base} + {over}");
         }
@@ -309,7 +353,11 @@ mod tests {
     #[test]
     fn kinds_must_fit() {
         let read = |text: &str| documents(text, 0).unwrap().remove(0);
-        let fault = merge(read("services: {x: {ports: [1]}}"), read("services:\n  x:\n    ports: a\n")).unwrap_err();
+        let fault = merge(
+            read("services: {x: {ports: [1]}}"),
+            read("services:\n  x:\n    ports: a\n"),
+        )
+        .unwrap_err();
         assert_eq!((fault.at.line, fault.path.as_str()), (3, "services.x.ports"));
     }
 }

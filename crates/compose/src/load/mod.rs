@@ -144,7 +144,9 @@ impl Loader {
     /// The documents of a file.
     fn read(&mut self, path: &Path) -> Result<Vec<Node>> {
         if self.sources.len() >= MAX_FILES {
-            return Err(Error::project(format!("the project takes more than {MAX_FILES} files")));
+            return Err(Error::project(format!(
+                "the project takes more than {MAX_FILES} files"
+            )));
         }
         let number = u32::try_from(self.sources.len()).unwrap_or(u32::MAX);
         self.sources.push(path.to_owned());
@@ -219,7 +221,11 @@ impl Loader {
         }
         settle::defaults(&mut model);
         rules::check(&model).map_err(|fault| self.fault(fault))?;
-        paths::resolve(&mut model, &scope.directory, scope.environment.get("HOME").map(String::as_str));
+        paths::resolve(
+            &mut model,
+            &scope.directory,
+            scope.environment.get("HOME").map(String::as_str),
+        );
         environment::contents(&mut model, &scope.environment);
         Ok(model)
     }
@@ -274,7 +280,9 @@ impl Loader {
         interpolate::tree(document, &lookup, &mut |name| unset.push(name.to_owned()))
             .map_err(|fault| self.fault(fault))?;
         for name in unset {
-            self.warn(format!("The {name:?} variable is not set. Defaulting to a blank string."));
+            self.warn(format!(
+                "The {name:?} variable is not set. Defaulting to a blank string."
+            ));
         }
         Ok(())
     }
@@ -308,7 +316,9 @@ pub fn mount(text: &str, directory: &Path) -> std::result::Result<crate::project
     let mut mount: crate::project::Mount =
         serde_json::from_value(node.to_json()).map_err(|error| error.to_string())?;
     if mount.kind == "bind" && mount.source.starts_with('.') {
-        mount.source = files::absolute(directory, Path::new(&mount.source)).display().to_string();
+        mount.source = files::absolute(directory, Path::new(&mount.source))
+            .display()
+            .to_string();
     }
     Ok(mount)
 }

@@ -9,7 +9,9 @@ use crate::yaml::{Map, Node};
 pub(super) fn resolve(model: &mut Node, directory: &Path, home: Option<&str>) {
     let resolver = Resolver { directory, home };
     if let Some(services) = model.get_mut("services").and_then(Node::as_map_mut) {
-        services.values_mut().for_each(|service| resolver.service(service));
+        services
+            .values_mut()
+            .for_each(|service| resolver.service(service));
     }
     for section in ["configs", "secrets"] {
         for part in parts(model, section) {
@@ -97,14 +99,26 @@ impl Resolver<'_> {
             _ => Path::new(text).to_owned(),
         };
         // What is absolute stays as it was written.
-        let path = if path.is_absolute() { path } else { absolute(self.directory, &path) };
+        let path = if path.is_absolute() {
+            path
+        } else {
+            absolute(self.directory, &path)
+        };
         let path = path.to_string_lossy().into_owned();
         *node = Node::string(node.at, path);
     }
 
     /// A build's context: a directory unless it is an address, an image or another service.
     fn context(&self, node: &mut Node) {
-        let remote = ["https://", "http://", "git://", "ssh://", "github.com/", "git@", "service:"];
+        let remote = [
+            "https://",
+            "http://",
+            "git://",
+            "ssh://",
+            "github.com/",
+            "git@",
+            "service:",
+        ];
         let text = node.as_str().unwrap_or_default();
         if text.contains("://") || remote.iter().any(|prefix| text.starts_with(prefix)) {
             return;
@@ -114,7 +128,10 @@ impl Resolver<'_> {
 }
 
 fn list<'a>(node: &'a mut Node, key: &str) -> impl Iterator<Item = &'a mut Node> {
-    node.get_mut(key).and_then(Node::as_list_mut).into_iter().flatten()
+    node.get_mut(key)
+        .and_then(Node::as_list_mut)
+        .into_iter()
+        .flatten()
 }
 
 /// `C:\…` or `\\host\…`, which only a daemon on Windows understands.

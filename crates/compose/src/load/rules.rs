@@ -7,10 +7,15 @@ use crate::yaml::{Fault, Node, Value};
 /// Checks a model in its long forms.
 pub(super) fn check(model: &Node) -> Result<(), Fault> {
     for (name, volume) in members(model, "volumes") {
-        let external = matches!(volume.get("external").map(|node| &node.value), Some(Value::Bool(true)));
-        let other = volume.as_map().into_iter().flatten().find(|(key, _)| {
-            !matches!(key.as_str(), "name" | "external") && !key.starts_with("x-")
-        });
+        let external = matches!(
+            volume.get("external").map(|node| &node.value),
+            Some(Value::Bool(true))
+        );
+        let other = volume
+            .as_map()
+            .into_iter()
+            .flatten()
+            .find(|(key, _)| !matches!(key.as_str(), "name" | "external") && !key.starts_with("x-"));
         if let (true, Some((key, node))) = (external, other) {
             let message = format!("conflicting parameters \"external\" and {key:?} specified");
             return Err(Fault::new(node.at, format!("volumes.{name}"), message));
@@ -34,11 +39,18 @@ pub(super) fn check(model: &Node) -> Result<(), Fault> {
         if let Some(text) = service.text("container_name")
             && !text.contains('$')
             && !text.as_bytes().windows(2).any(|pair| {
-                pair[0].is_ascii_alphanumeric() && (pair[1].is_ascii_alphanumeric() || b"_.-".contains(&pair[1]))
+                pair[0].is_ascii_alphanumeric()
+                    && (pair[1].is_ascii_alphanumeric() || b"_.-".contains(&pair[1]))
             })
         {
-            let message = format!("{text:?} is no name of a container: two letters, digits, dots, hyphens or underscores are needed");
-            return Err(Fault::new(service.at, format!("services.{name}.container_name"), message));
+            let message = format!(
+                "{text:?} is no name of a container: two letters, digits, dots, hyphens or underscores are needed"
+            );
+            return Err(Fault::new(
+                service.at,
+                format!("services.{name}.container_name"),
+                message,
+            ));
         }
         let volumes = service.get("volumes").and_then(Node::as_list).unwrap_or_default();
         for (index, volume) in volumes.iter().enumerate() {
@@ -48,7 +60,11 @@ pub(super) fn check(model: &Node) -> Result<(), Fault> {
             }
             let size = volume.get("tmpfs").and_then(|tmpfs| tmpfs.get("size"));
             if matches!(size.map(|size| &size.value), Some(Value::Int(..0))) {
-                return Err(Fault::new(volume.at, path, "tmpfs.size must be greater than or equal to 0"));
+                return Err(Fault::new(
+                    volume.at,
+                    path,
+                    "tmpfs.size must be greater than or equal to 0",
+                ));
             }
         }
         let resources = service.get("deploy").and_then(|node| node.get("resources"));
@@ -61,7 +77,9 @@ pub(super) fn check(model: &Node) -> Result<(), Fault> {
                     let message = "count must be all or a number";
                     return Err(Fault::new(count.at, format!("services.{name}"), message));
                 }
-                if device.get("count").is_some_and(|count| !count.is_null()) && device.get("device_ids").is_some() {
+                if device.get("count").is_some_and(|count| !count.is_null())
+                    && device.get("device_ids").is_some()
+                {
                     let message = "\"count\" and \"device_ids\" attributes are exclusive";
                     return Err(Fault::new(device.at, format!("services.{name}"), message));
                 }

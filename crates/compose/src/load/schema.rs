@@ -67,16 +67,24 @@ pub(super) struct Object {
 }
 
 const fn object(fields: &'static [(&'static str, Type)], required: &'static [&'static str]) -> Object {
-    Object { fields, required, extensible: true }
+    Object {
+        fields,
+        required,
+        extensible: true,
+    }
 }
 
 const fn closed(fields: &'static [(&'static str, Type)], required: &'static [&'static str]) -> Object {
-    Object { fields, required, extensible: false }
+    Object {
+        fields,
+        required,
+        extensible: false,
+    }
 }
 
 use Type::{
-    Any, Bool, BoolOrText, Bytes, Command, Duration, Either, Hosts, Int, List, Maybe, Named, Number, NumberOrText,
-    Options, Pairs, Set, Text, TextOrList, TextOrNull, Word,
+    Any, Bool, BoolOrText, Bytes, Command, Duration, Either, Hosts, Int, List, Maybe, Named, Number,
+    NumberOrText, Options, Pairs, Set, Text, TextOrList, TextOrNull, Word,
 };
 
 const TEXTS: Type = Set(&Text);
@@ -97,12 +105,21 @@ pub(super) static MODEL: Object = object(
 );
 
 static INCLUDE: Object = closed(
-    &[("path", TextOrList), ("env_file", TextOrList), ("project_directory", Text)],
+    &[
+        ("path", TextOrList),
+        ("env_file", TextOrList),
+        ("project_directory", Text),
+    ],
     &[],
 );
 
 static LANGUAGE_MODEL: Object = object(
-    &[("name", Text), ("model", Text), ("context_size", Int), ("runtime_flags", List(&Text))],
+    &[
+        ("name", Text),
+        ("model", Text),
+        ("context_size", Int),
+        ("runtime_flags", List(&Text)),
+    ],
     &["model"],
 );
 
@@ -139,7 +156,10 @@ pub(super) static SERVICE: Object = object(
         ("dns_search", TextOrList),
         ("domainname", Text),
         ("entrypoint", Command),
-        ("env_file", Either(&[Text, List(&Either(&[Text, Type::Object(&ENV_FILE)]))])),
+        (
+            "env_file",
+            Either(&[Text, List(&Either(&[Text, Type::Object(&ENV_FILE)]))]),
+        ),
         ("environment", Pairs),
         ("expose", Set(&NumberOrText)),
         ("extends", Either(&[Text, Type::Object(&EXTENDS)])),
@@ -259,12 +279,19 @@ static DEPENDENCY: Object = object(
         ("required", Bool),
         (
             "condition",
-            Word(&["service_started", "service_healthy", "service_completed_successfully"]),
+            Word(&[
+                "service_started",
+                "service_healthy",
+                "service_completed_successfully",
+            ]),
         ),
     ],
     &["condition"],
 );
-static DEVICE: Object = object(&[("source", Text), ("target", Text), ("permissions", Text)], &["source"]);
+static DEVICE: Object = object(
+    &[("source", Text), ("target", Text), ("permissions", Text)],
+    &["source"],
+);
 static ENV_FILE: Object = closed(&[("path", Text), ("format", Text), ("required", Bool)], &["path"]);
 static EXTENDS: Object = closed(&[("service", Text), ("file", Text)], &["service"]);
 static GPU: Object = object(
@@ -291,7 +318,10 @@ static HEALTHCHECK: Object = object(
     &[],
 );
 static LOGGING: Object = object(
-    &[("driver", Text), ("options", Type::Map(&Either(&[NumberOrText, TextOrNull])))],
+    &[
+        ("driver", Text),
+        ("options", Type::Map(&Either(&[NumberOrText, TextOrNull]))),
+    ],
     &[],
 );
 static MODEL_USE: Object = object(&[("endpoint_var", Text), ("model_var", Text)], &[]);
@@ -364,7 +394,10 @@ static MOUNT: Object = object(
         ("source", Text),
         ("target", Text),
         ("tmpfs", Type::Object(&TMPFS)),
-        ("type", Word(&["bind", "volume", "tmpfs", "cluster", "npipe", "image"])),
+        (
+            "type",
+            Word(&["bind", "volume", "tmpfs", "cluster", "npipe", "image"]),
+        ),
         ("volume", Type::Object(&VOLUME_MOUNT)),
     ],
     &["type"],
@@ -373,7 +406,10 @@ static BIND: Object = object(
     &[
         ("create_host_path", Bool),
         ("propagation", Text),
-        ("recursive", Word(&["enabled", "disabled", "writable", "readonly"])),
+        (
+            "recursive",
+            Word(&["enabled", "disabled", "writable", "readonly"]),
+        ),
         ("selinux", Word(&["z", "Z"])),
     ],
     &[],
@@ -425,7 +461,10 @@ static UPDATE: Object = object(
     &[],
 );
 static RESOURCES: Object = object(
-    &[("limits", Type::Object(&LIMITS)), ("reservations", Type::Object(&RESERVATIONS))],
+    &[
+        ("limits", Type::Object(&LIMITS)),
+        ("reservations", Type::Object(&RESERVATIONS)),
+    ],
     &[],
 );
 static LIMITS: Object = object(&[("cpus", Number), ("memory", Bytes), ("pids", Int)], &[]);
@@ -567,7 +606,11 @@ fn value(node: &Node, kind: Type, path: &mut String) -> Result<(), Fault> {
         (Word(words), _) => fails(&format!("one of {}", words.join(", "))),
         (Bool, Value::String(text)) if reads_as_bool(text).is_some() || has_variable(text) => Ok(()),
         (Bool, _) => fails("true or false"),
-        (Int, Value::String(text)) if matches!(number(text.trim()), Some(Value::Int(_))) || has_variable(text) => Ok(()),
+        (Int, Value::String(text))
+            if matches!(number(text.trim()), Some(Value::Int(_))) || has_variable(text) =>
+        {
+            Ok(())
+        }
         (Int, Value::Float(number)) if number.fract() == 0.0 => Ok(()),
         (Int, _) => fails("an integer"),
         (Number, Value::String(text)) if text.trim().parse::<f64>().is_ok() || has_variable(text) => Ok(()),
@@ -590,7 +633,9 @@ fn value(node: &Node, kind: Type, path: &mut String) -> Result<(), Fault> {
         (Command | TextOrList, _) => fails("a string or a list of strings"),
         (Pairs, Value::List(_)) => value(node, TEXTS, path),
         (Pairs, Value::Map(map)) => members(map, path, |_, item, path| match item.value {
-            Value::List(_) | Value::Map(_) => Err(wrong(item, path, "a string, a number, a boolean or nothing")),
+            Value::List(_) | Value::Map(_) => {
+                Err(wrong(item, path, "a string, a number, a boolean or nothing"))
+            }
             _ => Ok(()),
         }),
         (Pairs, _) => fails("a mapping, or a list of KEY=VALUE"),
@@ -614,7 +659,11 @@ fn value(node: &Node, kind: Type, path: &mut String) -> Result<(), Fault> {
         }
         (List(_) | Set(_), _) => fails("a list"),
         (Named(kind), Value::Map(map)) => members(map, path, |key, item, path| {
-            if key.is_empty() || !key.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c)) {
+            if key.is_empty()
+                || !key
+                    .chars()
+                    .all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
+            {
                 let message = "a name consists of letters, digits, dots, hyphens and underscores";
                 return Err(Fault::new(item.at, path.as_str(), message));
             }
@@ -639,8 +688,10 @@ fn either(node: &Node, kinds: &[Type], path: &mut String) -> Result<(), Fault> {
                 path.truncate(length);
                 let shape = matches!(
                     (kind, &node.value),
-                    (Type::Object(_) | Maybe(_) | Named(_) | Type::Map(_), Value::Map(_))
-                        | (List(_) | Set(_), Value::List(_))
+                    (
+                        Type::Object(_) | Maybe(_) | Named(_) | Type::Map(_),
+                        Value::Map(_)
+                    ) | (List(_) | Set(_), Value::List(_))
                 );
                 if shape || found.is_none() {
                     found = Some(fault);
@@ -649,7 +700,9 @@ fn either(node: &Node, kinds: &[Type], path: &mut String) -> Result<(), Fault> {
         }
     }
     let names: Vec<&str> = kinds.iter().map(|kind| kind.name()).collect();
-    let own = found.as_ref().is_some_and(|fault| fault.path == *path && fault.message.starts_with("must be"));
+    let own = found
+        .as_ref()
+        .is_some_and(|fault| fault.path == *path && fault.message.starts_with("must be"));
     match found {
         Some(fault) if !own => Err(fault),
         _ => Err(wrong(node, path, &names.join(" or "))),
@@ -700,13 +753,19 @@ fn fields(node: &Node, object: &Object, map: &Map, path: &mut String) -> Result<
         None if object.extensible && key.starts_with("x-") => Ok(()),
         None => {
             let meant = nearest(key, object);
-            let hint = meant.map(|name| format!("; did you mean {name}?")).unwrap_or_default();
+            let hint = meant
+                .map(|name| format!("; did you mean {name}?"))
+                .unwrap_or_default();
             let message = format!("additional properties '{key}' not allowed{hint}");
             Err(Fault::new(item.at, whole.as_str(), message))
         }
     })?;
     match object.required.iter().find(|name| !map.contains_key(**name)) {
-        Some(missing) => Err(Fault::new(node.at, path.as_str(), format!("missing property '{missing}'"))),
+        Some(missing) => Err(Fault::new(
+            node.at,
+            path.as_str(),
+            format!("missing property '{missing}'"),
+        )),
         None => Ok(()),
     }
 }
@@ -715,9 +774,11 @@ fn fields(node: &Node, object: &Object, map: &Map, path: &mut String) -> Result<
 fn nearest(key: &str, object: &Object) -> Option<&'static str> {
     let plain = |text: &str| text.to_ascii_lowercase().replace(['-', '_'], "");
     let known = || object.fields.iter().map(|(name, _)| *name);
-    known()
-        .find(|name| plain(name) == plain(key))
-        .or_else(|| known().filter(|name| distance(name, key) <= 2).min_by_key(|name| distance(name, key)))
+    known().find(|name| plain(name) == plain(key)).or_else(|| {
+        known()
+            .filter(|name| distance(name, key) <= 2)
+            .min_by_key(|name| distance(name, key))
+    })
 }
 
 /// How many letters must be changed, put in or left out.
@@ -766,21 +827,75 @@ mod tests {
     #[test]
     fn what_is_wrong_has_line_path_and_advice() {
         for (text, line, path, part) in [
-            ("services:\n  a:\n    imgae: x\n", 3, "services.a", "'imgae' not allowed; did you mean image?"),
-            ("services:\n  a:\n    ports: 80\n", 3, "services.a.ports", "must be a list, not a number"),
-            ("services:\n  a:\n    image: 3\n", 3, "services.a.image", "must be a string; put it in quotes, not a number"),
-            ("services:\n  a:\n    depends_on:\n      b: {condition: healthy}\n", 4, "services.a.depends_on.b.condition", "must be one of"),
-            ("services:\n  a:\n    volumes:\n      - {target: /x}\n", 4, "services.a.volumes[0]", "missing property 'type'"),
-            ("services:\n  a:\n    build: [x]\n", 3, "services.a.build", "must be a string or a mapping, not a list"),
+            (
+                "services:\n  a:\n    imgae: x\n",
+                3,
+                "services.a",
+                "'imgae' not allowed; did you mean image?",
+            ),
+            (
+                "services:\n  a:\n    ports: 80\n",
+                3,
+                "services.a.ports",
+                "must be a list, not a number",
+            ),
+            (
+                "services:\n  a:\n    image: 3\n",
+                3,
+                "services.a.image",
+                "must be a string; put it in quotes, not a number",
+            ),
+            (
+                "services:\n  a:\n    depends_on:\n      b: {condition: healthy}\n",
+                4,
+                "services.a.depends_on.b.condition",
+                "must be one of",
+            ),
+            (
+                "services:\n  a:\n    volumes:\n      - {target: /x}\n",
+                4,
+                "services.a.volumes[0]",
+                "missing property 'type'",
+            ),
+            (
+                "services:\n  a:\n    build: [x]\n",
+                3,
+                "services.a.build",
+                "must be a string or a mapping, not a list",
+            ),
             ("services:\n  a b: {}\n", 2, "services.a b", "a name consists of"),
             ("servics: {}\n", 1, "", "did you mean services?"),
-            ("services:\n  a:\n    cap_add: [X, X]\n", 3, "services.a.cap_add[1]", "there twice"),
-            ("services:\n  a:\n    stop_grace_period: '10'\n", 3, "services.a.stop_grace_period", "not a duration"),
-            ("services:\n  a:\n    mem_limit: 5x\n", 3, "services.a.mem_limit", "not a size"),
-            ("services:\n  a:\n    privileged: maybe\n", 3, "services.a.privileged", "must be true or false"),
+            (
+                "services:\n  a:\n    cap_add: [X, X]\n",
+                3,
+                "services.a.cap_add[1]",
+                "there twice",
+            ),
+            (
+                "services:\n  a:\n    stop_grace_period: '10'\n",
+                3,
+                "services.a.stop_grace_period",
+                "not a duration",
+            ),
+            (
+                "services:\n  a:\n    mem_limit: 5x\n",
+                3,
+                "services.a.mem_limit",
+                "not a size",
+            ),
+            (
+                "services:\n  a:\n    privileged: maybe\n",
+                3,
+                "services.a.privileged",
+                "must be true or false",
+            ),
         ] {
             let (found_line, found_path, message) = refused(text);
-            assert_eq!((found_line, found_path.as_str()), (line, path), "{text}: {message}");
+            assert_eq!(
+                (found_line, found_path.as_str()),
+                (line, path),
+                "{text}: {message}"
+            );
             assert!(message.contains(part), "{text}: {message}");
         }
     }

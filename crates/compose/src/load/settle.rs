@@ -173,7 +173,10 @@ fn hosts(node: &mut Node) {
         _ => return,
     }
     list.sort_by(|a, b| a.1.cmp(&b.1));
-    let list = list.into_iter().map(|(at, text)| Node::string(at, text)).collect();
+    let list = list
+        .into_iter()
+        .map(|(at, text)| Node::string(at, text))
+        .collect();
     node.value = Value::List(list);
 }
 
@@ -185,7 +188,8 @@ pub(super) fn defaults(model: &mut Node) {
         let fill = |node: &mut Node, key: &str, text: &str| {
             let at = node.at;
             if let Some(map) = node.as_map_mut() {
-                map.entry(key.to_owned()).or_insert_with(|| Node::string(at, text));
+                map.entry(key.to_owned())
+                    .or_insert_with(|| Node::string(at, text));
             }
         };
         if let Some(build) = map.get_mut("build") {
@@ -227,7 +231,8 @@ fn count(device: &mut Node) {
     let (at, named) = (device.at, device.get("device_ids").is_some());
     let Some(map) = device.as_map_mut() else { return };
     if !named {
-        map.entry("count".to_owned()).or_insert_with(|| Node::string(at, "all"));
+        map.entry("count".to_owned())
+            .or_insert_with(|| Node::string(at, "all"));
     }
     if let Some(count) = map.get_mut("count")
         && let Some(text) = count.as_str()

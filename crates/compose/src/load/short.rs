@@ -76,7 +76,6 @@ fn split(text: &str) -> Vec<&str> {
             b':' if open == 0 => {
                 let drive = at == start + 1
                     && bytes[start].is_ascii_alphabetic()
-                    && matches!(bytes.get(at + 1), Some(b'\\' | b'/'))
                     && bytes.get(at + 1) == Some(&b'\\');
                 if !drive {
                     parts.push(&text[start..at]);
@@ -118,7 +117,10 @@ pub(super) fn ports(text: &str, at: At) -> Result<Vec<Node>, String> {
     };
     let ip = ip
         .map(|ip| {
-            let bare = ip.strip_prefix('[').and_then(|ip| ip.strip_suffix(']')).unwrap_or(ip);
+            let bare = ip
+                .strip_prefix('[')
+                .and_then(|ip| ip.strip_suffix(']'))
+                .unwrap_or(ip);
             bare.parse::<IpAddr>()
                 .map(|_| bare.to_owned())
                 .map_err(|_| wrong(&format!("{ip:?} is not an IP address")))
@@ -127,10 +129,13 @@ pub(super) fn ports(text: &str, at: At) -> Result<Vec<Node>, String> {
     if target.is_empty() {
         return Err(wrong("no port specified"));
     }
-    let (first, last) = range(target).ok_or_else(|| wrong("the container's port must be 1 to 65535, or a range"))?;
+    let (first, last) =
+        range(target).ok_or_else(|| wrong("the container's port must be 1 to 65535, or a range"))?;
     let outer = match published {
         "" => None,
-        published => Some(range(published).ok_or_else(|| wrong("the host's port must be 0 to 65535, or a range"))?),
+        published => {
+            Some(range(published).ok_or_else(|| wrong("the host's port must be 0 to 65535, or a range"))?)
+        }
     };
     let count = last - first + 1;
     let outer_count = outer.map_or(count, |(first, last)| last - first + 1);
@@ -144,7 +149,10 @@ pub(super) fn ports(text: &str, at: At) -> Result<Vec<Node>, String> {
         if let Some(ip) = &ip {
             put(&mut map, at, "host_ip", ip);
         }
-        map.insert("target".to_owned(), Node::new(at, Value::Int(i64::from(first + step))));
+        map.insert(
+            "target".to_owned(),
+            Node::new(at, Value::Int(i64::from(first + step))),
+        );
         match outer {
             Some((first, last)) if outer_count != count => {
                 // One port of the container's, any of the host's.
@@ -201,9 +209,8 @@ mod tests {
 
     #[test]
     fn port_forms() {
-        let long = |text: &str| {
-            ports(text, at()).map(|nodes| nodes.iter().map(Node::to_json).collect::<Vec<_>>())
-        };
+        let long =
+            |text: &str| ports(text, at()).map(|nodes| nodes.iter().map(Node::to_json).collect::<Vec<_>>());
         let one = |text: &str| long(text).unwrap().remove(0);
         assert_eq!(
             one("127.0.0.1:8080:80/udp"),
@@ -214,8 +221,13 @@ mod tests {
         assert_eq!(one("[::1]:1:2")["host_ip"], "::1");
         assert_eq!(one("8000-8010:80")["published"], "8000-8010");
         let range = long("3000-3002:4000-4002").unwrap();
-        assert_eq!((range.len(), &range[2]["published"]), (3, &serde_json::json!("3002")));
-        for wrong in ["", "x", "1:2:3:4", "80/foo", "99999", "1-2:1-3", "3-2", "host:1:2"] {
+        assert_eq!(
+            (range.len(), &range[2]["published"]),
+            (3, &serde_json::json!("3002"))
+        );
+        for wrong in [
+            "", "x", "1:2:3:4", "80/foo", "99999", "1-2:1-3", "3-2", "host:1:2",
+        ] {
             assert!(long(wrong).is_err(), "{wrong}");
         }
     }

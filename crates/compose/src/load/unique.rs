@@ -69,7 +69,10 @@ fn key_of(section: &str, path: &[String]) -> Option<Key> {
                 "annotations" | "cap_add" | "cap_drop" | "dns" | "dns_opt" | "dns_search" | "environment"
                 | "labels" | "links" | "profiles" | "sysctls" | "tmpfs",
             ]
-            | ["build", "args" | "additional_contexts" | "platforms" | "tags" | "labels"]
+            | [
+                "build",
+                "args" | "additional_contexts" | "platforms" | "tags" | "labels",
+            ]
             | ["deploy", "labels"]
             | ["networks", _, "aliases" | "link_local_ips"],
         ) => before_equals,
@@ -85,9 +88,8 @@ fn key_of(section: &str, path: &[String]) -> Option<Key> {
         ("services", ["secrets"]) => |node| Ok(mount(node, "/run/secrets")),
         ("services", ["ports"]) => |node| Ok(port(node)),
         ("services", ["volumes"]) => |node| match node.as_str() {
-            Some(text) => short::volume(text, node.at).map(|volume| {
-                volume.text("target").unwrap_or_default().to_owned()
-            }),
+            Some(text) => short::volume(text, node.at)
+                .map(|volume| volume.text("target").unwrap_or_default().to_owned()),
             None => target(node, "a volume is missing a mount target"),
         },
         ("services", ["devices"]) => |node| match node.as_str() {
@@ -108,7 +110,10 @@ fn key_of(section: &str, path: &[String]) -> Option<Key> {
 
 fn before_equals(node: &Node) -> Result<String, String> {
     let text = node.printed().unwrap_or_default();
-    Ok(text.split_once('=').map_or(text.as_str(), |(key, _)| key).to_owned())
+    Ok(text
+        .split_once('=')
+        .map_or(text.as_str(), |(key, _)| key)
+        .to_owned())
 }
 
 fn mount(node: &Node, directory: &str) -> String {

@@ -114,7 +114,10 @@ fn is_literal(text: &str) -> bool {
         .chars()
         .all(|c| c == '\n' || c == '\t' || (!c.is_control() && c != '\u{feff}'));
     let first = text.lines().find(|line| !line.is_empty()).unwrap_or_default();
-    printable && !first.is_empty() && !text.starts_with('\n') && !first.starts_with([' ', '\t'])
+    printable
+        && !first.is_empty()
+        && !text.starts_with('\n')
+        && !first.starts_with([' ', '\t'])
         && text.lines().all(|line| !line.ends_with([' ', '\t']))
 }
 

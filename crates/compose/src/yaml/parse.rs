@@ -36,7 +36,9 @@ fn place(file: u32, span: &Span) -> At {
     At {
         file,
         line: u32::try_from(span.start.line()).unwrap_or(u32::MAX),
-        column: u32::try_from(span.start.col()).unwrap_or(u32::MAX).saturating_add(1),
+        column: u32::try_from(span.start.col())
+            .unwrap_or(u32::MAX)
+            .saturating_add(1),
     }
 }
 
@@ -91,7 +93,9 @@ impl Builder {
                 let node = Node { value, at, directive };
                 self.complete(node, anchor, 1, 0)
             }
-            Event::SequenceStart(anchor, tag) => self.open(Open::List(Vec::new()), at, anchor, tag.as_deref()),
+            Event::SequenceStart(anchor, tag) => {
+                self.open(Open::List(Vec::new()), at, anchor, tag.as_deref())
+            }
             Event::MappingStart(anchor, tag) => {
                 let open = Open::Map {
                     map: Map::new(),
@@ -101,7 +105,9 @@ impl Builder {
                 self.open(open, at, anchor, tag.as_deref())
             }
             Event::SequenceEnd | Event::MappingEnd => {
-                let Some(frame) = self.stack.pop() else { return Ok(()) };
+                let Some(frame) = self.stack.pop() else {
+                    return Ok(());
+                };
                 let value = match frame.open {
                     Open::List(list) => Value::List(list),
                     Open::Map { mut map, merged, .. } => {
@@ -177,9 +183,12 @@ impl Builder {
             return Err(too_deep(at));
         }
         // What is kept for an anchor counts, too: it is a copy.
-        self.nodes = self.nodes.saturating_add(if anchor > 0 { size * 2 } else { size });
+        self.nodes = self
+            .nodes
+            .saturating_add(if anchor > 0 { size * 2 } else { size });
         if self.nodes > MAX_NODES {
-            let message = format!("the file is too large: with its aliases it has more than {MAX_NODES} values");
+            let message =
+                format!("the file is too large: with its aliases it has more than {MAX_NODES} values");
             return Err(Fault::new(at, "", message));
         }
         if anchor > 0 {
@@ -197,7 +206,11 @@ impl Builder {
             Open::Map { map, key, merged } => match key.take() {
                 None => match node.value {
                     Value::String(text) => {
-                        let twice = if text == "<<" { merged.is_some() } else { map.contains_key(&text) };
+                        let twice = if text == "<<" {
+                            merged.is_some()
+                        } else {
+                            map.contains_key(&text)
+                        };
                         if twice {
                             let first = map.get(&text).map_or(0, |first| first.at.line);
                             let message = match first {

@@ -96,7 +96,20 @@ mod tests {
         ] {
             assert_eq!(plain(text), expected, "{text}");
         }
-        for text in ["yes", "on", "1.2.3", "80:80", "--1", "0x", "2024-01-01", "1e", ".", "-", "3.8.1", "_1"] {
+        for text in [
+            "yes",
+            "on",
+            "1.2.3",
+            "80:80",
+            "--1",
+            "0x",
+            "2024-01-01",
+            "1e",
+            ".",
+            "-",
+            "3.8.1",
+            "_1",
+        ] {
             assert_eq!(plain(text), Value::String(text.into()), "{text}");
         }
     }

@@ -1,9 +1,9 @@
 //! `up` in the foreground: the output of containers as it comes, until all have ended or the user has had enough.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::Arc;
 use std::time::Duration;
 
 use vessel_api::EventMessage;
@@ -26,9 +26,19 @@ const TICK: Duration = Duration::from_millis(50);
 /// What happens while containers run.
 enum Message {
     /// A container started.
-    Started { id: String, name: String, service: String },
+    Started {
+        id: String,
+        name: String,
+        service: String,
+    },
     /// A container ended, at so many nanoseconds.
-    Died { id: String, name: String, service: String, code: i64, at: i64 },
+    Died {
+        id: String,
+        name: String,
+        service: String,
+        code: i64,
+        at: i64,
+    },
     /// The log of a container ended.
     LogEnded(String),
     /// All were started, or could not be.
@@ -54,9 +64,15 @@ pub fn run(
     let client = session.client()?.clone();
     let (sender, receiver) = channel();
     let running = engine.containers(OneOff::Exclude)?;
-    let printer = Arc::new(Printer::new(session.colour() && !options.no_color, !options.no_log_prefix));
+    let printer = Arc::new(Printer::new(
+        session.colour() && !options.no_color,
+        !options.no_log_prefix,
+    ));
     let mut names: Vec<String> = Vec::new();
-    for container in running.iter().filter(|container| shown.contains(&container.service)) {
+    for container in running
+        .iter()
+        .filter(|container| shown.contains(&container.service))
+    {
         let name = short_name(&project.name, &container.name);
         printer.register(&name);
         names.push(name);
@@ -77,15 +93,24 @@ pub fn run(
         ended: BTreeMap::new(),
     };
     // What ran before shows what it writes from now on.
-    for container in running.iter().filter(|container| container.is_running() && chosen.contains(&container.service)) {
-        watch.alive.insert(container.id.clone(), container.service.clone());
+    for container in running
+        .iter()
+        .filter(|container| container.is_running() && chosen.contains(&container.service))
+    {
+        watch
+            .alive
+            .insert(container.id.clone(), container.service.clone());
         watch.follow(&container.id, &container.name, &container.service, Since::Now);
     }
     // What ran before and ended shows nothing of that.
     for container in running.iter().filter(|container| !container.is_running()) {
         let found = watch.client.container_inspect(&container.id, false)?;
         let finished = found.state.finished_at.parse::<jiff::Timestamp>();
-        if let Some(at) = finished.ok().and_then(|at| i64::try_from(at.as_nanosecond()).ok()).filter(|at| *at > 0) {
+        if let Some(at) = finished
+            .ok()
+            .and_then(|at| i64::try_from(at.as_nanosecond()).ok())
+            .filter(|at| *at > 0)
+        {
             watch.ended.insert(container.id.clone(), at);
         }
     }
@@ -102,7 +127,14 @@ pub fn run(
     })
     .and_then(|end| {
         session.interrupted.store(false, Ordering::Relaxed);
-        finish(engine, &signals, chosen, end, options.exit_code_from.as_deref(), timeout)
+        finish(
+            engine,
+            &signals,
+            chosen,
+            end,
+            options.exit_code_from.as_deref(),
+            timeout,
+        )
     })
 }
 
@@ -118,7 +150,12 @@ enum End {
     Failed(Error),
 }
 
-fn shown(project: &Project, chosen: &BTreeSet<String>, named: &[String], options: &Attached) -> Result<BTreeSet<String>> {
+fn shown(
+    project: &Project,
+    chosen: &BTreeSet<String>,
+    named: &[String],
+    options: &Attached,
+) -> Result<BTreeSet<String>> {
     for name in options.attach.iter().chain(&options.no_attach) {
         project.service(name)?;
     }
@@ -133,7 +170,10 @@ fn shown(project: &Project, chosen: &BTreeSet<String>, named: &[String], options
     shown.retain(|name| {
         !options.no_attach.contains(name)
             && (options.attach.contains(name)
-                || project.services.get(name).is_none_or(|service| service.attach != Some(false)))
+                || project
+                    .services
+                    .get(name)
+                    .is_none_or(|service| service.attach != Some(false)))
     });
     Ok(shown)
 }
@@ -151,7 +191,9 @@ fn listen(client: &Client, project: &str, sender: Sender<Message>) -> Result {
     let events = client.events(&options)?;
     std::thread::spawn(move || {
         for event in events {
-            let Some(message) = event.ok().and_then(message) else { continue };
+            let Some(message) = event.ok().and_then(message) else {
+                continue;
+            };
             if sender.send(message).is_err() {
                 break;
             }
@@ -165,7 +207,11 @@ fn message(event: EventMessage) -> Option<Message> {
     if attribute(labels::ONE_OFF).eq_ignore_ascii_case("true") {
         return None;
     }
-    let (id, name, service) = (event.actor.id.clone(), attribute("name"), attribute(labels::SERVICE));
+    let (id, name, service) = (
+        event.actor.id.clone(),
+        attribute("name"),
+        attribute(labels::SERVICE),
+    );
     match event.action.as_str() {
         "start" => Some(Message::Started { id, name, service }),
         "die" => Some(Message::Died {
@@ -221,7 +267,13 @@ impl Watch {
                 .ended
                 .get(id)
                 .filter(|_| from == Since::LastEnd)
-                .map(|at| format!("{}.{:09}", at.div_euclid(1_000_000_000), at.rem_euclid(1_000_000_000)))
+                .map(|at| {
+                    format!(
+                        "{}.{:09}",
+                        at.div_euclid(1_000_000_000),
+                        at.rem_euclid(1_000_000_000)
+                    )
+                })
                 .unwrap_or_default(),
             ..LogsOptions::default()
         };
@@ -248,7 +300,11 @@ impl Watch {
                 return Ok(End::Signal);
             }
             let Ok(message) = receiver.recv_timeout(TICK) else {
-                if all_started && self.alive.is_empty() && self.following.is_empty() && !self.restarts(chosen)? {
+                if all_started
+                    && self.alive.is_empty()
+                    && self.following.is_empty()
+                    && !self.restarts(chosen)?
+                {
                     return Ok(End::Natural);
                 }
                 continue;
@@ -264,7 +320,13 @@ impl Watch {
                     // While the log of its former life has not ended, it is followed when that does.
                     self.follow(&id, &name, &service, Since::LastEnd);
                 }
-                Message::Died { id, name, service, code, at } if chosen.contains(&service) => {
+                Message::Died {
+                    id,
+                    name,
+                    service,
+                    code,
+                    at,
+                } if chosen.contains(&service) => {
                     self.alive.remove(&id);
                     self.ended.insert(id.clone(), at);
                     if self.shown.contains(&service) {
@@ -338,7 +400,9 @@ fn finish(
                 }
                 std::thread::sleep(TICK);
             }
-            stopping.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            stopping
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })?;
         Ok(())
     };

@@ -129,10 +129,16 @@ impl PushArgs {
             // What is not built here is not ours to push.
             let Some(build) = &service.build else { continue };
             if service.image.is_empty() && build.tags.is_empty() {
-                output::warn(&format!(" Service {}  Skipped: it has no image name to push", service.name));
+                output::warn(&format!(
+                    " Service {}  Skipped: it has no image name to push",
+                    service.name
+                ));
                 continue;
             }
-            let names = (!service.image.is_empty()).then_some(&service.image).into_iter().chain(&build.tags);
+            let names = (!service.image.is_empty())
+                .then_some(&service.image)
+                .into_iter()
+                .chain(&build.tags);
             for name in names {
                 let (repository, tag) = split_reference(name);
                 let push = || -> Result {
@@ -146,7 +152,10 @@ impl PushArgs {
                 };
                 match push() {
                     Err(failure) if self.ignore_push_failures => {
-                        output::warn(&format!("vessel: warning: {name}: {}", failure.message.unwrap_or_default()));
+                        output::warn(&format!(
+                            "vessel: warning: {name}: {}",
+                            failure.message.unwrap_or_default()
+                        ));
                     }
                     other => other?,
                 }
@@ -206,13 +215,22 @@ impl ImagesArgs {
                     let text = |name: &str| row[name].as_str().unwrap_or_default();
                     let size = output::units::human_size(row["Size"].as_f64().unwrap_or_default());
                     let id = output::text::short_id(text("ID"));
-                    let columns = [text("ContainerName"), text("Repository"), text("Tag"), text("Platform"), id, &size];
+                    let columns = [
+                        text("ContainerName"),
+                        text("Repository"),
+                        text("Tag"),
+                        text("Platform"),
+                        id,
+                        &size,
+                    ];
                     out.push_str(&columns.join("\t"));
                     out.push('\n');
                 }
                 Ok(output::print(&output::tabwriter::align(&out))?)
             }
-            other => Err(Failure::new(format!("unsupported format {other:?}: table or json is expected"))),
+            other => Err(Failure::new(format!(
+                "unsupported format {other:?}: table or json is expected"
+            ))),
         }
     }
 }

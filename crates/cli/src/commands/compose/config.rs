@@ -85,13 +85,23 @@ impl Args {
         } else if self.networks {
             project.networks.keys().cloned().collect()
         } else if self.images {
-            let names = project.services.values().map(|service| service.image_name(&project.name));
+            let names = project
+                .services
+                .values()
+                .map(|service| service.image_name(&project.name));
             names.collect::<BTreeSet<_>>().into_iter().collect()
         } else if self.profiles {
-            let names = project.services.values().flat_map(|service| service.profiles.iter().cloned());
+            let names = project
+                .services
+                .values()
+                .flat_map(|service| service.profiles.iter().cloned());
             names.collect::<BTreeSet<_>>().into_iter().collect()
         } else if self.environment {
-            project.environment.iter().map(|(name, value)| format!("{name}={value}")).collect()
+            project
+                .environment
+                .iter()
+                .map(|(name, value)| format!("{name}={value}"))
+                .collect()
         } else if let Some(hash) = &self.hash {
             let wanted: Vec<&str> = hash.split(',').collect();
             let mut lines = Vec::new();
@@ -100,7 +110,11 @@ impl Args {
                     project.service(name)?;
                 }
             }
-            for name in project.services.keys().filter(|name| wanted.contains(&"*") || wanted.contains(&name.as_str())) {
+            for name in project
+                .services
+                .keys()
+                .filter(|name| wanted.contains(&"*") || wanted.contains(&name.as_str()))
+            {
                 lines.push(format!("{name} {}", project.config_hash(name)));
             }
             lines
@@ -123,11 +137,17 @@ impl Args {
                     text
                 }
                 other => {
-                    return Err(Failure::new(format!("unsupported format {other:?}: yaml or json is expected")));
+                    return Err(Failure::new(format!(
+                        "unsupported format {other:?}: yaml or json is expected"
+                    )));
                 }
             };
             // What is read again must mean the same.
-            let text = if self.no_interpolate { text } else { text.replace('$', "$$") };
+            let text = if self.no_interpolate {
+                text
+            } else {
+                text.replace('$', "$$")
+            };
             return self.write(&text);
         };
         let mut text = lines.join("\n");

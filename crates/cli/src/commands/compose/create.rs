@@ -44,7 +44,9 @@ impl CreateArgs {
             return Err(Failure::new("--build and --no-build are incompatible"));
         }
         if self.force_recreate && self.no_recreate {
-            return Err(Failure::new("--force-recreate and --no-recreate are incompatible"));
+            return Err(Failure::new(
+                "--force-recreate and --no-recreate are incompatible",
+            ));
         }
         let project = session.project(&self.services)?;
         let recreate = match (self.force_recreate, self.no_recreate) {
@@ -55,7 +57,11 @@ impl CreateArgs {
         session.engine(&project)?.create(&Create {
             services: self.services,
             recreate,
-            recreate_dependencies: if recreate == Recreate::Never { recreate } else { Recreate::Changed },
+            recreate_dependencies: if recreate == Recreate::Never {
+                recreate
+            } else {
+                Recreate::Changed
+            },
             scale: scales(&self.scale)?,
             remove_orphans: self.remove_orphans || says_yes("COMPOSE_REMOVE_ORPHANS"),
             ignore_orphans: says_yes("COMPOSE_IGNORE_ORPHANS"),

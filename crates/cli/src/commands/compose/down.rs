@@ -33,7 +33,9 @@ impl Args {
             Some("all") => Some(Images::All),
             Some("local") => Some(Images::Local),
             Some(other) => {
-                return Err(Failure::new(format!("invalid value for --rmi: {other:?}: all or local is expected")));
+                return Err(Failure::new(format!(
+                    "invalid value for --rmi: {other:?}: all or local is expected"
+                )));
             }
         };
         let project = session.known_project(&self.services)?;

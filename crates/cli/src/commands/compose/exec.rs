@@ -31,13 +31,29 @@ pub struct Args {
     #[arg(long)]
     privileged: bool,
     /// User, by name or number: USER[:GROUP]
-    #[arg(short, long, value_name = "string", default_value = "", hide_default_value = true)]
+    #[arg(
+        short,
+        long,
+        value_name = "string",
+        default_value = "",
+        hide_default_value = true
+    )]
     user: String,
     /// Working directory
-    #[arg(short, long, value_name = "string", default_value = "", hide_default_value = true)]
+    #[arg(
+        short,
+        long,
+        value_name = "string",
+        default_value = "",
+        hide_default_value = true
+    )]
     workdir: String,
     /// The service, and the command with its arguments
-    #[arg(value_name = "SERVICE COMMAND [ARG...]", required = true, trailing_var_arg = true)]
+    #[arg(
+        value_name = "SERVICE COMMAND [ARG...]",
+        required = true,
+        trailing_var_arg = true
+    )]
     args: Vec<String>,
 }
 
@@ -55,7 +71,8 @@ pub struct ExecOptions {
 
 impl Args {
     pub fn run(self, session: &Session<'_>) -> Result {
-        let Some((service, command)) = self.args.split_first().filter(|(_, command)| !command.is_empty()) else {
+        let Some((service, command)) = self.args.split_first().filter(|(_, command)| !command.is_empty())
+        else {
             return Err(Failure::new(
                 "'vessel compose exec' requires at least 2 arguments: a service and a command",
             ));

@@ -54,13 +54,20 @@ impl<'a> ImageSource<'a> {
     }
 
     /// Builds the image of a service.
-    pub fn build_one(&self, project: &Project, service: &Service, extra: &BuildExtra) -> crate::failure::Result {
+    pub fn build_one(
+        &self,
+        project: &Project,
+        service: &Service,
+        extra: &BuildExtra,
+    ) -> crate::failure::Result {
         let mut build = prepared(project, service, extra)?;
         let Some(how) = &service.build else { return Ok(()) };
         let inline;
         let dockerfile = match (how.dockerfile_inline.as_str(), how.dockerfile.as_str()) {
             ("", "" | "Dockerfile") => Dockerfile::Default,
-            ("", path) if super::super::build_context::is_remote(&how.context) => Dockerfile::Path(Path::new(path)),
+            ("", path) if super::super::build_context::is_remote(&how.context) => {
+                Dockerfile::Path(Path::new(path))
+            }
             ("", path) => {
                 inline = Path::new(&how.context).join(path);
                 Dockerfile::Path(&inline)
@@ -129,7 +136,9 @@ fn prepared(project: &Project, service: &Service, extra: &BuildExtra) -> crate::
         credentials: Some(Arc::new(credentials)),
         ..Build::default()
     };
-    let Some(how) = &service.build else { return Ok(build) };
+    let Some(how) = &service.build else {
+        return Ok(build);
+    };
     let attributes = &mut build.attributes;
     let mut set = |name: &str, value: String| {
         if !value.is_empty() {
@@ -137,7 +146,11 @@ fn prepared(project: &Project, service: &Service, extra: &BuildExtra) -> crate::
         }
     };
     set("target", how.target.clone());
-    let platforms = if how.platforms.is_empty() { service.platform.clone() } else { how.platforms.join(",") };
+    let platforms = if how.platforms.is_empty() {
+        service.platform.clone()
+    } else {
+        how.platforms.join(",")
+    };
     set("platform", platforms);
     if how.pull || extra.pull {
         set("image-resolve-mode", "pull".to_owned());
@@ -202,8 +215,14 @@ fn prepared(project: &Project, service: &Service, extra: &BuildExtra) -> crate::
         sink: Sink::None,
     });
     for mount in &how.secrets {
-        let Some(secret) = project.secrets.get(&mount.source) else { continue };
-        let id = if mount.target.is_empty() { mount.source.clone() } else { mount.target.clone() };
+        let Some(secret) = project.secrets.get(&mount.source) else {
+            continue;
+        };
+        let id = if mount.target.is_empty() {
+            mount.source.clone()
+        } else {
+            mount.target.clone()
+        };
         let id = id.trim_start_matches("/run/secrets/").to_owned();
         let source = if secret.file.is_empty() {
             SecretSource::Value(secret.value.clone().unwrap_or_default().into_bytes())
@@ -232,7 +251,9 @@ fn prepared(project: &Project, service: &Service, extra: &BuildExtra) -> crate::
             // Another service's context is the image that was made of it before.
             let context = match context.strip_prefix("service:") {
                 Some(other) => {
-                    let image = project.service(other).map(|service| service.image_name(&project.name));
+                    let image = project
+                        .service(other)
+                        .map(|service| service.image_name(&project.name));
                     format!("docker-image://{}", image.unwrap_or_default())
                 }
                 None => context,
@@ -249,7 +270,7 @@ fn told(failure: Failure) -> Error {
 }
 
 impl act::Images for ImageSource<'_> {
-    fn pull(&self, image: &str, platform: &str, _resource: &str) -> Result<()> {
+    fn pull(&self, image: &str, platform: &str) -> Result<()> {
         let (repository, tag) = split_reference(image);
         let options = ImageCreateOptions {
             from_image: repository.to_owned(),
@@ -269,10 +290,14 @@ impl act::Images for ImageSource<'_> {
 
     fn build(&self, project: &Project, services: &[&Service]) -> Result<()> {
         for service in services {
-            self.build_one(project, service, &BuildExtra::default()).map_err(|failure| {
-                let error = told(failure);
-                Error::Project(format!("cannot build the image of service {:?}: {error}", service.name))
-            })?;
+            self.build_one(project, service, &BuildExtra::default())
+                .map_err(|failure| {
+                    let error = told(failure);
+                    Error::Project(format!(
+                        "cannot build the image of service {:?}: {error}",
+                        service.name
+                    ))
+                })?;
         }
         Ok(())
     }

@@ -74,9 +74,14 @@ impl Args {
         let mut result = Ok(());
         if self.follow {
             std::thread::scope(|scope| {
-                let threads: Vec<_> = named.iter().map(|(name, id)| scope.spawn(|| read(name, id))).collect();
+                let threads: Vec<_> = named
+                    .iter()
+                    .map(|(name, id)| scope.spawn(|| read(name, id)))
+                    .collect();
                 for thread in threads {
-                    let one = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+                    let one = thread
+                        .join()
+                        .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
                     if result.is_ok() {
                         result = one;
                     }

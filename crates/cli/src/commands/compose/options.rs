@@ -56,7 +56,10 @@ impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         match error {
             Error::Interrupted => Self::silent(130),
-            Error::Engine { source: source @ vessel_client::Error::Connect { .. }, .. } => source.into(),
+            Error::Engine {
+                source: source @ vessel_client::Error::Connect { .. },
+                ..
+            } => source.into(),
             Error::Engine {
                 source: vessel_client::Error::Build(failure),
                 ..
@@ -172,7 +175,9 @@ impl<'a> Session<'a> {
     /// How images are built.
     pub fn images(&self) -> Result<&ImageSource<'a>> {
         let client = self.client()?;
-        Ok(self.images.get_or_init(|| ImageSource::new(client, &self.options.progress)))
+        Ok(self
+            .images
+            .get_or_init(|| ImageSource::new(client, &self.options.progress)))
     }
 
     /// What acts for a project.

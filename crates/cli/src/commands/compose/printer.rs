@@ -5,7 +5,9 @@ use std::io::Write;
 use std::sync::{Mutex, PoisonError};
 
 /// Colours of names, in the order in which Docker Compose gives them.
-const COLOURS: [&str; 12] = ["36", "33", "32", "35", "34", "36;1", "33;1", "32;1", "35;1", "34;1", "31;1", "37;1"];
+const COLOURS: [&str; 12] = [
+    "36", "33", "32", "35", "34", "36;1", "33;1", "32;1", "35;1", "34;1", "31;1", "37;1",
+];
 
 /// Writes lines.
 pub struct Printer {

@@ -118,7 +118,9 @@ impl Block {
                 self.lines.len() - 1
             }
         };
-        let Some(line) = self.lines.get_mut(index) else { return };
+        let Some(line) = self.lines.get_mut(index) else {
+            return;
+        };
         if line.took.is_some() && event.status == Status::Working {
             line.begun = Instant::now();
         }
@@ -129,7 +131,9 @@ impl Block {
 
     /// Draws all lines over those that are there. What does not fit on the screen is not shown.
     fn draw(&mut self, colour: bool) {
-        let (rows, columns) = terminal::size().map_or((24, 80), |(rows, columns)| (usize::from(rows), usize::from(columns)));
+        let (rows, columns) = terminal::size().map_or((24, 80), |(rows, columns)| {
+            (usize::from(rows), usize::from(columns))
+        });
         let done = self.lines.iter().filter(|line| line.took.is_some()).count();
         let room = rows.saturating_sub(2).max(1);
         let shown = &self.lines[self.lines.len().saturating_sub(room)..];
@@ -180,11 +184,19 @@ mod tests {
     #[test]
     fn a_line_for_each_thing() {
         let mut block = Block::default();
-        let event = |resource, status, text| Event { resource, status, text };
+        let event = |resource, status, text| Event {
+            resource,
+            status,
+            text,
+        };
         block.update(&event("a", Status::Working, "Creating"));
         block.update(&event("b", Status::Working, "Creating"));
         block.update(&event("a", Status::Done, "Created"));
         assert_eq!(block.lines.len(), 2);
-        assert!(block.lines[0].text == "Created" && block.lines[0].took.is_some() && block.lines[1].took.is_none());
+        assert!(
+            block.lines[0].text == "Created"
+                && block.lines[0].took.is_some()
+                && block.lines[1].took.is_none()
+        );
     }
 }

@@ -5,10 +5,10 @@ use vessel_compose::act::state::{Container, OneOff};
 use super::options::Session;
 use crate::commands::ps::{created_at, labels, ports};
 use crate::failure::{Failure, Result};
+use crate::output;
 use crate::output::format::{Row, render};
 use crate::output::text::{ellipsis, quote};
 use crate::output::units::ago;
-use crate::output;
 
 /// List containers
 #[derive(Debug, clap::Args)]
@@ -68,13 +68,19 @@ impl Args {
             match filter.split_once('=') {
                 Some(("status", value)) => states.push(value.to_owned()),
                 _ => {
-                    return Err(Failure::new(format!("invalid filter {filter:?}: status=STATUS is expected")));
+                    return Err(Failure::new(format!(
+                        "invalid filter {filter:?}: status=STATUS is expected"
+                    )));
                 }
             }
         }
         let project = session.known_project(&self.names)?;
         let engine = session.engine(&project)?;
-        let one_off = if self.all { OneOff::Include } else { OneOff::Exclude };
+        let one_off = if self.all {
+            OneOff::Include
+        } else {
+            OneOff::Exclude
+        };
         let mut found = engine.containers_of(&self.names, one_off)?;
         if !states.is_empty() {
             found.retain(|container| states.contains(&container.summary.state));
@@ -104,7 +110,10 @@ impl Args {
             }
             return Ok(());
         }
-        let rows = found.iter().map(|container| row(&project.name, container, !self.no_trunc)).collect();
+        let rows = found
+            .iter()
+            .map(|container| row(&project.name, container, !self.no_trunc))
+            .collect();
         output::print(&render(&self.format, TABLE, HEADERS, rows)?)?;
         Ok(())
     }
@@ -120,14 +129,24 @@ fn health(status: &str) -> &'static str {
 }
 
 fn exit_code(status: &str) -> i64 {
-    let code = status.strip_prefix("Exited (").and_then(|rest| rest.split(')').next());
+    let code = status
+        .strip_prefix("Exited (")
+        .and_then(|rest| rest.split(')').next());
     code.and_then(|code| code.parse().ok()).unwrap_or(0)
 }
 
 fn row(project: &str, container: &Container, truncate: bool) -> Row {
     let summary = &container.summary;
-    let command = if truncate { ellipsis(&summary.command, 20) } else { summary.command.clone() };
-    let id = if truncate { output::text::short_id(&container.id) } else { &container.id };
+    let command = if truncate {
+        ellipsis(&summary.command, 20)
+    } else {
+        summary.command.clone()
+    };
+    let id = if truncate {
+        output::text::short_id(&container.id)
+    } else {
+        &container.id
+    };
     Row::default()
         .text("ID", id)
         .text("Name", &container.name)

@@ -68,16 +68,32 @@ pub struct Args {
     #[arg(long)]
     use_aliases: bool,
     /// User, by name or number: USER[:GROUP]
-    #[arg(short, long, value_name = "string", default_value = "", hide_default_value = true)]
+    #[arg(
+        short,
+        long,
+        value_name = "string",
+        default_value = "",
+        hide_default_value = true
+    )]
     user: String,
     /// Mount volumes
     #[arg(short, long, value_name = "stringArray")]
     volume: Vec<String>,
     /// Working directory
-    #[arg(short, long, value_name = "string", default_value = "", hide_default_value = true)]
+    #[arg(
+        short,
+        long,
+        value_name = "string",
+        default_value = "",
+        hide_default_value = true
+    )]
     workdir: String,
     /// The service, and a command instead of its own
-    #[arg(value_name = "SERVICE [COMMAND] [ARGS...]", required = true, trailing_var_arg = true)]
+    #[arg(
+        value_name = "SERVICE [COMMAND] [ARGS...]",
+        required = true,
+        trailing_var_arg = true
+    )]
     args: Vec<String>,
 }
 
@@ -87,10 +103,8 @@ impl Args {
             return Err(Failure::new("'vessel compose run' requires a service"));
         };
         let project = session.project(std::slice::from_ref(service))?;
-        let tty = !self.no_tty
-            && !self.detach
-            && terminal::stdin_is_terminal()
-            && terminal::stdout_is_terminal();
+        let tty =
+            !self.no_tty && !self.detach && terminal::stdin_is_terminal() && terminal::stdout_is_terminal();
         let engine = session.engine(&project)?;
         let prepared = engine.prepare(&Request {
             service: service.clone(),

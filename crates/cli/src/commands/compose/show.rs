@@ -25,16 +25,26 @@ pub struct TopArgs {
 impl TopArgs {
     pub fn run(self, session: &Session<'_>) -> Result {
         let project = session.known_project(&self.services)?;
-        let found = session.engine(&project)?.containers_of(&self.services, OneOff::Include)?;
+        let found = session
+            .engine(&project)?
+            .containers_of(&self.services, OneOff::Include)?;
         let client = session.client()?;
         let mut out = String::new();
-        for container in found.iter().filter(|container| container.summary.state == "running") {
+        for container in found
+            .iter()
+            .filter(|container| container.summary.state == "running")
+        {
             let top = client.container_top(&container.id, "")?;
             if out.is_empty() {
                 out.push_str(&format!("SERVICE\t#\t{}\n", top.titles.join("\t")));
             }
             for process in &top.processes {
-                out.push_str(&format!("{}\t{}\t{}\n", container.service, container.number, process.join("\t")));
+                out.push_str(&format!(
+                    "{}\t{}\t{}\n",
+                    container.service,
+                    container.number,
+                    process.join("\t")
+                ));
             }
         }
         Ok(output::print(&tabwriter::align(&out))?)
@@ -61,7 +71,8 @@ pub struct EventsArgs {
 impl EventsArgs {
     pub fn run(self, session: &Session<'_>) -> Result {
         let project = session.known_project(&self.services)?;
-        let wrong = |name: &'static str| move |why| Failure::new(format!("invalid value for \"{name}\": {why}"));
+        let wrong =
+            |name: &'static str| move |why| Failure::new(format!("invalid value for \"{name}\": {why}"));
         let mut wanted = labels::of_project(&project.name);
         wanted.add("type", "container");
         let options = EventsOptions {
@@ -71,7 +82,12 @@ impl EventsArgs {
         };
         for event in session.client()?.events(&options)? {
             let event = event?;
-            let service = event.actor.attributes.get(labels::SERVICE).cloned().unwrap_or_default();
+            let service = event
+                .actor
+                .attributes
+                .get(labels::SERVICE)
+                .cloned()
+                .unwrap_or_default();
             // Health checks and other execs are not of interest.
             let noise = event.action.starts_with("exec_") || event.action.starts_with("top");
             if noise || !(self.services.is_empty() || self.services.contains(&service)) {
@@ -108,7 +124,10 @@ fn event_line(event: &EventMessage, service: &str, json: bool) -> String {
         })
         .to_string();
     }
-    let attributes: Vec<String> = attributes.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let attributes: Vec<String> = attributes
+        .iter()
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect();
     format!(
         "{} container {} {} ({})",
         at.strftime("%Y-%m-%d %H:%M:%S.%6f"),
@@ -138,8 +157,14 @@ pub struct PortArgs {
 impl PortArgs {
     pub fn run(self, session: &Session<'_>) -> Result {
         let project = session.known_project(&[])?;
-        let container = session.engine(&project)?.container(&self.service, self.index, false)?;
-        let ports = session.client()?.container_inspect(&container.id, false)?.network_settings.ports;
+        let container = session
+            .engine(&project)?
+            .container(&self.service, self.index, false)?;
+        let ports = session
+            .client()?
+            .container_inspect(&container.id, false)?
+            .network_settings
+            .ports;
         let key = format!("{}/{}", self.port, self.protocol.to_ascii_lowercase());
         let bindings = ports.get(&key).cloned().flatten().unwrap_or_default();
         let Some(first) = bindings.first() else {
@@ -177,7 +202,11 @@ impl ListArgs {
     pub fn run(self, session: &Session<'_>) -> Result {
         // Reads the form of the options; names are compared below.
         filters(&self.filter)?;
-        let names: Vec<&str> = self.filter.iter().filter_map(|filter| filter.strip_prefix("name=")).collect();
+        let names: Vec<&str> = self
+            .filter
+            .iter()
+            .filter_map(|filter| filter.strip_prefix("name="))
+            .collect();
         let mut wanted = Filters::new();
         wanted.add("label", labels::PROJECT);
         let options = ContainerListOptions {
@@ -186,7 +215,12 @@ impl ListArgs {
             ..ContainerListOptions::default()
         };
         let mut projects: BTreeMap<String, Vec<Container>> = BTreeMap::new();
-        for container in session.client()?.container_list(&options)?.into_iter().filter_map(Container::of) {
+        for container in session
+            .client()?
+            .container_list(&options)?
+            .into_iter()
+            .filter_map(Container::of)
+        {
             let name = container.label(labels::PROJECT).to_owned();
             if !container.one_off && names.iter().all(|wanted| name.contains(wanted)) {
                 projects.entry(name).or_default().push(container);
@@ -205,8 +239,13 @@ impl ListArgs {
                 for container in &containers {
                     *states.entry(container.summary.state.as_str()).or_default() += 1;
                 }
-                let states: Vec<String> = states.iter().map(|(state, count)| format!("{state}({count})")).collect();
-                let files = containers.first().map(|container| container.label(labels::CONFIG_FILES).to_owned());
+                let states: Vec<String> = states
+                    .iter()
+                    .map(|(state, count)| format!("{state}({count})"))
+                    .collect();
+                let files = containers
+                    .first()
+                    .map(|container| container.label(labels::CONFIG_FILES).to_owned());
                 (name, states.join(", "), files.unwrap_or_default())
             })
             .collect();
@@ -225,7 +264,9 @@ impl ListArgs {
                 }
                 Ok(output::print(&tabwriter::align_with(&out, 20))?)
             }
-            other => Err(Failure::new(format!("unsupported format {other:?}: table or json is expected"))),
+            other => Err(Failure::new(format!(
+                "unsupported format {other:?}: table or json is expected"
+            ))),
         }
     }
 }
@@ -252,7 +293,12 @@ impl WaitArgs {
         let client = session.client()?;
         let (sender, receiver) = std::sync::mpsc::channel();
         for container in &found {
-            let (client, id, name, sender) = (client.clone(), container.id.clone(), container.name.clone(), sender.clone());
+            let (client, id, name, sender) = (
+                client.clone(),
+                container.id.clone(),
+                container.name.clone(),
+                sender.clone(),
+            );
             std::thread::spawn(move || {
                 let result = client.container_wait(&id, WaitCondition::NotRunning);
                 let _ = sender.send((name, result));
@@ -262,7 +308,9 @@ impl WaitArgs {
         let mut code = 0;
         for (name, result) in receiver {
             let WaitResponse { status_code, .. } = result?;
-            output::print_line(&format!("container {name:?} exited with status code {status_code}"))?;
+            output::print_line(&format!(
+                "container {name:?} exited with status code {status_code}"
+            ))?;
             if code == 0 {
                 code = status_code;
             }
@@ -297,7 +345,9 @@ impl VersionArgs {
             (_, "json") => serde_json::json!({"version": version}).to_string(),
             (_, "pretty" | "") => format!("Vessel Compose version {version}"),
             (_, other) => {
-                return Err(Failure::new(format!("unsupported format {other:?}: pretty or json is expected")));
+                return Err(Failure::new(format!(
+                    "unsupported format {other:?}: pretty or json is expected"
+                )));
             }
         };
         Ok(output::print_line(&line)?)
@@ -355,7 +405,8 @@ impl CopyArgs {
             }
             (Some(_), Some(_)) => Err(Failure::new("copying between services is not supported")
                 .with_hint("copy to this host first")),
-            (None, None) => Err(Failure::new("unknown copy direction").with_hint("a path in a container looks like SERVICE:PATH")),
+            (None, None) => Err(Failure::new("unknown copy direction")
+                .with_hint("a path in a container looks like SERVICE:PATH")),
         }
     }
 }

@@ -86,12 +86,19 @@ impl Tree {
         }
         match self.watch(directory) {
             // It went meanwhile, or may not be read.
-            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) => {
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied
+                ) =>
+            {
                 return Ok(());
             }
             other => other?,
         }
-        let Ok(entries) = std::fs::read_dir(directory) else { return Ok(()) };
+        let Ok(entries) = std::fs::read_dir(directory) else {
+            return Ok(());
+        };
         for entry in entries.flatten() {
             let path = entry.path();
             if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
@@ -109,7 +116,11 @@ impl Tree {
         if root.is_file() {
             found.insert(root.to_owned());
         }
-        for directory in self.directories.values().filter(|directory| directory.starts_with(root)) {
+        for directory in self
+            .directories
+            .values()
+            .filter(|directory| directory.starts_with(root))
+        {
             for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
                 if entry.file_type().is_ok_and(|kind| !kind.is_dir()) {
                     found.insert(entry.path());
@@ -161,7 +172,9 @@ impl Tree {
             loop {
                 match reader.next() {
                     Ok(event) => {
-                        let name = event.file_name().map(|name| PathBuf::from(OsStr::from_bytes(name.to_bytes())));
+                        let name = event
+                            .file_name()
+                            .map(|name| PathBuf::from(OsStr::from_bytes(name.to_bytes())));
                         seen.push((event.wd(), event.events(), name));
                     }
                     Err(rustix::io::Errno::AGAIN) => break,
@@ -178,7 +191,12 @@ impl Tree {
                 self.directories.remove(&wd);
                 continue;
             }
-            let Some(path) = self.directories.get(&wd).zip(name).map(|(directory, name)| directory.join(name)) else {
+            let Some(path) = self
+                .directories
+                .get(&wd)
+                .zip(name)
+                .map(|(directory, name)| directory.join(name))
+            else {
                 continue;
             };
             if flags.contains(ReadFlags::ISDIR) && flags.intersects(ReadFlags::CREATE | ReadFlags::MOVED_TO) {

@@ -101,7 +101,9 @@ pub struct Attached {
 pub fn scales(options: &[String]) -> Result<BTreeMap<String, i64>> {
     let mut found = BTreeMap::new();
     for option in options {
-        let pair = option.split_once('=').and_then(|(name, count)| Some((name, count.parse().ok()?)));
+        let pair = option
+            .split_once('=')
+            .and_then(|(name, count)| Some((name, count.parse().ok()?)));
         match pair {
             Some((name, count)) if count >= 0 => found.insert(name.to_owned(), count),
             _ => {
@@ -129,8 +131,16 @@ impl Args {
         };
         let aborts = self.attached.abort_on_container_exit || self.attached.abort_on_container_failure;
         conflict(self.build, self.no_build, "--build and --no-build")?;
-        conflict(self.force_recreate, self.no_recreate, "--force-recreate and --no-recreate")?;
-        conflict(self.always_recreate_deps, self.no_recreate, "--always-recreate-deps and --no-recreate")?;
+        conflict(
+            self.force_recreate,
+            self.no_recreate,
+            "--force-recreate and --no-recreate",
+        )?;
+        conflict(
+            self.always_recreate_deps,
+            self.no_recreate,
+            "--always-recreate-deps and --no-recreate",
+        )?;
         conflict(self.detach, aborts, "--detach and --abort-on-container-exit")?;
         conflict(self.wait, aborts, "--wait and --abort-on-container-exit")?;
         let project = session.project(&self.services)?;
@@ -173,6 +183,14 @@ impl Args {
             }
             return Ok(());
         }
-        super::attached::run(session, &project, &engine, &chosen, &self.services, &self.attached, self.timeout)
+        super::attached::run(
+            session,
+            &project,
+            &engine,
+            &chosen,
+            &self.services,
+            &self.attached,
+            self.timeout,
+        )
     }
 }

@@ -90,14 +90,18 @@ impl<'a> Rule<'a> {
                 service.name
             )));
         }
-        let mut patterns: Vec<String> = ALWAYS_IGNORED.iter().map(|pattern| (*pattern).to_owned()).collect();
+        let mut patterns: Vec<String> = ALWAYS_IGNORED
+            .iter()
+            .map(|pattern| (*pattern).to_owned())
+            .collect();
         patterns.extend(rule.ignore.iter().cloned());
         let context = service.build.as_ref().map(|build| PathBuf::from(&build.context));
         let context = match context.filter(|context| context.is_dir()) {
             None => None,
             Some(directory) => {
                 let text = std::fs::read(directory.join(".dockerignore")).unwrap_or_default();
-                let patterns = ignore::read(&text).map_err(|error| Failure::new(format!(".dockerignore: {error}")))?;
+                let patterns =
+                    ignore::read(&text).map_err(|error| Failure::new(format!(".dockerignore: {error}")))?;
                 let directory = directory.canonicalize()?;
                 Some((directory, matcher(&patterns)?))
             }
@@ -107,7 +111,11 @@ impl<'a> Rule<'a> {
             rule,
             root,
             ignore: matcher(&patterns)?,
-            include: if rule.include.is_empty() { None } else { Some(matcher(&rule.include)?) },
+            include: if rule.include.is_empty() {
+                None
+            } else {
+                Some(matcher(&rule.include)?)
+            },
             context,
         })
     }
@@ -120,7 +128,12 @@ impl<'a> Rule<'a> {
             // The rule is about one file.
             return (!path.is_dir()).then(|| self.rule.target.clone());
         }
-        if self.ignore.matches(rest) || self.include.as_ref().is_some_and(|include| !include.matches(rest)) {
+        if self.ignore.matches(rest)
+            || self
+                .include
+                .as_ref()
+                .is_some_and(|include| !include.matches(rest))
+        {
             return None;
         }
         if let Some((directory, patterns)) = &self.context
@@ -176,7 +189,8 @@ impl Args {
         let roots: BTreeSet<PathBuf> = rules.iter().map(|rule| rule.root.clone()).collect();
         let mut tree = Tree::new().map_err(watch_failure)?;
         for root in &roots {
-            tree.add(root, &|path| ignored(&rules, path)).map_err(watch_failure)?;
+            tree.add(root, &|path| ignored(&rules, path))
+                .map_err(watch_failure)?;
         }
         for rule in rules.iter().filter(|rule| rule.rule.initial_sync) {
             let mut work = Work::default();
@@ -189,7 +203,9 @@ impl Args {
         }
         output::warn("Watch enabled");
         loop {
-            let changes = tree.next(QUIET, &|path| ignored(&rules, path)).map_err(watch_failure)?;
+            let changes = tree
+                .next(QUIET, &|path| ignored(&rules, path))
+                .map_err(watch_failure)?;
             let paths: Vec<PathBuf> = match changes {
                 Changes::Some(paths) => paths.into_iter().collect(),
                 // Too much happened to be told one by one.
@@ -230,7 +246,8 @@ impl Args {
 fn watch_failure(error: io::Error) -> Failure {
     let failure = Failure::new(format!("cannot watch files: {}", words(&error)));
     if error.raw_os_error() == Some(libc::ENOSPC) {
-        return failure.with_hint("there are too many directories; raise fs.inotify.max_user_watches, or ignore some");
+        return failure
+            .with_hint("there are too many directories; raise fs.inotify.max_user_watches, or ignore some");
     }
     failure
 }
@@ -238,7 +255,9 @@ fn watch_failure(error: io::Error) -> Failure {
 /// Whether no rule cares for a directory.
 fn ignored(rules: &[Rule<'_>], path: &Path) -> bool {
     rules.iter().all(|rule| {
-        let Ok(rest) = path.strip_prefix(&rule.root) else { return true };
+        let Ok(rest) = path.strip_prefix(&rule.root) else {
+            return true;
+        };
         let rest = rest.to_string_lossy();
         !rest.is_empty() && rule.ignore.matches(&rest)
     })
@@ -254,7 +273,9 @@ fn act(
 ) -> Result {
     let name = &service.name;
     if work.rebuild {
-        output::warn(&format!("Rebuilding service {name:?} after changes were detected..."));
+        output::warn(&format!(
+            "Rebuilding service {name:?} after changes were detected..."
+        ));
         session.images()?.build_one(project, service, extra)?;
         let create = Create {
             services: vec![name.clone()],
@@ -276,15 +297,21 @@ fn act(
         let (archive, removed) = archive(&work.sync)?;
         for container in &containers {
             if let Some(archive) = &archive {
-                session
-                    .client()?
-                    .container_extract(&container.id, "/", false, io::Cursor::new(archive.clone()))?;
+                session.client()?.container_extract(
+                    &container.id,
+                    "/",
+                    false,
+                    io::Cursor::new(archive.clone()),
+                )?;
             }
             if !removed.is_empty() {
                 remove(session, &container.id, &removed)?;
             }
         }
-        output::warn(&format!("Syncing service {name:?} after {} changes were detected", work.sync.len()));
+        output::warn(&format!(
+            "Syncing service {name:?} after {} changes were detected",
+            work.sync.len()
+        ));
     }
     if work.restart {
         engine.restart(std::slice::from_ref(name), None, false)?;
@@ -316,7 +343,13 @@ fn archive(sync: &BTreeMap<String, PathBuf>) -> Result<(Option<Vec<u8>>, Vec<Str
             Ok(()) => some = true,
             // It went, or is going.
             Err(error) if error.kind() == io::ErrorKind::NotFound => removed.push(place.clone()),
-            Err(error) => return Err(Failure::new(format!("cannot read {}: {}", path.display(), words(&error)))),
+            Err(error) => {
+                return Err(Failure::new(format!(
+                    "cannot read {}: {}",
+                    path.display(),
+                    words(&error)
+                )));
+            }
         }
     }
     let bytes = archive.into_inner()?;
