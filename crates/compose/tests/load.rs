@@ -79,7 +79,7 @@ fn variables() {
     let refused = one(text).unwrap_err();
     assert_eq!(
         refused,
-        "ROOT/compose.yaml:1:31: services.a.command: required variable B is missing a value: must be"
+        "ROOT/compose.yaml:1:38: services.a.command: required variable B is missing a value: must be"
     );
     let unset = one("services: {a: {image: \"x$NO\"}}").unwrap();
     assert_eq!(
