@@ -44,6 +44,14 @@ model! {
         pub name: String,
     }
 
+    /// The body of `POST /volumes/{name}/clone`, an endpoint of our own.
+    pub struct VolumeCloneRequest {
+        /// In addition to those of the volume that is copied.
+        pub labels: Map<String>,
+        /// The new volume's name.
+        pub name: String,
+    }
+
     /// `POST /volumes/prune`.
     pub struct VolumesPruneReport {
         pub volumes_deleted: Vec<String>,

@@ -188,11 +188,15 @@ static GROUPS: &[Group] = &[
         name: "volume",
         about: "Manage volumes",
         entries: &[
+            entry::<c::volume_archive::CloneArgs>("clone", &[]),
             entry::<c::volume::CreateArgs>("create", &[]),
+            entry::<c::volume_archive::ExportArgs>("export", &[]),
+            entry::<c::volume_archive::ImportArgs>("import", &[]),
             entry::<c::inspect::VolumeArgs>("inspect", &[]),
             entry::<c::volume::ListArgs>("ls", &["list"]),
             entry::<c::prune::VolumeArgs>("prune", &[]),
             entry::<c::volume::RemoveArgs>("rm", &["remove"]),
+            entry::<c::volume_archive::SnapshotArgs>("snapshot", &[]),
         ],
     },
     Group {

@@ -48,3 +48,5 @@ mod platforms;
 mod raw_streams;
 #[path = "e2e/registries.rs"]
 mod registries;
+#[path = "e2e/volumes.rs"]
+mod volumes;

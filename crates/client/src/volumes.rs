@@ -1,8 +1,10 @@
 //! Volumes.
 
-use vessel_api::{Volume, VolumeCreateRequest, VolumeList, VolumesPruneReport};
+use std::io::Read;
 
-use crate::request::Method;
+use vessel_api::{Map, Volume, VolumeCloneRequest, VolumeCreateRequest, VolumeList, VolumesPruneReport};
+
+use crate::request::{Method, Response};
 use crate::{Client, Filters, Query, Result, encode};
 
 impl Client {
@@ -38,5 +40,34 @@ impl Client {
     pub fn volume_prune(&self, filters: &Filters) -> Result<VolumesPruneReport> {
         self.request(Method::Post, "/volumes/prune", &Query::new().filters(filters))?
             .json()
+    }
+
+    /// `GET /volumes/{name}/archive`, of Vessel only.
+    pub fn volume_archive(&self, name: &str) -> Result<Response> {
+        let url = format!("/volumes/{}/archive", encode(name));
+        self.request(Method::Get, &url, &Query::new())
+    }
+
+    /// `PUT /volumes/{name}/archive`, of Vessel only.
+    pub fn volume_extract(
+        &self,
+        name: &str,
+        labels: &Map<String>,
+        archive: impl Read + Send + 'static,
+    ) -> Result<Volume> {
+        let url = format!("/volumes/{}/archive", encode(name));
+        let labels = match labels.is_empty() {
+            true => String::new(),
+            false => serde_json::to_string(labels).unwrap_or_default(),
+        };
+        let query = Query::new().text("labels", &labels);
+        self.upload(Method::Put, &url, &query, "application/x-tar", archive)?
+            .json()
+    }
+
+    /// `POST /volumes/{name}/clone`, of Vessel only.
+    pub fn volume_clone(&self, name: &str, request: &VolumeCloneRequest) -> Result<Volume> {
+        let url = format!("/volumes/{}/clone", encode(name));
+        self.post_json(&url, &Query::new(), request)
     }
 }

@@ -294,6 +294,12 @@ pub static ROUTES: &[Route] = rows! {
         |s, r, _| volumes::create(s, r).await;
     POST "/volumes/prune", "Remove volumes nobody uses", [FILTERS], NONE => 200 of::<api::VolumesPruneReport>(),
         |s, r, _| volumes::prune(s, &r).await;
+    GET "/volumes/{name:.*}/archive", "Its files, of Vessel only", [], NONE => 200 Body::Tar,
+        |s, _, p| volumes::archive(s, &p[0]).await;
+    PUT "/volumes/{name:.*}/archive", "Fill an empty volume, or a new one, of Vessel only", [text("labels")], Body::Tar => 200 of::<api::Volume>(),
+        |s, r, p| volumes::extract(s, r, &p[0]).await;
+    POST "/volumes/{name:.*}/clone", "Copy it into a new one, of Vessel only", [], of::<api::VolumeCloneRequest>() => 201 of::<api::Volume>(),
+        |s, r, p| volumes::clone(s, r, &p[0]).await;
     GET "/volumes/{name:.*}", "Everything about a volume", [], NONE => 200 of::<api::Volume>(),
         |s, _, p| volumes::inspect(s, &p[0]).await;
     DELETE "/volumes/{name:.*}", "Remove it", [flag("force")], NONE => 204 NONE, |s, r, p| volumes::remove(s, &r, &p[0]).await;

@@ -50,6 +50,7 @@ impl Engine {
             let container = Container::new(record, state, cgroup);
             self.containers.insert(Arc::clone(&container));
             if launched {
+                self.adopt_volumes(container.id(), &container.record().mounts);
                 live.push(container)
             } else {
                 idle.push(container)

@@ -177,7 +177,8 @@ impl Engine {
                 });
             }
             usage.volumes = blocking(move || {
-                for volume in &mut volumes {
+                // What others mount there is not ours, and a server may not answer.
+                for volume in volumes.iter_mut().filter(|volume| volume.options.is_empty()) {
                     let size = crate::volumes::tree_size(Path::new(&volume.mountpoint)) as i64;
                     if let Some(data) = &mut volume.usage_data {
                         data.size = size;

@@ -57,6 +57,7 @@ pub mod unpause;
 pub mod update;
 pub mod version;
 pub mod volume;
+pub mod volume_archive;
 pub mod wait;
 
 use crate::failure::{Failure, Result};

@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use hyper::StatusCode;
-use vessel_api::VolumeCreateRequest;
+use vessel_api::{Map, VolumeCloneRequest, VolumeCreateRequest};
 
+use super::copy::tar_body;
+use crate::error::ApiError;
 use crate::request::Request;
-use crate::response::{Answer, json, json_with, no_content};
+use crate::response::{self, Answer, json, json_with, no_content};
 use crate::server::State;
 use crate::version::ApiVersion;
 
@@ -52,5 +54,39 @@ pub async fn prune(state: &Arc<State>, request: &Request) -> Answer {
     }
     state
         .finish(async move { json(&engine.volume_prune(&filters).await?) })
+        .await
+}
+
+/// `GET /volumes/{name}/archive`, of our own: the volume's files as a tar archive.
+pub async fn archive(state: &Arc<State>, name: &str) -> Answer {
+    let archive = state.engine.volume_archive(name).await?;
+    response::stream("application/x-tar", tar_body(state, archive)?)
+}
+
+/// `PUT /volumes/{name}/archive`, of our own: fills an empty volume, which is made when there is none. `labels` is a JSON
+/// object.
+pub async fn extract(state: &Arc<State>, request: Request, name: &str) -> Answer {
+    let labels = match request.query.text("labels") {
+        "" => Map::new(),
+        text => serde_json::from_str(text).map_err(|error| {
+            ApiError::bad_request(format!("labels is no JSON object of strings: {error}"))
+        })?,
+    };
+    let (engine, name) = (Arc::clone(&state.engine), name.to_owned());
+    let reader = request.reader();
+    state
+        .finish(async move { json(&engine.volume_extract(&name, labels, reader).await?) })
+        .await
+}
+
+/// `POST /volumes/{name}/clone`, of our own: copies a volume into a new one.
+pub async fn clone(state: &Arc<State>, mut request: Request, name: &str) -> Answer {
+    let body = request.json::<VolumeCloneRequest>().await?;
+    let (engine, name) = (Arc::clone(&state.engine), name.to_owned());
+    state
+        .finish(async move {
+            let volume = engine.volume_clone(&name, &body.name, body.labels).await?;
+            json_with(StatusCode::CREATED, &volume)
+        })
         .await
 }

@@ -153,6 +153,7 @@ pub(super) fn prepare(
             record,
             // A name that leads nowhere: what is mounted is the descriptor.
             source: PathBuf::from("build"),
+            owner: None,
         });
     }
     Ok((mounts, agents))

@@ -57,7 +57,9 @@ impl Engine {
         // What removes itself has its shim's files removed after its client was answered: a thread less to wait for.
         let later = record.host.auto_remove && !container.inner().restarting_by_user;
         let (exit, error) = match exit {
-            Some(exit) if later && endpoints.is_empty() => (exit, String::new()),
+            Some(exit) if later && endpoints.is_empty() && !self.has_mounted_volumes(&container.id) => {
+                (exit, String::new())
+            }
             exit => {
                 let cleaned = blocking(move || {
                     let (exit, error) = match exit {

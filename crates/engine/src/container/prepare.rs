@@ -20,7 +20,7 @@ use crate::error::Context;
 use crate::network::{End, Joined};
 use crate::oci_spec::modes::{Ipc, Namespace, NetworkMode};
 use crate::oci_spec::user::{Accounts, Identity};
-use crate::oci_spec::{self, Inputs, Namespaces, UserMount, devices, ports, security};
+use crate::oci_spec::{self, Inputs, Namespaces, Owner, UserMount, devices, ports, security};
 use crate::paths::remove_tree;
 use crate::{Engine, Error, Result};
 
@@ -54,8 +54,9 @@ impl Engine {
         prepared
     }
 
-    /// Releases what a run had: its ends of networks, its shim's directory.
+    /// Releases what a run had: its ends of networks, its volumes' mounts, its shim's directory.
     pub(crate) fn give_back(&self, id: &str, endpoints: &BTreeMap<String, EndpointRecord>) {
+        self.release_volumes(id);
         self.networks.forget(id, endpoints.keys());
         for endpoint in endpoints.values() {
             self.networks.release(endpoint);
@@ -78,10 +79,16 @@ impl Engine {
         let mode = NetworkMode::parse(&host.network_mode)?;
         let identity = self.container_user(record, &root)?;
         let security = security::security(host, self.capabilities)?;
+        self.use_volumes(&record.id, &record.mounts)?;
         let mut sources = Vec::new();
         let mounts = self.mount_sources(&record.mounts, &mut sources)?;
         let ipc = Ipc::parse(&host.ipc_mode)?;
         let mut namespaces = self.namespaces(record, &ipc)?;
+        if namespaces.user.is_some() && record.mounts.iter().any(|mount| mount.idmap) {
+            return Err(Error::unsupported(
+                "a bind mount with idmap has no meaning where the container's IDs are remapped: use --userns host, or leave idmap out",
+            ));
+        }
         if let Ipc::Container(name) = &ipc
             && !record.mounts.iter().any(|mount| mount.destination == SHM)
         {
@@ -312,9 +319,14 @@ impl Engine {
                     }
                     MountKind::Bind => bind_source(mount)?,
                 };
+                let owner = match mount.idmap {
+                    true => Some(owner(&source)?),
+                    false => None,
+                };
                 Ok(UserMount {
                     record: mount.clone(),
                     source,
+                    owner,
                 })
             })
             .collect()
@@ -336,6 +348,14 @@ fn bind_source(mount: &MountRecord) -> Result<PathBuf> {
         ))),
         Err(error) => Err(error).context(|| format!("look at the mount source {}", source.display())),
     }
+}
+
+fn owner(source: &Path) -> Result<Owner> {
+    let stat = rustix::fs::stat(source).context(|| format!("look at {}", source.display()))?;
+    Ok(Owner {
+        uid: stat.st_uid,
+        gid: stat.st_gid,
+    })
 }
 
 pub(crate) fn open_namespace(pid: i32, kind: &str) -> Result<OwnedFd> {

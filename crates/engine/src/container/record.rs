@@ -92,10 +92,16 @@ pub struct MountRecord {
     pub no_copy: bool,
     /// Whether a missing source is made, as `-v` does.
     pub create_source: bool,
+    /// Whether what the source's owner owns is shown as the container's user's.
+    pub idmap: bool,
     /// A path below the volume that is mounted instead of its root.
     pub subpath: String,
     /// A tmpfs's mount options.
     pub options: Vec<String>,
+    /// The labels of a volume that is made with the container.
+    pub volume_labels: Map<String>,
+    /// Its driver's options.
+    pub driver_options: Map<String>,
 }
 
 impl MountRecord {

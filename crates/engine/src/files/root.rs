@@ -26,6 +26,7 @@ use vessel_runtime::shim::Overlay;
 use super::path::open_directory;
 use crate::container::RootPaths;
 use crate::container::record::{MountKind, MountRecord};
+use crate::volumes::Held;
 use crate::{Context, Engine, Error, ErrorKind, Result};
 
 /// How long a container whose process has ended may take to be recorded as ended.
@@ -51,6 +52,8 @@ pub(super) enum Root {
         writable: bool,
         /// Keeps it from being started, or removed, while it is written to: two overlays must not share a writable layer.
         _op: Option<OwnedMutexGuard<()>>,
+        /// Keeps the volumes mounted that are only while they are used.
+        _held: Option<Held>,
     },
 }
 
@@ -92,11 +95,13 @@ impl Root {
             if writable && container.status().has_process() {
                 continue;
             }
+            let held = engine.hold_volumes(&record.mounts).await?;
             return Ok(Self::Stopped {
                 paths,
                 mounts: record.mounts.clone(),
                 writable,
                 _op: op,
+                _held: held,
             });
         }
     }
@@ -110,6 +115,7 @@ impl Root {
             mounts: Vec::new(),
             writable: false,
             _op: None,
+            _held: None,
         })
     }
 
@@ -129,6 +135,7 @@ impl Root {
                 mounts,
                 writable,
                 _op: _,
+                _held: _,
             } => on_a_thread(|| {
                 let root = assemble(paths, mounts, *writable)?;
                 work(root.as_fd())
@@ -349,6 +356,7 @@ mod tests {
             mounts: vec![mount("other", "/data/deep/other"), mount("volume", "/data")],
             writable,
             _op: None,
+            _held: None,
         }
     }
 

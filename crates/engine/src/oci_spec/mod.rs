@@ -56,6 +56,17 @@ pub struct UserMount {
     pub record: MountRecord,
     /// The path on the host; unused for tmpfs.
     pub source: PathBuf,
+    /// Whose files are shown as the container's user's, where that was asked for.
+    pub owner: Option<Owner>,
+}
+
+/// The owner of a mount's source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Owner {
+    /// User ID.
+    pub uid: u32,
+    /// Group ID.
+    pub gid: u32,
 }
 
 /// Which namespaces a container has; a path joins another's.

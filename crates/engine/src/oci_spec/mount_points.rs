@@ -116,6 +116,7 @@ fn bind_text(text: &str) -> Result<MountRecord> {
             "ro" | "readonly" => mount.read_only = true,
             "rw" | "z" | "Z" | "consistent" | "cached" | "delegated" => {}
             "nocopy" => mount.no_copy = true,
+            "idmap" => mount.idmap = true,
             propagation if PROPAGATIONS.contains(&propagation) => {
                 propagation.clone_into(&mut mount.propagation)
             }
@@ -136,8 +137,8 @@ fn bind_text(text: &str) -> Result<MountRecord> {
             volume_name(source)?;
         }
         source.clone_into(&mut mount.name);
-        if !mount.propagation.is_empty() {
-            return Err(refuse("propagation is for bind mounts"));
+        if !mount.propagation.is_empty() || mount.idmap {
+            return Err(refuse("propagation and idmap are for bind mounts"));
         }
     }
     Ok(mount)
@@ -145,13 +146,14 @@ fn bind_text(text: &str) -> Result<MountRecord> {
 
 /// Whether a word is one of the options of `-v`.
 fn is_mode(word: &str) -> bool {
-    const OTHERS: [&str; 9] = [
+    const OTHERS: [&str; 10] = [
         "ro",
         "rw",
         "readonly",
         "z",
         "Z",
         "nocopy",
+        "idmap",
         "consistent",
         "cached",
         "delegated",
@@ -204,10 +206,8 @@ fn mount_request(asked: &Mount) -> Result<MountRecord> {
             foreign("BindOptions", asked.bind_options.is_some())?;
             foreign("TmpfsOptions", asked.tmpfs_options.is_some())?;
             let options = asked.volume_options.clone().unwrap_or_default();
-            if let Some(driver) = options
-                .driver_config
-                .filter(|driver| !matches!(driver.name.as_str(), "" | "local"))
-            {
+            let driver = options.driver_config.unwrap_or_default();
+            if !matches!(driver.name.as_str(), "" | "local") {
                 return Err(refuse(format!(
                     "there is no volume driver {:?}: only local is built in",
                     driver.name
@@ -227,6 +227,8 @@ fn mount_request(asked: &Mount) -> Result<MountRecord> {
             mount.anonymous = asked.source.is_empty();
             mount.no_copy = options.no_copy;
             mount.subpath = options.subpath;
+            mount.volume_labels = options.labels;
+            mount.driver_options = driver.options;
             mount.mode = "z".into();
         }
         "tmpfs" => {

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use vessel_runtime::spec::Mount;
+use vessel_runtime::spec::{IdMapping, Mount};
 
 use super::Inputs;
 use super::modes::Ipc;
@@ -127,6 +127,11 @@ pub(super) fn mounts(inputs: &Inputs<'_>) -> Vec<Mount> {
     }
     for asked in &inputs.mounts {
         let mut mount = user_mount(&asked.record, &asked.source);
+        if let Some(owner) = asked.owner {
+            mount.options.push("idmap".into());
+            mount.uid_mappings = shown_as(owner.uid, inputs.identity.uid);
+            mount.gid_mappings = shown_as(owner.gid, inputs.identity.gid);
+        }
         if inputs.namespaces.user.is_some() && asked.record.kind == MountKind::Volume {
             // On the disk a volume's owners are those that containers see, as in the layers.
             mount.options.push("idmap".into());
@@ -172,6 +177,25 @@ fn user_mount(asked: &MountRecord, source: &Path) -> Mount {
     made
 }
 
+/// The mapping by which what `there` owns on the disk is `here`'s in the container, and the other way round for what is
+/// made. All others stay who they are, but those two in the other's place: they own nothing and can make nothing.
+fn shown_as(there: u32, here: u32) -> Vec<IdMapping> {
+    let line = |container_id, host_id, size| IdMapping {
+        container_id,
+        host_id,
+        size,
+    };
+    let mut lines = vec![line(there, here, 1)];
+    let mut next = 0;
+    for taken in [there.min(here), there.max(here), u32::MAX] {
+        if taken > next {
+            lines.push(line(next, next, taken - next));
+        }
+        next = taken.saturating_add(1);
+    }
+    lines
+}
+
 /// The propagation the root needs for what the mounts ask: none, `rslave` or `rshared`.
 pub(super) fn root_propagation(mounts: &[super::UserMount]) -> &'static str {
     let has = |names: [&str; 2]| {
@@ -191,4 +215,24 @@ pub(super) fn root_propagation(mounts: &[super::UserMount]) -> &'static str {
 /// Paths as the specification wants them.
 pub(super) fn paths(list: &Option<Vec<String>>) -> Vec<PathBuf> {
     list.iter().flatten().map(PathBuf::from).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_owner_is_shown_as_another_and_nobody_twice() {
+        let text = |there, here| {
+            shown_as(there, here)
+                .iter()
+                .map(|line| format!("{}>{}+{}", line.container_id, line.host_id, line.size))
+                .collect::<Vec<_>>()
+                .join(" ")
+        };
+        assert_eq!(text(1000, 0), "1000>0+1 1>1+999 1001>1001+4294966294");
+        assert_eq!(text(0, 33), "0>33+1 1>1+32 34>34+4294967261");
+        assert_eq!(text(5, 5), "5>5+1 0>0+5 6>6+4294967289");
+        assert_eq!(text(0, 0), "0>0+1 1>1+4294967294");
+    }
 }

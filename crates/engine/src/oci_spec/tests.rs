@@ -151,6 +151,7 @@ fn a_read_only_root_leaves_the_users_mounts_alone() {
                     ..MountRecord::default()
                 },
                 source: "/srv".into(),
+                owner: None,
             })
             .to_vec();
     });
@@ -188,6 +189,7 @@ fn the_users_mounts_replace_the_standard_ones() {
                 ..MountRecord::default()
             },
             source: PathBuf::new(),
+            owner: None,
         }];
     });
     let shm: Vec<_> = spec

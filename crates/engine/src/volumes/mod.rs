@@ -3,21 +3,27 @@
 //! A volume's record is written before its directory is made. To be removed, the directory first goes to
 //! `volumes/.removed/NAME`, then the record goes, then the files: so the next daemon knows what an interrupted one was
 //! about to do. A volume that was made for one container and is to end with it has that container as its owner.
+//! One with options of the driver ([`local`]) is mounted on its directory while containers use it ([`uses`]).
+
+mod archive;
+mod copy;
+mod local;
+mod uses;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockWriteGuard, Weak};
 
-use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 use tokio::sync::OwnedMutexGuard;
 use vessel_api::{Map, Volume, VolumeCreateRequest, VolumeList, VolumesPruneReport};
-use vessel_runtime::rootfs::resolve::open_in_root;
+
+use copy::{copy_up, unfinished};
+pub(crate) use uses::Held;
+use uses::Uses;
 
 use crate::container::record::{MountKind, MountRecord};
 use crate::error::Context;
-use crate::image_index::from_image;
 use crate::oci_spec::mount_points::volume_name;
 use crate::paths::remove_tree;
 use crate::state::Table;
@@ -34,6 +40,8 @@ struct VolumeRecord {
     anonymous: bool,
     /// The container it was made for and is removed with; empty: it is removed by its name only.
     owner: String,
+    /// What is mounted on it while it is used; none: it is a plain directory.
+    options: Map<String>,
 }
 
 /// The label by which Docker marks volumes nobody named.
@@ -46,6 +54,7 @@ pub(crate) struct Volumes {
     records: RwLock<BTreeMap<String, VolumeRecord>>,
     /// By name, while somebody has or waits for it: see [`Self::turn`].
     turns: Mutex<BTreeMap<String, Weak<tokio::sync::Mutex<()>>>>,
+    uses: Arc<Uses>,
 }
 
 /// The volumes of a container that is being made. They are not removed before this is dropped.
@@ -64,6 +73,7 @@ impl Volumes {
             table,
             records: RwLock::new(records),
             turns: Mutex::default(),
+            uses: Arc::default(),
         })
     }
 
@@ -111,6 +121,7 @@ impl Engine {
             labels: record.labels,
             mountpoint: self.paths.volume(name).to_string_lossy().into_owned(),
             name: name.to_owned(),
+            options: record.options,
             scope: "local".into(),
             ..Volume::default()
         }
@@ -119,7 +130,7 @@ impl Engine {
     /// Makes a volume, or returns the one of that name.
     ///
     /// # Errors
-    /// A bad name, another driver than `local`, the disk.
+    /// A bad name, another driver than `local`, options that make no mount, the disk.
     pub async fn volume_create(&self, request: VolumeCreateRequest) -> Result<Volume> {
         if !matches!(request.driver.as_str(), "" | "local") {
             return Err(Error::not_found(format!(
@@ -127,16 +138,13 @@ impl Engine {
                 request.driver
             )));
         }
-        if let Some(option) = request.driver_opts.keys().next() {
-            return Err(Error::unsupported(format!(
-                "the option {option:?} of the local volume driver is not supported: use a bind mount or a tmpfs"
-            )));
-        }
+        local::check(&request.driver_opts)?;
         let anonymous = request.name.is_empty();
         let name = if anonymous { crate::ids::id() } else { request.name };
         let record = VolumeRecord {
             labels: request.labels,
             anonymous,
+            options: request.driver_opts,
             ..VolumeRecord::default()
         };
         self.ensure_volume(&name, record, Durability::Disk).await?;
@@ -241,7 +249,31 @@ impl Engine {
 
     /// Removes a volume nobody uses. The caller has its turn.
     async fn discard_volume(&self, name: &str) -> Result<()> {
+        let (uses, data, owned) = (
+            Arc::clone(&self.volumes.uses),
+            self.paths.volume(name),
+            name.to_owned(),
+        );
+        let optional = self
+            .volumes
+            .get(name)
+            .is_some_and(|record| !record.options.is_empty());
+        blocking(move || {
+            if optional {
+                uses.settle(&owned, &data)?;
+            }
+            // Files of somebody else's would be removed with it.
+            if local::is_mounted(&data)? {
+                return Err(Error::conflict(format!(
+                    "remove {owned}: something is mounted on {}: unmount it first",
+                    data.display()
+                )));
+            }
+            Ok(())
+        })
+        .await?;
         let removed = self.put_aside(name)?;
+        self.volumes.uses.forget(name);
         blocking(move || remove_tree(&removed).context(|| format!("remove {}", removed.display()))).await?;
         {
             // When it was the last one. Nobody puts another one there meanwhile.
@@ -307,6 +339,9 @@ impl Engine {
                 }));
             } else {
                 let data = self.paths.volume(&name);
+                if !record.options.is_empty() {
+                    warn(self.volumes.uses.settle(&name, &data));
+                }
                 let copy = unfinished(&data);
                 warn(remove_tree(&copy).context(|| format!("remove {}", copy.display())));
                 if !data.exists() {
@@ -338,7 +373,8 @@ impl Engine {
                 continue;
             }
             let data = self.paths.volume(&name);
-            let size = blocking(move || Ok(tree_size(&data))).await?;
+            let plain = record.options.is_empty();
+            let size = blocking(move || Ok(if plain { tree_size(&data) } else { 0 })).await?;
             let _turn = self.volumes.turn(&name).await;
             // It took a while: another may have it now, or another may have come in its place.
             if self.volumes.get(&name).as_ref() != Some(&record) || self.volume_references(&name) > 0 {
@@ -349,6 +385,55 @@ impl Engine {
             report.volumes_deleted.push(name);
         }
         Ok(report)
+    }
+
+    /// Those of some mounts' volumes that are mounted while they are used, with their options.
+    fn optional_volumes(&self, mounts: &[MountRecord]) -> Vec<(String, Map<String>)> {
+        mounts
+            .iter()
+            .filter(|mount| mount.kind == MountKind::Volume)
+            .filter_map(|mount| {
+                let options = self.volumes.get(&mount.name)?.options;
+                (!options.is_empty()).then(|| (mount.name.clone(), options))
+            })
+            .collect()
+    }
+
+    /// Mounts the volumes of a container that is about to start, until [`Self::release_volumes`]. May block.
+    pub(crate) fn use_volumes(&self, container: &str, mounts: &[MountRecord]) -> Result<()> {
+        for (name, options) in self.optional_volumes(mounts) {
+            self.volumes
+                .uses
+                .acquire(&name, container, &options, &self.paths.volume(&name))?;
+        }
+        Ok(())
+    }
+
+    /// Mounts volumes for as long as what is returned lives.
+    pub(crate) async fn hold_volumes(&self, mounts: &[MountRecord]) -> Result<Option<Held>> {
+        let list = self.optional_volumes(mounts);
+        if list.is_empty() {
+            return Ok(None);
+        }
+        let (uses, volumes) = (Arc::clone(&self.volumes.uses), self.paths.volumes());
+        blocking(move || uses.hold(&list, &volumes)).await
+    }
+
+    /// Takes the mounts off that only an ended container used. May block.
+    pub(crate) fn release_volumes(&self, container: &str) {
+        self.volumes.uses.release(container, &self.paths.volumes());
+    }
+
+    /// Whether a container uses volumes that are to be released when it ends.
+    pub(crate) fn has_mounted_volumes(&self, container: &str) -> bool {
+        self.volumes.uses.has_any(container)
+    }
+
+    /// Notes the volumes of a container that an earlier daemon started.
+    pub(crate) fn adopt_volumes(&self, container: &str, mounts: &[MountRecord]) {
+        for (name, _) in self.optional_volumes(mounts) {
+            self.volumes.uses.adopt(&name, container);
+        }
     }
 
     fn volume_users(&self, name: &str) -> impl Iterator<Item = std::sync::Arc<crate::Container>> {
@@ -407,9 +492,12 @@ impl Engine {
         durability: Durability,
         made: &mut Vec<String>,
     ) -> Result<()> {
+        local::check(&mount.driver_options)?;
         let record = VolumeRecord {
             anonymous: mount.anonymous,
             owner: owner.to_owned(),
+            labels: mount.volume_labels.clone(),
+            options: mount.driver_options.clone(),
             ..VolumeRecord::default()
         };
         if self.ensure_volume(&mount.name, record, durability).await? {
@@ -418,6 +506,7 @@ impl Engine {
         let data = self.paths.volume(&mount.name);
         mount.source = data.to_string_lossy().into_owned();
         if !mount.no_copy && mount.subpath.is_empty() {
+            let _held = self.hold_volumes(std::slice::from_ref(mount)).await?;
             let (layers, destination, owned) = (layers.to_vec(), mount.destination.clone(), data.clone());
             let alone = self.volume_references(&mount.name) == 0;
             blocking(move || copy_up(layers, &destination, &owned, alone))
@@ -502,78 +591,6 @@ fn seconds(nanos: i64) -> String {
     crate::time::rfc3339(nanos - nanos.rem_euclid(1_000_000_000))
 }
 
-/// Where a copy of the image's files is made before it becomes a volume's files.
-fn unfinished(data: &Path) -> PathBuf {
-    data.with_file_name("_new")
-}
-
-/// Copies what the image has at `destination`, with its owner and mode, into a volume's directory when that is empty.
-/// When it is nobody's but the caller's, it has all or nothing of it: a copy that fails, or whose daemon is killed, would
-/// be taken for the volume's own files the next time.
-fn copy_up(layers: Vec<PathBuf>, destination: &str, data: &Path, alone: bool) -> Result<()> {
-    let mut entries = std::fs::read_dir(data).context(|| format!("look into {}", data.display()))?;
-    if layers.is_empty() || entries.next().is_some() {
-        return Ok(());
-    }
-    let root = crate::oci_spec::user::stack(layers)?;
-    let relative = destination.trim_start_matches('/');
-    let flags = OFlags::PATH | OFlags::DIRECTORY;
-    let from = match open_in_root(&root, relative.as_ref(), flags, rustix::fs::ResolveFlags::empty()) {
-        Ok(from) => from,
-        // The image has nothing there, or a file, which a volume hides.
-        Err(_) => return Ok(()),
-    };
-    let device = |path: &Path| rustix::fs::stat(path).map(|stat| stat.st_dev);
-    let mounted = data.parent().is_some_and(|parent| device(parent) != device(data));
-    if !alone || mounted {
-        // Others see this very directory, or an operator mounted something on it.
-        return copy(&from, data);
-    }
-    let new = unfinished(data);
-    remove_tree(&new).context(|| format!("remove {}", new.display()))?;
-    std::fs::create_dir(&new).context(|| format!("create {}", new.display()))?;
-    let copied = copy(&from, &new).and_then(|()| {
-        std::fs::rename(&new, data).context(|| format!("move {} to {}", new.display(), data.display()))
-    });
-    if copied.is_err() {
-        let _ = remove_tree(&new);
-    }
-    copied
-}
-
-/// Copies a directory, with its owner and mode, into another.
-fn copy(from: &OwnedFd, data: &Path) -> Result<()> {
-    let to = rustix::fs::open(
-        data,
-        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )
-    .context(|| format!("open {}", data.display()))?;
-    let stat = rustix::fs::fstat(from).context(|| "look at the image's directory")?;
-    rustix::fs::fchown(
-        &to,
-        Some(rustix::fs::Uid::from_raw(stat.st_uid)),
-        Some(rustix::fs::Gid::from_raw(stat.st_gid)),
-    )
-    .context(|| "give the volume its owner")?;
-    rustix::fs::fchmod(&to, Mode::from_raw_mode(stat.st_mode & 0o7777))
-        .context(|| "give the volume its mode")?;
-
-    // An archive that is never whole: packed on one thread, unpacked on this one.
-    let (reader, writer) = std::io::pipe().context(|| "make a pipe")?;
-    std::thread::scope(|scope| {
-        let packing = scope
-            .spawn(|| vessel_image::pack(from.as_fd(), b"", &vessel_image::PackOptions::default(), writer));
-        let unpacked =
-            vessel_image::unpack_into(to.as_fd(), reader, &vessel_image::ExtractOptions::default());
-        let packed = packing
-            .join()
-            .map_err(|_| Error::system("packing the image's files ended abnormally"))?;
-        unpacked.map_err(from_image)?;
-        packed.map_err(from_image)
-    })
-}
-
 /// Bytes that files below a directory take, hard links once; what cannot be read counts nothing.
 pub(crate) fn tree_size(path: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt;
@@ -594,51 +611,4 @@ pub(crate) fn tree_size(path: &Path) -> u64 {
         }
     }
     size
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_copy_is_whole_or_not_there() {
-        use std::fs;
-        let directory = tempfile::tempdir().unwrap();
-        let at = |name: &str| directory.path().join(name);
-        fs::create_dir_all(at("layer/data/sub")).unwrap();
-        fs::write(at("layer/data/sub/file"), "whole").unwrap();
-        fs::create_dir_all(at("volume/_data")).unwrap();
-        // What a daemon that was killed left.
-        fs::create_dir_all(at("volume/_new/sub")).unwrap();
-        fs::write(at("volume/_new/partial"), "").unwrap();
-        let data = at("volume/_data");
-        copy_up(vec![at("layer")], "/data", &data, true).unwrap();
-        assert_eq!(fs::read_to_string(data.join("sub/file")).unwrap(), "whole");
-        assert!(!data.join("partial").exists());
-        assert!(!at("volume/_new").exists());
-
-        // The room ends in the middle.
-        fs::write(at("layer/data/zeros"), vec![1; 1 << 20]).unwrap();
-        let small = at("small");
-        fs::create_dir(&small).unwrap();
-        if rustix::mount::mount(
-            "none",
-            &small,
-            "tmpfs",
-            rustix::mount::MountFlags::empty(),
-            Some(c"size=64k"),
-        )
-        .is_err()
-        {
-            return;
-        }
-        let data = small.join("_data");
-        fs::create_dir(&data).unwrap();
-        let failed = copy_up(vec![at("layer")], "/data", &data, true);
-        let left: Vec<_> = fs::read_dir(&data).unwrap().collect();
-        let beside = small.join("_new").exists();
-        rustix::mount::unmount(&small, rustix::mount::UnmountFlags::DETACH).unwrap();
-        assert!(failed.is_err());
-        assert!(left.is_empty() && !beside, "{left:?} {beside}");
-    }
 }
