@@ -137,8 +137,11 @@ fn bind_text(text: &str) -> Result<MountRecord> {
             volume_name(source)?;
         }
         source.clone_into(&mut mount.name);
-        if !mount.propagation.is_empty() || mount.idmap {
-            return Err(refuse("propagation and idmap are for bind mounts"));
+        if !mount.propagation.is_empty() {
+            return Err(refuse("propagation is for bind mounts"));
+        }
+        if mount.idmap {
+            return Err(refuse("idmap is for bind mounts"));
         }
     }
     Ok(mount)
@@ -410,6 +413,7 @@ mod tests {
             ("../x:/b", "invalid characters"),
             ("a:b:c:d", "expected"),
             ("vol:/x:shared", "propagation is for bind mounts"),
+            ("vol:/x:idmap", "idmap is for bind mounts"),
         ] {
             let error = binds(&[text]).unwrap_err();
             assert!(error.message().contains(needle), "{text}: {error}");
