@@ -16,10 +16,10 @@ mod build_protocols;
 mod commit;
 #[path = "e2e/compose.rs"]
 mod compose;
-#[path = "e2e/contexts.rs"]
-mod contexts;
 #[path = "e2e/compose_commands.rs"]
 mod compose_commands;
+#[path = "e2e/contexts.rs"]
+mod contexts;
 #[path = "e2e/daemon_death.rs"]
 mod daemon_death;
 #[path = "e2e/failures.rs"]
