@@ -252,7 +252,7 @@ impl Run for RemoveArgs {
                 config.set_current_context(None)?;
             }
             Contexts::of_user().remove(name)?;
-            output::print_line(&name)?;
+            output::print_line(name)?;
         }
         Ok(())
     }
