@@ -1,6 +1,7 @@
 //! Volumes as archives, and copies of volumes.
 //!
-//! What comes into a volume is whole or not there: it is made beside the volume's files and takes their place. A volume
+//! What comes into a volume is whole or not there: it is made beside the volume's files and takes their place (in one with
+//! options of the driver it is made in place, and what came before a fault stays). A volume
 //! that containers write to is read as it is at that moment, file by file: pause them for a state of all files at once.
 
 use std::io::Read;
@@ -123,8 +124,11 @@ impl Engine {
             let made = engine.ensure_volume(&name, record, Durability::Disk).await?;
             let record = engine.volumes.get(&name).unwrap_or_default();
             let filled = engine.fill(&name, &record, fill).await;
-            if made && filled.is_err() {
-                engine.discard_volume(&name).await?;
+            if made
+                && filled.is_err()
+                && let Err(error) = engine.discard_volume(&name).await
+            {
+                tracing::warn!("{error}");
             }
             filled.map(|()| engine.volume(&name, record))
         });
@@ -138,6 +142,11 @@ impl Engine {
         record: &VolumeRecord,
         fill: impl FnOnce(&Path) -> Result<()> + Send + 'static,
     ) -> Result<()> {
+        if record.options.get("type").is_some_and(|kind| kind == "tmpfs") {
+            return Err(Error::conflict(format!(
+                "the volume {name} is a tmpfs, which is empty whenever no container runs with it"
+            )));
+        }
         let held = self.hold_volume(name, record).await?;
         let (name, data) = (name.to_owned(), self.paths.volume(name));
         transfer::run(move || {

@@ -32,8 +32,7 @@ pub(super) fn copy_up(layers: Vec<PathBuf>, destination: &str, data: &Path, alon
         // The image has nothing there, or a file, which a volume hides.
         Err(_) => return Ok(()),
     };
-    let device = |path: &Path| rustix::fs::stat(path).map(|stat| stat.st_dev);
-    let mounted = data.parent().is_some_and(|parent| device(parent) != device(data));
+    let mounted = super::local::is_mounted(data)?;
     if !alone || mounted {
         // Others see this very directory, or an operator mounted something on it.
         return copy(&from, data);

@@ -167,7 +167,7 @@ pub(super) fn mount(options: &Map<String>, at: &Path) -> Result<()> {
         split.propagation.map_or(Ok(()), |kind| mount_change(at, kind))
     };
     more().context(what).inspect_err(|_| {
-        let _ = rustix::mount::unmount(at, UnmountFlags::DETACH);
+        let _ = unmount(at);
     })
 }
 
@@ -193,6 +193,8 @@ pub(super) fn is_mounted(at: &Path) -> Result<bool> {
 
 /// Takes off what is mounted on a directory. Who has files open keeps them.
 pub(super) fn unmount(at: &Path) -> Result<()> {
+    // What is mounted below a bind mount would go at its source, too.
+    let _ = mount_change(at, MountPropagationFlags::PRIVATE | MountPropagationFlags::REC);
     match rustix::mount::unmount(at, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
         Ok(()) | Err(Errno::INVAL | Errno::NOENT) => Ok(()),
         Err(error) => Err(error).context(|| format!("unmount {}", at.display())),

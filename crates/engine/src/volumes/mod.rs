@@ -8,6 +8,7 @@
 mod archive;
 mod copy;
 mod local;
+mod remove;
 mod uses;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,6 +20,7 @@ use tokio::sync::OwnedMutexGuard;
 use vessel_api::{Map, Volume, VolumeCreateRequest, VolumeList, VolumesPruneReport};
 
 use copy::{copy_up, unfinished};
+use remove::remove_files;
 pub(crate) use uses::Held;
 use uses::Uses;
 
@@ -27,7 +29,7 @@ use crate::error::Context;
 use crate::oci_spec::mount_points::volume_name;
 use crate::paths::remove_tree;
 use crate::state::Table;
-use crate::{Durability, Engine, Error, Filters, Result, Store, blocking};
+use crate::{Durability, Engine, Error, ErrorKind, Filters, Result, Store, blocking};
 
 /// What is kept of a volume.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -249,32 +251,8 @@ impl Engine {
 
     /// Removes a volume nobody uses. The caller has its turn.
     async fn discard_volume(&self, name: &str) -> Result<()> {
-        let (uses, data, owned) = (
-            Arc::clone(&self.volumes.uses),
-            self.paths.volume(name),
-            name.to_owned(),
-        );
-        let optional = self
-            .volumes
-            .get(name)
-            .is_some_and(|record| !record.options.is_empty());
-        blocking(move || {
-            if optional {
-                uses.settle(&owned, &data)?;
-            }
-            // Files of somebody else's would be removed with it.
-            if local::is_mounted(&data)? {
-                return Err(Error::conflict(format!(
-                    "remove {owned}: something is mounted on {}: unmount it first",
-                    data.display()
-                )));
-            }
-            Ok(())
-        })
-        .await?;
         let removed = self.put_aside(name)?;
-        self.volumes.uses.forget(name);
-        blocking(move || remove_tree(&removed).context(|| format!("remove {}", removed.display()))).await?;
+        blocking(move || remove_files(&removed)).await?;
         {
             // When it was the last one. Nobody puts another one there meanwhile.
             let _records = self.volumes.write();
@@ -284,8 +262,19 @@ impl Engine {
         Ok(())
     }
 
-    /// Takes a volume out of the records. Returns where its files are then.
+    /// Takes a volume that nobody uses out of the records. Returns where its files are then.
     fn put_aside(&self, name: &str) -> Result<PathBuf> {
+        let optional = self
+            .volumes
+            .get(name)
+            .is_some_and(|record| !record.options.is_empty());
+        let data = self.paths.volume(name);
+        self.volumes
+            .uses
+            .remove(name, optional, &data, || self.move_aside(name))
+    }
+
+    fn move_aside(&self, name: &str) -> Result<PathBuf> {
         let (there, aside) = (self.paths.volumes().join(name), self.paths.removed_volumes());
         let removed = aside.join(name);
         let moved = || {
@@ -298,7 +287,7 @@ impl Engine {
                         std::io::ErrorKind::DirectoryNotEmpty | std::io::ErrorKind::AlreadyExists
                     ) =>
                 {
-                    remove_tree(&removed)?;
+                    remove_files(&removed).map_err(std::io::Error::other)?;
                     std::fs::rename(&there, &removed)
                 }
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
@@ -326,14 +315,14 @@ impl Engine {
                 self.volumes.write().remove(&name);
             }
         }
-        warn(remove_tree(&aside).context(|| format!("remove {}", aside.display())));
+        warn(remove_files(&aside));
         for (name, record) in self.volumes.all() {
             let orphan = !record.owner.is_empty() && self.containers.get(&record.owner).is_none();
             if orphan && self.volume_references(&name) == 0 {
                 tracing::info!("removing the volume {name}: the container it was made for does not exist");
                 let removed = self.put_aside(&name);
                 warn(removed.and_then(|path| {
-                    remove_tree(&path).context(|| format!("remove {}", path.display()))?;
+                    remove_files(&path)?;
                     let _ = std::fs::remove_dir(&aside);
                     Ok(())
                 }));
@@ -380,7 +369,15 @@ impl Engine {
             if self.volumes.get(&name).as_ref() != Some(&record) || self.volume_references(&name) > 0 {
                 continue;
             }
-            self.discard_volume(&name).await?;
+            match self.discard_volume(&name).await {
+                Ok(()) => {}
+                // Looked into at this moment, or with a mount of somebody's: the others go all the same.
+                Err(error) if error.kind() == ErrorKind::Conflict => {
+                    tracing::warn!("{error}");
+                    continue;
+                }
+                Err(error) => return Err(error),
+            }
             report.space_reclaimed += size;
             report.volumes_deleted.push(name);
         }

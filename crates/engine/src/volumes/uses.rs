@@ -5,12 +5,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use vessel_api::Map;
 
 use super::local;
-use crate::Result;
+use crate::{Error, Result};
 
 /// Users by volume. A container uses its volumes from its start to its end; others, under a name of their own, while they
 /// look.
@@ -20,7 +20,7 @@ pub(super) struct Uses(Mutex<BTreeMap<String, Arc<Use>>>);
 #[derive(Debug, Default)]
 struct Use {
     users: Mutex<BTreeSet<String>>,
-    /// Held while it is mounted or taken off.
+    /// Held while it is mounted, taken off, or removed.
     turn: Mutex<()>,
 }
 
@@ -31,6 +31,17 @@ impl Use {
 
     fn turn(&self) -> MutexGuard<'_, ()> {
         self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A use ends, and with the last one the mount. The caller has the turn.
+    fn end(&self, user: &str, at: &Path) {
+        let last = {
+            let mut users = self.users();
+            users.remove(user) && users.is_empty()
+        };
+        if last && let Err(error) = local::unmount(at) {
+            tracing::warn!("{error}");
+        }
     }
 }
 
@@ -44,7 +55,12 @@ pub(crate) struct Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.uses.release(&self.user, &self.volumes);
+        if self.uses.release_now(&self.user, &self.volumes) {
+            return;
+        }
+        // Somebody mounts it at this moment, which may take long: whoever drops this need not wait.
+        let (uses, user, volumes) = (Arc::clone(&self.uses), self.user.clone(), self.volumes.clone());
+        std::thread::spawn(move || uses.release(&user, &volumes));
     }
 }
 
@@ -58,14 +74,30 @@ impl Uses {
     }
 
     /// Mounts a volume on `at` unless it is mounted, for a user who has it then.
+    ///
+    /// # Errors
+    /// It cannot be mounted; somebody else has mounted something there.
     pub fn acquire(&self, volume: &str, user: &str, options: &Map<String>, at: &Path) -> Result<()> {
-        let entry = self.of(volume);
-        let _turn = entry.turn();
-        if !local::is_mounted(at)? {
-            local::mount(options, at)?;
+        loop {
+            let entry = self.of(volume);
+            let _turn = entry.turn();
+            // Removed, and perhaps made again, while this waited.
+            if !self
+                .lock()
+                .get(volume)
+                .is_some_and(|there| Arc::ptr_eq(there, &entry))
+            {
+                continue;
+            }
+            if entry.users().is_empty() {
+                if local::is_mounted(at)? {
+                    return Err(occupied(volume, at));
+                }
+                local::mount(options, at)?;
+            }
+            entry.users().insert(user.to_owned());
+            return Ok(());
         }
-        entry.users().insert(user.to_owned());
-        Ok(())
     }
 
     /// The same for as long as what is returned lives. `volumes` is where the volumes are.
@@ -91,26 +123,65 @@ impl Uses {
 
     /// Whether a user has any volume.
     pub fn has_any(&self, user: &str) -> bool {
-        self.entries()
-            .iter()
-            .any(|(_, entry)| entry.users().contains(user))
+        !self.used_by(user).is_empty()
     }
 
     /// Ends what a user has, and takes the mounts off that nobody else uses.
     pub fn release(&self, user: &str, volumes: &Path) {
-        for (name, entry) in self.entries() {
-            if !entry.users().contains(user) {
-                continue;
-            }
-            let _turn = entry.turn();
-            let last = {
-                let mut users = entry.users();
-                users.remove(user) && users.is_empty()
-            };
-            if last && let Err(error) = local::unmount(&data(volumes, &name)) {
-                tracing::warn!("{error}");
-            }
+        for (name, entry) in self.used_by(user) {
+            let turn = entry.turn();
+            entry.end(user, &data(volumes, &name));
+            drop(turn);
         }
+    }
+
+    /// The same without waiting. Returns whether that could be.
+    fn release_now(&self, user: &str, volumes: &Path) -> bool {
+        self.used_by(user).into_iter().all(|(name, entry)| {
+            let Ok(_turn) = entry.turn.try_lock() else {
+                return false;
+            };
+            entry.end(user, &data(volumes, &name));
+            true
+        })
+    }
+
+    /// Does what removes a volume's directory while nobody can mount it. One with options is taken off first.
+    ///
+    /// # Errors
+    /// Somebody uses it; something else is mounted on it; those of `remove`.
+    pub fn remove<T>(
+        &self,
+        volume: &str,
+        optional: bool,
+        at: &Path,
+        remove: impl FnOnce() -> Result<T>,
+    ) -> Result<T> {
+        let entry = self.of(volume);
+        let busy = || {
+            Error::conflict(format!(
+                "remove {volume}: volume is in use: it is being read or mounted"
+            ))
+        };
+        // Not waited for: a mount may hang.
+        let _turn = match entry.turn.try_lock() {
+            Ok(turn) => turn,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return Err(busy()),
+        };
+        if !entry.users().is_empty() {
+            return Err(busy());
+        }
+        if optional && local::is_mounted(at)? {
+            local::unmount(at)?;
+        }
+        // Files of somebody else's would be removed with it.
+        if local::is_mounted(at)? {
+            return Err(occupied(volume, at));
+        }
+        let removed = remove()?;
+        self.lock().remove(volume);
+        Ok(removed)
     }
 
     /// Takes off what is mounted on a volume that nobody uses.
@@ -123,9 +194,10 @@ impl Uses {
         Ok(())
     }
 
-    /// Forgets a volume that is gone.
-    pub fn forget(&self, volume: &str) {
-        self.lock().remove(volume);
+    fn used_by(&self, user: &str) -> Vec<(String, Arc<Use>)> {
+        let mut entries = self.entries();
+        entries.retain(|(_, entry)| entry.users().contains(user));
+        entries
     }
 
     fn entries(&self) -> Vec<(String, Arc<Use>)> {
@@ -134,6 +206,13 @@ impl Uses {
             .map(|(name, entry)| (name.clone(), Arc::clone(entry)))
             .collect()
     }
+}
+
+fn occupied(volume: &str, at: &Path) -> Error {
+    Error::conflict(format!(
+        "volume {volume}: something is mounted on {}: unmount it first",
+        at.display()
+    ))
 }
 
 /// A volume's files, see `Paths::volume`.
@@ -167,6 +246,17 @@ mod tests {
         assert!(at.join("file").exists(), "taken off under a user");
         assert!(!uses.has_any("first"));
         drop(held);
+        assert!(!local::is_mounted(&at).unwrap());
+
+        // It is not removed under a user, and what somebody else mounted is nobody's of ours.
+        uses.acquire("one", "first", &options, &at).unwrap();
+        assert!(uses.remove("one", true, &at, || Ok(())).is_err());
+        uses.release("first", volumes);
+        local::mount(&options, &at).unwrap();
+        let error = uses.acquire("one", "first", &options, &at).unwrap_err();
+        assert!(error.message().contains("is mounted on"), "{error}");
+        assert!(uses.remove("one", false, &at, || Ok(())).is_err());
+        uses.remove("one", true, &at, || Ok(())).unwrap();
         assert!(!local::is_mounted(&at).unwrap());
 
         // What an earlier daemon left.
