@@ -614,8 +614,8 @@ mod tests {
                 "is not in a separate kernel namespace",
             ),
             (
-                refused(|_, h| h.log_config.kind = "syslog".into()),
-                "no log driver named 'syslog'",
+                refused(|_, h| h.log_config.kind = "asdf".into()),
+                "no log driver named 'asdf'",
             ),
             (
                 refused(|_, h| drop(h.log_config.config.insert("max-size".into(), "much".into()))),
