@@ -1,6 +1,7 @@
 //! Directories of `RUN --mount=type=cache`: named by an ID, kept between builds, shared by builds as asked.
 
 use std::collections::HashMap;
+use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -135,6 +136,11 @@ fn open(
     Ok(Some(data))
 }
 
+fn is_current(all: &HashMap<String, Locks>, id: &str, locks: &Locks) -> bool {
+    all.get(id)
+        .is_some_and(|known| Arc::ptr_eq(&known.users, &locks.users))
+}
+
 impl Mounts {
     pub fn open(root: &Path) -> Result<Self> {
         // A removal that was interrupted, and private copies of a daemon that died.
@@ -159,9 +165,18 @@ impl Mounts {
 
     /// Whether a directory's locks are those that new users take: it was not forgotten.
     fn current(&self, id: &str, locks: &Locks) -> bool {
-        let all = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
-        all.get(id)
-            .is_some_and(|known| Arc::ptr_eq(&known.users, &locks.users))
+        is_current(
+            &self.locks.lock().unwrap_or_else(PoisonError::into_inner),
+            id,
+            locks,
+        )
+    }
+
+    /// Where a directory goes to be removed: a name no other removal has.
+    fn aside(&self, id: &str) -> PathBuf {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        self.root
+            .join(format!(".{id}.{:x}", NEXT.fetch_add(1, Ordering::Relaxed)))
     }
 
     /// Takes a directory into use, waiting if another user wants to be alone with it. `make` fills a new one.
@@ -218,7 +233,6 @@ impl Mounts {
     /// Lets the directories of an ID, private ones too, go: the next user begins anew. Whoever uses one keeps it until it
     /// has finished; then it is removed.
     pub fn forget(&self, name: &str) -> Result<()> {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
         let base = id_of(name);
         let list = |error| Error::io(format!("cannot list {}", self.root.display()), error);
         for entry in std::fs::read_dir(&self.root).map_err(list)?.flatten() {
@@ -227,14 +241,18 @@ impl Mounts {
             if id != base && private.is_none() {
                 continue;
             }
-            let old = format!(".{id}.{:x}", NEXT.fetch_add(1, Ordering::Relaxed));
-            let (from, to) = (entry.path(), self.root.join(old));
+            let (from, to) = (entry.path(), self.aside(&id));
             // Under the lock, so that who takes the directory's locks afterwards takes a new directory, too.
             let locks = {
                 let mut all = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
-                std::fs::rename(&from, &to)
-                    .map_err(|error| Error::io(format!("cannot remove {}", from.display()), error))?;
-                all.remove(&id)
+                match std::fs::rename(&from, &to) {
+                    Ok(()) => all.remove(&id),
+                    // Another build was faster.
+                    Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                    Err(error) => {
+                        return Err(Error::io(format!("cannot remove {}", from.display()), error));
+                    }
+                }
             };
             match locks {
                 None => tree::copy::remove(&to),
@@ -305,14 +323,48 @@ impl Mounts {
         let Ok(_alone) = locks.users.try_write() else {
             return Ok(false);
         };
-        let (from, to) = (self.root.join(id), self.root.join(format!(".{id}")));
-        match std::fs::rename(&from, &to) {
+        let (from, to) = (self.root.join(id), self.aside(id));
+        let renamed = {
+            // Under the lock, and if the directory was not forgotten meanwhile: then another one, with locks of its own,
+            // may be in its place.
+            let all = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
+            if !is_current(&all, id, &locks) {
+                return Ok(false);
+            }
+            std::fs::rename(&from, &to)
+        };
+        match renamed {
             Ok(()) => {
                 tree::copy::remove(&to);
                 Ok(true)
             }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
             Err(error) => Err(Error::io(format!("cannot remove {}", from.display()), error)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn two_builds_forget_the_same_directories_at_once() {
+        let root = tempfile::tempdir().unwrap();
+        let mounts = Arc::new(Mounts::open(root.path()).unwrap());
+        let base = id_of("x");
+        for _ in 0..20 {
+            for number in 0..50 {
+                std::fs::create_dir(root.path().join(format!("{base}-{number}"))).unwrap();
+            }
+            let both = [(); 2].map(|()| {
+                let mounts = Arc::clone(&mounts);
+                tokio::task::spawn_blocking(move || mounts.forget("x"))
+            });
+            for done in both {
+                done.await.unwrap().unwrap();
+            }
+        }
+        assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 0);
     }
 }
