@@ -100,7 +100,12 @@ fn make_way(layer: BorrowedFd<'_>, into: BorrowedFd<'_>, cancelled: &Cancelled, 
                 make_opaque(into, &name).map_err(fail)?;
             }
             None if is_opaque(source.as_fd()) => make_opaque(into, &name).map_err(fail)?,
-            None => {}
+            // The copy takes no marks of overlay along: those below are made here.
+            None => {
+                rustix::fs::mkdirat(into, &name, Mode::from_raw_mode(0o700)).map_err(fail)?;
+                let target = open_at(into, &name, DIRECTORY).map_err(fail)?;
+                make_way(source.as_fd(), target.as_fd(), cancelled, depth + 1)?;
+            }
         }
     }
     Ok(())
@@ -174,4 +179,44 @@ fn settle(
         rustix::fs::futimens(directory, &time).map_err(|error| failed("a directory", error))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::tree::open_root;
+
+    #[test]
+    fn what_is_hidden_deep_below_stays_hidden() {
+        let root = tempfile::tempdir().unwrap();
+        let at = |path: &str| root.path().join(path);
+        for path in [
+            "layer/a/b/hides/in",
+            "layer/a/b/plain",
+            "next/a/b/plain",
+            "into",
+            "base/a/b/hides",
+            "base/a/b/plain",
+        ] {
+            std::fs::create_dir_all(at(path)).unwrap();
+        }
+        let open = |path: &Path| open_root(path).unwrap();
+        let hides = open(&at("layer/a/b/hides"));
+        if set_opaque(hides.as_fd()).is_err() {
+            return;
+        }
+        std::fs::write(at("layer/a/b/hides/new"), "new").unwrap();
+        let into = Arc::new(open(&at("into")));
+        let cancelled = Cancelled::default();
+        for layer in ["layer", "next"] {
+            put_over(open(&at(layer)).as_fd(), &into, &cancelled).unwrap();
+        }
+        forget_hidden(into.as_fd(), Some(open(&at("base")).as_fd()), &cancelled).unwrap();
+        let opaque = |path: &str| is_opaque(open(&at(path)).as_fd());
+        assert!(opaque("into/a/b/hides"));
+        assert!(!opaque("into/a") && !opaque("into/a/b") && !opaque("into/a/b/plain"));
+        assert_eq!(std::fs::read(at("into/a/b/hides/new")).unwrap(), b"new");
+    }
 }

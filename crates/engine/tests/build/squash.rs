@@ -10,6 +10,12 @@ use crate::world::{World, build};
 pub fn one_layer_remains() {
     let world = World::new();
     world.run(async |engine| {
+        let named = |name: &str| vessel_build::request::Output::Image {
+            names: vec![name.to_owned()],
+            store: true,
+            push: false,
+            style: Default::default(),
+        };
         // Made and removed, replaced by other kinds, hidden from the base, linked, with an owner and a mode.
         let steps = "RUN mkdir -p /d/sub /e && echo 1 > /a && echo 2 > /d/old && echo 3 > /e/f && echo 4 > /gone\n\
             RUN rm /gone /etc/group && rm -r /d && mkdir /d && echo 5 > /d/new\n\
@@ -31,12 +37,7 @@ pub fn one_layer_remains() {
         let look = "RUN find / -xdev ! -path '/proc/*' ! -path '/sys/*' ! -path '/dev/*' -exec stat -c '%n %F %a %u %h %s %N %Y' {} + | grep -v -e '^/ ' -e /etc/host -e /etc/resolv\n";
         let one = world.build(&engine, &format!("FROM base\n{steps}{look}")).await;
         let mut other = world.request(&format!("FROM squashed\n{look}"));
-        request.outputs = vec![vessel_build::request::Output::Image {
-            names: vec!["squashed".to_owned()],
-            store: true,
-            push: false,
-            style: Default::default(),
-        }];
+        request.outputs = vec![named("squashed")];
         let again = build(&engine, request, Arc::new(NoSession)).await;
         assert_eq!(again.config().chain(), after.chain(), "the second time it comes from the cache");
         other.no_cache = vessel_build::request::NoCache::All;
@@ -65,6 +66,20 @@ pub fn one_layer_remains() {
         assert_eq!(merged.empty_layer, None);
         let comment = merged.comment.as_deref().unwrap();
         assert!(comment.starts_with(&format!("merge {} to sha256:", plain.id())), "{comment}");
+
+        // What a step hides far below its layer's top stays hidden when others come over it.
+        let mut request = world.request("FROM base\nRUN mkdir -p /srv/lib/app && echo 1 > /srv/lib/app/secret\n");
+        request.outputs = vec![named("deep")];
+        build(&engine, request, Arc::new(NoSession)).await.id();
+        let steps = "RUN rm -r /srv/lib/app && mkdir /srv/lib/app && echo 2 > /srv/lib/app/new\nRUN echo 3 > /srv/lib/other\n";
+        let mut request = world.request(&format!("FROM deep\n{steps}"));
+        request.squash = true;
+        request.outputs = vec![named("flat")];
+        build(&engine, request, Arc::new(NoSession)).await.id();
+        let shown = world.build(&engine, "FROM flat\nRUN find /srv | sort\n").await;
+        shown.id();
+        let shown = shown.output().lines().map(str::to_owned).collect::<Vec<_>>().join(" ");
+        assert_eq!(shown, "/srv /srv/lib /srv/lib/app /srv/lib/app/new /srv/lib/other");
 
         let mut request = world.request("FROM scratch\nCOPY <<EOF /f\nx\nEOF\nCOPY <<EOF /f\ny\nEOF\n");
         request.squash = true;
