@@ -4,7 +4,7 @@
 //! address, ports and environment become variables there, and its names lines of `/etc/hosts`, which follow it when it is
 //! started again. Variables do not. On networks that users make a link is an alias for the DNS server, see `network`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -78,8 +78,15 @@ impl Engine {
                 })
             };
             let mut child = found(name)?;
-            // Who shares another's network is reached at its address. Containers are older than what joins them: this ends.
+            // Who shares another's network is reached at its address. What joins is known by a name, which another
+            // container may have taken since: they may go round in a circle.
+            let mut seen = HashSet::new();
             while let NetworkMode::Container(other) = NetworkMode::parse(&child.record().host.network_mode)? {
+                if !seen.insert(child.id().to_owned()) {
+                    return Err(Error::invalid(format!(
+                        "cannot link to {name}: its network is that of a container that joins its own"
+                    )));
+                }
                 child = found(&other)?;
             }
             if NetworkMode::parse(&child.record().host.network_mode)? == NetworkMode::Host {
