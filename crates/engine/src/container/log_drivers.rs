@@ -108,13 +108,14 @@ pub fn check(host: &HostConfig) -> Result<()> {
         }
     }
     limits(options, if cached { "cache-" } else { "" })?;
+    boolean(options, "cache-disabled")?;
     for name in ["labels-regex", "env-regex"] {
         pattern(options, name)?;
     }
     if driver == "syslog" {
         address(text("syslog-address"))?;
         facility(text("syslog-facility"))?;
-        style(text("syslog-format"), true)?;
+        style(text("syslog-format"))?;
     }
     tag(text("tag"), &Record::default()).map(drop)
 }
@@ -151,7 +152,7 @@ pub fn config(record: &Record, path: PathBuf) -> Result<Option<LogConfig>> {
         }
     };
     let mut config = plain(limits(options, "cache-")?);
-    if matches!(text("cache-disabled"), "1" | "t" | "T" | "true" | "True" | "TRUE") {
+    if boolean(options, "cache-disabled")? {
         // What is sent has no file beside it.
         config.path = "/dev/null".into();
         config.max_size = 0;
@@ -163,10 +164,7 @@ pub fn config(record: &Record, path: PathBuf) -> Result<Option<LogConfig>> {
 /// Whether a container's log can be read back.
 pub(crate) fn is_readable(record: &Record) -> bool {
     let log = &record.host.log_config;
-    let disabled = log
-        .config
-        .get("cache-disabled")
-        .is_some_and(|value| value == "true" || value == "1");
+    let disabled = boolean(&log.config, "cache-disabled").unwrap_or(false);
     log.kind != "none" && !(disabled && matches!(log.kind.as_str(), "syslog" | "journald"))
 }
 
@@ -193,15 +191,19 @@ fn limits(options: &Map<String>, prefix: &str) -> Result<Limits> {
             .filter(|files| *files <= 1000)
             .ok_or_else(|| Error::invalid("max-file cannot be more than 1000"))?;
     }
-    if let Some(text) = options.get(&name("compress"))
-        && !matches!(text.as_str(), "true" | "false" | "1" | "0" | "t" | "f")
-    {
-        return Err(Error::invalid(format!(
-            "invalid boolean value for {}: {text:?}",
-            name("compress")
-        )));
-    }
+    boolean(options, &name("compress"))?;
     Ok((size, files))
+}
+
+/// A switch, off unless told otherwise; the words are Go's.
+fn boolean(options: &Map<String>, name: &str) -> Result<bool> {
+    match options.get(name).map_or("", String::as_str) {
+        "1" | "t" | "T" | "true" | "True" | "TRUE" => Ok(true),
+        "" | "0" | "f" | "F" | "false" | "False" | "FALSE" => Ok(false),
+        text => Err(Error::invalid(format!(
+            "invalid boolean value for {name}: {text:?}"
+        ))),
+    }
 }
 
 fn pattern(options: &Map<String>, name: &str) -> Result<Option<Regex>> {
@@ -316,14 +318,12 @@ fn syslog(record: &Record, options: &Map<String>) -> Result<LogTarget> {
             path.display()
         )));
     }
-    let local = text("syslog-address").is_empty();
     Ok(LogTarget {
         address,
         format: LogFormat::Syslog {
-            style: style(text("syslog-format"), local)?,
+            style: style(text("syslog-format"))?,
             facility: facility(text("syslog-facility"))?,
             host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
-            program: "vessel".into(),
             tag: tag_or_id(record, options)?,
             process: std::process::id(),
         },
@@ -421,10 +421,10 @@ fn facility(text: &str) -> Result<u8> {
     number.ok_or_else(|| Error::invalid("invalid syslog facility"))
 }
 
-fn style(text: &str, local: bool) -> Result<SyslogStyle> {
+fn style(text: &str) -> Result<SyslogStyle> {
     match text {
-        "" if local => Ok(SyslogStyle::Local),
-        "" | "rfc3164" => Ok(SyslogStyle::Rfc3164),
+        "" => Ok(SyslogStyle::Local),
+        "rfc3164" => Ok(SyslogStyle::Rfc3164),
         "rfc5424" => Ok(SyslogStyle::Rfc5424),
         "rfc5424micro" => Ok(SyslogStyle::Rfc5424Micro),
         _ => Err(Error::invalid("Invalid syslog format")),
@@ -511,6 +511,11 @@ mod tests {
                 "max-file cannot be less than 1",
             ),
             ("json-file", &[("max-size", "x")], "invalid value for max-size"),
+            (
+                "syslog",
+                &[("cache-disabled", "yes")],
+                "invalid boolean value for cache-disabled: \"yes\"",
+            ),
             (
                 "json-file",
                 &[("labels-regex", "(")],
@@ -616,9 +621,11 @@ mod tests {
         assert_eq!(target.address, LogAddress::Udp("127.0.0.1:514".parse().unwrap()));
         assert!(matches!(
             target.format,
-            LogFormat::Syslog { style: SyslogStyle::Rfc3164, facility: 3, tag, .. } if tag == "a_b"
+            LogFormat::Syslog { style: SyslogStyle::Local, facility: 3, tag, .. } if tag == "a_b"
         ));
-        let (path, _, readable, _) = syslog(&[("cache-disabled", "true")]);
-        assert_eq!((path, readable), ("/dev/null".into(), false));
+        for yes in ["true", "1", "t", "TRUE"] {
+            let (path, _, readable, _) = syslog(&[("cache-disabled", yes)]);
+            assert_eq!((path, readable), ("/dev/null".into(), false), "{yes}");
+        }
     }
 }

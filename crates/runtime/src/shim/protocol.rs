@@ -181,9 +181,7 @@ pub enum LogFormat {
         facility: u8,
         /// The name of this host.
         host: String,
-        /// The name of the program.
-        program: String,
-        /// What tells containers apart.
+        /// What tells containers apart; the name of the program, too.
         tag: String,
         /// The process.
         process: u32,

@@ -2,23 +2,27 @@
 //!
 //! What is sent is sent without waiting: a server that is slow, full or gone costs lines there, never a moment of the
 //! container. (Its own file has them all the same, unless it was told not to.) A connection that broke is tried again with
-//! the next line, at most once a second. The formats are those of Docker's drivers: RFC 3164 and its local form, RFC 5424,
+//! the next line, at most once a second. While one is being made, lines are kept for it, 64 KiB of them; what is left at the
+//! log's end is given a moment. The formats are those of Docker's drivers: RFC 3164 and its local form, RFC 5424,
 //! and the journal's native protocol.
 
-use std::net::{SocketAddr, TcpStream, UdpSocket};
-use std::os::fd::AsFd;
-use std::os::unix::net::{UnixDatagram, UnixStream};
-use std::time::Duration;
+use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixDatagram;
 
-use rustix::net::SendFlags;
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType};
 
 use super::log::{Stream, date_time};
 use super::protocol::{LogAddress, LogFormat, LogTarget, SyslogStyle};
 
 /// Longer lines are cut on their way: datagrams have an end.
 const LONGEST: usize = 32 << 10;
-/// How long a connection may take to be made.
-const CONNECT: Duration = Duration::from_millis(200);
+/// The most that is kept for a connection that is being made.
+const MOST_WAITING: usize = 64 << 10;
+/// How long such a connection is waited for when the log is over, in nanoseconds.
+const LAST_MOMENT: i64 = 200_000_000;
 /// How long nothing is tried after it could not be made, in nanoseconds.
 const PAUSE: i64 = 1_000_000_000;
 
@@ -33,14 +37,18 @@ pub struct Remote {
     socket: Option<Socket>,
     failed: i64,
     message: Vec<u8>,
+    /// What was said while the connection was being made.
+    waiting: Vec<u8>,
 }
 
 #[derive(Debug)]
 enum Socket {
-    Datagram(UnixDatagram),
-    Local(UnixStream),
-    Udp(UdpSocket),
-    Tcp(TcpStream),
+    Datagram(OwnedFd),
+    Stream {
+        socket: OwnedFd,
+        /// The other side has not answered yet, or has not taken all that was said before it did.
+        connecting: bool,
+    },
 }
 
 impl Remote {
@@ -51,6 +59,7 @@ impl Remote {
             socket: None,
             failed: i64::MIN,
             message: Vec::new(),
+            waiting: Vec::new(),
         }
     }
 
@@ -70,52 +79,96 @@ impl Remote {
         }
         self.message.clear();
         format(&self.target.format, stream, line, now, &mut self.message);
-        let Some(socket) = &self.socket else { return };
-        let sent = match socket {
-            Socket::Datagram(socket) => transmit(socket, &self.message),
-            Socket::Udp(socket) => transmit(socket, &self.message),
-            Socket::Local(socket) => {
+        let sent = match &mut self.socket {
+            None => return,
+            Some(Socket::Datagram(socket)) => transmit(socket, &self.message),
+            Some(Socket::Stream { socket, connecting }) => {
                 self.message.push(b'\n');
-                transmit(socket, &self.message)
-            }
-            Socket::Tcp(socket) => {
-                self.message.push(b'\n');
+                if *connecting && self.waiting.len() + self.message.len() <= MOST_WAITING {
+                    self.waiting.extend_from_slice(&self.message);
+                }
+                if *connecting {
+                    match transmit(socket, &self.waiting) {
+                        Sent::Part(length) => drop(self.waiting.drain(..length)),
+                        Sent::Well => {
+                            *connecting = false;
+                            self.waiting = Vec::new();
+                        }
+                        Sent::Not => {}
+                        Sent::Broken => self.fail(now),
+                    }
+                    return;
+                }
                 transmit(socket, &self.message)
             }
         };
-        if sent == Sent::Broken {
-            self.socket = None;
-            self.failed = now;
+        if matches!(sent, Sent::Part(_) | Sent::Broken) {
+            self.fail(now);
         }
+    }
+
+    /// Nobody is there, or has half a message.
+    fn fail(&mut self, now: i64) {
+        self.socket = None;
+        self.failed = now;
+        self.waiting.clear();
     }
 }
 
-#[derive(Debug, PartialEq, Eq)]
+impl Drop for Remote {
+    fn drop(&mut self) {
+        let Some(Socket::Stream { socket, .. }) = &self.socket else {
+            return;
+        };
+        if self.waiting.is_empty() {
+            return;
+        }
+        let moment = Timespec {
+            tv_sec: 0,
+            tv_nsec: LAST_MOMENT,
+        };
+        // The program is over: it is nobody who waits now.
+        let _ready = rustix::event::poll(&mut [PollFd::new(socket, PollFlags::OUT)], Some(&moment));
+        transmit(socket, &self.waiting);
+    }
+}
+
 enum Sent {
-    /// It was taken, or there is no room now.
+    /// It was taken.
     Well,
-    /// Nobody is there, or half a message is.
+    /// There is no room now, or no connection yet.
+    Not,
+    /// So much of it was taken.
+    Part(usize),
+    /// Nobody is there.
     Broken,
 }
 
 fn transmit(socket: &impl AsFd, message: &[u8]) -> Sent {
-    use rustix::io::Errno;
     match rustix::net::send(socket, message, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
         Ok(sent) if sent == message.len() => Sent::Well,
-        Err(Errno::AGAIN | Errno::NOBUFS | Errno::MSGSIZE | Errno::INTR) => Sent::Well,
+        Err(Errno::AGAIN | Errno::NOBUFS | Errno::MSGSIZE | Errno::INTR) => Sent::Not,
+        Ok(sent) => Sent::Part(sent),
         // The server of a datagram socket may come back at the same address, which takes a new connection.
-        Ok(_) | Err(_) => Sent::Broken,
+        Err(_) => Sent::Broken,
     }
 }
 
+/// Connects without waiting.
 fn connect(address: &LogAddress) -> Option<Socket> {
     match address {
         LogAddress::Unix(path) => {
             let datagram = UnixDatagram::unbound().ok()?;
             if datagram.connect(path).is_ok() {
-                return Some(Socket::Datagram(datagram));
+                return Some(Socket::Datagram(datagram.into()));
             }
-            UnixStream::connect(path).ok().map(Socket::Local)
+            let socket = stream(AddressFamily::UNIX)?;
+            // EAGAIN, too, is a failure here: the server's queue is full, and nothing is under way.
+            rustix::net::connect(&socket, &SocketAddrUnix::new(path).ok()?).ok()?;
+            Some(Socket::Stream {
+                socket,
+                connecting: false,
+            })
         }
         LogAddress::Udp(address) => {
             let any: SocketAddr = match address {
@@ -124,10 +177,28 @@ fn connect(address: &LogAddress) -> Option<Socket> {
             };
             let socket = UdpSocket::bind(any).ok()?;
             socket.connect(address).ok()?;
-            Some(Socket::Udp(socket))
+            Some(Socket::Datagram(socket.into()))
         }
-        LogAddress::Tcp(address) => TcpStream::connect_timeout(address, CONNECT).ok().map(Socket::Tcp),
+        LogAddress::Tcp(address) => {
+            let socket = stream(match address {
+                SocketAddr::V4(_) => AddressFamily::INET,
+                SocketAddr::V6(_) => AddressFamily::INET6,
+            })?;
+            match rustix::net::connect(&socket, address) {
+                // A send says EAGAIN until the connection is there, and why it did not come to be.
+                Ok(()) | Err(Errno::INPROGRESS) => Some(Socket::Stream {
+                    socket,
+                    connecting: true,
+                }),
+                Err(_) => None,
+            }
+        }
     }
+}
+
+fn stream(family: AddressFamily) -> Option<OwnedFd> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    rustix::net::socket_with(family, SocketType::STREAM, flags, None).ok()
 }
 
 fn format(format: &LogFormat, stream: Stream, line: &[u8], now: i64, out: &mut Vec<u8>) {
@@ -141,7 +212,6 @@ fn format(format: &LogFormat, stream: Stream, line: &[u8], now: i64, out: &mut V
             style,
             facility,
             host,
-            program,
             tag,
             process,
         } => {
@@ -151,11 +221,11 @@ fn format(format: &LogFormat, stream: Stream, line: &[u8], now: i64, out: &mut V
                 SyslogStyle::Local => format!("<{priority}>{} {tag}[{process}]: ", stamp(seconds)),
                 SyslogStyle::Rfc3164 => format!("<{priority}>{} {host} {tag}[{process}]: ", stamp(seconds)),
                 SyslogStyle::Rfc5424 => format!(
-                    "<{priority}>1 {}Z {host} {program} {process} {tag} - ",
+                    "<{priority}>1 {}Z {host} {tag} {process} {tag} - ",
                     date_time(seconds)
                 ),
                 SyslogStyle::Rfc5424Micro => format!(
-                    "<{priority}>1 {}.{:06}Z {host} {program} {process} {tag} - ",
+                    "<{priority}>1 {}.{:06}Z {host} {tag} {process} {tag} - ",
                     date_time(seconds),
                     now.rem_euclid(1_000_000_000) / 1000
                 ),
@@ -205,6 +275,8 @@ fn journal(fields: &[(String, String)], severity: u8, line: &[u8], now: i64, out
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     const NOW: i64 = 1_700_000_000_123_456_789;
@@ -216,7 +288,6 @@ mod tests {
                 style,
                 facility: 3,
                 host: "box".into(),
-                program: "vessel".into(),
                 tag: "0123456789ab".into(),
                 process: 42,
             },
@@ -242,12 +313,12 @@ mod tests {
             (
                 SyslogStyle::Rfc5424,
                 Stream::Output,
-                "<30>1 2023-11-14T22:13:20Z box vessel 42 0123456789ab - hello",
+                "<30>1 2023-11-14T22:13:20Z box 0123456789ab 42 0123456789ab - hello",
             ),
             (
                 SyslogStyle::Rfc5424Micro,
                 Stream::Output,
-                "<30>1 2023-11-14T22:13:20.123456Z box vessel 42 0123456789ab - hello",
+                "<30>1 2023-11-14T22:13:20.123456Z box 0123456789ab 42 0123456789ab - hello",
             ),
         ] {
             syslog(LogAddress::Unix(path.clone()), style).send(stream, b"hello\n", NOW);
@@ -311,5 +382,58 @@ mod tests {
         let mut text = String::new();
         peer.read_to_string(&mut text).unwrap();
         assert!(text.ends_with("again\n"), "{text}");
+    }
+
+    #[test]
+    fn nobody_waits_for_a_server_that_accepts_nothing() {
+        use std::os::unix::net::{UnixListener, UnixStream};
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let listener = UnixListener::bind(&path).unwrap();
+        rustix::net::listen(&listener, 0).unwrap();
+        let _first = UnixStream::connect(&path).unwrap();
+        let (done, answer) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let mut remote = syslog(LogAddress::Unix(path), SyslogStyle::Local);
+            remote.send(Stream::Output, b"lost\n", NOW);
+            let _gone = done.send(remote.socket.is_none());
+        });
+        assert!(answer.recv_timeout(Duration::from_secs(5)).unwrap());
+    }
+
+    #[test]
+    fn lines_are_kept_while_a_connection_is_made() {
+        use std::io::Read;
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        rustix::net::listen(&listener, 0).unwrap();
+        let address = listener.local_addr().unwrap();
+        // The queue is full: the answer to the next one comes when there is room, which the kernel tries after a second.
+        let first = std::net::TcpStream::connect(address).unwrap();
+        let mut remote = syslog(LogAddress::Tcp(address), SyslogStyle::Local);
+        let begin = std::time::Instant::now();
+        for _ in 0..5000 {
+            remote.send(Stream::Output, b"early\n", NOW);
+        }
+        assert!(begin.elapsed() < Duration::from_millis(900));
+        assert!(matches!(
+            remote.socket,
+            Some(Socket::Stream { connecting: true, .. })
+        ));
+        assert!(remote.waiting.len() > MOST_WAITING / 2 && remote.waiting.len() <= MOST_WAITING);
+        let kept = remote.waiting.len();
+        drop((listener.accept().unwrap(), first));
+        let server = std::thread::spawn(move || {
+            let mut text = Vec::new();
+            listener.accept().unwrap().0.read_to_end(&mut text).unwrap();
+            text
+        });
+        while matches!(remote.socket, Some(Socket::Stream { connecting: true, .. })) {
+            assert!(begin.elapsed() < Duration::from_secs(20));
+            std::thread::sleep(Duration::from_millis(50));
+            remote.send(Stream::Output, b"late\n", NOW);
+        }
+        drop(remote);
+        let text = server.join().unwrap();
+        assert!(text.starts_with(b"<30>") && text.len() >= kept && text.ends_with(b"\n"));
     }
 }
