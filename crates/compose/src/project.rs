@@ -513,34 +513,21 @@ impl Project {
         hex(&Sha256::digest(json.to_string().as_bytes()))
     }
 
-    /// Activates services that were named, whatever their profiles are.
-    ///
-    /// # Errors
-    /// There is no such service.
-    pub fn enable(&mut self, names: &[String]) -> Result<()> {
-        for name in names {
-            if self.services.contains_key(name) {
-                continue;
-            }
-            let Some(service) = self.disabled.remove(name) else {
-                return Err(crate::load::no_such_service(name));
-            };
-            let profiles = service.profiles.clone();
-            self.services.insert(name.clone(), service);
-            // What has the same profiles becomes active, too.
-            let others: Vec<String> = self
-                .disabled
-                .iter()
-                .filter(|(_, other)| other.profiles.iter().any(|profile| profiles.contains(profile)))
-                .map(|(name, _)| name.clone())
-                .collect();
-            for other in others {
-                if let Some(service) = self.disabled.remove(&other) {
-                    self.services.insert(other, service);
-                }
-            }
-        }
-        Ok(())
+    /// Whether files say what it is; else only its containers do.
+    pub fn is_of_files(&self) -> bool {
+        self.model.as_map().is_some_and(|model| !model.is_empty())
+    }
+
+    /// The names of the volumes that active services use and that are the project's own.
+    pub fn used_volumes(&self) -> BTreeSet<&str> {
+        self.services
+            .values()
+            .flat_map(|service| &service.volumes)
+            .filter(|mount| mount.kind == "volume")
+            .filter_map(|mount| self.volumes.get(&mount.source))
+            .filter(|volume| !volume.external)
+            .map(|volume| volume.name.as_str())
+            .collect()
     }
 
     /// The named services (all when none is named) and, with `dependencies`, what they depend on.

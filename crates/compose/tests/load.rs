@@ -215,10 +215,54 @@ fn profiles() {
     assert_eq!(names(&with(&[])), ["a"]);
     assert_eq!(names(&with(&["dev"])), ["a", "b"]);
     assert_eq!(names(&with(&["*"])), ["a", "b", "c"]);
-    let mut named = with(&[]);
-    named.enable(&["c".to_owned()]).unwrap();
-    assert_eq!(names(&named), ["a", "b", "c"]);
-    assert!(named.enable(&["nope".to_owned()]).is_err());
+    let naming = |text: &str, name: &str| {
+        let files = [("compose.yaml", text), ("vars", "A=1"), ("labels", "l=2")];
+        project(&files, &[], |options| options.services = vec![name.to_owned()])
+    };
+    assert_eq!(names(&naming(text, "c").unwrap()), ["a", "b", "c"]);
+    assert_eq!(naming(text, "nope").unwrap_err(), "no such service: nope");
+    // A named service is as whole as one whose profile is active.
+    let text = "services: {a: {image: x}, b: {image: x, profiles: [p], env_file: vars, label_file: labels}}";
+    let named = naming(text, "b").unwrap();
+    assert_eq!(named.services["b"].environment["A"].as_deref(), Some("1"));
+    assert!(named.services["b"].labels.contains_key("l"));
+    // What it needs and nothing activates is a fault, not left out.
+    let text = "services: {a: {image: x, profiles: [p], depends_on: [b]}, b: {image: x, profiles: [q]}}";
+    assert!(naming(text, "a").unwrap_err().contains("none of whose profiles"));
+}
+
+#[test]
+fn volumes_that_go_with_the_project() {
+    let text = "services:\n  a: {image: x, volumes: ['used:/u', '/anonymous', 'theirs:/t']}\n  \
+                b: {image: x, volumes: ['hidden:/h'], profiles: [p]}\n\
+                volumes: {used: {}, unused: {}, hidden: {}, theirs: {external: true}}";
+    let project = project(&[("compose.yaml", text)], &[], |_| ()).unwrap();
+    assert!(project.is_of_files());
+    assert_eq!(
+        project.used_volumes().into_iter().collect::<Vec<_>>(),
+        ["app_used"]
+    );
+}
+
+#[test]
+fn long_chains_and_cycles() {
+    let chain = |last: &str| {
+        let mut text = "services:\n".to_owned();
+        for number in 0..3000 {
+            text.push_str(&format!(
+                "  s{number}: {{image: x, depends_on: [s{}]}}\n",
+                number + 1
+            ));
+        }
+        text.push_str(&format!("  s3000: {{image: x{last}}}\n"));
+        project(&[("compose.yaml", &text)], &[], |_| ()).map(|project| project.services.len())
+    };
+    assert_eq!(chain(""), Ok(3001));
+    assert!(
+        chain(", depends_on: [s7]")
+            .unwrap_err()
+            .contains("dependency cycle detected: ")
+    );
 }
 
 #[test]

@@ -8,8 +8,19 @@ use super::state::{Container, OneOff};
 use crate::error::{Error, Result};
 
 impl Engine<'_> {
+    /// The containers of active services, of the named ones if any: what the files do not name may be another
+    /// directory's of the same name, and stays as it is.
+    ///
+    /// # Errors
+    /// There is no such service, or the daemon cannot be asked.
+    pub fn own_containers(&self, services: &[String]) -> Result<Vec<Container>> {
+        let mut containers = self.containers_of(services, OneOff::Exclude)?;
+        containers.retain(|container| self.project.services.contains_key(&container.service));
+        Ok(containers)
+    }
+
     fn grouped(&self, services: &[String]) -> Result<(BTreeSet<String>, Vec<Container>)> {
-        let containers = self.containers_of(services, OneOff::Exclude)?;
+        let containers = self.own_containers(services)?;
         let names = containers
             .iter()
             .map(|container| container.service.clone())
@@ -37,7 +48,9 @@ impl Engine<'_> {
     /// # Errors
     /// A service has no container, or one cannot be started.
     pub fn start_stopped(&self, services: &[String]) -> Result<()> {
-        let (names, _) = self.grouped(services)?;
+        // What they depend on is started, too, as far as it was made.
+        let needed: Vec<String> = self.project.select(services, true)?.into_iter().collect();
+        let (names, _) = self.grouped(&needed)?;
         for name in services {
             if !names.contains(name) {
                 return Err(Error::project(format!(
@@ -99,13 +112,12 @@ impl Engine<'_> {
     /// # Errors
     /// Nothing runs, or a container does not get it.
     pub fn kill(&self, services: &[String], signal: &str, remove_orphans: bool) -> Result<()> {
-        let mut containers = self.containers_of(services, OneOff::Exclude)?;
-        containers.retain(|container| {
-            container.is_running()
-                && (remove_orphans
-                    || self.project.services.contains_key(&container.service)
-                    || self.project.disabled.contains_key(&container.service))
-        });
+        let mut containers = if remove_orphans {
+            self.containers_of(services, OneOff::Exclude)?
+        } else {
+            self.own_containers(services)?
+        };
+        containers.retain(Container::is_running);
         each(&containers, |container| {
             self.step(&container.resource(), "Killing", "Killed", || {
                 self.client
@@ -120,7 +132,7 @@ impl Engine<'_> {
     /// # Errors
     /// A container cannot be paused.
     pub fn pause(&self, services: &[String]) -> Result<()> {
-        let mut containers = self.containers_of(services, OneOff::Exclude)?;
+        let mut containers = self.own_containers(services)?;
         containers.retain(|container| container.summary.state == "running");
         each(&containers, |container| {
             self.step(&container.resource(), "Pausing", "Paused", || {
@@ -139,7 +151,7 @@ impl Engine<'_> {
     /// # Errors
     /// A container cannot go on.
     pub fn unpause(&self, services: &[String]) -> Result<()> {
-        let mut containers = self.containers_of(services, OneOff::Exclude)?;
+        let mut containers = self.own_containers(services)?;
         containers.retain(|container| container.summary.state == "paused");
         each(&containers, |container| {
             self.step(&container.resource(), "Unpausing", "Unpaused", || {

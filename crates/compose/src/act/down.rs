@@ -28,7 +28,7 @@ pub struct Down {
     pub remove_orphans: bool,
     /// Seconds to stop, when it is not what services say.
     pub timeout: Option<i64>,
-    /// Volumes, too.
+    /// Volumes, too: those that active services use, or all with the label when there are no files.
     pub volumes: bool,
     /// Images, too.
     pub images: Option<Images>,
@@ -41,21 +41,19 @@ impl Engine<'_> {
     /// Something cannot be removed.
     pub fn down(&self, how: &Down) -> Result<()> {
         let all = self.containers(OneOff::Include)?;
-        let known = |service: &str| {
-            self.project.services.contains_key(service) || self.project.disabled.contains_key(service)
-        };
+        let from_files = self.project.is_of_files();
         let mut by_service: BTreeMap<String, Vec<Container>> = BTreeMap::new();
         let mut orphans = Vec::new();
         for container in all {
             let named = how.services.is_empty() || how.services.contains(&container.service);
-            if known(&container.service) || self.project.services.is_empty() {
+            if self.project.services.contains_key(&container.service) || !from_files {
                 if named {
                     by_service
                         .entry(container.service.clone())
                         .or_default()
                         .push(container);
                 }
-            } else if how.services.is_empty() {
+            } else if how.services.is_empty() && !self.project.disabled.contains_key(&container.service) {
                 orphans.push(container);
             }
         }
@@ -103,10 +101,7 @@ impl Engine<'_> {
             .map_err(Error::engine("cannot list the project's networks"))?;
         let kept = |key: &str| {
             // Those of services that are not in the files stay with them.
-            !how.remove_orphans
-                && !self.project.services.is_empty()
-                && !self.project.networks.is_empty()
-                && !self.project.networks.contains_key(key)
+            !how.remove_orphans && self.project.is_of_files() && !self.project.networks.contains_key(key)
         };
         let networks: Vec<_> = networks
             .into_iter()
@@ -142,10 +137,11 @@ impl Engine<'_> {
             .volume_list(&labels::of_project(&self.project.name))
             .map_err(Error::engine("cannot list the project's volumes"))?;
         let mut names: BTreeSet<String> = listed.volumes.into_iter().map(|volume| volume.name).collect();
-        for volume in self.project.volumes.values() {
-            if volume.external {
-                names.remove(&volume.name);
-            }
+        if self.project.is_of_files() {
+            // Others with the label are another directory's of the same name, or those of files and profiles that
+            // are not here now: nobody asked for their data to go.
+            let own = self.project.used_volumes();
+            names.retain(|name| own.contains(name.as_str()));
         }
         let names: Vec<String> = names.into_iter().collect();
         each(&names, |name| {

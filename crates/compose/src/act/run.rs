@@ -124,9 +124,8 @@ impl Engine<'_> {
         config.attach_stdout = !run.detach;
         config.attach_stderr = !run.detach;
         made.request.host_config.auto_remove = run.rm;
-        if run.rm {
-            made.request.host_config.restart_policy = vessel_api::RestartPolicy::default();
-        }
+        // It runs once, whatever the service does.
+        made.request.host_config.restart_policy = vessel_api::RestartPolicy::default();
         let resource = format!("Container {name}");
         let created = self.step(&resource, "Creating", "Created", || {
             self.client

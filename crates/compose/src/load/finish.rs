@@ -32,6 +32,7 @@ pub(super) fn finish(
         services.sort_keys();
     }
     names(model, name);
+    let profiles = &enabling(model, profiles, &options.services)?;
     let active = active(model, profiles);
     if !options.no_consistency {
         consistent(model, &active).map_err(|fault| loader.fault(fault))?;
@@ -273,6 +274,29 @@ fn names(model: &mut Node, project: &str) {
     }
 }
 
+/// Profiles with those that named services need to be active.
+fn enabling(model: &Node, profiles: &[String], named: &[String]) -> Result<Vec<String>> {
+    let services = model.get("services").and_then(Node::as_map);
+    let before = active(model, profiles);
+    let mut profiles = profiles.to_vec();
+    for name in named {
+        let service = services
+            .and_then(|services| services.get(name))
+            .ok_or_else(|| no_such_service(name))?;
+        if before.contains(name) {
+            continue;
+        }
+        let own = service.get("profiles").and_then(Node::as_list);
+        profiles.extend(
+            own.into_iter()
+                .flatten()
+                .filter_map(Node::as_str)
+                .map(str::to_owned),
+        );
+    }
+    Ok(profiles)
+}
+
 /// Services without profiles, and those of which one is active.
 fn active(model: &Node, profiles: &[String]) -> BTreeSet<String> {
     let services = model.get("services").and_then(Node::as_map);
@@ -447,44 +471,42 @@ fn consistent(model: &Node, active: &BTreeSet<String>) -> std::result::Result<()
 
 /// Refuses services that wait for each other.
 fn cycle(services: Option<&Map>, active: &BTreeSet<String>) -> std::result::Result<(), Fault> {
-    fn visit(
-        name: &str,
-        services: &Map,
-        way: &mut Vec<String>,
-        done: &mut BTreeSet<String>,
-    ) -> Option<Vec<String>> {
-        if done.contains(name) {
-            return None;
-        }
-        if let Some(begin) = way.iter().position(|known| known == name) {
-            let mut cycle = way[begin..].to_vec();
-            cycle.push(name.to_owned());
-            return Some(cycle);
-        }
-        // Deeper than any project: names are few, but the stack is finite.
-        if way.len() > 2000 {
-            return None;
-        }
-        way.push(name.to_owned());
-        let depends = services.get(name).and_then(|service| service.get("depends_on"));
-        for other in depends.and_then(Node::as_map).into_iter().flat_map(Map::keys) {
-            if let Some(cycle) = visit(other, services, way, done) {
-                return Some(cycle);
-            }
-        }
-        way.pop();
-        done.insert(name.to_owned());
-        None
-    }
     let Some(services) = services else { return Ok(()) };
-    let mut done = BTreeSet::new();
+    let depends = |name: &str| {
+        let service = services.get(name).and_then(|service| service.get("depends_on"));
+        service.and_then(Node::as_map).into_iter().flat_map(Map::keys)
+    };
+    let mut done: BTreeSet<&str> = BTreeSet::new();
     for name in active {
-        if let Some(cycle) = visit(name, services, &mut Vec::new(), &mut done) {
-            let at = services
-                .get(name)
-                .map_or(crate::yaml::At::file(0), |service| service.at);
-            let message = format!("dependency cycle detected: {}", cycle.join(" -> "));
-            return Err(Fault::new(at, "", message));
+        // A stack of its own: chains may be longer than that of the thread.
+        let mut way: Vec<&str> = vec![name];
+        let mut on_way: BTreeSet<&str> = BTreeSet::from([name.as_str()]);
+        let mut open = vec![depends(name)];
+        while let Some(others) = open.last_mut() {
+            let Some(other) = others.next() else {
+                open.pop();
+                if let Some(left) = way.pop() {
+                    on_way.remove(left);
+                    done.insert(left);
+                }
+                continue;
+            };
+            if on_way.contains(other.as_str()) {
+                let begin = way.iter().position(|known| known == other).unwrap_or(0);
+                let at = services
+                    .get(name)
+                    .map_or(crate::yaml::At::file(0), |service| service.at);
+                let message = format!(
+                    "dependency cycle detected: {} -> {other}",
+                    way[begin..].join(" -> ")
+                );
+                return Err(Fault::new(at, "", message));
+            }
+            if !done.contains(other.as_str()) {
+                way.push(other);
+                on_way.insert(other);
+                open.push(depends(other));
+            }
         }
     }
     Ok(())

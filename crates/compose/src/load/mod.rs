@@ -55,6 +55,8 @@ pub struct Options {
     pub name: Option<String>,
     /// Profiles that are active; `*` for all.
     pub profiles: Vec<String>,
+    /// Services that are active whatever their profiles are; what shares a profile with them is, too.
+    pub services: Vec<String>,
     /// Environment files; none: `.env` of the project's directory, if there is one.
     pub env_files: Vec<PathBuf>,
     /// The caller's environment.

@@ -1,6 +1,6 @@
 //! `up` in the foreground: the output of containers as it comes, until all have ended or the user has had enough.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -10,7 +10,7 @@ use vessel_api::EventMessage;
 use vessel_client::{Client, EventsOptions, LogsOptions};
 use vessel_compose::act::labels;
 use vessel_compose::act::state::OneOff;
-use vessel_compose::act::{Engine, logs};
+use vessel_compose::act::{Create, Engine, logs};
 use vessel_compose::{Error, Project};
 
 use super::options::Session;
@@ -39,8 +39,10 @@ enum Message {
         code: i64,
         at: i64,
     },
-    /// The log of a container ended.
+    /// The log of a container ended, or cannot be read.
     LogEnded(String),
+    /// Nobody reads what is shown.
+    Unread,
     /// All were started, or could not be.
     AllStarted(std::result::Result<(), Error>),
 }
@@ -51,14 +53,13 @@ pub fn run(
     project: &Project,
     engine: &Engine<'_>,
     chosen: &BTreeSet<String>,
-    named: &[String],
+    create: &Create,
     options: &Attached,
-    timeout: Option<i64>,
 ) -> Result {
     if let Some(service) = &options.exit_code_from {
         project.service(service)?;
     }
-    let shown = shown(project, chosen, named, options)?;
+    let shown = shown(project, chosen, &create.services, options)?;
     session.progress().finish();
     let signals = Signals::block([libc::SIGINT, libc::SIGTERM])?;
     let client = session.client()?.clone();
@@ -90,6 +91,8 @@ pub fn run(
         sender: sender.clone(),
         alive: BTreeMap::new(),
         following: BTreeSet::new(),
+        again: BTreeSet::new(),
+        later: VecDeque::new(),
         ended: BTreeMap::new(),
     };
     // What ran before shows what it writes from now on.
@@ -117,7 +120,7 @@ pub fn run(
     std::thread::scope(|scope| {
         let starter = sender;
         scope.spawn(move || {
-            let result = engine.start(chosen, true);
+            let result = engine.start(chosen, !create.no_deps);
             let _ = starter.send(Message::AllStarted(result));
         });
         let end = watch.until_end(session, chosen, options, &signals, &receiver);
@@ -133,7 +136,7 @@ pub fn run(
             chosen,
             end,
             options.exit_code_from.as_deref(),
-            timeout,
+            create.timeout,
         )
     })
 }
@@ -146,6 +149,8 @@ enum End {
     Abort(i64),
     /// The user wants it.
     Signal,
+    /// Nobody reads the output any more.
+    Unread,
     /// Starting failed.
     Failed(Error),
 }
@@ -234,7 +239,12 @@ struct Watch {
     sender: Sender<Message>,
     /// Services of containers that run, by ID.
     alive: BTreeMap<String, String>,
+    /// Whose log is being read.
     following: BTreeSet<String>,
+    /// What started anew while the log of its former life is still being read.
+    again: BTreeSet<String>,
+    /// What came while something else was waited for.
+    later: VecDeque<Message>,
     /// When containers ended, in nanoseconds.
     ended: BTreeMap<String, i64>,
 }
@@ -280,7 +290,14 @@ impl Watch {
         let id = id.to_owned();
         std::thread::spawn(move || {
             // What cannot be read is shown by nobody; that a container ended is told by its event.
-            let _ = logs::read(&client, &id, &options, |line| printer.line(&short, line));
+            let mut read = true;
+            let _ = logs::read(&client, &id, &options, |line| {
+                read = printer.line(&short, line);
+                read
+            });
+            if !read {
+                let _ = sender.send(Message::Unread);
+            }
             let _ = sender.send(Message::LogEnded(id));
         });
     }
@@ -299,7 +316,8 @@ impl Watch {
             if signals.next().is_some() {
                 return Ok(End::Signal);
             }
-            let Ok(message) = receiver.recv_timeout(TICK) else {
+            let next = self.later.pop_front();
+            let Some(message) = next.or_else(|| receiver.recv_timeout(TICK).ok()) else {
                 if all_started
                     && self.alive.is_empty()
                     && self.following.is_empty()
@@ -318,6 +336,9 @@ impl Watch {
                 Message::Started { id, name, service } if chosen.contains(&service) => {
                     self.alive.insert(id.clone(), service.clone());
                     // While the log of its former life has not ended, it is followed when that does.
+                    if self.following.contains(&id) {
+                        self.again.insert(id.clone());
+                    }
                     self.follow(&id, &name, &service, Since::LastEnd);
                 }
                 Message::Died {
@@ -339,15 +360,19 @@ impl Watch {
                     }
                 }
                 Message::LogEnded(id) => self.log_ended(&id),
+                Message::Unread => return Ok(End::Unread),
                 _ => {}
             }
         }
     }
 
-    /// The log of a container ended. When it runs again since, its next one is followed.
+    /// The log of a container ended. When it started again since, its next one is followed; one that cannot be read is
+    /// not tried again before that.
     fn log_ended(&mut self, id: &str) {
         self.following.remove(id);
-        if let Some(service) = self.alive.get(id).cloned() {
+        if self.again.remove(id)
+            && let Some(service) = self.alive.get(id).cloned()
+        {
             let name = self.client.container_inspect(id, false).map(|found| found.name);
             let name = name.unwrap_or_default().trim_start_matches('/').to_owned();
             self.follow(id, &name, &service, Since::LastEnd);
@@ -357,18 +382,12 @@ impl Watch {
     /// Waits a moment for the last lines of a container that ended.
     fn drain(&mut self, id: &str, receiver: &Receiver<Message>) {
         let begin = std::time::Instant::now();
-        let mut later = Vec::new();
         while self.following.contains(id) && begin.elapsed() < Duration::from_secs(1) {
             match receiver.recv_timeout(TICK) {
-                Ok(Message::LogEnded(ended)) => {
-                    self.following.remove(&ended);
-                }
-                Ok(other) => later.push(other),
+                Ok(Message::LogEnded(ended)) => self.log_ended(&ended),
+                Ok(other) => self.later.push_back(other),
                 Err(_) => {}
             }
-        }
-        for message in later {
-            let _ = self.sender.send(message);
         }
     }
 
@@ -430,6 +449,8 @@ fn finish(
             stop()?;
             Err(Failure::silent(130))
         }
+        // As if by SIGPIPE; what runs goes on.
+        End::Unread => Err(Failure::silent(141)),
         End::Failed(error) => Err(error.into()),
     }
 }

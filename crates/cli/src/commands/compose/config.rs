@@ -66,11 +66,11 @@ impl Args {
         if self.profiles {
             options.profiles = vec!["*".to_owned()];
         }
+        options.services.clone_from(&self.names);
         let mut project = vessel_compose::load(&options)?;
         for warning in &project.warnings {
             output::warn(&format!("vessel: warning: {warning}"));
         }
-        project.enable(&self.names)?;
         if !self.names.is_empty() {
             let chosen = project.select(&self.names, true)?;
             project.services.retain(|name, _| chosen.contains(name));

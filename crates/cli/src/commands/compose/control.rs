@@ -1,7 +1,5 @@
 //! `vessel compose start`, `stop`, `restart`, `kill`, `pause`, `unpause` and `rm`
 
-use vessel_compose::act::state::OneOff;
-
 use super::options::Session;
 use crate::commands::confirm;
 use crate::failure::{Failure, Result};
@@ -23,7 +21,7 @@ pub struct StartArgs {
 
 impl StartArgs {
     pub fn run(self, session: &Session<'_>) -> Result {
-        let project = session.known_project(&self.services)?;
+        let project = session.acting_project(&self.services)?;
         let engine = session.engine(&project)?;
         engine.start_stopped(&self.services)?;
         if self.wait {
@@ -47,7 +45,7 @@ pub struct StopArgs {
 
 impl StopArgs {
     pub fn run(self, session: &Session<'_>) -> Result {
-        let project = session.known_project(&self.services)?;
+        let project = session.acting_project(&self.services)?;
         Ok(session.engine(&project)?.stop(&self.services, self.timeout)?)
     }
 }
@@ -68,7 +66,7 @@ pub struct RestartArgs {
 
 impl RestartArgs {
     pub fn run(self, session: &Session<'_>) -> Result {
-        let project = session.known_project(&self.services)?;
+        let project = session.acting_project(&self.services)?;
         let engine = session.engine(&project)?;
         Ok(engine.restart(&self.services, self.timeout, !self.no_deps)?)
     }
@@ -90,7 +88,7 @@ pub struct KillArgs {
 
 impl KillArgs {
     pub fn run(self, session: &Session<'_>) -> Result {
-        let project = session.known_project(&self.services)?;
+        let project = session.acting_project(&self.services)?;
         let engine = session.engine(&project)?;
         Ok(engine.kill(&self.services, &self.signal, self.remove_orphans)?)
     }
@@ -106,7 +104,7 @@ pub struct PauseArgs {
 
 impl PauseArgs {
     pub fn run(self, session: &Session<'_>) -> Result {
-        let project = session.known_project(&self.services)?;
+        let project = session.acting_project(&self.services)?;
         Ok(session.engine(&project)?.pause(&self.services)?)
     }
 }
@@ -121,7 +119,7 @@ pub struct UnpauseArgs {
 
 impl UnpauseArgs {
     pub fn run(self, session: &Session<'_>) -> Result {
-        let project = session.known_project(&self.services)?;
+        let project = session.acting_project(&self.services)?;
         Ok(session.engine(&project)?.unpause(&self.services)?)
     }
 }
@@ -145,12 +143,12 @@ pub struct RemoveArgs {
 
 impl RemoveArgs {
     pub fn run(self, session: &Session<'_>) -> Result {
-        let project = session.known_project(&self.services)?;
+        let project = session.acting_project(&self.services)?;
         let engine = session.engine(&project)?;
         if self.stop {
             engine.stop(&self.services, None)?;
         }
-        let mut found = engine.containers_of(&self.services, OneOff::Include)?;
+        let mut found = engine.own_containers(&self.services)?;
         found.retain(|container| !container.is_running());
         if found.is_empty() {
             output::warn("No stopped containers");

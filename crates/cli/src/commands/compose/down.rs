@@ -38,7 +38,7 @@ impl Args {
                 )));
             }
         };
-        let project = session.known_project(&self.services)?;
+        let project = session.acting_project(&self.services)?;
         session.engine(&project)?.down(&Down {
             services: self.services,
             remove_orphans: self.remove_orphans || says_yes("COMPOSE_REMOVE_ORPHANS"),

@@ -134,42 +134,61 @@ impl<'a> Session<'a> {
 
     /// The project of the files, with named services active.
     pub fn project(&self, services: &[String]) -> Result<Project> {
-        let mut project = vessel_compose::load(&self.load_options()?)?;
+        let mut options = self.load_options()?;
+        options.services = services.to_vec();
+        let project = vessel_compose::load(&options)?;
         for warning in &project.warnings {
             output::warn(&format!("vessel: warning: {warning}"));
         }
-        project.enable(services)?;
         Ok(project)
     }
 
-    /// The project of the files, of all profiles; without files what the containers of the named project tell of it.
+    /// The project of the files, of all profiles, for looking at what there is; without files what the containers of
+    /// the named project tell of it.
     pub fn known_project(&self, services: &[String]) -> Result<Project> {
         let mut options = self.load_options()?;
         // What runs is meant, whatever profile it was started with.
         options.profiles = vec!["*".to_owned()];
+        self.existing(options, services)
+    }
+
+    /// The same for acting on what there is: of the user's profiles, with named services active.
+    pub fn acting_project(&self, services: &[String]) -> Result<Project> {
+        let mut options = self.load_options()?;
+        options.services = services.to_vec();
+        self.existing(options, services)
+    }
+
+    fn existing(&self, mut options: Options, services: &[String]) -> Result<Project> {
         options.no_consistency = true;
         options.no_env_resolution = true;
-        let said = options
-            .name
-            .clone()
-            .or_else(|| std::env::var("COMPOSE_PROJECT_NAME").ok())
-            .filter(|name| !name.is_empty());
-        match (vessel_compose::load(&options), said) {
-            (Err(Error::NoFile(_)), Some(name)) => {
-                let project = vessel_compose::act::state::project_of_containers(self.client()?, &name)?;
-                for service in services {
-                    project.service(service)?;
-                }
-                Ok(project)
+        let of_containers = |name: &str| -> Result<Project> {
+            let project = vessel_compose::act::state::project_of_containers(self.client()?, name)?;
+            for service in services {
+                project.service(service)?;
             }
-            (loaded, _) => {
-                let project = loaded?;
-                for service in services {
-                    project.service(service)?;
-                }
-                Ok(project)
-            }
+            Ok(project)
+        };
+        let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        // A name without files means that project, not the one whose files happen to be here.
+        if let Some(name) = options.name.as_ref().filter(|name| !name.is_empty())
+            && options.files.is_empty()
+            && variable("COMPOSE_FILE").is_none()
+        {
+            return of_containers(name);
         }
+        let said = options.name.clone().filter(|name| !name.is_empty());
+        let project = match (
+            vessel_compose::load(&options),
+            said.or_else(|| variable("COMPOSE_PROJECT_NAME")),
+        ) {
+            (Err(Error::NoFile(_)), Some(name)) => return of_containers(&name),
+            (loaded, _) => loaded?,
+        };
+        for service in services {
+            project.service(service)?;
+        }
+        Ok(project)
     }
 
     /// How images are built.

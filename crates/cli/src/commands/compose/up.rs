@@ -183,14 +183,6 @@ impl Args {
             }
             return Ok(());
         }
-        super::attached::run(
-            session,
-            &project,
-            &engine,
-            &chosen,
-            &self.services,
-            &self.attached,
-            self.timeout,
-        )
+        super::attached::run(session, &project, &engine, &chosen, &create, &self.attached)
     }
 }
