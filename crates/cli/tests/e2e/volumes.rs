@@ -153,6 +153,27 @@ fn a_directory_as_a_volume_is_not_removed_with_it() {
     let error = daemon.vessel(&["volume", "create", "-o", "colour=red"]).fails(1);
     assert!(error.contains("invalid option: \"colour\""), "{error}");
 
+    // An empty one gets what the image has there, on the same file system, too.
+    let empty = daemon.dir().join("empty");
+    std::fs::create_dir(&empty).unwrap();
+    let device = format!("device={}", empty.display());
+    let create = [
+        "volume",
+        "create",
+        "-o",
+        "type=none",
+        "-o",
+        "o=bind",
+        "-o",
+        &device,
+        "empty",
+    ];
+    daemon.vessel(&create).ok();
+    daemon
+        .vessel(&["run", "--rm", "-v", "empty:/bin", "busybox", "true"])
+        .ok();
+    assert!(empty.join("busybox").exists());
+
     // What an operator mounted there is left alone.
     daemon.vessel(&["volume", "create", "plain"]).ok();
     let data = daemon
@@ -162,8 +183,16 @@ fn a_directory_as_a_volume_is_not_removed_with_it() {
     let error = daemon.vessel(&["volume", "rm", "plain"]).fails(1);
     rustix::mount::unmount(&data, rustix::mount::UnmountFlags::DETACH).unwrap();
     assert!(error.contains("is mounted on"), "{error}");
+    // Nor what is mounted further down.
+    let below = format!("{data}/below");
+    std::fs::create_dir(&below).unwrap();
+    rustix::mount::mount_bind(&source, &below).unwrap();
     assert!(source.join("kept").exists());
-    daemon.vessel(&["volume", "rm", "plain"]).ok();
+    let error = daemon.vessel(&["volume", "rm", "plain"]).fails(1);
+    assert!(error.contains("is mounted in it"), "{error}");
+    assert!(source.join("kept").exists());
+    let aside = daemon.root().join("volumes/.removed/plain/_data/below");
+    rustix::mount::unmount(aside, rustix::mount::UnmountFlags::DETACH).unwrap();
 }
 
 #[test]

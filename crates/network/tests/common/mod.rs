@@ -12,7 +12,7 @@ use vessel_network::*;
 
 pub const HOST: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 2);
 pub const OUTSIDE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
-pub const TIMEOUT: Duration = Duration::from_millis(500);
+pub const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Runs the test on a thread that is alone in a network namespace with loopback up.
 pub fn on_a_host(test: impl FnOnce() + Send) {
