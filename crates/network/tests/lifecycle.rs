@@ -493,11 +493,13 @@ fn many_at_once_under_a_reconciler() {
                     assert_eq!(bridge.reconcile(&[]).unwrap(), Reconciled::default());
                 }
             });
-            for worker in workers {
-                worker.join().unwrap();
-            }
+            // The reconciler ends also when one of them failed.
+            let ended: Vec<_> = workers.into_iter().map(|worker| worker.join()).collect();
             end.store(true, std::sync::atomic::Ordering::Relaxed);
             reconciler.join().unwrap();
+            for worker in ended {
+                worker.unwrap();
+            }
         });
         drop(pool);
         bridge.flush();
