@@ -232,6 +232,21 @@ fn profiles() {
 }
 
 #[test]
+fn copies_of_long_texts_are_bounded() {
+    let long = "x".repeat(1 << 20);
+    let aliases = ["*a"; 1000].join(", ");
+    let text = format!("x-a: &a {long}\nx-b: [{aliases}]\nservices: {{a: {{image: x}}}}");
+    let error = project(&[("compose.yaml", &text)], &[], |_| ()).unwrap_err();
+    assert!(error.contains("too large"), "{error}");
+    let text = format!("x-b: [{}]\nservices: {{a: {{image: x}}}}", ["$A"; 100].join(", "));
+    let error = project(&[("compose.yaml", &text)], &[], |options| {
+        options.environment.insert("A".to_owned(), long);
+    })
+    .unwrap_err();
+    assert!(error.contains("too much text"), "{error}");
+}
+
+#[test]
 fn volumes_that_go_with_the_project() {
     let text = "services:\n  a: {image: x, volumes: ['used:/u', '/anonymous', 'theirs:/t']}\n  \
                 b: {image: x, volumes: ['hidden:/h'], profiles: [p]}\n\

@@ -121,7 +121,17 @@ impl Engine<'_> {
             }
         })?;
         if !to_build.is_empty() {
-            self.images.build(self.project, &to_build)?;
+            // What they build upon comes first, and is built when it is not here.
+            let names: Vec<String> = to_build.iter().map(|service| service.name.clone()).collect();
+            let mut ordered = self.buildable(&names, false)?;
+            let mut missing = BTreeSet::new();
+            for service in &ordered {
+                if self.image_id(&service.image_name(&self.project.name))?.is_none() {
+                    missing.insert(service.name.clone());
+                }
+            }
+            ordered.retain(|service| names.contains(&service.name) || missing.contains(&service.name));
+            self.images.build(self.project, &ordered)?;
         }
         let mut ids = BTreeMap::new();
         for service in chosen() {

@@ -189,13 +189,35 @@ impl Engine<'_> {
         container: &Container,
         others: &[Container],
     ) -> Result<bool> {
-        let Some(other) = service.network_mode.strip_prefix("service:") else {
-            return Ok(false);
+        let is_gone = |other: &str, mode: &str| {
+            !others
+                .iter()
+                .any(|known| known.service == other && mode == format!("container:{}", known.id))
         };
-        let mode = &container.summary.host_config.network_mode;
-        Ok(!others
-            .iter()
-            .any(|known| known.service == other && *mode == format!("container:{}", known.id)))
+        if let Some(other) = service.network_mode.strip_prefix("service:")
+            && is_gone(other, &container.summary.host_config.network_mode)
+        {
+            return Ok(true);
+        }
+        let ipc = service.ipc.strip_prefix("service:");
+        let pid = service
+            .pid
+            .as_deref()
+            .and_then(|mode| mode.strip_prefix("service:"));
+        if ipc.is_none() && pid.is_none() {
+            return Ok(false);
+        }
+        // The list does not tell these.
+        let found = self
+            .client
+            .container_inspect(&container.id, false)
+            .map_err(Error::engine(format!(
+                "cannot look at container {}",
+                container.name
+            )))?
+            .host_config;
+        Ok(ipc.is_some_and(|other| is_gone(other, &found.ipc_mode))
+            || pid.is_some_and(|other| is_gone(other, &found.pid_mode)))
     }
 
     fn container_name(&self, service: &Service, number: u32) -> String {
@@ -227,7 +249,7 @@ impl Engine<'_> {
                 .config
                 .labels
                 .insert(labels::REPLACE.to_owned(), old.name.clone());
-            self.inherit_volumes(old, &mut made.request)?;
+            self.inherit_volumes(old, service, image, &mut made.request)?;
         }
         let created = self
             .client
@@ -265,16 +287,37 @@ impl Engine<'_> {
         Ok(created.id)
     }
 
-    /// Gives a new container the anonymous volumes of the one it replaces.
+    /// Gives a new container the volumes of the one it replaces where its service or its image asks for one without
+    /// a name; those that the files named and name no more stay behind.
     fn inherit_volumes(
         &self,
         old: &Container,
+        service: &Service,
+        image: &str,
         request: &mut vessel_api::ContainerCreateRequest,
     ) -> Result<()> {
         let known = self
             .client
             .container_inspect(&old.id, false)
             .map_err(Error::engine(format!("cannot look at container {}", old.name)))?;
+        let of_image = if image.is_empty() {
+            service.image_name(&self.project.name)
+        } else {
+            image.to_owned()
+        };
+        let declared = self
+            .client
+            .image_inspect(&of_image)
+            .map_err(Error::engine(format!("cannot look at image {of_image}")))?
+            .config
+            .map(|config| config.volumes)
+            .unwrap_or_default();
+        let unnamed = |target: &str| {
+            service
+                .volumes
+                .iter()
+                .any(|mount| mount.kind == "volume" && mount.source.is_empty() && mount.target == target)
+        };
         let targets: BTreeSet<String> = request
             .host_config
             .binds
@@ -287,9 +330,15 @@ impl Engine<'_> {
                     .iter()
                     .map(|mount| mount.target.clone()),
             )
+            .chain(request.host_config.tmpfs.keys().cloned())
             .collect();
         for mount in known.mounts {
-            if mount.kind == "volume" && !mount.name.is_empty() && !targets.contains(&mount.destination) {
+            let asked = declared.contains_key(&mount.destination) || unnamed(&mount.destination);
+            if mount.kind == "volume"
+                && asked
+                && !mount.name.is_empty()
+                && !targets.contains(&mount.destination)
+            {
                 request.config.volumes.remove(&mount.destination);
                 let mode = if mount.rw { "rw" } else { "ro" };
                 request

@@ -16,6 +16,9 @@ pub struct LineFault {
     pub message: String,
 }
 
+/// The most that the values of a file take together.
+const MAX_VALUES: usize = 16 << 20;
+
 /// The variables of a file. `lookup` knows the caller's variables, which win in substitutions.
 ///
 /// # Errors
@@ -29,6 +32,7 @@ pub fn parse(text: &str, lookup: &dyn Fn(&str) -> Option<String>) -> Result<Envi
         rest: &text,
         line: 1,
         found: Environment::new(),
+        taken: 0,
         lookup,
     };
     while reader.statement()? {}
@@ -61,6 +65,8 @@ struct Reader<'a> {
     rest: &'a str,
     line: u32,
     found: Environment,
+    /// How many bytes values took so far.
+    taken: usize,
     lookup: &'a dyn Fn(&str) -> Option<String>,
 }
 
@@ -115,6 +121,7 @@ impl Reader<'_> {
         if matches!(self.rest.as_bytes().get(end), None | Some(b'\n')) {
             self.advance(end);
             if let Some(value) = (self.lookup)(&name) {
+                self.taken = self.taken.saturating_add(value.len());
                 self.found.insert(name, value);
             }
             return Ok(true);
@@ -126,6 +133,10 @@ impl Reader<'_> {
             Some(quote @ (b'\'' | b'"')) => self.quoted(*quote)?,
             _ => self.unquoted()?,
         };
+        self.taken = self.taken.saturating_add(value.len());
+        if self.taken > MAX_VALUES {
+            return Err(self.fault("the values become too long together"));
+        }
         self.found.insert(name, value);
         Ok(true)
     }
@@ -263,6 +274,15 @@ mod tests {
         ] {
             assert_eq!(read(text).unwrap_err().line, line, "{text}");
         }
+    }
+
+    #[test]
+    fn values_are_bounded_together() {
+        let mut text = format!("A={}\n", "x".repeat(1 << 20));
+        for number in 0..40 {
+            text.push_str(&format!("B{number}=$A\n"));
+        }
+        assert!(read(&text).unwrap_err().message.contains("too long"));
     }
 
     proptest! {

@@ -28,13 +28,17 @@ pub fn substitute(
     substitution.text(text, 0)
 }
 
-/// Substitutes variables in all texts of a tree, but in keys.
+/// The most that texts with variables become in a project, together.
+pub const MAX_TOTAL: usize = 64 << 20;
+
+/// Substitutes variables in all texts of a tree, but in keys. `budget` is how many bytes may come out, and goes down.
 pub fn tree(
     node: &mut Node,
     lookup: &dyn Fn(&str) -> Option<String>,
     unset: &mut dyn FnMut(&str),
+    budget: &mut usize,
 ) -> Result<(), Fault> {
-    walk(node, &mut String::new(), lookup, unset)
+    walk(node, &mut String::new(), lookup, unset, budget)
 }
 
 fn walk(
@@ -42,17 +46,25 @@ fn walk(
     path: &mut String,
     lookup: &dyn Fn(&str) -> Option<String>,
     unset: &mut dyn FnMut(&str),
+    budget: &mut usize,
 ) -> Result<(), Fault> {
     let length = path.len();
     match &mut node.value {
         Value::String(text) if text.contains('$') => {
             *text = substitute(text, lookup, unset)
                 .map_err(|message| Fault::new(node.at, path.as_str(), message))?;
+            *budget = budget.checked_sub(text.len()).ok_or_else(|| {
+                Fault::new(
+                    node.at,
+                    path.as_str(),
+                    "the project's variables stand for too much text",
+                )
+            })?;
         }
         Value::List(list) => {
             for (index, item) in list.iter_mut().enumerate() {
                 path.push_str(&format!("[{index}]"));
-                walk(item, path, lookup, unset)?;
+                walk(item, path, lookup, unset, budget)?;
                 path.truncate(length);
             }
         }
@@ -62,7 +74,7 @@ fn walk(
                     path.push('.');
                 }
                 path.push_str(key);
-                walk(item, path, lookup, unset)?;
+                walk(item, path, lookup, unset, budget)?;
                 path.truncate(length);
             }
         }

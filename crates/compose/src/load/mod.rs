@@ -82,6 +82,7 @@ pub fn load(options: &Options) -> Result<Project> {
         warnings: Vec::new(),
         interpolate: !options.no_interpolate,
         stdin: options.stdin.clone(),
+        budget: interpolate::MAX_TOTAL,
     };
     let mut environment = found.environment;
     let name = loader.name(&found.files, &found.directory, &found.name, &environment)?;
@@ -123,6 +124,8 @@ struct Loader {
     warnings: Vec<String>,
     interpolate: bool,
     stdin: Option<String>,
+    /// How many bytes texts with variables may still become.
+    budget: usize,
 }
 
 impl Loader {
@@ -278,9 +281,16 @@ impl Loader {
             return Ok(());
         }
         let mut unset = Vec::new();
+        let mut budget = self.budget;
         let lookup = |name: &str| environment.get(name).cloned();
-        interpolate::tree(document, &lookup, &mut |name| unset.push(name.to_owned()))
-            .map_err(|fault| self.fault(fault))?;
+        interpolate::tree(
+            document,
+            &lookup,
+            &mut |name| unset.push(name.to_owned()),
+            &mut budget,
+        )
+        .map_err(|fault| self.fault(fault))?;
+        self.budget = budget;
         for name in unset {
             self.warn(format!(
                 "The {name:?} variable is not set. Defaulting to a blank string."

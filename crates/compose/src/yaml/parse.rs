@@ -90,8 +90,13 @@ impl Builder {
                     None if style == ScalarStyle::Plain => plain(&text),
                     None => Value::String(text.into_owned()),
                 };
+                // Long texts count as several values: aliases copy them.
+                let size = match &value {
+                    Value::String(text) => 1 + text.len() / 64,
+                    _ => 1,
+                };
                 let node = Node { value, at, directive };
-                self.complete(node, anchor, 1, 0)
+                self.complete(node, anchor, size, 0)
             }
             Event::SequenceStart(anchor, tag) => {
                 self.open(Open::List(Vec::new()), at, anchor, tag.as_deref())
