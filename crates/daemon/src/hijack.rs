@@ -15,30 +15,27 @@ use hyper::header::{CONNECTION, HeaderValue, UPGRADE};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper::{Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use tokio::net::UnixStream;
 use vessel_engine::{Attached, LogStream};
 
 use crate::body::Body;
-use crate::conn::{Conn, RawConn};
+use crate::conn::{Conn, RawConn, hung_up};
 use crate::detach::Watcher;
 use crate::error::ApiError;
 use crate::response::{self, Answer};
-use crate::takeover::{Body as RequestBody, Held, Taker};
+use crate::takeover::{Body as RequestBody, Held, Permit, Taker};
 use crate::version::ApiVersion;
 
 /// What is copied at once.
 const BUFFER: usize = 64 * 1024;
 
 /// A program that takes no input for so long gets no more of a client that is gone.
-const STALLED: Duration = Duration::from_secs(if cfg!(test) { 2 } else { 30 });
+pub const STALLED: Duration = Duration::from_secs(if cfg!(test) { 2 } else { 30 });
 
 /// How long output is held back for a client that has not read the head of the answer.
 const HEAD: Duration = Duration::from_secs(2);
 
-/// The same over TCP, where it cannot be told whether it has.
+/// The same over TCP, with or without TLS, where it cannot be told whether it has.
 const HEAD_TCP: Duration = Duration::from_millis(3);
 
 thread_local! {
@@ -80,10 +77,11 @@ pub fn respond(way: Way, version: ApiVersion, attached: Attached, rules: Rules) 
     match way {
         Way::Upgrade(upgrade) => Ok(upgrade_to(upgrade, version, attached, rules)),
         Way::Take(taker, body) => {
-            let Some((conn, first)) = taker.take(&body) else {
+            let Some((conn, first, permit)) = taker.take(&body) else {
                 return Err(ApiError::internal("the connection is in use already"));
             };
             tokio::spawn(async move {
+                let _permit = permit;
                 let served = async {
                     let conn = conn.into_raw()?;
                     write_all(&conn, RAW_HEAD).await?;
@@ -159,16 +157,16 @@ fn read_piece(stream: &UnixStream, buffer: &mut [u8], frames: bool) -> io::Resul
 }
 
 async fn serve(upgraded: Upgraded, attached: Attached, rules: Rules) -> io::Result<()> {
-    let (conn, first) = conn_of(upgraded)?;
+    let (conn, first, _permit) = conn_of(upgraded)?;
     pump(conn.into_raw()?, first, attached, rules).await
 }
 
-/// The connection below an upgraded one, and what was read of it already.
-pub fn conn_of(upgraded: Upgraded) -> io::Result<(Conn, Bytes)> {
+/// The connection below an upgraded one, what was read of it already, and what counts it.
+pub fn conn_of(upgraded: Upgraded) -> io::Result<(Conn, Bytes, Permit)> {
     let lost = || io::Error::other("the upgraded connection is not of the server's kind");
     let parts = upgraded.downcast::<TokioIo<Held>>().map_err(|_| lost())?;
-    let conn = parts.io.into_inner().into_conn().ok_or_else(lost)?;
-    Ok((conn, parts.read_buf))
+    let (conn, permit) = parts.io.into_inner().into_conn().ok_or_else(lost)?;
+    Ok((conn, parts.read_buf, permit))
 }
 
 /// Copies both ways until the output or the client is at its end. `first` was read from the client already.
@@ -234,7 +232,7 @@ async fn head_is_read(client: &RawConn) {
     while client.unread() > 0 && tokio::time::Instant::now() < end {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    if matches!(client, RawConn::Tcp(_)) {
+    if client.is_remote() {
         tokio::time::sleep(HEAD_TCP).await;
     }
 }
@@ -349,33 +347,6 @@ async fn write_engine(engine: &UnixStream, mut bytes: &[u8], taken: &AtomicUsize
         }
     }
     Ok(())
-}
-
-/// Resolves when the client, which has shut down its writing side, closes the other as well.
-///
-/// Registered for nothing but what epoll reports unasked, a hang-up: the end of the client's input would otherwise
-/// stay ready for ever. The registration is its own; the stream's is in the hands of the writer.
-async fn hung_up(client: &RawConn) -> io::Result<()> {
-    let duplicate = client.as_fd().try_clone_to_owned()?;
-    // SAFETY: the duplicate is owned by the registration and by nothing else, so it stays the same open descriptor
-    // until it is taken off again.
-    let watched = unsafe { AsyncFd::register_with_interest(duplicate, Interest::PRIORITY) }?;
-    loop {
-        let mut guard = watched.ready(Interest::PRIORITY).await?;
-        let mut fds = [PollFd::new(&watched, PollFlags::empty())];
-        poll(
-            &mut fds,
-            Some(&Timespec {
-                tv_sec: 0,
-                tv_nsec: 0,
-            }),
-        )?;
-        if fds[0].revents().intersects(PollFlags::HUP | PollFlags::ERR) {
-            return Ok(());
-        }
-        // Out-of-band data, which nobody reads.
-        guard.clear_ready();
-    }
 }
 
 #[cfg(test)]

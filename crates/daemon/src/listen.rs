@@ -27,6 +27,8 @@ const BACKLOG: i32 = 4096;
 
 /// How long something may hold the socket of a daemon that was killed.
 const DYING: Duration = Duration::from_secs(5);
+/// A silent TCP client is asked so often whether it is still there.
+const KEEPALIVE: Duration = Duration::from_secs(20);
 /// How long one attempt to get an answer takes.
 const PATIENCE: Duration = Duration::from_millis(100);
 
@@ -79,8 +81,10 @@ impl Listener {
             Self::Unix { socket, .. } => Ok(Accepted::Ready(Conn::Unix(socket.accept().await?.0))),
             Self::Tcp(listener, tls) => {
                 let (stream, _) = listener.accept().await?;
-                // An answer is written at once; waiting for more to send would only delay it.
-                stream.set_nodelay(true)?;
+                // A client that is gone already is seen when it is read from, and no reason to stop accepting.
+                if let Err(error) = prepare(&stream) {
+                    tracing::debug!(%error, "a client's connection takes no options");
+                }
                 Ok(match tls {
                     Some(tls) => Accepted::Handshake(stream, tls.clone()),
                     None => Accepted::Ready(Conn::Tcp(stream)),
@@ -88,6 +92,18 @@ impl Listener {
             }
         }
     }
+}
+
+/// An answer is written at once: waiting for more to send would only delay it. And a client whose machine or network is gone
+/// is noticed within two minutes, however long its connection may be silent otherwise.
+fn prepare(stream: &TcpStream) -> io::Result<()> {
+    use rustix::net::sockopt;
+    stream.set_nodelay(true)?;
+    sockopt::set_tcp_keepidle(stream, KEEPALIVE)?;
+    sockopt::set_tcp_keepintvl(stream, KEEPALIVE)?;
+    sockopt::set_tcp_keepcnt(stream, 4)?;
+    sockopt::set_socket_keepalive(stream, true)?;
+    Ok(())
 }
 
 /// A client that was accepted.
@@ -239,6 +255,7 @@ async fn tcp(address: SocketAddr, tls: Option<&Security>) -> Result<Listener, Er
         source,
         advice: "choose another port",
     })?;
+    warn_in_clear(address, tls);
     Ok(Listener::Tcp(listener, tls.map(|tls| Arc::clone(&tls.config))))
 }
 
@@ -250,6 +267,15 @@ fn check_reach(address: SocketAddr, tls: Option<&Security>) -> Result<(), Error>
     Err(Error::Config(format!(
         "will not listen on {address}: whoever reaches that port would be root here, and clients show no certificates; give --tlsverify with --tlscacert, --tlscert and --tlskey, or listen on 127.0.0.1 or on a Unix socket"
     )))
+}
+
+/// A port without TLS has no owner and no mode, as a Unix socket has them.
+fn warn_in_clear(address: SocketAddr, tls: Option<&Security>) {
+    if tls.is_none() {
+        tracing::warn!(
+            "{address} has no TLS: every local user who reaches it is root; a Unix socket, or --tlsverify, keeps them out"
+        );
+    }
 }
 
 fn inherited(fd: OwnedFd, tls: Option<&Security>) -> Result<Listener, Error> {
@@ -271,7 +297,9 @@ fn inherited(fd: OwnedFd, tls: Option<&Security>) -> Result<Listener, Error> {
         }),
         AddressFamily::INET | AddressFamily::INET6 => {
             let listener = TcpListener::from_std(fd.into()).map_err(failed)?;
-            check_reach(listener.local_addr().map_err(failed)?, tls)?;
+            let address = listener.local_addr().map_err(failed)?;
+            check_reach(address, tls)?;
+            warn_in_clear(address, tls);
             Ok(Listener::Tcp(listener, tls.map(|tls| Arc::clone(&tls.config))))
         }
         _ => Err(failed(io::Error::from(io::ErrorKind::Unsupported))),

@@ -1,5 +1,6 @@
 //! The description of the API that is served, as OpenAPI 3.1: made of the table of routes and of the structures that
-//! requests are read into and answers written from, so that it cannot say anything else than what is there.
+//! requests are read into and answers written from, so that routes and bodies cannot differ from what is there.
+//! (Parameters of queries stand in the table by hand.)
 
 use std::collections::BTreeMap;
 

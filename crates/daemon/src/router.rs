@@ -25,8 +25,22 @@ use crate::version::ApiVersion;
 /// Paths with more segments than any has are refused.
 const MAX_SEGMENTS: usize = 64;
 
-/// Answers a request.
-pub async fn route(state: &Arc<State>, request: hyper::Request<Incoming>, taker: Taker) -> Answer {
+/// Answers a request; and says whether its connection may be read on as HTTP.
+///
+/// Who asks to leave HTTP does not always wait for the answer: what follows the request may be a program's input, which must
+/// not be taken for requests when the answer is no. The same holds for what is not understood.
+pub async fn route(state: &Arc<State>, request: hyper::Request<Incoming>, taker: Taker) -> (Answer, bool) {
+    let mut leaves = true;
+    let answer = routed(state, request, taker, &mut leaves).await;
+    (answer, !leaves)
+}
+
+async fn routed(
+    state: &Arc<State>,
+    request: hyper::Request<Incoming>,
+    taker: Taker,
+    leaves: &mut bool,
+) -> Answer {
     let raw = request.uri().path().to_owned();
     let (version, rest) = ApiVersion::strip(&raw)?;
     let path = decode(rest, false)?;
@@ -40,6 +54,7 @@ pub async fn route(state: &Arc<State>, request: hyper::Request<Incoming>, taker:
         request.discard_body().await;
         return Err(ApiError::page_not_found());
     };
+    *leaves = route.answer.0 == 101;
     request.route = route.name();
     let name = request.route.clone();
     if route.answer.0 >= 400 {

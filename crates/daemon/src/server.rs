@@ -5,17 +5,19 @@
 
 use std::future::Future;
 use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use hyper::Response;
 use hyper::body::Incoming;
+use hyper::header::{CONNECTION, HOST, HeaderValue, ORIGIN};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
+use hyper::{Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use vessel_build::Builder;
 use vessel_engine::Engine;
@@ -24,7 +26,7 @@ use crate::body::Body;
 use crate::buildkit::jobs::Jobs;
 use crate::buildkit::sessions::Sessions;
 use crate::config::Config;
-use crate::conn::Conn;
+use crate::conn::{Conn, drain};
 use crate::error::{ApiError, Error};
 use crate::listen::{Listener, Security};
 use crate::response::Answer;
@@ -37,7 +39,7 @@ const DRAIN: Duration = Duration::from_secs(15);
 const HEAD_TIMEOUT: Duration = Duration::from_secs(120);
 /// Nobody connects to say nothing: the first head has to come sooner.
 const FIRST_HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// Connections at most; those that come then wait to be accepted.
+/// Connections at most, raw streams among them; those that come then wait to be accepted.
 const MAX_CONNECTIONS: u64 = 4096;
 /// The most a connection buffers while it reads; heads of requests must fit.
 const READ_BUFFER: usize = 256 * 1024;
@@ -171,12 +173,14 @@ impl Server {
         let Self { state, listeners } = self;
         let (end, ended) = watch::channel(false);
         let mut accepting = JoinSet::new();
-        let room = Arc::new(Semaphore::new(connections()));
+        // Strangers on one must not keep out those who come by another.
+        let share = (connections() / listeners.len().max(1)).max(1);
         for listener in &listeners {
+            let room = Arc::new(Semaphore::new(share));
             accepting.spawn(accept(
                 Arc::clone(listener),
                 Arc::clone(&state),
-                Arc::clone(&room),
+                room,
                 ended.clone(),
             ));
         }
@@ -233,11 +237,10 @@ async fn accept(
                 let (state, ended) = (Arc::clone(&state), ended.clone());
                 tokio::spawn(async move {
                     match tokio::time::timeout(FIRST_HEAD_TIMEOUT, accepted.ready()).await {
-                        Ok(Ok(conn)) => connection(conn, state, ended).await,
+                        Ok(Ok(conn)) => connection(conn, permit, state, ended).await,
                         Ok(Err(error)) => tracing::debug!(%error, "a client's handshake failed"),
                         Err(_) => tracing::debug!("a client's handshake took too long"),
                     }
-                    drop(permit);
                 });
             }
             Err(error)
@@ -254,15 +257,30 @@ async fn accept(
     }
 }
 
-async fn connection(conn: Conn, state: Arc<State>, mut ended: watch::Receiver<bool>) {
+async fn connection(
+    conn: Conn,
+    permit: OwnedSemaphorePermit,
+    state: Arc<State>,
+    mut ended: watch::Receiver<bool>,
+) {
+    let in_clear = conn.is_in_clear();
+    let refused = Arc::new(AtomicBool::new(false));
+    let refuse = Arc::clone(&refused);
     let spoken = Arc::new(AtomicBool::new(false));
     let heard = Arc::clone(&spoken);
-    let (conn, taker) = Held::new(conn);
+    let (conn, taker) = Held::new(conn, permit);
+    let ending = taker.clone();
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         heard.store(true, Ordering::Relaxed);
-        let (state, taker) = (Arc::clone(&state), taker.clone());
-        taker.request_begins(request.method().as_str(), &request.uri().to_string());
-        async move { Ok::<_, std::convert::Infallible>(answer(state, request, taker).await) }
+        let (state, taker, refuse) = (Arc::clone(&state), taker.clone(), Arc::clone(&refuse));
+        taker.request_begins(&request);
+        async move {
+            let answer = answer(state, request, taker, in_clear).await;
+            if answer.headers().get(CONNECTION).is_some_and(|how| how == "close") {
+                refuse.store(true, Ordering::Relaxed);
+            }
+            Ok::<_, std::convert::Infallible>(answer)
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -290,12 +308,27 @@ async fn connection(conn: Conn, state: Arc<State>, mut ended: watch::Receiver<bo
         // A client that goes away in the middle is everyday life.
         tracing::debug!(%error, "a connection ended");
     }
+    // What a client goes on to send must not cost it the answer.
+    if refused.load(Ordering::Relaxed)
+        && let Some(mut conn) = ending.rest()
+    {
+        drain(&mut conn).await;
+    }
 }
 
-async fn answer(state: Arc<State>, request: hyper::Request<Incoming>, taker: Taker) -> Response<Body> {
+async fn answer(
+    state: Arc<State>,
+    request: hyper::Request<Incoming>,
+    taker: Taker,
+    in_clear: bool,
+) -> Response<Body> {
     let busy = Busy::new(&state);
     tracing::debug!(method = %request.method(), uri = %request.uri(), "request");
-    let mut answer = match router::route(&state, request, taker).await {
+    let (routed, goes_on) = match foreign(&request).filter(|_| in_clear) {
+        Some(why) => (Err(ApiError::new(StatusCode::FORBIDDEN, why)), false),
+        None => router::route(&state, request, taker.clone()).await,
+    };
+    let mut answer = match routed {
         Ok(answer) => answer,
         Err(error) => {
             tracing::debug!(
@@ -308,5 +341,71 @@ async fn answer(state: Arc<State>, request: hyper::Request<Incoming>, taker: Tak
     };
     drop(busy);
     response::add_common_headers(answer.headers_mut());
+    if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
+        taker.forget();
+    } else if !goes_on {
+        // The next bytes may be input, and must not become requests.
+        answer
+            .headers_mut()
+            .insert(CONNECTION, HeaderValue::from_static("close"));
+    }
     answer
+}
+
+/// Why a request that came in clear may be one of a web page, which a browser on this host was made to send: only
+/// browsers send an `Origin`, and a page whose name leads here (DNS rebinding) sends that name as the `Host`.
+fn foreign(request: &hyper::Request<Incoming>) -> Option<&'static str> {
+    let headers = request.headers();
+    if headers.contains_key(ORIGIN) {
+        return Some("web pages are not answered over TCP without TLS");
+    }
+    let named = headers.get_all(HOST).iter().map(HeaderValue::as_bytes);
+    let target = request.uri().authority().map(|name| name.as_str().as_bytes());
+    let known = |host: &[u8]| std::str::from_utf8(host).is_ok_and(is_local);
+    (!named.chain(target).all(known)).then_some(
+        "over TCP without TLS the Host has to be an IP address or localhost, or a web page could be asking",
+    )
+}
+
+/// Whether a `Host` is an address, or localhost: no name that somebody else could make lead here.
+fn is_local(host: &str) -> bool {
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    };
+    match name.strip_prefix('[').and_then(|name| name.strip_suffix(']')) {
+        Some(address) => address.parse::<Ipv6Addr>().is_ok(),
+        None => name.eq_ignore_ascii_case("localhost") || name.parse::<Ipv4Addr>().is_ok(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_local;
+
+    #[test]
+    fn hosts_that_nobody_else_can_name() {
+        for good in [
+            "127.0.0.1",
+            "127.0.0.1:2375",
+            "localhost",
+            "LocalHost:1",
+            "[::1]",
+            "[::1]:2375",
+        ] {
+            assert!(is_local(good), "{good}");
+        }
+        for bad in [
+            "",
+            ":80",
+            "evil.example",
+            "evil.example:2375",
+            "localhost.evil.example",
+            "127.0.0.1.evil",
+            "1:2:3",
+            "[x]",
+        ] {
+            assert!(!is_local(bad), "{bad}");
+        }
+    }
 }

@@ -266,7 +266,10 @@ pub static ROUTES: &[Route] = rows! {
 
     POST "/build", "Build an image",
         [text("dockerfile"), list("t"), text("remote"), flag("q"), flag("nocache"), flag("pull"), flag("rm"), flag("forcerm"),
-        text("buildargs"), text("labels"), text("target"), text("platform"), text("networkmode"), text("version")], Body::Tar
+        text("buildargs"), text("labels"), text("target"), text("platform"), text("networkmode"), text("version"),
+        flag("squash"), text("cachefrom"), number("memory"), number("memswap"), number("cpushares"), number("cpuquota"),
+        number("cpuperiod"), text("cpusetcpus"), text("cpusetmems"), number("shmsize"), list("extrahosts"), text("ulimits"),
+        text("cgroupparent"), text("outputs"), text("session"), text("buildid")], Body::Tar
         => 200 Body::Lines, |s, r, _| build::build(s, r).await;
     POST "/build/cancel", "Cancel a build", [text("id")], NONE => 204 NONE, |s, r, _| build::cancel(s, &r);
     POST "/build/prune", "Remove records of the build cache",

@@ -11,12 +11,13 @@ use hyper::StatusCode;
 use hyper::header::{CONNECTION, HeaderValue, UPGRADE};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::UnixStream;
+use tokio::time::timeout;
 use vessel_engine::Attached;
 
 use crate::base64;
-use crate::conn::{Conn, RawConn};
+use crate::conn::{Conn, RawConn, drain};
 use crate::error::ApiError;
-use crate::hijack::{self, Rules};
+use crate::hijack::{self, Rules, STALLED};
 use crate::request::Request;
 use crate::response::{self, Answer};
 use crate::version::ApiVersion;
@@ -88,7 +89,7 @@ pub fn respond(mut request: Request, accept: HeaderValue, attached: Attached, ru
     tokio::spawn(async move {
         let served = async {
             let upgraded = upgrade.await.map_err(io::Error::other)?;
-            let (conn, first) = hijack::conn_of(upgraded)?;
+            let (conn, first, _permit) = hijack::conn_of(upgraded)?;
             let (inner, outer) = UnixStream::pair()?;
             let pump = hijack::pump(RawConn::Unix(inner), bytes::Bytes::new(), attached, rules);
             let frames = translate(conn, &first, outer, kind, framed);
@@ -109,8 +110,9 @@ async fn translate(conn: Conn, first: &[u8], inner: UnixStream, kind: u8, framed
     let mut client_read = AsyncReadExt::chain(first, client_read);
     let (mut output, mut input) = inner.into_split();
     let (control, mut controls) = tokio::sync::mpsc::channel::<(u8, Vec<u8>)>(4);
+    let reader = &mut client_read;
     let reading = async move {
-        let read = read_messages(&mut client_read, &mut input, &control).await;
+        let read = read_messages(reader, &mut input, &control).await;
         // The end of input, and of the connection if the client says so.
         let _ = input.shutdown().await;
         match read {
@@ -130,18 +132,14 @@ async fn translate(conn: Conn, first: &[u8], inner: UnixStream, kind: u8, framed
             tokio::select! {
                 biased;
                 frame = controls.recv() => match frame {
-                    Some((CLOSE, payload)) => {
-                        write_frame(&mut client, CLOSE, &payload).await?;
-                        return Ok(());
-                    }
+                    Some((CLOSE, payload)) => return Ok(payload),
                     Some((kind, payload)) => write_frame(&mut client, kind, &payload).await?,
                     None => std::future::pending::<()>().await,
                 },
                 read = output.read(&mut piece) => {
                     let read = read?;
                     if read == 0 {
-                        write_frame(&mut client, CLOSE, &1000_u16.to_be_bytes()).await?;
-                        return Ok(());
+                        return Ok(1000_u16.to_be_bytes().to_vec());
                     }
                     for part in demux.payloads(&piece[..read]) {
                         write_frame(&mut client, kind, part).await?;
@@ -150,14 +148,22 @@ async fn translate(conn: Conn, first: &[u8], inner: UnixStream, kind: u8, framed
             }
         }
     };
-    tokio::pin!(reading);
-    let written: io::Result<()> = tokio::select! {
+    // What the last frame says.
+    let written: io::Result<Vec<u8>> = tokio::select! {
         written = writing => written,
-        // It goes on until `writing` has sent the close that this has asked for.
-        () = async { (&mut reading).await; std::future::pending::<()>().await } => Ok(()),
+        // `writing` goes on until it has come to the close that this has asked for.
+        () = async { reading.await; std::future::pending::<()>().await } => return Ok(()),
     };
-    let _ = tokio::time::timeout(LAST, client.shutdown()).await;
-    written
+    let closing = async {
+        if let Ok(payload) = &written {
+            write_frame(&mut client, CLOSE, payload).await?;
+        }
+        client.shutdown().await
+    };
+    let closed = timeout(LAST, closing).await;
+    drain(&mut client_read).await;
+    written?;
+    closed.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
 /// Reads frames until a close or the end; what is data goes to `input`.
@@ -205,9 +211,10 @@ async fn read_messages(
             left -= take as u64;
             if opcode >= CLOSE {
                 whole.extend_from_slice(part);
-            } else if takes && input.write_all(part).await.is_err() {
-                // The program wants no input any more: what comes is dropped, its output goes on.
-                takes = false;
+            } else if takes {
+                // A program that wants no input any more, or takes none for so long: what comes is dropped, its output goes
+                // on, and so do pings and the close.
+                takes = matches!(timeout(STALLED, input.write_all(part)).await, Ok(Ok(())));
             }
         }
         match opcode {
@@ -337,6 +344,17 @@ mod tests {
         done.unwrap();
         assert_eq!(input, [b"hello ".as_slice(), &long].concat());
         assert_eq!(answers, [(PONG, b"?".to_vec())]);
+    }
+
+    #[tokio::test]
+    async fn a_program_that_takes_no_input_does_not_keep_a_ping_waiting() {
+        let frames = [masked(BINARY, &[1; 1000]), masked(PING, b"?"), masked(CLOSE, b"")].concat();
+        let (control, mut controls) = tokio::sync::mpsc::channel(16);
+        let (mut input, _never_read) = tokio::io::duplex(10);
+        let mut frames = &*frames;
+        let reading = read_messages(&mut frames, &mut input, &control);
+        timeout(STALLED * 3, reading).await.unwrap().unwrap();
+        assert_eq!(controls.try_recv().unwrap(), (PONG, b"?".to_vec()));
     }
 
     #[tokio::test]

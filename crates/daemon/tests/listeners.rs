@@ -122,3 +122,60 @@ fn over_tls_only_clients_with_a_certificate_get_in() {
     let _ = clear.read_to_end(&mut answer);
     assert!(!answer.starts_with(b"HTTP/1.1 200"));
 }
+
+fn speak(stream: &mut (impl Read + Write), bytes: &[u8]) -> String {
+    stream.write_all(bytes).unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[test]
+fn input_of_a_refused_attach_is_no_request() {
+    let daemon = Daemon::start();
+    let input = "POST /volumes/create HTTP/1.1\r\nHost: d\r\nContent-Type: application/json\r\nContent-Length: 15\r\n\r\n{\"Name\":\"evil\"}";
+    for head in [
+        "POST /v1.41/containers/none/attach?stdin=1&stream=1 HTTP/1.1\r\nHost: d\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n",
+        "POST /v1.41/containers/none/attach?stdin=1&stream=1 HTTP/1.1\r\nHost: d\r\n\r\n",
+        "POST /v9.99/containers/none/attach HTTP/1.1\r\nHost: d\r\n\r\n",
+        "POST /exec/none/start HTTP/1.1\r\nHost: d\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}",
+    ] {
+        let answer = speak(&mut daemon.connect(), format!("{head}{input}").as_bytes());
+        assert!(answer.starts_with("HTTP/1.1 40"), "{answer}");
+        assert!(
+            answer.to_lowercase().contains("\r\nconnection: close\r\n"),
+            "{answer}"
+        );
+        assert_eq!(answer.matches("HTTP/1.1").count(), 1, "{answer}");
+    }
+    assert_eq!(daemon.get("/volumes/evil").status, 404);
+}
+
+#[test]
+fn in_clear_web_pages_are_not_answered() {
+    let port = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let daemon = Daemon::start_with(Arc::new(tempfile::tempdir().unwrap()), |config| {
+        config.listen.push(vessel_daemon::Listen::Tcp(port));
+    });
+    for (headers, status) in [
+        (format!("Host: {port}"), 200),
+        ("Host: localhost".to_owned(), 200),
+        ("Host: rebound.example:2375".to_owned(), 403),
+        (format!("Host: {port}\r\nOrigin: http://page.example"), 403),
+    ] {
+        let request = format!("GET /_ping HTTP/1.1\r\n{headers}\r\nConnection: close\r\n\r\n");
+        let mut stream = TcpStream::connect(port).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let answer = speak(&mut stream, request.as_bytes());
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status}")),
+            "{headers}: {answer}"
+        );
+    }
+    // A Unix socket has an owner and a mode.
+    let request = b"GET /_ping HTTP/1.1\r\nHost: any.example\r\nOrigin: x\r\nConnection: close\r\n\r\n";
+    assert_eq!(daemon.raw(request).status, 200);
+}

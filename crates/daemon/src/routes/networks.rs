@@ -16,9 +16,21 @@ pub async fn list(state: &Arc<State>, request: &Request) -> Answer {
     let mut networks = state.engine.network_list(&request.filters()?).await?;
     if request.version < ApiVersion::new(28) {
         // The list was as detailed as each of its elements.
-        for network in &mut networks {
-            *network = state.engine.network_inspect(&network.id).await?;
+        let mut detailed = Vec::with_capacity(networks.len());
+        for network in networks {
+            match state
+                .engine
+                .network_inspect(&network.id)
+                .await
+                .map_err(ApiError::from)
+            {
+                Ok(network) => detailed.push(network),
+                // It was removed meanwhile.
+                Err(error) if error.status() == StatusCode::NOT_FOUND => {}
+                Err(error) => return Err(error),
+            }
         }
+        networks = detailed;
     }
     json(&networks)
 }
