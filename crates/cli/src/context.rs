@@ -69,6 +69,12 @@ pub struct TlsOptions {
 }
 
 impl TlsOptions {
+    /// Whether the command line has any.
+    fn is_given(&self) -> bool {
+        let files = [&self.authority, &self.certificate, &self.key];
+        self.tls || self.verify || files.into_iter().any(Option::is_some)
+    }
+
     /// The daemon, over TLS when options or, as in Docker, any `DOCKER_TLS_VERIFY` but an empty one say so.
     fn apply(&self, host: Host) -> Result<Host> {
         let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
@@ -131,6 +137,9 @@ impl Context {
         }
         match contexts::current(self.name())?.as_str() {
             contexts::DEFAULT => Ok(None),
+            _ if self.chosen.tls.is_given() => Err(Failure::usage(
+                "conflicting options: --tls and its certificates go with --host; a context has its own",
+            )),
             name => Contexts::of_user().find(name)?.host().map(Some),
         }
     }

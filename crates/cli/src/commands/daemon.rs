@@ -80,6 +80,11 @@ impl Run for Args {
         let mut listen = Vec::new();
         for socket in &self.socket {
             match socket.as_str() {
+                // Their descriptors can be owned once.
+                "fd://" if listen.iter().any(|listen| matches!(listen, Listen::Inherited(_))) => {
+                    return Err(Failure::usage("fd:// was given twice")
+                        .with_hint("one -H fd:// takes all sockets that were passed"));
+                }
                 "fd://" => listen.extend(passed_sockets()?),
                 socket => listen.push(listen_at(socket)?),
             }
