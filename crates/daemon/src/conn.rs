@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::io::unix::AsyncFd;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, Interest, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::oneshot;
 use tokio_rustls::server::TlsStream;
@@ -89,7 +89,13 @@ async fn carry<S: AsyncRead + AsyncWrite>(stream: S, theirs: UnixStream, gone: i
             std::future::pending::<()>().await;
         };
         let outward = async {
-            let _ = tokio::io::copy(&mut output, &mut to_client).await;
+            // Not `copy`, which gives up what it has not written yet when reading fails, as it does after input nobody took.
+            let mut piece = vec![0; 16 << 10];
+            while let Ok(read @ 1..) = output.read(&mut piece).await {
+                if to_client.write_all(&piece[..read]).await.is_err() || to_client.flush().await.is_err() {
+                    break;
+                }
+            }
         };
         let gone = async {
             gone.await;
@@ -246,7 +252,6 @@ impl AsyncWrite for Conn {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio::io::AsyncReadExt;
     use tokio::time::timeout;
 
     #[tokio::test]

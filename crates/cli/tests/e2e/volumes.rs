@@ -182,17 +182,17 @@ fn a_directory_as_a_volume_is_not_removed_with_it() {
     rustix::mount::mount_bind(&source, &data).unwrap();
     let error = daemon.vessel(&["volume", "rm", "plain"]).fails(1);
     rustix::mount::unmount(&data, rustix::mount::UnmountFlags::DETACH).unwrap();
-    assert!(error.contains("is mounted on"), "{error}");
+    assert!(error.contains("is mounted on or in"), "{error}");
     // Nor what is mounted further down.
     let below = format!("{data}/below");
     std::fs::create_dir(&below).unwrap();
     rustix::mount::mount_bind(&source, &below).unwrap();
     assert!(source.join("kept").exists());
     let error = daemon.vessel(&["volume", "rm", "plain"]).fails(1);
-    assert!(error.contains("is mounted in it"), "{error}");
+    assert!(error.contains("is mounted on or in"), "{error}");
+    rustix::mount::unmount(&below, rustix::mount::UnmountFlags::DETACH).unwrap();
     assert!(source.join("kept").exists());
-    let aside = daemon.root().join("volumes/.removed/plain/_data/below");
-    rustix::mount::unmount(aside, rustix::mount::UnmountFlags::DETACH).unwrap();
+    daemon.vessel(&["volume", "rm", "plain"]).ok();
 }
 
 #[test]

@@ -7,7 +7,7 @@ use vessel_runtime::cgroup::refuse;
 
 use super::record::{Record, Status};
 use crate::oci_spec::{resources, validate};
-use crate::{Durability, Engine, Error, Result, blocking};
+use crate::{Durability, Engine, Error, ErrorKind, Result, blocking};
 
 impl Engine {
     /// Changes limits and restart policy.
@@ -38,15 +38,18 @@ impl Engine {
             .map_err(|error| error.wrap(format!("Cannot update container {}", container.id)))?;
         if container.status().has_process() {
             let limits = resources::resources(&new.host.resources, Vec::new())?;
-            let cgroup = self.container_cgroup(&container)?;
-            let lacks = blocking(move || {
-                let lacks = cgroup.update(&limits)?;
-                refuse(&lacks)?;
-                Ok(lacks)
-            })
-            .await
-            .map_err(|error| error.wrap(format!("Cannot update container {}", container.id)))?;
-            drop(lacks);
+            let updated = match self.container_cgroup(&container) {
+                Ok(cgroup) => blocking(move || Ok(refuse(&cgroup.update(&limits)?)?)).await,
+                Err(error) => Err(error),
+            };
+            match updated {
+                // It is ending at this moment, its cgroup is gone already: the limits are for its next start.
+                Err(error)
+                    if error.kind() == ErrorKind::NotFound && self.container_cgroup(&container).is_err() => {}
+                other => {
+                    other.map_err(|error| error.wrap(format!("Cannot update container {}", container.id)))?;
+                }
+            }
         }
         self.records.put(&container.id, &new, Durability::Disk).await?;
         let record = Arc::new(new);

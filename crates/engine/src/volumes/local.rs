@@ -191,6 +191,28 @@ pub(super) fn is_mounted(at: &Path) -> Result<bool> {
     }
 }
 
+/// Whether something is mounted below a directory (`/proc/self/mountinfo`, proc_pid_mountinfo(5)).
+pub(super) fn has_mounts_below(at: &Path) -> Result<bool> {
+    use std::os::unix::ffi::OsStrExt;
+    let at = match std::fs::canonicalize(at) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+        found => found.context(|| format!("look below {}", at.display()))?,
+    };
+    let mut below = Vec::new();
+    for byte in at.as_os_str().as_bytes() {
+        match byte {
+            b' ' | b'\t' | b'\n' | b'\\' => below.extend_from_slice(format!("\\{byte:03o}").as_bytes()),
+            byte => below.push(*byte),
+        }
+    }
+    below.push(b'/');
+    let list = std::fs::read("/proc/self/mountinfo").context(|| "read /proc/self/mountinfo")?;
+    Ok(list
+        .split(|byte| *byte == b'\n')
+        .filter_map(|line| line.split(|byte| *byte == b' ').nth(4))
+        .any(|point| point.starts_with(&below)))
+}
+
 /// Takes off what is mounted on a directory. Who has files open keeps them.
 pub(super) fn unmount(at: &Path) -> Result<()> {
     // What is mounted below a bind mount would go at its source, too.
@@ -282,8 +304,10 @@ mod tests {
         mount(&bind, &at).unwrap();
         assert!(at.join("file").exists());
         std::fs::write(at.join("other"), "").unwrap_err();
+        assert!(has_mounts_below(directory.path()).unwrap() && !has_mounts_below(&at).unwrap());
         unmount(&at).unwrap();
         unmount(&at).unwrap();
+        assert!(!has_mounts_below(directory.path()).unwrap());
         let missing = options(&[("type", "none"), ("device", "/no/such"), ("o", "bind")]);
         let error = mount(&missing, &at).unwrap_err().to_string();
         assert!(error.contains("failed to mount local volume"), "{error}");

@@ -66,9 +66,15 @@ fn empty(
             continue;
         }
         if depth >= DEPTH {
-            let aside = CString::new(format!(".vessel-deep-{moved}")).map_err(|_| Errno::INVAL)?;
-            *moved += 1;
-            renameat(directory, name, top, &aside)?;
+            loop {
+                let aside = CString::new(format!(".vessel-deep-{moved}")).map_err(|_| Errno::INVAL)?;
+                *moved += 1;
+                match renameat(directory, name, top, &aside) {
+                    // Of a removal that was cut off.
+                    Err(Errno::EXIST | Errno::NOTEMPTY) => {}
+                    done => break done?,
+                }
+            }
             continue;
         }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;

@@ -89,10 +89,12 @@ impl Uses {
             {
                 continue;
             }
-            if entry.users().is_empty() {
-                if local::is_mounted(at)? {
-                    return Err(occupied(volume, at));
-                }
+            let mounted = local::is_mounted(at)?;
+            if mounted && entry.users().is_empty() {
+                return Err(occupied(volume, at));
+            }
+            // Also under a user, when an operator has taken it off.
+            if !mounted {
                 local::mount(options, at)?;
             }
             entry.users().insert(user.to_owned());
@@ -176,7 +178,7 @@ impl Uses {
             local::unmount(at)?;
         }
         // Files of somebody else's would be removed with it.
-        if local::is_mounted(at)? {
+        if local::is_mounted(at)? || local::has_mounts_below(at)? {
             return Err(occupied(volume, at));
         }
         let removed = remove()?;
@@ -210,7 +212,7 @@ impl Uses {
 
 fn occupied(volume: &str, at: &Path) -> Error {
     Error::conflict(format!(
-        "volume {volume}: something is mounted on {}: unmount it first",
+        "volume {volume}: something is mounted on or in {}: unmount it first",
         at.display()
     ))
 }
@@ -254,7 +256,7 @@ mod tests {
         uses.release("first", volumes);
         local::mount(&options, &at).unwrap();
         let error = uses.acquire("one", "first", &options, &at).unwrap_err();
-        assert!(error.message().contains("is mounted on"), "{error}");
+        assert!(error.message().contains("is mounted on or in"), "{error}");
         assert!(uses.remove("one", false, &at, || Ok(())).is_err());
         uses.remove("one", true, &at, || Ok(())).unwrap();
         assert!(!local::is_mounted(&at).unwrap());
