@@ -165,6 +165,56 @@ fn what_removes_itself_is_restarted_with_its_files() {
     assert_eq!(daemon.vessel(&["ps", "-aq"]).ok(), "");
 }
 
+/// A restart by the policy that has begun cannot be called off, but its run does not outlive the stop.
+#[test]
+fn what_was_stopped_stays_stopped_while_its_policy_restarts_it() {
+    let Some(daemon) = daemon() else { return };
+    let names: Vec<String> = (0..48).map(|number| format!("crash{number}")).collect();
+    std::thread::scope(|scope| {
+        for (worker, names) in names.chunks(12).enumerate() {
+            let daemon = &daemon;
+            scope.spawn(move || {
+                for (round, name) in names.iter().enumerate() {
+                    // The second run stays.
+                    let script = "[ -e /again ] && exec sleep 1000; touch /again; sleep 0.03; exit 1";
+                    daemon
+                        .vessel(&[
+                            "run",
+                            "-d",
+                            "--name",
+                            name,
+                            "--restart",
+                            "always",
+                            "--network",
+                            "none",
+                            "busybox",
+                            "sh",
+                            "-c",
+                            script,
+                        ])
+                        .ok();
+                    // It ends after 30 ms, and its first restart begins 100 ms later.
+                    let phase = 120 + (worker * 12 + round) as u64 % 24 * 2;
+                    std::thread::sleep(std::time::Duration::from_millis(phase));
+                    let verb: &[&str] = if round % 4 == 3 {
+                        &["kill"]
+                    } else {
+                        &["stop", "-t", "0"]
+                    };
+                    daemon.vessel(&[verb, &[name.as_str()]].concat()).ok();
+                }
+            });
+        }
+    });
+    // Longer than the pause before the next restart.
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    assert_eq!(daemon.vessel(&["ps", "-q"]).ok(), "");
+    let restarting = daemon
+        .vessel(&["ps", "-aq", "--filter", "status=restarting"])
+        .ok();
+    assert_eq!(restarting, "");
+}
+
 #[test]
 fn signals_reach_the_program() {
     let Some(daemon) = daemon() else { return };

@@ -74,28 +74,23 @@ impl Engine {
         };
         let ran = Duration::from_nanos(u64::try_from(exit.at - before.started_at).unwrap_or(0));
 
-        let (again, by_user) = {
+        let by_user = {
             let mut inner = container.inner();
-            let mut after = inner.state.clone();
-            after.exit_code = exit.code;
-            let by_user = inner.restarting_by_user;
-            let wanted = !by_user && !self.ending() && restart::wanted(&record.host.restart_policy, &after);
             inner.waiting.clear();
-            (wanted.then(|| inner.backoff.next(ran)), by_user)
+            inner.restarting_by_user
         };
         self.end_execs(container);
+        let mut again = false;
         self.change(container, |state| {
+            // Decided where it is said: who stops it meanwhile either is heard here, or finds the pause to be ended.
+            state.exit_code = exit.code;
+            again = !by_user && !self.ending() && restart::wanted(&record.host.restart_policy, state);
             if state.status != Status::Removing {
-                state.status = if again.is_some() {
-                    Status::Restarting
-                } else {
-                    Status::Exited
-                };
+                state.status = if again { Status::Restarting } else { Status::Exited };
             }
             state.launched = false;
             state.pid = 0;
             state.endpoints.clear();
-            state.exit_code = exit.code;
             state.oom_killed = exit.oom_killed;
             state.finished_at = exit.at;
             state.error = error;
@@ -111,7 +106,8 @@ impl Engine {
         for network in self.joined_networks(&record, &before.endpoints) {
             self.network_event(&record, &network, "disconnect");
         }
-        if let Some(pause) = again {
+        if again {
+            let pause = container.inner().backoff.next(ran);
             self.restart_later(container, pause);
         } else if record.host.auto_remove && !by_user {
             let op = self.lock_op(container).await;

@@ -19,6 +19,15 @@ pub struct StopOptions {
     pub timeout: Option<i64>,
 }
 
+/// What was stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stopped {
+    /// A run.
+    Running,
+    /// The pause before a restart.
+    InPause,
+}
+
 /// Seconds a container has unless told otherwise.
 const TIMEOUT: i64 = 10;
 /// How long a killed process may take to be gone. What hangs in the kernel longer is reported.
@@ -34,12 +43,27 @@ impl Engine {
         if !container.status().is_running() {
             return Err(Error::new(ErrorKind::NotModified, "container already stopped"));
         }
-        self.stop(&container, &options).await?;
+        if self.stop(&container, &options).await? == Stopped::InPause
+            && self.restarted_meanwhile(&container).await
+        {
+            self.stop(&container, &options).await?;
+        }
         self.container_event(&container.record(), "stop", &[]);
         Ok(())
     }
 
-    async fn stop(&self, container: &Container, options: &StopOptions) -> Result<()> {
+    /// Whether a container runs although the pause before its restart was ended: that restart had begun. One that a user
+    /// started since is another matter.
+    async fn restarted_meanwhile(&self, container: &Arc<Container>) -> bool {
+        // Whoever restarts it holds this.
+        let Ok(_op) = self.lock_op(container).await else {
+            return false;
+        };
+        let state = container.state();
+        state.status.has_process() && state.stopped_by_user
+    }
+
+    async fn stop(&self, container: &Container, options: &StopOptions) -> Result<Stopped> {
         let record = container.record();
         let number = match options.signal.as_deref().unwrap_or(&record.config.stop_signal) {
             "" => libc::SIGTERM,
@@ -48,17 +72,18 @@ impl Engine {
         let timeout = options.timeout.or(record.config.stop_timeout).unwrap_or(TIMEOUT);
         self.change(container, |state| state.stopped_by_user = true);
         if self.cancel_restart(container) {
-            return Ok(());
+            return Ok(Stopped::InPause);
         }
         self.send(container, number).await?;
         let limit = u64::try_from(timeout).ok().map(Duration::from_secs);
-        if container.wait_for_end(limit).await {
-            return Ok(());
+        if !container.wait_for_end(limit).await {
+            self.kill_and_wait(container).await?;
         }
-        self.kill_and_wait(container).await
+        Ok(Stopped::Running)
     }
 
-    /// Ends the pause before a restart. Returns whether there was one.
+    /// Ends the pause before a restart. Returns whether there was one. Without `op` that restart may have begun: then the
+    /// container runs when whoever holds `op` lets it go.
     pub(super) fn cancel_restart(&self, container: &Container) -> bool {
         if container.status() != Status::Restarting {
             return false;
@@ -188,7 +213,9 @@ impl Engine {
         if container.status() == Status::Restarting && (number == libc::SIGKILL || number == stop) {
             self.change(&container, |state| state.stopped_by_user = true);
             self.cancel_restart(&container);
-            return Ok(());
+            if !self.restarted_meanwhile(&container).await {
+                return Ok(());
+            }
         }
         if !container.status().has_process() {
             return Err(Error::conflict(format!(
