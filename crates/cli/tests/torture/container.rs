@@ -136,7 +136,8 @@ impl Container {
         let fits = match &self.state {
             State::Unknown => true,
             State::Created => status == "created",
-            State::Ended(codes) => ended_by(codes),
+            // 128: it was stopped while its policy restarted it, and that was killed before the program began.
+            State::Ended(codes) => ended_by(codes) || wounded && self.restarts && ended_by(&[128]),
             State::Paused { pid } => {
                 status == "paused" && goes_on(*pid) || wounded && (self.restarts || ended_by(&[137]))
             }

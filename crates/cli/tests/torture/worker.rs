@@ -421,7 +421,8 @@ impl<'a> Worker<'a> {
         let container = self.containers[place].clone();
         let (time, codes) = match container.program {
             Program::Obeys => ("2", vec![3, 137]),
-            _ => ("0", vec![137]),
+            // With `--init` SIGTERM does end it, and may do so before SIGKILL comes.
+            _ => ("0", vec![137, 143]),
         };
         self.change(
             place,
