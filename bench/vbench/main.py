@@ -47,6 +47,7 @@ def parse():
     parser.add_argument("--at-once", type=int, default=100, help="containers of `start-100` (default: 100)")
     parser.add_argument("--many", type=int, default=500, help="containers of `many` (default: 500)")
     parser.add_argument("--many-network", default="bridge", help="their network (default: bridge)")
+    parser.add_argument("--clients-seconds", type=float, default=60, help="how long `clients` takes for each engine (default: 60)")
     parser.add_argument("--work", type=Path, default=Path("/var/tmp"), help="where the engines' state goes (default: /var/tmp)")
     parser.add_argument("--output", type=Path, help="the file for raw results (default: bench/runs/DATE-REVISION.json; - for none)")
     options = parser.parse_args()

@@ -105,3 +105,18 @@ fn a_subpath_stays_in_its_volume() {
     }
     assert!(mounted > 0, "the directory was never met: {last:?}");
 }
+
+/// The container's root lies over `/` when its volumes are mounted, and is none of the host's.
+#[test]
+fn the_whole_host_can_be_mounted() {
+    let Some(daemon) = daemon() else { return };
+    let file = daemon.dir().join("of the host");
+    std::fs::write(&file, "the host's").unwrap();
+    let there = format!("/host{}", file.display());
+    for option in ["-v=/:/host:ro", "--mount=type=bind,src=/,dst=/host,readonly"] {
+        let said = daemon
+            .vessel(&["run", "--rm", option, "busybox", "cat", &there])
+            .ok();
+        assert_eq!(said, "the host's", "{option}");
+    }
+}

@@ -208,8 +208,9 @@ fn make_root(
     let mut masker = (!linux.masked_paths.is_empty())
         .then(rootfs::Masker::new)
         .transpose()?;
+    let whole = rootfs::root_sources(&spec.mounts, plan.bundle)?;
     let root = rootfs::attach_root(&root)?;
-    for (mount, source) in spec.mounts.iter().zip(sources.iter()) {
+    for ((mount, source), whole) in spec.mounts.iter().zip(sources.iter()).zip(&whole) {
         if matches!(mount.kind.as_str(), "cgroup" | "cgroup2") {
             rootfs::mount_cgroup(
                 root.as_fd(),
@@ -219,7 +220,8 @@ fn make_root(
                 namespaces.cgroup,
             )?;
         } else {
-            rootfs::mount(root.as_fd(), mount, plan.bundle, source.as_ref().map(AsFd::as_fd))?;
+            let source = source.as_ref().or(whole.as_ref()).map(AsFd::as_fd);
+            rootfs::mount(root.as_fd(), mount, plan.bundle, source)?;
         }
     }
     let dev = DevOwner::of(&spec.mounts);

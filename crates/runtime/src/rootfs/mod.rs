@@ -21,7 +21,9 @@ use rustix::mount::{MountPropagationFlags, UnmountFlags};
 
 pub use cgroups::mount_cgroup;
 pub use devices::{DevOwner, populate as populate_devices};
-pub use mounts::{attach, bind_source, copy_of, is_bind, mount, new_file_system, settle_source};
+pub use mounts::{
+    attach, bind_source, copy_of, is_bind, mount, new_file_system, root_sources, settle_source,
+};
 pub use options::{Options, Recursion};
 pub use overlay::overlay;
 pub use protect::{Masker, make_readonly};

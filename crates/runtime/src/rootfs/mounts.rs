@@ -204,6 +204,28 @@ pub fn bind_source(
     Ok(copy)
 }
 
+/// The copies of those bind mounts' sources that are `/` with all that is mounted below it. They must be taken before the
+/// container's root is attached over `/`: later it would lie on top of them.
+///
+/// # Errors
+/// As [`bind_source`]; a source that does not exist is for [`mount`] to tell.
+pub fn root_sources(mounts: &[Mount], bundle: &Path) -> Result<Vec<Option<OwnedFd>>> {
+    let place = |path: &Path| {
+        let stat = rustix::fs::stat(path).ok()?;
+        Some((stat.st_dev, stat.st_ino))
+    };
+    let slash = place(Path::new("/"));
+    let copy = |mount: &Mount| {
+        let options = Options::parse(&mount.options);
+        let whole = options.bind == Some(Recursion::All) && place(&bundle.join(&mount.source)) == slash;
+        whole
+            .then(|| bind_source(mount, &options, bundle, None, false))
+            .transpose()
+            .map_err(|error| error.wrap(format!("mount {}", mount.destination.display())))
+    };
+    mounts.iter().map(copy).collect()
+}
+
 /// Gives the detached `copy` a bind mount attaches what [`bind_source`] gives it.
 ///
 /// # Errors
