@@ -110,6 +110,7 @@ impl Gateway {
         }
         let client = job
             .client()
+            .await
             .ok_or_else(|| Status::failed_precondition("the build has no gateway"))?;
         let _busy = Busy::new(&self.state);
         job.build(&builder(&self.state)?, request, client)

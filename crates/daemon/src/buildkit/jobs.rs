@@ -80,7 +80,7 @@ pub struct Job {
     /// Something was taken.
     room: Notify,
     /// The session of the client, for what its gateway builds before the build itself.
-    client: Mutex<Option<Client>>,
+    client: watch::Sender<Option<Client>>,
     /// What the gateway asked for, by the references given for it.
     asked: Mutex<HashMap<String, Asked>>,
     /// What the gateway came to.
@@ -131,7 +131,7 @@ impl Job {
             told: Mutex::default(),
             more: Notify::new(),
             room: Notify::new(),
-            client: Mutex::new(None),
+            client: watch::channel(None).0,
             asked: Mutex::default(),
             returned: watch::channel(None).0,
             cancelled: watch::channel(false).0,
@@ -210,12 +210,20 @@ impl Job {
 
     /// What the client's gateway may build with.
     pub fn open_gateway(&self, client: Client) {
-        *lock(&self.client) = Some(client);
+        self.client.send_replace(Some(client));
     }
 
-    /// The gateway's client.
-    pub fn client(&self) -> Option<Client> {
-        lock(&self.client).clone()
+    /// The gateway's client. Its calls may be here before the build has found the client's session: they wait.
+    pub async fn client(&self) -> Option<Client> {
+        let (mut opened, mut returned) = (self.client.subscribe(), self.returned.subscribe());
+        let wait = async {
+            tokio::select! {
+                biased;
+                opened = opened.wait_for(Option::is_some) => opened.ok()?.clone(),
+                _ = returned.wait_for(Option::is_some) => None,
+            }
+        };
+        tokio::time::timeout(PATIENCE, wait).await.ok().flatten()
     }
 
     /// Keeps what the gateway asks for.
@@ -520,5 +528,29 @@ mod tests {
         let job = Arc::clone(&other.job);
         drop(other);
         assert!(job.given_back().await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_call_of_a_gateway_waits_until_it_is_open() {
+        let jobs = Arc::new(Jobs::default());
+        let running = jobs.begin("a").unwrap();
+        let client = Client {
+            connected: None,
+            session: Arc::new(vessel_build::session::NoSession),
+        };
+        let opens = async {
+            tokio::task::yield_now().await;
+            running.job.open_gateway(client);
+        };
+        let (found, ()) = tokio::join!(running.job.client(), opens);
+        assert!(found.is_some());
+        // A build that ended without one keeps nobody waiting.
+        let other = jobs.begin("b").unwrap();
+        let job = Arc::clone(&other.job);
+        drop(other);
+        let found = tokio::time::timeout(Duration::from_secs(5), job.client())
+            .await
+            .unwrap();
+        assert!(found.is_none());
     }
 }
