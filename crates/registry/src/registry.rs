@@ -212,6 +212,11 @@ impl Registry {
                     names.retain(|name| self.may_list(&who, name));
                     lists::list_repositories(&names, request.uri().query())
                 }
+                Route::Search if reading => {
+                    let mut names = local.catalog().await?;
+                    names.retain(|name| self.may_list(&who, name));
+                    lists::search(&names, request.uri().query())
+                }
                 Route::Referrers(..) if reading => lists::no_referrers(),
                 _ => {
                     let why = "this registry serves the images of the engine, and nothing else can be done with them";
@@ -277,6 +282,10 @@ impl Registry {
             (Route::Catalog, _) if reading => {
                 let names = self.visible(&who).await?;
                 lists::list_repositories(&names, request.uri().query())
+            }
+            (Route::Search, _) if reading => {
+                let names = self.visible(&who).await?;
+                lists::search(&names, request.uri().query())
             }
             (Route::Home | Route::RepositoryPage(_) | Route::ManifestPage(..), _) if !self.settings.page => {
                 Err(Error::new(
@@ -364,7 +373,12 @@ impl Registry {
             } else {
                 let wanted = route.repository().map(|name| (name, action));
                 let error = tried.then_some("insufficient_scope");
-                auth.challenge(&origin, wanted, matches!(route, Route::Catalog), error)
+                auth.challenge(
+                    &origin,
+                    wanted,
+                    matches!(route, Route::Catalog | Route::Search),
+                    error,
+                )
             };
             response
                 .headers_mut()

@@ -13,6 +13,8 @@ pub enum Route {
     Base,
     /// `/v2/_catalog`
     Catalog,
+    /// `/v1/search`, which `docker search` asks.
+    Search,
     /// `/v2/NAME/tags/list`
     Tags(Repository),
     /// `/v2/NAME/manifests/REFERENCE`
@@ -97,6 +99,7 @@ impl Route {
             "/metrics" => return Ok(Some(Self::Metrics)),
             "/v2" | "/v2/" => return Ok(Some(Self::Base)),
             "/v2/_catalog" => return Ok(Some(Self::Catalog)),
+            "/v1/search" => return Ok(Some(Self::Search)),
             _ => {}
         }
         if let Some(rest) = path.strip_prefix("/r/") {
@@ -140,7 +143,7 @@ impl Route {
     pub fn kind(&self) -> Kind {
         match self {
             Self::Base => Kind::Base,
-            Self::Catalog => Kind::Catalog,
+            Self::Catalog | Self::Search => Kind::Catalog,
             Self::Tags(_) => Kind::Tags,
             Self::Manifest(..) => Kind::Manifest,
             Self::Blob(..) => Kind::Blob,
@@ -180,6 +183,7 @@ mod tests {
         for (path, route) in [
             ("/v2/", Route::Base),
             ("/v2/_catalog", Route::Catalog),
+            ("/v1/search", Route::Search),
             ("/v2/a/tags/list", Route::Tags(name("a"))),
             ("/v2/tags/list/tags/list", Route::Tags(name("tags/list"))),
             ("/v2/a/b/blobs/uploads/", Route::Uploads(name("a/b"))),

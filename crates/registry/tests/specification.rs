@@ -316,6 +316,22 @@ async fn lists_come_in_pages() {
         registry.get("/v2/_catalog?last=a-z").await.text().await.unwrap(),
         r#"{"repositories":["a/z","r"]}"#
     );
+    // As `docker search` asks for names.
+    assert_eq!(
+        registry.get("/v1/search?q=Z&n=1").await.text().await.unwrap(),
+        concat!(
+            r#"{"query":"Z","num_results":2,"num_pages":2,"page":1,"page_size":1,"results":"#,
+            r#"[{"name":"a-z","description":"","star_count":0,"is_official":false,"is_automated":false}]}"#
+        )
+    );
+    let second = registry.get("/v1/search?q=a%20z&n=1&page=2").await;
+    assert!(
+        second
+            .text()
+            .await
+            .unwrap()
+            .contains(r#""results":[{"name":"a/z","#)
+    );
     // Referrers, of which the subject need not exist.
     let config = registry.push_blob("r", b"{}").await;
     let layer = registry.push_blob("r", b"x").await;

@@ -14,6 +14,8 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// Where Docker Hub's index is.
 const DOCKER_INDEX: &str = "https://index.docker.io/";
+/// What a token must be for to see a catalog.
+const CATALOG: &str = "registry:catalog:*";
 /// The largest answer.
 const MAX_ANSWER: usize = 8 << 20;
 /// The most results that can be asked for, as Docker has it.
@@ -85,7 +87,9 @@ impl RegistryClient {
         url.query_pairs_mut()
             .append_pair("q", words)
             .append_pair("n", &limit.to_string());
-        let response = repository.send(&Call::new(Method::GET, url), "").await?;
+        // Registries with a search of their own show in it what they show in their catalog.
+        let scope = if hub { "" } else { CATALOG };
+        let response = repository.send(&Call::new(Method::GET, url), scope).await?;
         let status = response.status();
         let is_json = response
             .headers()
@@ -120,7 +124,7 @@ async fn catalog(repository: &Repository, words: &str) -> Result<Vec<SearchResul
     let first = repository.at("v2/_catalog?n=1000")?;
     let mut seen = 0;
     let taken = repository
-        .pages(first, "registry:catalog:*", |raw| {
+        .pages(first, CATALOG, |raw| {
             let page: Catalog = serde_json::from_slice(raw)
                 .map_err(|e| Error::json("the registry's catalog is not valid", e))?;
             for name in page.repositories.unwrap_or_default() {

@@ -1,4 +1,4 @@
-//! Lists in pages: tags, repositories, referrers.
+//! Lists in pages: tags, repositories, referrers, results of a search.
 
 use hyper::header;
 use serde::Serialize;
@@ -17,6 +17,9 @@ const MAX_PAGE: usize = 10_000;
 const CATALOG_PAGE: usize = 1_000;
 /// Each of them is a file to be read.
 const MAX_REFERRERS: usize = 1_000;
+/// Results of a search in a page, if the client does not say, and at most: as on Docker Hub.
+const FOUND_PAGE: usize = 25;
+const MAX_FOUND: usize = 100;
 
 /// What part of a list is asked for.
 struct Page {
@@ -28,17 +31,8 @@ struct Page {
 
 impl Page {
     fn parse(text: Option<&str>, default: usize) -> Result<Self> {
-        let n = match query::get(text, "n") {
-            None => default,
-            Some(n) => n.parse::<usize>().map_err(|_| {
-                Error::new(
-                    Code::PaginationNumberInvalid,
-                    format!("{} is not a number of results", name::show(&n)),
-                )
-            })?,
-        };
         Ok(Self {
-            n: n.min(MAX_PAGE),
+            n: number(text, "n", default)?.min(MAX_PAGE),
             last: query::get(text, "last").filter(|last| !last.is_empty()),
         })
     }
@@ -55,6 +49,19 @@ impl Page {
         let next = page.last().filter(|_| more).cloned();
         (page, next)
     }
+}
+
+/// A number that the client may give.
+fn number(text: Option<&str>, field: &str, default: usize) -> Result<usize> {
+    let Some(given) = query::get(text, field) else {
+        return Ok(default);
+    };
+    given.parse().map_err(|_| {
+        Error::new(
+            Code::PaginationNumberInvalid,
+            format!("{} is not a number of results", name::show(&given)),
+        )
+    })
 }
 
 fn json(content: &impl Serialize) -> Result<Vec<u8>> {
@@ -117,6 +124,59 @@ pub fn list_repositories(sorted: &[Repository], text: Option<&str>) -> Result<Re
         );
     }
     Ok(response)
+}
+
+/// `GET /v1/search`: the repositories with all the words in their names, however they are spelled.
+///
+/// It is no part of the distribution specification, but all that `docker search REGISTRY/WORDS` knows.
+pub fn search(sorted: &[Repository], text: Option<&str>) -> Result<Response> {
+    #[derive(Serialize)]
+    struct Found<'a> {
+        name: &'a str,
+        description: &'static str,
+        star_count: u32,
+        is_official: bool,
+        is_automated: bool,
+    }
+    #[derive(Serialize)]
+    struct Answer<'a> {
+        query: &'a str,
+        num_results: usize,
+        num_pages: usize,
+        page: usize,
+        page_size: usize,
+        results: Vec<Found<'a>>,
+    }
+    let wanted = query::get(text, "q").unwrap_or_default();
+    let words: Vec<String> = wanted.split_whitespace().map(str::to_lowercase).collect();
+    let page_size = number(text, "n", FOUND_PAGE)?.clamp(1, MAX_FOUND);
+    let page = number(text, "page", 1)?.max(1);
+    let found: Vec<&str> = sorted
+        .iter()
+        .map(Repository::as_str)
+        .filter(|name| words.iter().all(|word| name.contains(word.as_str())))
+        .collect();
+    let results = found
+        .iter()
+        .skip((page - 1).saturating_mul(page_size))
+        .take(page_size)
+        .map(|name| Found {
+            name,
+            description: "",
+            star_count: 0,
+            is_official: false,
+            is_automated: false,
+        })
+        .collect();
+    let answer = Answer {
+        query: &wanted,
+        num_results: found.len(),
+        num_pages: found.len().div_ceil(page_size),
+        page,
+        page_size,
+        results,
+    };
+    Ok(document("application/json", json(&answer)?))
 }
 
 #[derive(Serialize)]
