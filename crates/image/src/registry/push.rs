@@ -63,9 +63,11 @@ pub struct PushStyle {
 impl PushStyle {
     /// Whether a blob may stand for a layer.
     fn takes(&self, blob: &Descriptor) -> bool {
-        if !self.force {
-            return true;
-        }
+        !self.force || self.makes(blob)
+    }
+
+    /// Whether a blob is compressed as what is sent anew would be.
+    fn makes(&self, blob: &Descriptor) -> bool {
         let kind = blob.media_type.as_str();
         match self.compression.unwrap_or(Compression::Gzip) {
             Compression::Zstd => kind.ends_with("zstd"),
@@ -237,6 +239,28 @@ enum Place {
     Nowhere(Option<Upload>),
 }
 
+/// The blobs that may stand for a layer, best first: what came with the image's manifest (with all of these, it can be
+/// sent as it is), what is compressed as is wanted, what the repository itself had.
+fn candidates<'a>(
+    own: &str,
+    first: Option<&Descriptor>,
+    known: &'a [KnownBlob],
+    style: &PushStyle,
+) -> Vec<&'a KnownBlob> {
+    let mut candidates: Vec<_> = known
+        .iter()
+        .filter(|blob| style.takes(&blob.descriptor))
+        .collect();
+    candidates.sort_by_key(|blob| {
+        (
+            first.is_none_or(|first| first.digest != blob.descriptor.digest),
+            !style.makes(&blob.descriptor),
+            blob.repository != own,
+        )
+    });
+    candidates
+}
+
 async fn find(
     repository: &Repository,
     diff_id: &DiffId,
@@ -247,18 +271,7 @@ async fn find(
 ) -> Result<Place> {
     let own = format!("{}/{}", repository.domain(), repository.name());
     let mut begun = None;
-    // What came with the image's manifest first: with all of these, the manifest can be sent as it is.
-    let mut candidates: Vec<&KnownBlob> = known
-        .iter()
-        .filter(|blob| style.takes(&blob.descriptor))
-        .collect();
-    candidates.sort_by_key(|blob| {
-        (
-            first.is_none_or(|first| first.digest != blob.descriptor.digest),
-            blob.repository != own,
-        )
-    });
-    for blob in candidates.into_iter().take(MAX_TRIES) {
+    for blob in candidates(&own, first, known, style).into_iter().take(MAX_TRIES) {
         let digest = &blob.descriptor.digest;
         let there = || {
             Ok(Place::There(
@@ -344,4 +357,38 @@ fn manifest(
     let raw =
         serde_json::to_vec_pretty(&manifest).map_err(|e| Error::json("cannot encode the manifest", e))?;
     Ok((raw, kind.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_blob_of_the_wanted_compression_comes_before_another() {
+        let blob = |repository: &str, kind: &str| KnownBlob {
+            repository: repository.to_owned(),
+            descriptor: Descriptor::new(kind, Digest::sha256(kind.as_bytes()), 1),
+        };
+        let known = [
+            blob("r/own", media_type::OCI_LAYER_ZSTD),
+            blob("r/other", media_type::OCI_LAYER_GZIP),
+            blob("r/own", media_type::OCI_LAYER_GZIP),
+        ];
+        let order = |style: &PushStyle, first: Option<&Descriptor>| -> Vec<usize> {
+            candidates("r/own", first, &known, style)
+                .into_iter()
+                .filter_map(|found| known.iter().position(|blob| std::ptr::eq(blob, found)))
+                .collect()
+        };
+        let plain = PushStyle::default();
+        assert_eq!(order(&plain, None), [2, 1, 0]);
+        assert_eq!(order(&plain, Some(&known[0].descriptor)), [0, 2, 1]);
+        let zstd = PushStyle {
+            compression: Some(Compression::Zstd),
+            ..PushStyle::default()
+        };
+        assert_eq!(order(&zstd, None), [0, 2, 1]);
+        let forced = PushStyle { force: true, ..zstd };
+        assert_eq!(order(&forced, None), [0]);
+    }
 }
