@@ -15,7 +15,7 @@ const ZSTD_LEVEL: i32 = 3;
 /// bytes, on however many processors. `level`: gzip has 0 to 9, zstd 1 to 22; none: one that is fast and good.
 ///
 /// # Errors
-/// What cannot be read or passed on; xz, which is only read; a level that is none.
+/// What cannot be read or passed on; xz and bzip2, which are only read; a level that is none.
 pub fn compress(
     mut input: impl Read,
     how: Compression,
@@ -50,9 +50,9 @@ pub fn compress(
                 .map_err(|e| Error::input("cannot pass on what was compressed", e))
         }
         Compression::None => copy(&mut input, &mut Pieces(output)),
-        Compression::Xz => Err(Error::new(
+        Compression::Xz | Compression::Bzip2 => Err(Error::new(
             ErrorKind::Unsupported,
-            "layers are not written with xz: gzip, zstd or no compression will do",
+            "layers are not written with xz or bzip2: gzip, zstd or no compression will do",
         )),
     }
 }

@@ -1,6 +1,6 @@
 //! Compression of layers and archives, recognized by content.
 //!
-//! gzip (RFC 1952, several members), zstd (RFC 8878, several frames) and xz (several streams) are read.
+//! gzip (RFC 1952, several members), zstd (RFC 8878, several frames), xz and bzip2 (several streams) are read.
 //! Nothing trusts a file name or a media type.
 
 use std::io::{self, BufRead, Read};
@@ -18,6 +18,8 @@ pub enum Compression {
     Zstd,
     /// xz.
     Xz,
+    /// bzip2.
+    Bzip2,
 }
 
 /// Bytes needed to recognize a compression.
@@ -39,6 +41,9 @@ impl Compression {
         // A zstd frame, or a skippable frame (0x184D2A5?) in front of one.
         match start {
             [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Self::Zstd,
+            // The size of blocks, then how the first of them begins, or the end of a stream without any.
+            [b'B', b'Z', b'h', b'1'..=b'9', 0x31, 0x41, ..]
+            | [b'B', b'Z', b'h', b'1'..=b'9', 0x17, 0x72, ..] => Self::Bzip2,
             _ => Self::None,
         }
     }
@@ -60,27 +65,18 @@ impl Compression {
                 "xz",
                 lzma_rust2::XzReader::new_mem_limit(input, true, XZ_MEMORY_KIB),
             )),
+            Self::Bzip2 => Box::new(Named("bzip2", bzip2::bufread::MultiBzDecoder::new(input))),
         })
     }
 }
 
-/// The plain bytes of a stream, however it is compressed; also with bzip2, which no layer is but what `ADD` unpacks may be.
+/// The plain bytes of a stream, however it is compressed.
 ///
 /// # Errors
 /// When its beginning cannot be read.
 pub fn decompressed<'a>(input: impl Read + Send + 'a) -> Result<Box<dyn Read + Send + 'a>> {
     let (kind, input) = peek(input).map_err(|e| Error::input("cannot read the archive", e))?;
-    let mut input = io::BufReader::with_capacity(64 << 10, input);
-    let start = input
-        .fill_buf()
-        .map_err(|e| Error::input("cannot read the archive", e))?;
-    if start.starts_with(b"BZh") {
-        return Ok(Box::new(Named(
-            "bzip2",
-            bzip2::bufread::MultiBzDecoder::new(input),
-        )));
-    }
-    kind.reader(input)
+    kind.reader(io::BufReader::with_capacity(64 << 10, input))
 }
 
 /// Says which decompressor complains.
@@ -149,5 +145,12 @@ mod tests {
         let mut xz = lzma_rust2::XzWriter::new(Vec::new(), lzma_rust2::XzOptions::with_preset(1)).unwrap();
         xz.write_all(data).unwrap();
         round_trip(&xz.finish().unwrap(), Compression::Xz);
+        let mut bzip2 = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::fast());
+        bzip2.write_all(data).unwrap();
+        round_trip(&bzip2.finish().unwrap(), Compression::Bzip2);
+        let empty = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::best())
+            .finish()
+            .unwrap();
+        assert_eq!(Compression::detect(&empty), Compression::Bzip2);
     }
 }
