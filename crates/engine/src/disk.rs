@@ -15,6 +15,8 @@ use crate::{Context, Engine, Filters, Result, blocking};
 /// What records say should be there, by names of directories.
 struct Known {
     layers: HashSet<String>,
+    /// Layers that the build cache has, or that belong to what is under way.
+    kept: HashSet<String>,
     containers: HashSet<String>,
     volumes: HashSet<String>,
 }
@@ -35,9 +37,15 @@ impl Engine {
             layers.extend(container.record().layers.iter().map(hex));
             containers.insert(container.id().to_owned());
         }
+        let content = self.images().content();
+        let leased = content.leased_layers();
+        let unfinished = content.unfinished_layers();
+        let kept = leased.iter().chain(&unfinished);
+        let kept = kept.map(|chain| hex(&chain.to_string())).collect();
         let volumes = self.volume_list(&Filters::default()).await?.volumes;
         let known = Known {
             layers,
+            kept,
             containers,
             volumes: volumes.into_iter().map(|volume| volume.name).collect(),
         };
@@ -54,9 +62,21 @@ fn items(root: &Path, known: &Known) -> Result<Vec<DiskItem>> {
         let path = entry.path();
         match &*entry.file_name().to_string_lossy() {
             "layers" => {
-                let unused = "a layer that no image and no container uses";
-                let used = meter.split(&path, &known.layers, unused, &mut items);
+                let unused = "a layer that no image, no container and no build uses";
+                let kept = "layers that the build cache alone has, or that are under way";
+                let (mut used, mut others) = (meter.own(&path), 0);
+                for layer in children(&path) {
+                    let size = meter.tree(&layer);
+                    if names(&known.layers, &layer) {
+                        used += size;
+                    } else if names(&known.kept, &layer) {
+                        others += size;
+                    } else {
+                        items.push(item(&layer, size, unused, false));
+                    }
+                }
                 items.push(item(&path, used, "layers of images and containers", true));
+                items.push(item(&path, others, kept, true));
             }
             "volumes" => {
                 let used = meter.split(&path, &known.volumes, "a directory of no volume", &mut items);
@@ -211,6 +231,7 @@ mod tests {
         for directory in [
             "layers/aa/diff/sub",
             "layers/bb/diff",
+            "layers/cc/diff",
             "containers/one/upper/etc",
             "containers/one/work/work",
             "containers/two",
@@ -230,6 +251,7 @@ mod tests {
         .unwrap();
         std::os::unix::fs::symlink("/", root.join("layers/aa/diff/root")).unwrap();
         write("layers/bb/diff/file", 100_000);
+        write("layers/cc/diff/file", 200_000);
         write("containers/one/upper/etc/hosts", 50_000);
         write("containers/one/container.log", 70_000);
         write("containers/two/x", 1);
@@ -241,6 +263,7 @@ mod tests {
         fs::write(root.join(odd), "not UTF-8").unwrap();
         let known = Known {
             layers: set(&["aa"]),
+            kept: set(&["cc"]),
             containers: set(&["one"]),
             volumes: set(&["data"]),
         };
@@ -267,5 +290,10 @@ mod tests {
             .find(|item| item.purpose == "what containers wrote")
             .unwrap();
         assert!((50_000..70_000).contains(&written.size), "{written:?}");
+        let kept = items
+            .iter()
+            .find(|item| item.purpose.contains("build cache alone"))
+            .unwrap();
+        assert!((200_000..230_000).contains(&kept.size), "{kept:?}");
     }
 }

@@ -38,6 +38,18 @@ impl Pins {
     }
 }
 
+impl Store {
+    /// The layers that leases keep: those of the build cache, and of what is being loaded, pulled and built.
+    pub fn leased_layers(&self) -> HashSet<ChainId> {
+        let pins = self.pins();
+        let layers = pins.counts.keys().filter_map(|item| match item {
+            Item::Layer(chain) => Some(chain.clone()),
+            Item::Blob(_) => None,
+        });
+        layers.collect()
+    }
+}
+
 /// Keeps blobs and layers from being collected while it lives.
 ///
 /// Drop it after the image that needs them has been recorded where [`Store::collect`]'s caller looks.
