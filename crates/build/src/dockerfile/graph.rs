@@ -185,17 +185,16 @@ impl Dockerfile {
                     word,
                 )
             })?;
+            let mut undefined = expanded.undefined.iter();
+            let suggestion = undefined.find_map(|name| suggest::closest(name, globals.names(), true));
             if expanded.text.is_empty() {
-                let suggestion = expanded.undefined.iter();
-                let suggestion = suggestion
-                    .filter_map(|name| suggest::closest(name, globals.names(), true))
-                    .next();
                 let message = format!("empty platform value from expression {word}");
                 return Err(wrong(suggest::with(message, suggestion), word));
             }
             if platforms::parse(&expanded.text).is_none() {
                 let message = format!("failed to parse platform {word}: {:?} is not one", expanded.text);
-                return Err(wrong(message, word).help("Write SYSTEM/ARCHITECTURE, such as linux/arm64."));
+                return Err(wrong(suggest::with(message, suggestion), word)
+                    .help("Write SYSTEM/ARCHITECTURE, such as linux/arm64."));
             }
             platform = Some(expanded.text);
         }

@@ -37,6 +37,15 @@ fn names_of_bases_are_expanded_and_looked_up() {
 }
 
 #[test]
+fn a_platform_with_a_misspelt_argument_is_told_which_was_meant() {
+    let text = "ARG MY_ARCH=amd64\nFROM --platform=linux/${MYARCH} scratch\n";
+    assert_eq!(
+        graph(text, None).unwrap_err().message,
+        "failed to parse platform linux/${MYARCH}: \"linux/\" is not one (did you mean MY_ARCH?)"
+    );
+}
+
+#[test]
 fn cycles_later_stages_and_blank_bases_are_refused() {
     let error = graph("FROM scratch AS a\nCOPY --from=b / /\nFROM a AS b\n", None).unwrap_err();
     assert_eq!(error.message, "circular dependency detected on stage: a");
