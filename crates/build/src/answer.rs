@@ -72,6 +72,13 @@ pub(crate) fn check(
             "message": error.message,
             "location": error.span.as_ref().map(location),
         });
+    } else if let Some(message) = report.violation() {
+        // With `error=true` a build fails; clients show it below the warnings.
+        let first = report.warnings.iter().find_map(|warning| warning.span.as_ref());
+        document["buildError"] = json!({
+            "message": message,
+            "location": first.map(location),
+        });
     }
     let findings = report.warnings.len() + usize::from(report.error.is_some());
     let summary = match findings {
