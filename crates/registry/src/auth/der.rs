@@ -19,6 +19,9 @@ const EC: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01];
 const P256: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
 const ED25519: &[u8] = &[0x2b, 0x65, 0x70];
 
+/// What signatures are verified with.
+const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=8192;
+
 const SEQUENCE: u8 = 0x30;
 const INTEGER: u8 = 0x02;
 const OID: u8 = 0x06;
@@ -57,7 +60,24 @@ pub fn public_key(text: &str) -> Result<(Kind, Vec<u8>), String> {
         EC if take(parameters, OID).is_some_and(|(curve, _)| curve == P256) => Kind::P256,
         _ => return Err("its key is neither RSA nor ECDSA on P-256 nor Ed25519".into()),
     };
+    if kind == Kind::Rsa {
+        let bits = modulus_bits(&key).ok_or_else(wrong)?;
+        if !RSA_BITS.contains(&bits) {
+            return Err(format!(
+                "its RSA key has {bits} bits, and 2048 to 8192 are needed"
+            ));
+        }
+    }
     Ok((kind, key))
+}
+
+/// `RSAPublicKey ::= SEQUENCE { modulus INTEGER, exponent INTEGER }`
+fn modulus_bits(key: &[u8]) -> Option<usize> {
+    let (integers, _) = take(key, SEQUENCE)?;
+    let (modulus, _) = take(integers, INTEGER)?;
+    let zeros = modulus.iter().take_while(|byte| **byte == 0).count();
+    let significant = modulus.get(zeros..)?;
+    Some(significant.len() * 8 - significant.first()?.leading_zeros() as usize)
 }
 
 /// `Certificate ::= SEQUENCE { tbs SEQUENCE { [0] version, serial, signature, issuer, validity, subject, key, … } … }`
@@ -109,6 +129,27 @@ mod tests {
         let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
         assert_eq!(public_key(&key.public_key_pem()).unwrap().0, Kind::Ed25519);
         assert!(public_key(&key.serialize_pem()).is_err());
+    }
+
+    #[test]
+    fn an_rsa_key_has_bits_enough() {
+        let short = "-----BEGIN PUBLIC KEY-----\n\
+             MIGfMA0GCSqGSIb3DQEBAQUAA4GNADCBiQKBgQCix0NZO+1TZgk8RkqyGTwwVwn9\n\
+             B+2DSlvZihLzNTNRlbTv+7MfkUtumDnczVzkFt7Qk8gEY4S02r4RperD3ZrP9OVL\n\
+             0rioQIlrcMl2/GBmAeGBIcapro3L0qjIC42a7Maa+lt8efCnqrDlUtV10s68daUY\n\
+             pGkYPiGmTuCUzCtWGQIDAQAB\n\
+             -----END PUBLIC KEY-----";
+        assert_eq!(
+            public_key(short).unwrap_err(),
+            "its RSA key has 1024 bits, and 2048 to 8192 are needed"
+        );
+        // A modulus of 2048 bits and an exponent of 3.
+        let mut key = vec![0x30, 0x82, 0x01, 0x08, 0x02, 0x82, 0x01, 0x01, 0x00, 0x80];
+        key.extend([0; 254]);
+        key.extend([0x01, 0x02, 0x01, 0x03]);
+        assert_eq!(modulus_bits(&key), Some(2048));
+        assert_eq!(modulus_bits(&key[..40]), None);
+        assert_eq!(modulus_bits(&[0x30, 0x02, 0x02, 0x00]), None);
     }
 
     proptest! {
