@@ -270,12 +270,14 @@ fn user_network(record: &NetworkRecord) -> Network {
 
 /// 64 hexadecimal digits for a name in a realm, without a cryptographic hash: they only have to be stable and to look like IDs.
 pub(crate) fn network_id(realm: &str, name: &str) -> String {
-    (0..4_u8)
-        .map(|part| {
-            // `DefaultHasher::new` has fixed keys.
-            let mut hasher = DefaultHasher::new();
-            (part, realm, name).hash(&mut hasher);
-            format!("{:016x}", hasher.finish())
-        })
-        .collect()
+    let mut id = String::with_capacity(64);
+    for part in 0..4_u8 {
+        // `DefaultHasher::new` has fixed keys.
+        let mut hasher = DefaultHasher::new();
+        (part, realm, name).hash(&mut hasher);
+        let number = hasher.finish();
+        let digit = |place: u32| char::from_digit((number >> (60 - 4 * place) & 15) as u32, 16);
+        id.extend((0..16).filter_map(digit));
+    }
+    id
 }
