@@ -122,6 +122,9 @@ model! {
         pub driver: String,
         #[serde(skip_serializing_if = "empty")]
         pub scope: String,
+        /// Since 1.48.
+        #[serde(rename = "EnableIPv4", skip_serializing_if = "Option::is_none")]
+        pub enable_ipv4: Option<bool>,
         #[serde(rename = "EnableIPv6")]
         pub enable_ipv6: bool,
         #[serde(rename = "IPAM")]

@@ -42,6 +42,10 @@ mod mounts;
 mod network;
 #[path = "e2e/networks.rs"]
 mod networks;
+#[path = "e2e/networks_direct.rs"]
+mod networks_direct;
+#[path = "e2e/networks_ipv6.rs"]
+mod networks_ipv6;
 #[path = "e2e/platforms.rs"]
 mod platforms;
 #[path = "e2e/raw_streams.rs"]

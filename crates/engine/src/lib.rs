@@ -67,6 +67,8 @@ pub struct EngineConfig {
     pub bridge: String,
     /// The default bridge's own address and prefix length; none: a free one is chosen.
     pub bridge_address: Option<(Ipv4Addr, u8)>,
+    /// Whether the host's own firewall rules for what comes in decide who reaches published ports.
+    pub ports_behind_input: bool,
     /// The cgroup under which containers' cgroups are made, absolute in every hierarchy, e.g. `/vessel`.
     pub cgroup_parent: String,
     /// The range of host IDs containers are mapped to; none: no user namespaces.

@@ -107,7 +107,9 @@ impl Engine {
             driver_status: storage_status(&self.config().root),
             plugins: PluginsInfo {
                 volume: vec!["local".to_owned()],
-                network: ["bridge", "host", "null"].map(str::to_owned).to_vec(),
+                network: ["bridge", "host", "ipvlan", "macvlan", "null"]
+                    .map(str::to_owned)
+                    .to_vec(),
                 authorization: Vec::new(),
                 log: crate::container::log_drivers::DRIVERS.map(str::to_owned).to_vec(),
             },

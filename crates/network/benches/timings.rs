@@ -42,7 +42,7 @@ fn measure() {
     .unwrap();
     let plain = EndpointRequest::default();
     let spec = |port| PortSpec {
-        host_ip: "0.0.0.0".parse().unwrap(),
+        host_ip: Some("0.0.0.0".parse().unwrap()),
         host_ports: port..=port,
         target_port: 80,
         protocol: Protocol::Tcp,

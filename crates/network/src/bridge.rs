@@ -1,27 +1,29 @@
 //! A bridge: its interface, its subnet, its table of rules, its endpoints.
 
-use std::collections::{BTreeSet, HashMap};
-use std::net::{IpAddr, Ipv4Addr};
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::address::{MacAddr, check_name};
-use crate::endpoint::{Endpoint, EndpointRecord, EndpointRequest};
+use crate::addresses::{Addresses, gateway_v6_of, place_v6};
+use crate::endpoint::{AddressV6, Endpoint, EndpointRecord, EndpointRequest};
 use crate::error::{Error, ErrorKind, Result};
-use crate::ipam::Ipam;
+use crate::interface::{enable_v6, ensure_interface, forward_v6, has_bridge_netfilter, remove_interface};
 use crate::link::{self, VethSpec};
 use crate::netlink::message::Batch;
 use crate::netlink::{Family, Socket};
+use crate::nft::Ip;
 use crate::nft::elements;
 use crate::nft::ruleset::BridgeRules;
 use crate::ports::{PortSpec, Protocol, PublishedPort, Reservation};
 use crate::reaper::Reaper;
 use crate::table::Table;
-use crate::{netns, nft, subnet};
+use crate::{netns, nft};
 
 /// How every interface of an endpoint begins on the host's side.
 const HOST_PREFIX: &str = "ve";
@@ -52,6 +54,22 @@ pub struct BridgeConfig {
     /// Addresses of the subnet that are given to no endpoint.
     #[serde(default)]
     pub taken: Vec<Ipv4Addr>,
+    /// What it has of IPv6; without it IPv6 is switched off.
+    #[serde(default)]
+    pub v6: Option<ConfigV6>,
+}
+
+/// What a bridge is to have of IPv6.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfigV6 {
+    /// The subnet.
+    pub subnet: Ipv6Net,
+    /// The bridge's own address; without it the first of the subnet.
+    pub gateway: Option<Ipv6Addr>,
+    /// The part of the subnet that addresses are given from; the others must be asked for.
+    pub range: Option<Ipv6Net>,
+    /// Addresses of the subnet that are given to no endpoint.
+    pub taken: Vec<Ipv6Addr>,
 }
 
 impl Default for BridgeConfig {
@@ -67,6 +85,7 @@ impl Default for BridgeConfig {
             internal: false,
             range: None,
             taken: Vec::new(),
+            v6: None,
         }
     }
 }
@@ -96,7 +115,7 @@ pub struct Inventory {
     /// The interfaces of endpoints on it.
     pub interfaces: Vec<String>,
     /// The published ports in its table: the host's side, the address and port they lead to.
-    pub ports: Vec<(PublishedPort, Ipv4Addr)>,
+    pub ports: Vec<(PublishedPort, IpAddr)>,
 }
 
 /// A bridge that exists. Clones are the same bridge.
@@ -110,6 +129,7 @@ pub(crate) struct Shared {
     config: BridgeConfig,
     subnet: Ipv4Net,
     gateway: Ipv4Addr,
+    v6: Option<(Ipv6Net, Ipv6Addr)>,
     host_has_ipv6: bool,
     table: Table,
     /// Ports are kept apart by the bridge itself, not by the rules.
@@ -120,9 +140,7 @@ pub(crate) struct Shared {
 
 struct State {
     index: u32,
-    ipam: Ipam,
-    /// By interface: the addresses that were given out and not released.
-    endpoints: HashMap<String, Ipv4Addr>,
+    addresses: Addresses,
 }
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -134,7 +152,7 @@ impl Bridge {
     /// Makes the bridge be as configured, in the table that the configuration names: creates what is missing, replaces the
     /// rules, leaves endpoints and published ports.
     ///
-    /// Switches on the host's IPv4 forwarding. When it was off, the host forwards for bridges only.
+    /// Switches on the host's forwarding, that of IPv6 if the bridge has it. When it was off, the host forwards for bridges only.
     pub fn ensure(config: &BridgeConfig) -> Result<Self> {
         let table = Table::open(&config.table)?;
         let mut made = Self::ensure_all(&table, std::slice::from_ref(config))?;
@@ -157,6 +175,9 @@ impl Bridge {
         // The rules first: the host is at no time a router for everybody.
         table.add(made.iter().flatten().map(|bridge| bridge.shared.rules()))?;
         netns::ensure_sysctl("ipv4/ip_forward", "1")?;
+        if made.iter().flatten().any(|bridge| bridge.shared.v6.is_some()) {
+            forward_v6()?;
+        }
         for bridge in &mut made {
             let localnet = bridge.as_ref().map_or(Ok(()), |bridge| {
                 netns::ensure_sysctl(&format!("ipv4/conf/{}/route_localnet", bridge.name()), "1")
@@ -177,20 +198,30 @@ impl Bridge {
                 config.mtu.unwrap_or(0)
             )));
         }
+        if let Some(mtu) = config.mtu.filter(|mtu| config.v6.is_some() && *mtu < 1280) {
+            // RFC 8200, 5: the kernel has no IPv6 on such a link.
+            return Err(Error::invalid(format!(
+                "the MTU {mtu} is too small for IPv6, which needs 1280: make the network without --ipv6, or with a larger one"
+            )));
+        }
         let mut route = Socket::open(Family::Route)?;
         let (index, subnet, gateway) = ensure_interface(&mut route, config)?;
+        let v6 = match &config.v6 {
+            Some(v6) => Some((v6.subnet.trunc(), gateway_v6_of(v6)?)),
+            None => None,
+        };
         let shared = Shared {
             config: config.clone(),
             subnet,
             gateway,
+            v6,
             host_has_ipv6: netns::read_sysctl("ipv6/conf/all/disable_ipv6").is_ok(),
             table: table.clone(),
             isolate_ports: !config.icc && !has_bridge_netfilter(),
             route: Mutex::new(route),
             state: Mutex::new(State {
                 index,
-                ipam: new_ipam(config, subnet, Some(gateway))?,
-                endpoints: HashMap::new(),
+                addresses: Addresses::new(config, subnet, gateway, v6.map(|(_, gateway)| gateway))?,
             }),
         };
         let reaper = Arc::new(Reaper::start()?);
@@ -215,6 +246,11 @@ impl Bridge {
         self.shared.gateway
     }
 
+    /// The subnet of IPv6 and the bridge's own address in it, if it has one.
+    pub fn v6(&self) -> Option<(Ipv6Net, Ipv6Addr)> {
+        self.shared.v6
+    }
+
     /// Makes an endpoint with a new namespace.
     pub fn attach(&self, request: &EndpointRequest) -> Result<Endpoint> {
         self.make(request, |plug| {
@@ -237,13 +273,16 @@ impl Bridge {
         let shared = &*self.shared;
         let id = random_id()?;
         let ifname = format!("{HOST_PREFIX}{id}");
-        let address = self.take_address(request.address, &ifname)?;
+        let (address, v6) = self.take_addresses(request, &ifname)?;
+        let v6 = place_v6(v6, shared.v6);
         let mac = request.mac.unwrap_or_else(|| MacAddr::for_ip(address));
         let inside = Inside {
             name: request.ifname.as_deref().unwrap_or(crate::endpoint::FIRST),
             address,
+            v6,
             mac,
             default_route: !request.no_default_route && !shared.config.internal,
+            default_route_v6: !request.no_default_route_v6 && !shared.config.internal,
         };
         let mut plug =
             |netns: BorrowedFd<'_>, socket: &mut Socket| shared.plug(netns, socket, &ifname, &inside);
@@ -256,6 +295,7 @@ impl Bridge {
                     address: IpAddr::V4(address),
                     prefix: shared.subnet.prefix_len(),
                     gateway: IpAddr::V4(shared.gateway),
+                    v6,
                     mac,
                     inside: inside.name.to_owned(),
                     ports: Vec::new(),
@@ -269,16 +309,12 @@ impl Bridge {
         }
     }
 
-    fn take_address(&self, wanted: Option<Ipv4Addr>, ifname: &str) -> Result<Ipv4Addr> {
-        let take = || -> Result<Ipv4Addr> {
-            let mut state = lock(&self.shared.state);
-            let address = match wanted {
-                Some(address) => state.ipam.take(address).map(|()| address)?,
-                None => state.ipam.next()?,
-            };
-            state.endpoints.insert(ifname.to_owned(), address);
-            Ok(address)
-        };
+    fn take_addresses(
+        &self,
+        request: &EndpointRequest,
+        ifname: &str,
+    ) -> Result<(Ipv4Addr, Option<Ipv6Addr>)> {
+        let take = || lock(&self.shared.state).addresses.take(request, ifname);
         match take() {
             // Addresses of endpoints that are being removed come back when their interface is gone: do not fail for those.
             Err(e) if matches!(e.kind(), ErrorKind::Conflict | ErrorKind::Exhausted) => {
@@ -291,7 +327,7 @@ impl Bridge {
 
     /// Publishes ports: all of them or none. The record gets them; the reservations are to be kept as long as the endpoint.
     pub fn publish(&self, record: &mut EndpointRecord, specs: &[PortSpec]) -> Result<Vec<Reservation>> {
-        lock(&self.shared.state).adopt(record)?;
+        lock(&self.shared.state).addresses.adopt(record)?;
         self.shared.table.publish(record, specs)
     }
 
@@ -353,7 +389,7 @@ impl Bridge {
             let explained: Vec<String> = {
                 let mut state = lock(&shared.state);
                 state.index = index;
-                state.endpoints.keys().cloned().collect()
+                state.addresses.interfaces().cloned().collect()
             };
             let explained: BTreeSet<&str> = explained
                 .iter()
@@ -389,7 +425,7 @@ impl Bridge {
     /// # Errors
     /// When its address or its ports belong to another endpoint.
     pub fn adopt(&self, record: &EndpointRecord) -> Result<()> {
-        lock(&self.shared.state).adopt(record)?;
+        lock(&self.shared.state).addresses.adopt(record)?;
         self.shared.table.adopt(record)
     }
 
@@ -413,7 +449,7 @@ impl Bridge {
             .into_iter()
             .map(|m| {
                 let port = PublishedPort {
-                    host_ip: IpAddr::V4(m.host),
+                    host_ip: m.host,
                     host_port: m.host_port,
                     target_port: m.target_port,
                     protocol: m.protocol,
@@ -450,11 +486,15 @@ impl Bridge {
         for name in inventory.interfaces.iter().chain(&inventory.bridge) {
             remove_interface(&mut route, name)?;
         }
+        crate::detour::remove(&mut route, &config.table)?;
         let mut nft = Socket::open(Family::Netfilter)?;
-        match nft.transaction(nft::delete_table(&config.table)) {
-            Err(refusal) if refusal.errno != Errno::NOENT => Err(refusal.on(&config.table)),
-            _ => Ok(()),
+        for ip in Ip::ALL {
+            match nft.transaction(nft::delete_table(ip, &config.table)) {
+                Err(refusal) if refusal.errno != Errno::NOENT => return Err(refusal.on(&config.table)),
+                _ => {}
+            }
         }
+        Ok(())
     }
 }
 
@@ -462,8 +502,10 @@ impl Bridge {
 struct Inside<'a> {
     name: &'a str,
     address: Ipv4Addr,
+    v6: Option<AddressV6>,
     mac: MacAddr,
     default_route: bool,
+    default_route_v6: bool,
 }
 
 impl Shared {
@@ -472,6 +514,7 @@ impl Shared {
         BridgeRules {
             bridge: self.config.name.clone(),
             subnet: self.subnet,
+            v6: self.v6.map(|(subnet, _)| subnet),
             icc: self.config.icc,
             masquerade: self.config.masquerade && !self.config.internal,
             internal: self.config.internal,
@@ -501,18 +544,27 @@ impl Shared {
         link::add_veth(&mut batch, &spec);
         lock(&self.route).request(batch).map_err(|r| r.on(ifname))?;
         // Before the interface is up, or the kernel starts on a link-local address.
-        if self.host_has_ipv6 {
+        if wanted.v6.is_some() {
+            enable_v6(peer)?;
+        } else if self.host_has_ipv6 {
             netns::write_sysctl_if_there(&format!("ipv6/conf/{peer}/disable_ipv6"), "1")?;
         }
         let index = netns::interface_index(inside, peer)?;
         let mut batch = Batch::new();
         link::set_loopback_up(&mut batch);
-        link::add_address(&mut batch, index, wanted.address, self.subnet);
+        link::add_address(&mut batch, index, wanted.address.into(), self.subnet.into());
         link::set_up(&mut batch, index);
         if wanted.default_route {
-            link::add_default_route(&mut batch, index, self.gateway);
+            link::add_default_route(&mut batch, index, self.gateway.into());
         }
         link::settle(&mut batch, peer);
+        // On a link that is ready; before, the kernel would put it off.
+        if let (Some(v6), Some((subnet, gateway))) = (wanted.v6, self.v6) {
+            link::add_address(&mut batch, index, v6.address.into(), subnet.into());
+            if wanted.default_route_v6 {
+                link::add_default_route(&mut batch, index, gateway.into());
+            }
+        }
         inside
             .request(batch)
             .map_err(|r| r.on(format_args!("{peer} of the endpoint {ifname}")))?;
@@ -523,33 +575,7 @@ impl Shared {
 
     /// The interface is gone: forget the endpoint, free its address.
     pub(crate) fn buried(&self, ifname: &str) {
-        let mut state = lock(&self.state);
-        if let Some(address) = state.endpoints.remove(ifname) {
-            state.ipam.release(address);
-        }
-    }
-}
-
-impl State {
-    /// Takes an endpoint that somebody else has recorded into the books.
-    fn adopt(&mut self, record: &EndpointRecord) -> Result<()> {
-        let IpAddr::V4(address) = record.address else {
-            return Err(Error::new(
-                ErrorKind::Unsupported,
-                format!(
-                    "the endpoint {} has the address {}: the bridge has IPv4 only",
-                    record.ifname, record.address
-                ),
-            ));
-        };
-        if !self.endpoints.contains_key(&record.ifname) {
-            // One that is outside the subnet has no place in the allocator, but stays an endpoint.
-            if self.ipam.offset(address).is_ok() {
-                self.ipam.take(address)?;
-            }
-            self.endpoints.insert(record.ifname.clone(), address);
-        }
-        Ok(())
+        lock(&self.state).addresses.free(ifname);
     }
 }
 
@@ -560,150 +586,11 @@ fn is_ours(name: &str, kind: Option<&str>) -> bool {
             .is_some_and(|id| id.len() == ID_LEN && id.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 
-/// Whether there is a bridge of this name on the host.
-///
-/// # Errors
-/// When there is something else of this name.
-pub fn bridge_exists(name: &str) -> Result<bool> {
-    check_name("a bridge", name)?;
-    let link = link::find(&mut Socket::open(Family::Route)?, name).map_err(|r| r.on(name))?;
-    match link.as_ref().map(|link| link.kind.as_deref()) {
-        None => Ok(false),
-        Some(Some("bridge")) => Ok(true),
-        Some(kind) => Err(no_bridge(name, kind)),
-    }
-}
-
-/// Removes a bridge that has no endpoints yet; one that does not exist is fine.
-pub fn remove_bridge(name: &str) -> Result<()> {
-    remove_interface(&mut Socket::open(Family::Route)?, name)
-}
-
-/// The address that a bridge gets in a subnet: the one that is configured, or the first that is given.
-///
-/// # Errors
-/// When the subnet, the range and the addresses do not fit together.
-pub fn gateway_of(config: &BridgeConfig, subnet: Ipv4Net) -> Result<Ipv4Addr> {
-    let gateway = match config.gateway {
-        Some(gateway) => gateway,
-        None => {
-            let mut ipam = new_ipam(config, subnet, None)?;
-            ipam.next()?
-        }
-    };
-    new_ipam(config, subnet, Some(gateway))?;
-    Ok(gateway)
-}
-
-fn no_bridge(name: &str, kind: Option<&str>) -> Error {
-    let kind = kind.unwrap_or("physical");
-    Error::conflict(format!(
-        "the interface {name} exists and is no bridge but {kind}; choose another name for the bridge"
-    ))
-}
-
-/// Removes an interface; one that is gone already is fine.
-pub(crate) fn remove_interface(route: &mut Socket, name: &str) -> Result<()> {
-    let mut batch = Batch::new();
-    link::delete(&mut batch, name);
-    match route.request(batch) {
-        Err(refusal) if refusal.errno != Errno::NODEV => Err(refusal.on(name)),
-        _ => Ok(()),
-    }
-}
-
-fn new_ipam(config: &BridgeConfig, subnet: Ipv4Net, gateway: Option<Ipv4Addr>) -> Result<Ipam> {
-    let mut ipam = match config.range {
-        Some(range) => Ipam::within(subnet, range)?,
-        None => Ipam::new(subnet)?,
-    };
-    for address in gateway.iter().chain(&config.taken) {
-        ipam.take(*address)?;
-    }
-    Ok(ipam)
-}
-
-/// Whether bridged packets can be made to pass the IPv4 rules.
-///
-/// If so, that is how endpoints are kept apart without `icc`: isolated ports would also keep them from each other's published
-/// ports, because what bridge netfilter translates is then bridged instead of routed. If not, the ports are isolated.
-fn has_bridge_netfilter() -> bool {
-    netns::read_sysctl("bridge/bridge-nf-call-iptables").is_ok()
-}
-
 const ID_LEN: usize = 10;
 
-fn random_id() -> Result<String> {
+pub(crate) fn random_id() -> Result<String> {
     let mut bytes = [0u8; ID_LEN / 2];
     rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
         .map_err(|e| Error::io("draw a random interface name", e))?;
     Ok(bytes.iter().map(|b| format!("{b:02x}")).collect())
-}
-
-/// Creates the bridge when it is missing, gives it its address, brings it up.
-fn ensure_interface(route: &mut Socket, config: &BridgeConfig) -> Result<(u32, Ipv4Net, Ipv4Addr)> {
-    let name = config.name.as_str();
-    let existing = link::find(route, name).map_err(|r| r.on(name))?;
-    let index = match &existing {
-        Some(link) if link.kind.as_deref() == Some("bridge") => link.index,
-        Some(link) => return Err(no_bridge(name, link.kind.as_deref())),
-        None => 0,
-    };
-    let has = match index {
-        0 => Vec::new(),
-        index => link::addresses(route, Some(index)).map_err(|r| r.on(name))?,
-    };
-    let subnet = match (config.subnet, has.first()) {
-        (Some(subnet), _) => subnet.trunc(),
-        (None, Some((address, prefix))) => Ipv4Net::new(*address, *prefix)
-            .map_err(|_| Error::invalid(format!("the address of {name} has a bad prefix")))?
-            .trunc(),
-        (None, None) => subnet::choose(&subnet::in_use(route)?)?,
-    };
-    let ours = has.iter().map(|(a, _)| *a).find(|a| subnet.contains(a));
-    let gateway = match config.gateway.or(ours) {
-        Some(gateway) => gateway,
-        None => gateway_of(config, subnet)?,
-    };
-    new_ipam(config, subnet, Some(gateway))?;
-    if index == 0
-        && let Some(other) = subnet::in_use(route)?
-            .iter()
-            .find(|n| config.subnet.is_some() && subnet::overlap(n, &subnet))
-    {
-        return Err(Error::conflict(format!(
-            "the subnet {subnet} of the bridge {name} overlaps {other}, which this host uses; choose another subnet"
-        )));
-    }
-    let mut batch = Batch::new();
-    let index = if index == 0 {
-        link::add_bridge(&mut batch, name, MacAddr::for_ip(gateway), config.mtu);
-        route.request(batch).map_err(|r| r.on(name))?;
-        batch = Batch::new();
-        let link = link::find(route, name).map_err(|r| r.on(name))?;
-        link.ok_or_else(|| {
-            Error::new(
-                ErrorKind::NotFound,
-                format!("the bridge {name} vanished while it was set up"),
-            )
-        })?
-        .index
-    } else {
-        index
-    };
-    if !config.icc && has_bridge_netfilter() {
-        link::filter_bridged(&mut batch, name);
-    }
-    // Only IPv4 lives here: no link-local address, through which the host could be reached around the rules.
-    netns::write_sysctl_if_there(&format!("ipv6/conf/{name}/disable_ipv6"), "1")?;
-    if ours != Some(gateway) {
-        link::add_address(&mut batch, index, gateway, subnet);
-    }
-    if existing.as_ref().is_none_or(|l| !l.up) {
-        link::set_up(&mut batch, index);
-    }
-    if !batch.is_empty() {
-        route.request(batch).map_err(|r| r.on(name))?;
-    }
-    Ok((index, subnet, gateway))
 }

@@ -3,13 +3,14 @@
 //! TCP notices by itself that its endpoint is gone. A UDP sender does not: as long as it goes on, its flow would be
 //! translated to the old address, which may by then belong to somebody else.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use rustix::io::Errno;
 
 use crate::error::Result;
 use crate::netlink::message::{AttrIter, Attrs, Batch};
 use crate::netlink::{Family, Socket};
+use crate::nft::Ip;
 use crate::nft::elements::Mapping;
 
 const SUBSYSTEM: u16 = 1;
@@ -22,6 +23,8 @@ const CTA_TUPLE_IP: u16 = 1;
 const CTA_TUPLE_PROTO: u16 = 2;
 const CTA_IP_V4_SRC: u16 = 1;
 const CTA_IP_V4_DST: u16 = 2;
+const CTA_IP_V6_SRC: u16 = 3;
+const CTA_IP_V6_DST: u16 = 4;
 const CTA_PROTO_NUM: u16 = 1;
 const CTA_PROTO_SRC_PORT: u16 = 2;
 const CTA_PROTO_DST_PORT: u16 = 3;
@@ -32,8 +35,8 @@ const CTA_FILTER_REPLY_FLAGS: u16 = 2;
 const FILTER_PROTO_NUM: u32 = 1 << 3;
 const FILTER_PROTO_SRC_PORT: u32 = 1 << 4;
 const FILTER_PROTO_DST_PORT: u32 = 1 << 5;
-/// `AF_INET`, version 0, no resource.
-const HEAD: [u8; 4] = [libc::AF_INET as u8, 0, 0, 0];
+/// The `struct nfgenmsg` of a message: the family, version 0, no resource.
+const HEAD: usize = 4;
 
 /// Deletes every flow that was translated to one of the mappings' targets.
 pub(crate) fn forget(mappings: &[Mapping]) -> Result<()> {
@@ -67,9 +70,9 @@ pub(crate) fn forget_unpublished(mappings: &[Mapping]) -> Result<()> {
 struct Flow {
     protocol: u8,
     /// Where its first packet was sent to.
-    to: (Ipv4Addr, u16),
+    to: (IpAddr, u16),
     /// Where the answers come from: the same, unless the destination was translated.
-    answers_from: (Ipv4Addr, u16),
+    answers_from: (IpAddr, u16),
 }
 
 impl Flow {
@@ -80,19 +83,20 @@ impl Flow {
             protocol: *AttrIter(AttrIter(original).find(CTA_TUPLE_PROTO)?)
                 .find(CTA_PROTO_NUM)?
                 .first()?,
-            to: end(original, CTA_IP_V4_DST, CTA_PROTO_DST_PORT)?,
-            answers_from: end(reply, CTA_IP_V4_SRC, CTA_PROTO_SRC_PORT)?,
+            to: end(original, CTA_IP_V4_DST, CTA_IP_V6_DST, CTA_PROTO_DST_PORT)?,
+            answers_from: end(reply, CTA_IP_V4_SRC, CTA_IP_V6_SRC, CTA_PROTO_SRC_PORT)?,
         })
     }
 }
 
-fn end(tuple: &[u8], address: u16, port: u16) -> Option<(Ipv4Addr, u16)> {
-    let address = AttrIter(AttrIter(tuple).find(CTA_TUPLE_IP)?).find(address)?;
+fn end(tuple: &[u8], v4: u16, v6: u16, port: u16) -> Option<(IpAddr, u16)> {
+    let addresses = AttrIter(AttrIter(tuple).find(CTA_TUPLE_IP)?);
+    let address = match addresses.find(v4) {
+        Some(bytes) => Ipv4Addr::from(*bytes.first_chunk::<4>()?).into(),
+        None => Ipv6Addr::from(*addresses.find(v6)?.first_chunk::<16>()?).into(),
+    };
     let port = AttrIter(AttrIter(tuple).find(CTA_TUPLE_PROTO)?).find(port)?;
-    Some((
-        Ipv4Addr::from(*address.first_chunk::<4>()?),
-        u16::from_be_bytes(*port.first_chunk()?),
-    ))
+    Some((address, u16::from_be_bytes(*port.first_chunk()?)))
 }
 
 /// By which of its ends the wanted flows are told.
@@ -143,29 +147,51 @@ fn narrow(attrs: &mut Attrs<'_>, mappings: &[Mapping], told: Told) {
     });
 }
 
-/// Deletes the doomed among the flows that `mappings`, of which there is one at least, are about.
+/// Deletes the doomed among the flows that `mappings` are about.
 fn delete(mappings: &[Mapping], told: Told, doomed: impl Fn(&Flow) -> bool) -> Result<()> {
-    let on = "of published ports";
     let mut socket = Socket::open(Family::Netfilter)?;
+    for ip in Ip::ALL {
+        let of_family: Vec<Mapping> = mappings
+            .iter()
+            .filter(|m| Ip::of(m.target) == ip)
+            .copied()
+            .collect();
+        if !of_family.is_empty() {
+            delete_family(&mut socket, ip, &of_family, told, &doomed)?;
+        }
+    }
+    Ok(())
+}
+
+/// The same for mappings of one family, of which there is one at least.
+fn delete_family(
+    socket: &mut Socket,
+    ip: Ip,
+    mappings: &[Mapping],
+    told: Told,
+    doomed: impl Fn(&Flow) -> bool,
+) -> Result<()> {
+    let on = "of published ports";
+    let head: [u8; HEAD] = [ip.number(), 0, 0, 0];
     let flows = socket
         .dump(|batch| {
             batch.push(
                 "list tracked connections",
                 SUBSYSTEM << 8 | MSG_GET,
                 0,
-                &HEAD,
+                &head,
                 |attrs| narrow(attrs, mappings, told),
             )
         })
         .map_err(|r| r.on(on))?;
     let mut batch = Batch::new();
-    for attrs in flows.iter().filter_map(|f| Some(AttrIter(f.get(HEAD.len()..)?))) {
+    for attrs in flows.iter().filter_map(|f| Some(AttrIter(f.get(HEAD..)?))) {
         if Flow::parse(attrs).is_some_and(|flow| doomed(&flow)) {
             batch.push(
                 "forget a tracked connection",
                 SUBSYSTEM << 8 | MSG_DELETE,
                 0,
-                &HEAD,
+                &head,
                 |a| {
                     for kind in [CTA_TUPLE_ORIG, CTA_ID] {
                         if let Some(value) = attrs.find(kind) {

@@ -1,6 +1,6 @@
 //! Endpoints: a network namespace with one foot on a bridge, and the record that outlives the daemon.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
 
@@ -16,12 +16,16 @@ pub(crate) const FIRST: &str = "eth0";
 pub struct EndpointRequest {
     /// This address, of the bridge's subnet.
     pub address: Option<Ipv4Addr>,
+    /// This address of IPv6, of the bridge's subnet.
+    pub address_v6: Option<Ipv6Addr>,
     /// This hardware address instead of the one derived from the address.
     pub mac: Option<MacAddr>,
     /// What the interface is called inside; `eth0` unless said otherwise.
     pub ifname: Option<String>,
-    /// Whether the endpoint's packets to the outside go another way.
+    /// Whether the endpoint's packets of IPv4 to the outside go another way.
     pub no_default_route: bool,
+    /// The same for IPv6.
+    pub no_default_route_v6: bool,
     /// How the new namespace is set up.
     pub netns: NetnsConfig,
 }
@@ -51,6 +55,9 @@ pub struct EndpointRecord {
     pub prefix: u8,
     /// Where its default route goes.
     pub gateway: IpAddr,
+    /// What it has of IPv6, if the bridge has a subnet of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub v6: Option<AddressV6>,
     /// Its hardware address.
     pub mac: MacAddr,
     /// The interface inside.
@@ -59,6 +66,24 @@ pub struct EndpointRecord {
     /// Its published ports.
     #[serde(default)]
     pub ports: Vec<PublishedPort>,
+}
+
+/// An endpoint's place in the subnet of IPv6.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AddressV6 {
+    /// The endpoint's address.
+    pub address: Ipv6Addr,
+    /// The length of the subnet's prefix.
+    pub prefix: u8,
+    /// Where its default route goes.
+    pub gateway: Ipv6Addr,
+}
+
+impl EndpointRecord {
+    /// Its addresses, that of IPv4 first.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        std::iter::once(self.address).chain(self.v6.map(|v6| IpAddr::V6(v6.address)))
+    }
 }
 
 /// What records of earlier versions do not say: there was one interface only.

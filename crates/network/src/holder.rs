@@ -4,7 +4,7 @@
 //! listen (Linux 6.8), and from the descriptors of all processes.
 
 use std::fs;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::netlink::message::Batch;
 use crate::netlink::{Family, Socket};
@@ -17,21 +17,21 @@ const TCP_TIME_WAIT: u8 = 6;
 /// A socket, as `struct inet_diag_msg` tells of it.
 #[derive(Debug, PartialEq, Eq)]
 struct Entry {
-    /// `None`: an IPv6 address that is neither the wildcard nor an IPv4 one.
-    address: Option<Ipv4Addr>,
+    /// Those that stand for an IPv4 address are one.
+    address: IpAddr,
     port: u16,
     state: u8,
     inode: u32,
 }
 
 /// Whether what occupies the port are connections in TIME_WAIT and nothing else.
-pub(crate) fn only_closed_connections(host: Ipv4Addr, port: u16) -> bool {
+pub(crate) fn only_closed_connections(host: IpAddr, port: u16) -> bool {
     let entries = occupants(host, port, Protocol::Tcp);
     !entries.is_empty() && entries.iter().all(|e| e.state == TCP_TIME_WAIT)
 }
 
 /// A process that has the port, in words.
-pub(crate) fn of(host: Ipv4Addr, port: u16, protocol: Protocol) -> Option<String> {
+pub(crate) fn of(host: IpAddr, port: u16, protocol: Protocol) -> Option<String> {
     let inodes: Vec<u32> = occupants(host, port, protocol)
         .iter()
         .map(|e| e.inode)
@@ -41,7 +41,7 @@ pub(crate) fn of(host: Ipv4Addr, port: u16, protocol: Protocol) -> Option<String
     Some(format!("process {pid} ({name})"))
 }
 
-fn occupants(host: Ipv4Addr, port: u16, protocol: Protocol) -> Vec<Entry> {
+fn occupants(host: IpAddr, port: u16, protocol: Protocol) -> Vec<Entry> {
     let mut found = Vec::new();
     let Ok(mut socket) = Socket::open(Family::SockDiag) else {
         return found;
@@ -58,8 +58,10 @@ fn occupants(host: Ipv4Addr, port: u16, protocol: Protocol) -> Vec<Entry> {
             .unwrap_or_default();
         found.extend(entries.iter().filter_map(|e| parse(e)).filter(|e| {
             e.port == port
-                && e.address
-                    .is_some_and(|a| a == host || a.is_unspecified() || host.is_unspecified())
+                && (e.address == host
+                    // A socket of `::` has every address, unless it says otherwise.
+                    || (e.address.is_unspecified() && (e.address.is_ipv6() || host.is_ipv4()))
+                    || (host.is_unspecified() && e.address.is_ipv4() == host.is_ipv4()))
         }));
     }
     found
@@ -68,10 +70,9 @@ fn occupants(host: Ipv4Addr, port: u16, protocol: Protocol) -> Vec<Entry> {
 fn parse(message: &[u8]) -> Option<Entry> {
     let message = message.first_chunk::<72>()?;
     let address: &[u8; 16] = message[8..24].first_chunk()?;
-    let address = match (i32::from(message[0]), std::net::Ipv6Addr::from(*address)) {
-        (libc::AF_INET, _) => Some(Ipv4Addr::new(address[0], address[1], address[2], address[3])),
-        (_, v6) if v6.is_unspecified() => Some(Ipv4Addr::UNSPECIFIED),
-        (_, v6) => v6.to_ipv4_mapped(),
+    let address = match i32::from(message[0]) {
+        libc::AF_INET => Ipv4Addr::new(address[0], address[1], address[2], address[3]).into(),
+        _ => IpAddr::V6(Ipv6Addr::from(*address)).to_canonical(),
     };
     Some(Entry {
         address,
@@ -117,17 +118,17 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         assert!(
-            of(Ipv4Addr::LOCALHOST, port, Protocol::Tcp)
+            of(Ipv4Addr::LOCALHOST.into(), port, Protocol::Tcp)
                 .unwrap()
                 .contains(&me)
         );
-        assert!(of(Ipv4Addr::UNSPECIFIED, port, Protocol::Tcp).is_some());
-        assert!(of(Ipv4Addr::new(127, 0, 0, 9), port, Protocol::Tcp).is_none());
-        assert!(!only_closed_connections(Ipv4Addr::LOCALHOST, port));
+        assert!(of(Ipv4Addr::UNSPECIFIED.into(), port, Protocol::Tcp).is_some());
+        assert!(of(Ipv4Addr::new(127, 0, 0, 9).into(), port, Protocol::Tcp).is_none());
+        assert!(!only_closed_connections(Ipv4Addr::LOCALHOST.into(), port));
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         assert!(
             of(
-                Ipv4Addr::LOCALHOST,
+                Ipv4Addr::LOCALHOST.into(),
                 socket.local_addr().unwrap().port(),
                 Protocol::Udp
             )

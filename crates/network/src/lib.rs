@@ -7,17 +7,22 @@
 //! All calls block for at most the time of a few system calls and are safe from any thread. They act on the network
 //! namespace of the calling thread at [`Bridge::ensure`]; that one is "the host".
 //!
-//! Limits: IPv4 only (records have room for IPv6); a bridge has at most 1023 endpoints, as many as the kernel's.
+//! Limits: every bridge has a subnet of IPv4, and one of IPv6 if it is asked for; a bridge has at most 1023 endpoints, as many as
+//! the kernel's.
 
 mod address;
+mod addresses;
 mod bridge;
 mod claim;
 mod conntrack;
+mod detour;
+mod direct;
 pub mod dns;
 mod endpoint;
 mod error;
 pub mod files;
 mod holder;
+mod interface;
 mod ipam;
 mod link;
 mod netlink;
@@ -32,14 +37,17 @@ mod subnet;
 mod table;
 
 pub use address::MacAddr;
-pub use bridge::{Bridge, BridgeConfig, Inventory, Reconciled, bridge_exists, gateway_of, remove_bridge};
+pub use addresses::{gateway_of, gateway_v6_of};
+pub use bridge::{Bridge, BridgeConfig, ConfigV6, Inventory, Reconciled};
 pub use claim::Claim;
-pub use endpoint::{Endpoint, EndpointRecord, EndpointRequest};
+pub use direct::{Direct, DirectMode, Parent, interface_exists, remove_parent};
+pub use endpoint::{AddressV6, Endpoint, EndpointRecord, EndpointRequest};
 pub use error::{Error, ErrorKind, Result};
+pub use interface::{bridge_exists, remove_bridge};
 pub use netns::{Netns, NetnsConfig};
 pub use pool::{Pool, PoolConfig};
 pub use ports::{PortSpec, Protocol, PublishedPort, Reservation};
 pub use publish::parse_publish;
 pub use stats::{InterfaceStats, StatsReader};
-pub use subnet::{choose_subnet, default_pools};
+pub use subnet::{choose_subnet, choose_subnet_v6, default_pools};
 pub use table::Table;

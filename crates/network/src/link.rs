@@ -1,19 +1,21 @@
 //! rtnetlink: interfaces, addresses, routes (rtnetlink(7), `include/uapi/linux/{rtnetlink,if_link,if_addr}.h`).
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use rustix::io::Errno;
 
 use crate::address::MacAddr;
-use crate::netlink::message::{AttrIter, Batch, text, u32_of};
+use crate::netlink::message::{AttrIter, Attrs, Batch, text, u32_of};
 use crate::netlink::{Refusal, Socket};
+use crate::nft::Ip;
 
 const CREATE: u16 = (libc::NLM_F_CREATE | libc::NLM_F_EXCL) as u16;
 const VETH_INFO_PEER: u16 = 1;
 const IFLA_BRPORT_MODE: u16 = 4;
 const IFLA_BRPORT_ISOLATED: u16 = 33;
 const IFLA_BR_NF_CALL_IPTABLES: u16 = 36;
+const IFLA_BR_NF_CALL_IP6TABLES: u16 = 37;
 const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
 const IN6_ADDR_GEN_MODE_NONE: u8 = 1;
 const UP: u32 = libc::IFF_UP as u32;
@@ -107,6 +109,32 @@ pub(crate) fn add_veth(batch: &mut Batch, spec: &VethSpec<'_>) {
     );
 }
 
+/// A pair with both ends here, down, without ARP: each is the only neighbour that the other has.
+pub(crate) fn add_pair(batch: &mut Batch, name: &str, peer: &str, mac: MacAddr) {
+    const NOARP: u32 = libc::IFF_NOARP as u32;
+    let head = ifinfo(0, NOARP, NOARP);
+    batch.push(
+        "create the interface pair",
+        libc::RTM_NEWLINK,
+        CREATE,
+        &head,
+        |a| {
+            a.str(libc::IFLA_IFNAME, name);
+            a.put(libc::IFLA_ADDRESS, &mac.0);
+            a.nest(libc::IFLA_LINKINFO, |a| {
+                a.str(libc::IFLA_INFO_KIND, "veth");
+                a.nest(libc::IFLA_INFO_DATA, |a| {
+                    a.nest(VETH_INFO_PEER, |a| {
+                        a.raw(&head);
+                        a.str(libc::IFLA_IFNAME, peer);
+                        a.put(libc::IFLA_ADDRESS, &mac.0);
+                    });
+                });
+            });
+        },
+    );
+}
+
 pub(crate) fn add_bridge(batch: &mut Batch, name: &str, mac: MacAddr, mtu: Option<u32>) {
     batch.push(
         "create the bridge",
@@ -125,6 +153,100 @@ pub(crate) fn add_bridge(batch: &mut Batch, name: &str, mac: MacAddr, mtu: Optio
     );
 }
 
+/// What is asked of a new interface on another one.
+pub(crate) struct ChildSpec<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) parent_index: u32,
+    pub(crate) netns: i32,
+    /// `macvlan` or `ipvlan`.
+    pub(crate) kind: &'a str,
+    pub(crate) mode: u16,
+    pub(crate) mac: Option<MacAddr>,
+    pub(crate) mtu: Option<u32>,
+}
+
+/// The interface, made directly inside the other namespace.
+pub(crate) fn add_child(batch: &mut Batch, spec: &ChildSpec<'_>) {
+    /// `IFLA_MACVLAN_MODE` and `IFLA_IPVLAN_MODE`.
+    const MODE: u16 = 1;
+    batch.push(
+        "create an interface on",
+        libc::RTM_NEWLINK,
+        CREATE,
+        &ifinfo(0, 0, 0),
+        |a| {
+            a.str(libc::IFLA_IFNAME, spec.name);
+            a.u32(libc::IFLA_LINK, spec.parent_index);
+            a.u32(libc::IFLA_NET_NS_FD, spec.netns as u32);
+            if let Some(mac) = spec.mac {
+                a.put(libc::IFLA_ADDRESS, &mac.0);
+            }
+            if let Some(mtu) = spec.mtu {
+                a.u32(libc::IFLA_MTU, mtu);
+            }
+            a.nest(libc::IFLA_LINKINFO, |a| {
+                a.str(libc::IFLA_INFO_KIND, spec.kind);
+                a.nest(libc::IFLA_INFO_DATA, |a| match spec.kind {
+                    "macvlan" => a.u32(MODE, u32::from(spec.mode)),
+                    _ => a.put(MODE, &spec.mode.to_ne_bytes()),
+                });
+            });
+        },
+    );
+}
+
+pub(crate) fn add_vlan(batch: &mut Batch, name: &str, below: u32, id: u16) {
+    const IFLA_VLAN_ID: u16 = 1;
+    batch.push(
+        "create the VLAN",
+        libc::RTM_NEWLINK,
+        CREATE,
+        &ifinfo(0, 0, 0),
+        |a| {
+            a.str(libc::IFLA_IFNAME, name);
+            a.u32(libc::IFLA_LINK, below);
+            a.nest(libc::IFLA_LINKINFO, |a| {
+                a.str(libc::IFLA_INFO_KIND, "vlan");
+                a.nest(libc::IFLA_INFO_DATA, |a| {
+                    a.put(IFLA_VLAN_ID, &id.to_ne_bytes());
+                });
+            });
+        },
+    );
+}
+
+/// An interface that leads nowhere.
+pub(crate) fn add_dummy(batch: &mut Batch, name: &str) {
+    batch.push(
+        "create the interface",
+        libc::RTM_NEWLINK,
+        CREATE,
+        &ifinfo(0, 0, 0),
+        |a| {
+            a.str(libc::IFLA_IFNAME, name);
+            a.nest(libc::IFLA_LINKINFO, |a| a.str(libc::IFLA_INFO_KIND, "dummy"));
+        },
+    );
+}
+
+/// Has the kernel give the interface no link-local address by itself.
+pub(crate) fn no_link_local(batch: &mut Batch, name: &str) {
+    batch.push(
+        "keep from a link-local address the interface",
+        libc::RTM_NEWLINK,
+        0,
+        &ifinfo(0, 0, 0),
+        |a| {
+            a.str(libc::IFLA_IFNAME, name);
+            a.nest(libc::IFLA_AF_SPEC, |a| {
+                a.nest(libc::AF_INET6 as u16, |a| {
+                    a.u8(IFLA_INET6_ADDR_GEN_MODE, IN6_ADDR_GEN_MODE_NONE)
+                });
+            });
+        },
+    );
+}
+
 /// Has the bridge's own traffic, from port to port, pass the rules for forwarded packets.
 pub(crate) fn filter_bridged(batch: &mut Batch, name: &str) {
     batch.push(
@@ -136,7 +258,10 @@ pub(crate) fn filter_bridged(batch: &mut Batch, name: &str) {
             a.str(libc::IFLA_IFNAME, name);
             a.nest(libc::IFLA_LINKINFO, |a| {
                 a.str(libc::IFLA_INFO_KIND, "bridge");
-                a.nest(libc::IFLA_INFO_DATA, |a| a.u8(IFLA_BR_NF_CALL_IPTABLES, 1));
+                a.nest(libc::IFLA_INFO_DATA, |a| {
+                    a.u8(IFLA_BR_NF_CALL_IPTABLES, 1);
+                    a.u8(IFLA_BR_NF_CALL_IP6TABLES, 1);
+                });
             });
         },
     );
@@ -176,11 +301,24 @@ pub(crate) fn delete(batch: &mut Batch, name: &str) {
     );
 }
 
-pub(crate) fn add_address(batch: &mut Batch, index: u32, address: Ipv4Addr, subnet: Ipv4Net) {
+fn put_address(a: &mut Attrs<'_>, kind: u16, address: IpAddr) {
+    match address {
+        IpAddr::V4(address) => a.put(kind, &address.octets()),
+        IpAddr::V6(address) => a.put(kind, &address.octets()),
+    }
+}
+
+/// `subnet` says how long the prefix is. No duplicate of an IPv6 address is looked for: who gives it knows that there is none.
+pub(crate) fn add_address(batch: &mut Batch, index: u32, address: IpAddr, subnet: IpNet) {
+    let ip = Ip::of(address);
+    let flags = match ip {
+        Ip::V4 => 0,
+        Ip::V6 => libc::IFA_F_NODAD as u8,
+    };
     let mut head = [
-        libc::AF_INET as u8,
+        ip.number(),
         subnet.prefix_len(),
-        0,
+        flags,
         libc::RT_SCOPE_UNIVERSE,
         0,
         0,
@@ -189,16 +327,18 @@ pub(crate) fn add_address(batch: &mut Batch, index: u32, address: Ipv4Addr, subn
     ];
     head[4..8].copy_from_slice(&index.to_ne_bytes());
     batch.push("set the address of", libc::RTM_NEWADDR, CREATE, &head, |a| {
-        a.put(libc::IFA_LOCAL, &address.octets());
-        a.put(libc::IFA_ADDRESS, &address.octets());
-        a.put(libc::IFA_BROADCAST, &subnet.broadcast().octets());
+        put_address(a, libc::IFA_LOCAL, address);
+        put_address(a, libc::IFA_ADDRESS, address);
+        if ip == Ip::V4 {
+            put_address(a, libc::IFA_BROADCAST, subnet.broadcast());
+        }
     });
 }
 
 /// The `rtmsg` of the default route in the main table.
-fn default_route() -> [u8; 12] {
+fn default_route(ip: Ip) -> [u8; 12] {
     let mut head = [0u8; 12];
-    head[0] = libc::AF_INET as u8;
+    head[0] = ip.number();
     head[4] = libc::RT_TABLE_MAIN;
     head[5] = libc::RTPROT_BOOT;
     head[6] = libc::RT_SCOPE_UNIVERSE;
@@ -206,43 +346,80 @@ fn default_route() -> [u8; 12] {
     head
 }
 
-pub(crate) fn add_default_route(batch: &mut Batch, index: u32, gateway: Ipv4Addr) {
-    let head = default_route();
+pub(crate) fn add_default_route(batch: &mut Batch, index: u32, gateway: IpAddr) {
+    let head = default_route(Ip::of(gateway));
     batch.push(
         "set the default route of",
         libc::RTM_NEWROUTE,
         CREATE,
         &head,
         |a| {
-            a.put(libc::RTA_GATEWAY, &gateway.octets());
+            put_address(a, libc::RTA_GATEWAY, gateway);
             a.u32(libc::RTA_OIF, index);
         },
     );
 }
 
-/// Makes the default route go to `gateway`, wherever it went before; without one there is none afterwards.
-pub(crate) fn replace_default_route(batch: &mut Batch, gateway: Option<Ipv4Addr>) {
-    let mut head = default_route();
-    match gateway {
-        Some(gateway) => batch.push(
-            "replace the default route of",
-            libc::RTM_NEWROUTE,
-            (libc::NLM_F_CREATE | libc::NLM_F_REPLACE) as u16,
-            &head,
-            |a| a.put(libc::RTA_GATEWAY, &gateway.octets()),
-        ),
-        None => {
-            head[5] = 0;
-            head[6] = libc::RT_SCOPE_NOWHERE;
-            batch.push(
-                "remove the default route of",
-                libc::RTM_DELROUTE,
-                0,
-                &head,
-                |_| (),
-            );
-        }
-    }
+/// A default route without a gateway, of the family of `of`: everybody is behind the interface.
+pub(crate) fn add_link_route(batch: &mut Batch, index: u32, of: IpAddr) {
+    let mut head = default_route(Ip::of(of));
+    head[6] = libc::RT_SCOPE_LINK;
+    batch.push(
+        "set the default route of",
+        libc::RTM_NEWROUTE,
+        CREATE,
+        &head,
+        |a| a.u32(libc::RTA_OIF, index),
+    );
+}
+
+/// Makes the default route of a family go to `gateway`, wherever it went before.
+pub(crate) fn replace_default_route(batch: &mut Batch, gateway: IpAddr) {
+    batch.push(
+        "replace the default route of",
+        libc::RTM_NEWROUTE,
+        (libc::NLM_F_CREATE | libc::NLM_F_REPLACE) as u16,
+        &default_route(Ip::of(gateway)),
+        |a| put_address(a, libc::RTA_GATEWAY, gateway),
+    );
+}
+
+pub(crate) fn remove_default_route(batch: &mut Batch, ip: Ip) {
+    let mut head = default_route(ip);
+    head[5] = 0;
+    head[6] = libc::RT_SCOPE_NOWHERE;
+    batch.push(
+        "remove the default route of",
+        libc::RTM_DELROUTE,
+        0,
+        &head,
+        |_| (),
+    );
+}
+
+/// Lets `::1` be an address that packets may have which came in by this interface.
+///
+/// None can have it on the wire: the kernel discards those. But an answer from behind a bridge to one of the host's own clients
+/// at `::1`, whose connection was translated, has it when it has been translated back; in IPv4 that is what `route_localnet`
+/// is for.
+pub(crate) fn route_loopback(batch: &mut Batch, index: u32) {
+    /// Behind the route of the loopback interface, which the host's packets to itself take.
+    const METRIC: u32 = 4096;
+    let mut head = default_route(Ip::V6);
+    head[1] = 128;
+    head[4] = libc::RT_TABLE_LOCAL;
+    head[7] = libc::RTN_LOCAL;
+    batch.push(
+        "route the loopback address by",
+        libc::RTM_NEWROUTE,
+        (libc::NLM_F_CREATE | libc::NLM_F_REPLACE) as u16,
+        &head,
+        |a| {
+            put_address(a, libc::RTA_DST, Ipv6Addr::LOCALHOST.into());
+            a.u32(libc::RTA_OIF, index);
+            a.u32(libc::RTA_PRIORITY, METRIC);
+        },
+    );
 }
 
 /// What the kernel tells of an interface.
@@ -251,6 +428,8 @@ pub(crate) struct Link {
     pub(crate) index: u32,
     pub(crate) name: String,
     pub(crate) up: bool,
+    /// None: an address of another kind than Ethernet's.
+    pub(crate) mac: Option<MacAddr>,
     pub(crate) mtu: u32,
     pub(crate) master: Option<u32>,
     pub(crate) kind: Option<String>,
@@ -265,6 +444,7 @@ fn parse_link(payload: &[u8]) -> Option<Link> {
         index: u32::from_ne_bytes([head[4], head[5], head[6], head[7]]),
         name: String::new(),
         up: u32::from_ne_bytes([head[8], head[9], head[10], head[11]]) & UP != 0,
+        mac: None,
         mtu: 0,
         master: None,
         kind: None,
@@ -273,6 +453,7 @@ fn parse_link(payload: &[u8]) -> Option<Link> {
     for (kind, value) in attrs {
         match kind {
             libc::IFLA_IFNAME => link.name = text(value),
+            libc::IFLA_ADDRESS => link.mac = value.try_into().ok().map(MacAddr),
             libc::IFLA_MTU => link.mtu = u32_of(value).unwrap_or(0),
             libc::IFLA_MASTER => link.master = u32_of(value),
             libc::IFLA_LINKINFO => link.kind = AttrIter(value).find(libc::IFLA_INFO_KIND).map(text),
@@ -333,11 +514,21 @@ pub(crate) fn ports(socket: &mut Socket, bridge_index: u32) -> Result<Vec<Link>,
         .collect())
 }
 
-/// The IPv4 addresses of one interface, or of all.
-pub(crate) fn addresses(socket: &mut Socket, index: Option<u32>) -> Result<Vec<(Ipv4Addr, u8)>, Refusal> {
-    let head = [libc::AF_INET as u8, 0, 0, 0, 0, 0, 0, 0];
-    let entries =
-        socket.dump(|batch| batch.push("list the addresses", libc::RTM_GETADDR, 0, &head, |_| ()))?;
+fn address(ip: Ip, bytes: &[u8]) -> Option<IpAddr> {
+    Some(match ip {
+        Ip::V4 => Ipv4Addr::from(*bytes.first_chunk::<4>()?).into(),
+        Ip::V6 => Ipv6Addr::from(*bytes.first_chunk::<16>()?).into(),
+    })
+}
+
+/// The addresses of one interface, or of all, with the lengths of their prefixes.
+pub(crate) fn addresses(
+    socket: &mut Socket,
+    ip: Ip,
+    index: Option<u32>,
+) -> Result<Vec<(IpAddr, u8)>, Refusal> {
+    let head = [ip.number(), 0, 0, 0, 0, 0, 0, 0];
+    let listing = socket.dump(|batch| batch.push("list the addresses", libc::RTM_GETADDR, 0, &head, |_| ()));
     let parse = |payload: &[u8]| {
         let head = payload.first_chunk::<8>()?;
         if index.is_some_and(|i| i.to_ne_bytes() != head[4..8]) {
@@ -347,22 +538,43 @@ pub(crate) fn addresses(socket: &mut Socket, index: Option<u32>) -> Result<Vec<(
         let bytes = attrs
             .find(libc::IFA_LOCAL)
             .or_else(|| attrs.find(libc::IFA_ADDRESS))?;
-        Some((Ipv4Addr::from(*bytes.first_chunk::<4>()?), head[1]))
+        Some((address(ip, bytes)?, head[1]))
     };
-    Ok(entries.iter().filter_map(|e| parse(e)).collect())
+    Ok(of_family(ip, listing)?.iter().filter_map(|e| parse(e)).collect())
 }
 
-/// The destinations of all IPv4 routes except default routes, in every table.
-pub(crate) fn route_destinations(socket: &mut Socket) -> Result<Vec<Ipv4Net>, Refusal> {
+/// A route as far as it matters here.
+pub(crate) struct Route {
+    pub(crate) destination: Option<IpNet>,
+    /// Who made it: `RTPROT_*`.
+    pub(crate) protocol: u8,
+    pub(crate) interface: u32,
+}
+
+/// All routes of a family, in every table.
+pub(crate) fn routes(socket: &mut Socket, ip: Ip) -> Result<Vec<Route>, Refusal> {
     let mut head = [0u8; 12];
-    head[0] = libc::AF_INET as u8;
-    let entries = socket.dump(|batch| batch.push("list the routes", libc::RTM_GETROUTE, 0, &head, |_| ()))?;
+    head[0] = ip.number();
+    let listing = socket.dump(|batch| batch.push("list the routes", libc::RTM_GETROUTE, 0, &head, |_| ()));
     let parse = |payload: &[u8]| {
         let prefix = *payload.get(1)?;
-        let destination = AttrIter(payload.get(12..)?).find(libc::RTA_DST)?;
-        Ipv4Net::new(Ipv4Addr::from(*destination.first_chunk::<4>()?), prefix)
-            .ok()
-            .filter(|n| n.prefix_len() > 0)
+        let attrs = AttrIter(payload.get(12..)?);
+        let destination = attrs.find(libc::RTA_DST).and_then(|bytes| address(ip, bytes));
+        Some(Route {
+            destination: destination.and_then(|address| IpNet::new(address, prefix).ok()),
+            protocol: *payload.get(5)?,
+            interface: attrs.find(libc::RTA_OIF).and_then(u32_of).unwrap_or(0),
+        })
     };
-    Ok(entries.iter().filter_map(|e| parse(e)).collect())
+    Ok(of_family(ip, listing)?.iter().filter_map(|e| parse(e)).collect())
+}
+
+/// A kernel without IPv6 has none of it.
+fn of_family(ip: Ip, listing: Result<Vec<Vec<u8>>, Refusal>) -> Result<Vec<Vec<u8>>, Refusal> {
+    match listing {
+        Err(refusal) if ip == Ip::V6 && matches!(refusal.errno, Errno::AFNOSUPPORT | Errno::OPNOTSUPP) => {
+            Ok(Vec::new())
+        }
+        other => other,
+    }
 }

@@ -5,16 +5,19 @@
 
 use std::fs;
 use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::thread;
 
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 
 use crate::error::{Error, Result};
 use crate::link;
 use crate::netlink::message::Batch;
 use crate::netlink::{Family, Socket};
+use crate::nft::Ip;
 
 /// A network namespace. It lives as long as a descriptor or a process holds it.
 #[derive(Debug)]
@@ -66,16 +69,27 @@ impl Netns {
             .map_err(|e| Error::io("open the network namespace of this thread", e))
     }
 
-    /// Makes the default route go to `gateway`, wherever it went before; without one there is none afterwards.
-    pub fn set_default_route(&self, gateway: Option<std::net::Ipv4Addr>) -> Result<()> {
+    /// Makes the default routes go to the gateways, wherever they went before; of a family without one there is none afterwards.
+    pub fn set_default_routes(&self, v4: Option<Ipv4Addr>, v6: Option<Ipv6Addr>) -> Result<()> {
         within(self.as_fd(), |_, socket| {
-            let mut batch = Batch::new();
-            link::replace_default_route(&mut batch, gateway);
-            match socket.request(batch) {
-                // There was none.
-                Err(refusal) if gateway.is_none() && refusal.errno == rustix::io::Errno::SRCH => Ok(()),
-                other => other.map_err(|r| r.on("a container")),
+            for (ip, gateway) in [(Ip::V4, v4.map(IpAddr::V4)), (Ip::V6, v6.map(IpAddr::V6))] {
+                let mut batch = Batch::new();
+                match gateway {
+                    Some(gateway) => link::replace_default_route(&mut batch, gateway),
+                    None => link::remove_default_route(&mut batch, ip),
+                }
+                match socket.request(batch) {
+                    // There was none, or not even the family.
+                    Err(refusal)
+                        if gateway.is_none()
+                            && matches!(
+                                refusal.errno,
+                                Errno::SRCH | Errno::NOENT | Errno::AFNOSUPPORT | Errno::OPNOTSUPP
+                            ) => {}
+                    other => other.map_err(|r| r.on("a container"))?,
+                }
             }
+            Ok(())
         })
     }
 

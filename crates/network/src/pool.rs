@@ -92,7 +92,8 @@ impl Pool {
 
     /// An endpoint: from the stock when it can serve the request, otherwise made on the spot.
     pub fn take(&self, request: &EndpointRequest) -> Result<Endpoint> {
-        let in_stock = (request.netns == self.shared.config.netns).then(|| {
+        let plain = request.netns == self.shared.config.netns && request.address_v6.is_none();
+        let in_stock = plain.then(|| {
             let mut stock = lock(&self.shared.stock);
             match request.address.map(IpAddr::V4) {
                 None if request.mac.is_none() => stock.endpoints.pop_front(),

@@ -1,7 +1,7 @@
 //! Ports of the host that lead to an endpoint: what is asked for, what was given, and keeping others off it.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::str::FromStr;
@@ -70,8 +70,9 @@ impl FromStr for Protocol {
 /// A wish for one published port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PortSpec {
-    /// The address of the host to publish on; `0.0.0.0` is every one of them.
-    pub host_ip: IpAddr,
+    /// The address of the host to publish on: `0.0.0.0` is every one of IPv4, `::` every one of IPv6, none is both, as far as
+    /// the endpoint has them.
+    pub host_ip: Option<IpAddr>,
     /// The first free port of this range is taken; `0..=0` lets the kernel choose one from its ephemeral range.
     pub host_ports: RangeInclusive<u16>,
     /// The port of the endpoint.
@@ -83,7 +84,7 @@ pub struct PortSpec {
 /// A published port, as it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct PublishedPort {
-    /// The address of the host; `0.0.0.0` is every one of them.
+    /// The address of the host; `0.0.0.0` and `::` are every one of their family.
     pub host_ip: IpAddr,
     /// The port of the host.
     pub host_port: u16,
@@ -95,11 +96,8 @@ pub struct PublishedPort {
 
 impl fmt::Display for PublishedPort {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}:{}->{}/{}",
-            self.host_ip, self.host_port, self.target_port, self.protocol
-        )
+        let host = SocketAddr::new(self.host_ip, self.host_port);
+        write!(f, "{host}->{}/{}", self.target_port, self.protocol)
     }
 }
 
@@ -115,25 +113,36 @@ pub struct Reservation {
     pub socket: Option<OwnedFd>,
 }
 
-pub(crate) fn ipv4(host_ip: IpAddr) -> Result<Ipv4Addr> {
-    match host_ip {
-        IpAddr::V4(ip) => Ok(ip),
-        IpAddr::V6(ip) => Err(Error::new(
+/// Which addresses of the host a wish is for, of an endpoint that may have IPv6.
+fn hosts(spec: &PortSpec, has_v6: bool) -> Result<Vec<IpAddr>> {
+    let (v4, v6) = (
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    );
+    match spec.host_ip {
+        None if has_v6 => Ok(vec![v4, v6]),
+        None => Ok(vec![v4]),
+        // Clients that know nothing of families call every address so.
+        Some(host) if host == v6 && !has_v6 => Ok(vec![v4]),
+        Some(IpAddr::V6(host)) if !has_v6 => Err(Error::new(
             ErrorKind::Unsupported,
             format!(
-                "cannot publish a port on the IPv6 address {ip}: the bridge has IPv4 only; publish on an IPv4 address"
+                "cannot publish a port on the IPv6 address {host}: the network has IPv4 only; publish on an IPv4 address, or \
+                 use a network that was made with --ipv6"
             ),
         )),
+        Some(host) => Ok(vec![host]),
     }
 }
 
-/// Reserves the first port of the wish that is free for both the host and `is_ours`, which names the endpoint of this
-/// bridge that has a port already.
+/// Reserves the first port of the wish that is free for both the host and `is_ours`, which names the endpoint that has a port
+/// already. On all of its addresses it is the same port.
 pub(crate) fn reserve(
     spec: &PortSpec,
-    is_ours: impl Fn(Ipv4Addr, u16) -> Option<String>,
-) -> Result<Reservation> {
-    let host = ipv4(spec.host_ip)?;
+    has_v6: bool,
+    is_ours: impl Fn(IpAddr, u16) -> Option<String>,
+) -> Result<Vec<Reservation>> {
+    let hosts = hosts(spec, has_v6)?;
     if spec.target_port == 0
         || spec.host_ports.is_empty()
         || (*spec.host_ports.start() == 0 && *spec.host_ports.end() != 0)
@@ -146,7 +155,8 @@ pub(crate) fn reserve(
             spec.host_ports.end()
         )));
     }
-    // The kernel's own choice can hit a port of ours only if somebody lost its reservation: a few attempts are plenty.
+    // The kernel's own choice is free of the first address, and can hit a port of ours only if somebody lost its
+    // reservation: a few attempts are plenty.
     const EPHEMERAL_ATTEMPTS: usize = 16;
     let candidates: Box<dyn Iterator<Item = u16>> = if *spec.host_ports.start() == 0 {
         Box::new(std::iter::repeat_n(0, EPHEMERAL_ATTEMPTS))
@@ -155,30 +165,8 @@ pub(crate) fn reserve(
     };
     let mut conflict = None;
     for candidate in candidates {
-        let taken_by_us = |port| {
-            is_ours(host, port)
-                .map(|owner| taken(host, port, spec.protocol, Some(&format!("the endpoint {owner}"))))
-        };
-        if candidate != 0
-            && let Some(error) = taken_by_us(candidate)
-        {
-            conflict = Some(error);
-            continue;
-        }
-        match bind(host, candidate, spec.protocol) {
-            Ok((port, socket)) => {
-                if let Some(error) = taken_by_us(port) {
-                    conflict = Some(error);
-                    continue;
-                }
-                let port = PublishedPort {
-                    host_ip: spec.host_ip,
-                    host_port: port,
-                    target_port: spec.target_port,
-                    protocol: spec.protocol,
-                };
-                return Ok(Reservation { port, socket });
-            }
+        match reserve_one(spec, &hosts, candidate, &is_ours) {
+            Ok(reservations) => return Ok(reservations),
             Err(error) if error.kind() == ErrorKind::Conflict => conflict = Some(error),
             Err(error) => return Err(error),
         }
@@ -186,38 +174,93 @@ pub(crate) fn reserve(
     let (start, end) = (spec.host_ports.start(), spec.host_ports.end());
     match conflict {
         Some(error) if start == end && *start != 0 => Err(error),
-        _ => Err(Error::new(
-            ErrorKind::Exhausted,
-            format!(
-                "no port is free on {host} for {} in the range {start}-{end}; name another range",
-                spec.protocol
-            ),
-        )),
+        _ => {
+            let on: Vec<String> = hosts.iter().map(IpAddr::to_string).collect();
+            Err(Error::new(
+                ErrorKind::Exhausted,
+                format!(
+                    "no port is free on {} for {} in the range {start}-{end}; name another range",
+                    on.join(" and "),
+                    spec.protocol
+                ),
+            ))
+        }
     }
 }
 
-fn taken(host: Ipv4Addr, port: u16, protocol: Protocol, holder: Option<&str>) -> Error {
+/// Reserves one port on all addresses, or on none; 0 is one that the kernel chooses.
+fn reserve_one(
+    spec: &PortSpec,
+    hosts: &[IpAddr],
+    mut port: u16,
+    is_ours: impl Fn(IpAddr, u16) -> Option<String>,
+) -> Result<Vec<Reservation>> {
+    let free = |host, port| match is_ours(host, port) {
+        Some(owner) => Err(taken(
+            host,
+            port,
+            spec.protocol,
+            Some(&format!("the endpoint {owner}")),
+        )),
+        None => Ok(()),
+    };
+    let mut reservations = Vec::with_capacity(hosts.len());
+    for host in hosts {
+        if port != 0 {
+            free(*host, port)?;
+        }
+        let (bound, socket) = bind(*host, port, spec.protocol)?;
+        if port == 0 {
+            free(*host, bound)?;
+        }
+        port = bound;
+        reservations.push(Reservation {
+            port: PublishedPort {
+                host_ip: *host,
+                host_port: port,
+                target_port: spec.target_port,
+                protocol: spec.protocol,
+            },
+            socket,
+        });
+    }
+    Ok(reservations)
+}
+
+fn taken(host: IpAddr, port: u16, protocol: Protocol, holder: Option<&str>) -> Error {
     let holder = holder.map(|h| format!(" by {h}")).unwrap_or_default();
+    let host = SocketAddr::new(host, port);
     Error::conflict(format!(
-        "port is already allocated: {host}:{port}/{protocol} is in use{holder}; choose another port or stop what uses it"
+        "port is already allocated: {host}/{protocol} is in use{holder}; choose another port or stop what uses it"
     ))
 }
 
-fn bind(host: Ipv4Addr, port: u16, protocol: Protocol) -> Result<(u16, Option<OwnedFd>)> {
-    let what = || format!("reserve {host}:{port}/{protocol}");
+fn bind(host: IpAddr, port: u16, protocol: Protocol) -> Result<(u16, Option<OwnedFd>)> {
+    let address = SocketAddr::new(host, port);
+    let what = || format!("reserve {address}/{protocol}");
     let (kind, number) = match protocol {
         Protocol::Tcp => (SocketType::STREAM, ipproto::TCP),
         Protocol::Udp => (SocketType::DGRAM, ipproto::UDP),
         Protocol::Sctp => (SocketType::STREAM, ipproto::SCTP),
     };
-    let socket = match rustix::net::socket_with(AddressFamily::INET, kind, SocketFlags::CLOEXEC, Some(number))
-    {
-        Err(Errno::PROTONOSUPPORT | Errno::SOCKTNOSUPPORT) if protocol == Protocol::Sctp && port != 0 => {
-            return Ok((port, None));
+    let family = match host {
+        IpAddr::V4(_) => AddressFamily::INET,
+        IpAddr::V6(_) => AddressFamily::INET6,
+    };
+    let socket = match rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC, Some(number)) {
+        // Nobody can listen there, but packets can be translated.
+        Err(Errno::PROTONOSUPPORT | Errno::SOCKTNOSUPPORT) if protocol == Protocol::Sctp => {
+            return match port {
+                0 => Ok((random_port()?, None)),
+                port => Ok((port, None)),
+            };
         }
         other => other.map_err(|e| Error::io(what(), e))?,
     };
-    let address = SocketAddrV4::new(host, port);
+    if host.is_ipv6() {
+        // IPv4 has a socket of its own.
+        sockopt::set_ipv6_v6only(&socket, true).map_err(|e| Error::io(what(), e))?;
+    }
     let mut bound = rustix::net::bind(&socket, &address);
     if bound == Err(Errno::ADDRINUSE)
         && protocol == Protocol::Tcp
@@ -242,7 +285,7 @@ fn bind(host: Ipv4Addr, port: u16, protocol: Protocol) -> Result<(u16, Option<Ow
         Err(Errno::ADDRNOTAVAIL) => {
             return Err(Error::new(
                 ErrorKind::Invalid,
-                format!("cannot publish on {host}:{port}/{protocol}: {host} is not an address of this host"),
+                format!("cannot publish on {address}/{protocol}: {host} is not an address of this host"),
             ));
         }
         Err(errno) => return Err(Error::io(what(), errno)),
@@ -252,12 +295,20 @@ fn bind(host: Ipv4Addr, port: u16, protocol: Protocol) -> Result<(u16, Option<Ow
     }
     let port = match port {
         0 => rustix::net::getsockname(&socket)
-            .and_then(SocketAddrV4::try_from)
+            .and_then(SocketAddr::try_from)
             .map_err(|e| Error::io(what(), e))?
             .port(),
         port => port,
     };
     Ok((port, Some(socket)))
+}
+
+/// One of the range that kernels choose from by default.
+fn random_port() -> Result<u16> {
+    let mut bytes = [0; 2];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
+        .map_err(|e| Error::io("draw a random port", e))?;
+    Ok(32768 + u16::from_ne_bytes(bytes) % (60999 - 32768 + 1))
 }
 
 /// Nobody ever reads a reserved UDP socket: drop what reaches it (a flow older than the publication) instead of queueing it.

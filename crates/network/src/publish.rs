@@ -1,6 +1,6 @@
 //! The notation of `--publish`: `[[ADDRESS:][HOST-PORT[-END]]:]PORT[-END][/PROTOCOL]`.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
 use crate::error::{Error, Result};
@@ -31,13 +31,16 @@ pub fn parse_publish(text: &str) -> Result<Vec<PortSpec>> {
             .map_or((None, rest), |(address, host)| (Some(address), host)),
     };
     let host_ip = match address {
-        None | Some("") => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        None | Some("") => None,
         Some(address) => {
             let bare = address
                 .strip_prefix('[')
                 .and_then(|a| a.strip_suffix(']'))
                 .unwrap_or(address);
-            bare.parse().map_err(|_| bad("the address is not one"))?
+            Some(
+                bare.parse::<IpAddr>()
+                    .map_err(|_| bad("the address is not one"))?,
+            )
         }
     };
     let target =
@@ -85,7 +88,7 @@ mod tests {
         let specs = parse_publish(text).unwrap();
         assert_eq!(specs.len(), 1, "{text}");
         (
-            specs[0].host_ip.to_string(),
+            specs[0].host_ip.map_or("any".into(), |ip| ip.to_string()),
             specs[0].host_ports.clone(),
             specs[0].target_port,
             specs[0].protocol,
@@ -94,8 +97,8 @@ mod tests {
 
     #[test]
     fn the_forms() {
-        assert_eq!(one("80"), ("0.0.0.0".into(), 0..=0, 80, Protocol::Tcp));
-        assert_eq!(one("8080:80"), ("0.0.0.0".into(), 8080..=8080, 80, Protocol::Tcp));
+        assert_eq!(one("80"), ("any".into(), 0..=0, 80, Protocol::Tcp));
+        assert_eq!(one("8080:80"), ("any".into(), 8080..=8080, 80, Protocol::Tcp));
         assert_eq!(
             one("127.0.0.1:8080:80/udp"),
             ("127.0.0.1".into(), 8080..=8080, 80, Protocol::Udp)
@@ -104,10 +107,10 @@ mod tests {
             one("127.0.0.1::80/SCTP"),
             ("127.0.0.1".into(), 0..=0, 80, Protocol::Sctp)
         );
-        assert_eq!(one("0:80"), ("0.0.0.0".into(), 0..=0, 80, Protocol::Tcp));
+        assert_eq!(one("0:80"), ("any".into(), 0..=0, 80, Protocol::Tcp));
         assert_eq!(
             one("8000-8010:80"),
-            ("0.0.0.0".into(), 8000..=8010, 80, Protocol::Tcp)
+            ("any".into(), 8000..=8010, 80, Protocol::Tcp)
         );
         assert_eq!(
             one("[::1]:8080:80"),

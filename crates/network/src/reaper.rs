@@ -9,8 +9,9 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crate::bridge::{Shared, lock, remove_interface};
+use crate::bridge::{Shared, lock};
 use crate::error::{Error, Result};
+use crate::interface::remove_interface;
 use crate::nft::elements::Mapping;
 
 /// How long the kernel has for removing an interface on its own.

@@ -1,12 +1,13 @@
 //! The choice of a subnet that collides with nothing on this host.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::link;
 use crate::netlink::Socket;
+use crate::nft::Ip;
 
 /// Docker's default pools, in its order: 172.17/16 to 172.31/16, then 192.168.0.0/20 to 192.168.240.0/20.
 pub fn default_pools() -> impl Iterator<Item = Ipv4Net> {
@@ -30,6 +31,27 @@ pub fn choose_subnet(reserved: &[Ipv4Net]) -> Result<Ipv4Net> {
     choose_from(small_pools(), &in_use)
 }
 
+/// The same for IPv6: one of the 65,536 networks of the site with this global ID of 40 bits (RFC 4193).
+///
+/// # Errors
+/// When there is none.
+pub fn choose_subnet_v6(site: u64, reserved: &[Ipv6Net]) -> Result<Ipv6Net> {
+    let mut socket = Socket::open(crate::netlink::Family::Route)?;
+    let mut in_use = in_use_by_host(&mut socket, Ip::V6)?;
+    in_use.extend(reserved.iter().map(|net| IpNet::V6(*net)));
+    let site = 0xfd << 120 | u128::from(site & 0xff_ffff_ffff) << 80;
+    let free = |net: &Ipv6Net| !in_use.iter().any(|other| overlap(&IpNet::V6(*net), other));
+    (0..=u16::MAX)
+        .filter_map(|n| Ipv6Net::new(Ipv6Addr::from(site | u128::from(n) << 64), 64).ok())
+        .find(free)
+        .ok_or_else(|| {
+            Error::new(
+                ErrorKind::Exhausted,
+                "every default subnet of IPv6 overlaps a route or an address of this host; name a free subnet for the network",
+            )
+        })
+}
+
 /// The default pools in pieces of 256 addresses.
 fn small_pools() -> impl Iterator<Item = Ipv4Net> {
     default_pools().flat_map(|pool| pool.subnets(24).into_iter().flatten())
@@ -41,25 +63,42 @@ pub(crate) fn choose(in_use: &[Ipv4Net]) -> Result<Ipv4Net> {
 }
 
 fn choose_from(mut pools: impl Iterator<Item = Ipv4Net>, in_use: &[Ipv4Net]) -> Result<Ipv4Net> {
-    pools.find(|pool| !in_use.iter().any(|n| overlap(pool, n))).ok_or_else(|| {
+    let free = |pool: &Ipv4Net| !in_use.iter().any(|n| overlap(&(*pool).into(), &(*n).into()));
+    pools.find(free).ok_or_else(|| {
         Error::new(ErrorKind::Exhausted, "every default subnet overlaps a route or an address of this host; name a free subnet for the network")
     })
 }
 
-/// What the host routes or owns, apart from default routes.
+/// What the host routes or owns of IPv4, apart from default routes.
 pub(crate) fn in_use(socket: &mut Socket) -> Result<Vec<Ipv4Net>> {
-    let host = "of this host";
-    let mut nets = link::route_destinations(socket).map_err(|r| r.on(host))?;
-    let addresses = link::addresses(socket, None).map_err(|r| r.on(host))?;
-    nets.extend(
-        addresses
-            .into_iter()
-            .filter_map(|(address, prefix)| Ipv4Net::new(address, prefix).ok()),
-    );
-    Ok(nets)
+    let nets = in_use_by_host(socket, Ip::V4)?;
+    Ok(nets
+        .into_iter()
+        .filter_map(|net| match net {
+            IpNet::V4(net) => Some(net),
+            IpNet::V6(_) => None,
+        })
+        .collect())
 }
 
-pub(crate) fn overlap(a: &Ipv4Net, b: &Ipv4Net) -> bool {
+/// What the host routes or owns of one family, apart from default routes.
+pub(crate) fn in_use_by_host(socket: &mut Socket, ip: Ip) -> Result<Vec<IpNet>> {
+    let host = "of this host";
+    let routes = link::routes(socket, ip).map_err(|r| r.on(host))?;
+    let addresses = link::addresses(socket, ip, None).map_err(|r| r.on(host))?;
+    Ok(routes
+        .into_iter()
+        .filter_map(|route| route.destination)
+        .chain(
+            addresses
+                .into_iter()
+                .filter_map(|(address, prefix)| IpNet::new(address, prefix).ok()),
+        )
+        .filter(|net| net.prefix_len() > 0)
+        .collect())
+}
+
+pub(crate) fn overlap(a: &IpNet, b: &IpNet) -> bool {
     a.contains(&b.network()) || b.contains(&a.network())
 }
 

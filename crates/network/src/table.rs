@@ -4,7 +4,7 @@
 //! of all bridges share two maps, so that a port that one bridge has published is refused to the others by name.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 
 use rustix::io::Errno;
@@ -16,8 +16,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::netlink::{Family, Refusal, Socket};
 use crate::nft::elements::{self, Mapping};
 use crate::nft::ruleset::{self, BridgeRules, Ruleset};
-use crate::ports::{PortSpec, Protocol, PublishedPort, Reservation, ipv4, reserve};
-use crate::{conntrack, netns};
+use crate::nft::{Ip, transaction};
+use crate::ports::{PortSpec, Protocol, PublishedPort, Reservation, reserve};
+use crate::{conntrack, detour, netns};
 
 /// A table that bridges share. Clones are the same table.
 #[derive(Clone)]
@@ -27,8 +28,12 @@ pub struct Table {
 
 struct Shared {
     name: String,
-    /// The host forwards for bridges only.
-    bridges_only: bool,
+    /// Whether the host's rules for what comes in decide about published ports.
+    host_decides: bool,
+    /// The families of which they did when the table was opened.
+    had_detour: Vec<Ip>,
+    /// The families of which the host forwards for bridges only.
+    bridges_only: Vec<Ip>,
     /// Also serializes changes of the published ports, so that a reconciliation sees no half of one.
     nft: Mutex<Socket>,
     books: Mutex<Books>,
@@ -40,7 +45,9 @@ struct Books {
     /// By interface: the published ports of endpoints that were not released.
     mappings: HashMap<String, Vec<Mapping>>,
     /// By protocol and port of the host: on which of its addresses, and whose. Only for conflicts.
-    ports: HashMap<(Protocol, u16), Vec<(Ipv4Addr, String)>>,
+    ports: HashMap<(Protocol, u16), Vec<(IpAddr, String)>>,
+    /// There is a table of IPv6, because there is, or was, a bridge with it; and whether its rules translate `::1`.
+    v6: Option<bool>,
 }
 
 impl Table {
@@ -49,14 +56,41 @@ impl Table {
     /// # Errors
     /// A name that is none; a kernel without nftables.
     pub fn open(name: &str) -> Result<Self> {
+        Self::new(name, false)
+    }
+
+    /// The same, of which the host's own rules for what comes in (`input`) decide who reaches published ports.
+    ///
+    /// # Errors
+    /// Those of [`Table::open`]. A kernel that cannot duplicate packets refuses the first bridge.
+    pub fn open_behind_input(name: &str) -> Result<Self> {
+        Self::new(name, true)
+    }
+
+    fn new(name: &str, host_decides: bool) -> Result<Self> {
         check_name("an nftables table", name)?;
         let mut nft = Socket::open(Family::Netfilter)?;
-        let forwards = netns::read_sysctl("ipv4/ip_forward").is_ok_and(|value| value.trim_end() == "1");
-        let bridges_only = !forwards
-            || ruleset::bridges_only(&mut nft, name).map_err(|r| r.on(format_args!("table {name}")))?;
+        let (mut bridges_only, mut had_detour) = (Vec::new(), Vec::new());
+        for (ip, switch) in [(Ip::V4, "ipv4/ip_forward"), (Ip::V6, "ipv6/conf/all/forwarding")] {
+            let forwards = netns::read_sysctl(switch).is_ok_and(|value| value.trim_end() == "1");
+            if !forwards
+                || ruleset::bridges_only(&mut nft, ip, name)
+                    .map_err(|r| r.on(format_args!("table {name}")))?
+            {
+                bridges_only.push(ip);
+            }
+            if ruleset::has_detour(&mut nft, ip, name).map_err(|r| r.on(format_args!("table {name}")))? {
+                had_detour.push(ip);
+            }
+        }
+        if !host_decides && !had_detour.is_empty() {
+            detour::remove(&mut Socket::open(Family::Route)?, name)?;
+        }
         Ok(Self {
             shared: Arc::new(Shared {
                 name: name.to_owned(),
+                host_decides,
+                had_detour,
                 bridges_only,
                 nft: Mutex::new(nft),
                 books: Mutex::default(),
@@ -91,53 +125,77 @@ impl Table {
     }
 
     fn install(&self, nft: &mut Socket) -> Result<()> {
-        let bridges: Vec<BridgeRules> = lock(&self.shared.books).bridges.values().cloned().collect();
-        let rules = Ruleset {
+        let by_loopback = translates_loopback();
+        let (bridges, v6) = {
+            let mut books = lock(&self.shared.books);
+            if books.v6.is_some() || books.bridges.values().any(|bridge| bridge.v6.is_some()) {
+                books.v6 = Some(by_loopback);
+            }
+            let bridges: Vec<BridgeRules> = books.bridges.values().cloned().collect();
+            (bridges, books.v6)
+        };
+        let detour = match self.shared.host_decides {
+            true => Some(detour::ensure(
+                &mut Socket::open(Family::Route)?,
+                &self.shared.name,
+            )?),
+            false => None,
+        };
+        let rules = |ip| Ruleset {
+            ip,
+            detour: detour.as_ref(),
+            had_detour: self.shared.had_detour.contains(&ip),
             table: &self.shared.name,
             bridges: &bridges,
-            bridges_only: self.shared.bridges_only,
+            bridges_only: self.shared.bridges_only.contains(&ip),
+            by_loopback: ip == Ip::V4 || by_loopback,
         };
-        nft.transaction(rules.ensure())
-            .map_err(|refusal| self.failed(refusal))
+        let all = transaction(|batch| {
+            rules(Ip::V4).ensure(batch);
+            if v6.is_some() {
+                rules(Ip::V6).ensure(batch);
+            }
+        });
+        nft.transaction(all).map_err(|refusal| self.failed(refusal))
     }
 
     fn failed(&self, refusal: Refusal) -> Error {
         refusal.on(format_args!("table {}", self.shared.name))
     }
 
-    /// Publishes ports: all of them or none. The record gets them.
-    pub(crate) fn publish(
-        &self,
-        record: &mut EndpointRecord,
-        specs: &[PortSpec],
-    ) -> Result<Vec<Reservation>> {
-        let target = target(record)?;
+    /// Publishes ports: all of them or none, of each family that the endpoint has. The record gets them.
+    pub fn publish(&self, record: &mut EndpointRecord, specs: &[PortSpec]) -> Result<Vec<Reservation>> {
         let mut socket = lock(&self.shared.nft);
         self.adopt(record)?;
         let mut reservations: Vec<Reservation> = Vec::with_capacity(specs.len());
         for spec in specs {
-            let reservation = {
+            let more = {
                 let books = lock(&self.shared.books);
-                reserve(spec, |host, port| {
-                    let earlier = reservations
-                        .iter()
-                        .map(|r| (ipv4(r.port.host_ip).ok(), r.port.host_port, r.port.protocol));
-                    if earlier.into_iter().any(|(h, p, proto)| {
-                        p == port && proto == spec.protocol && h.is_some_and(|h| same_host(h, host))
+                reserve(spec, record.v6.is_some(), |host, port| {
+                    if reservations.iter().any(|earlier| {
+                        earlier.port.host_port == port
+                            && earlier.port.protocol == spec.protocol
+                            && same_host(earlier.port.host_ip, host)
                     }) {
                         return Some(record.ifname.clone());
                     }
                     books.owner_of(spec.protocol, host, port)
                 })?
             };
-            reservations.push(reservation);
+            reservations.extend(more);
         }
         let mut mappings = Vec::with_capacity(reservations.len());
         for reservation in &reservations {
-            mappings.push(mapping(&reservation.port, target)?);
+            mappings.push(mapping(&reservation.port, record)?);
         }
         if mappings.is_empty() {
             return Ok(reservations);
+        }
+        if mappings.iter().any(|m| m.target.is_ipv6())
+            && lock(&self.shared.books).v6 != Some(translates_loopback())
+        {
+            // Bridge netfilter was switched on or off since.
+            self.install(&mut socket)?;
         }
         self.insert(&mut socket, &mappings)?;
         for mapping in &mappings {
@@ -210,28 +268,34 @@ impl Table {
         Ok(mappings)
     }
 
-    /// Leads the published ports of one endpoint to another one. What keeps others off them stays as it is.
+    /// Leads the published ports of one endpoint to another one: those of IPv6, or those of IPv4. What keeps others off them
+    /// stays as it is.
     ///
     /// # Errors
     /// When they cannot be withdrawn, or not be published anew: then nobody has them.
-    pub fn hand_over(&self, from: &mut EndpointRecord, to: &mut EndpointRecord) -> Result<()> {
-        self.withdraw(from)?;
-        let ports = std::mem::take(&mut from.ports);
-        let target = target(to)?;
-        let mappings: Vec<Mapping> = ports
-            .iter()
-            .map(|port| mapping(port, target))
-            .collect::<Result<_>>()?;
-        if mappings.is_empty() {
+    pub fn hand_over(&self, from: &mut EndpointRecord, to: &mut EndpointRecord, v6: bool) -> Result<()> {
+        let (moved, stay): (Vec<PublishedPort>, Vec<PublishedPort>) =
+            from.ports.iter().partition(|port| port.host_ip.is_ipv6() == v6);
+        if moved.is_empty() {
             return Ok(());
         }
-        let mut socket = lock(&self.shared.nft);
-        self.insert(&mut socket, &mappings)?;
-        let mut books = lock(&self.shared.books);
-        for mapping in &mappings {
-            books.remember(&to.ifname, *mapping);
+        let mut mappings = Vec::with_capacity(from.ports.len());
+        for (ports, endpoint) in [(&moved, &*to), (&stay, &*from)] {
+            for port in ports {
+                mappings.push((endpoint.ifname.clone(), mapping(port, endpoint)?));
+            }
         }
-        to.ports.extend(ports);
+        self.withdraw(from)?;
+        from.ports.clear();
+        let mut socket = lock(&self.shared.nft);
+        let elements: Vec<Mapping> = mappings.iter().map(|(_, mapping)| *mapping).collect();
+        self.insert(&mut socket, &elements)?;
+        let mut books = lock(&self.shared.books);
+        for (ifname, mapping) in mappings {
+            books.remember(&ifname, mapping);
+        }
+        from.ports = stay;
+        to.ports.extend(moved);
         Ok(())
     }
 
@@ -240,10 +304,9 @@ impl Table {
         if record.ports.is_empty() {
             return Ok(());
         }
-        let target = target(record)?;
         let mut books = lock(&self.shared.books);
         for port in &record.ports {
-            books.remember(&record.ifname, mapping(port, target)?);
+            books.remember(&record.ifname, mapping(port, record)?);
         }
         Ok(())
     }
@@ -277,7 +340,7 @@ impl Table {
 }
 
 impl Books {
-    fn owner_of(&self, protocol: Protocol, host: Ipv4Addr, port: u16) -> Option<String> {
+    fn owner_of(&self, protocol: Protocol, host: IpAddr, port: u16) -> Option<String> {
         let list = self.ports.get(&(protocol, port))?;
         list.iter()
             .find(|(taken, _)| same_host(*taken, host))
@@ -309,27 +372,36 @@ impl Books {
     }
 }
 
-fn target(record: &EndpointRecord) -> Result<Ipv4Addr> {
-    match record.address {
-        IpAddr::V4(target) => Ok(target),
-        IpAddr::V6(address) => Err(Error::new(
-            ErrorKind::Unsupported,
-            format!("cannot publish ports of {address}: the bridge has IPv4 only"),
-        )),
-    }
-}
-
-fn mapping(port: &PublishedPort, target: Ipv4Addr) -> Result<Mapping> {
+/// Where a published port leads, of an endpoint that has its family.
+fn mapping(port: &PublishedPort, endpoint: &EndpointRecord) -> Result<Mapping> {
+    let target = endpoint
+        .addresses()
+        .find(|address| address.is_ipv4() == port.host_ip.is_ipv4())
+        .ok_or_else(|| {
+            Error::new(
+                ErrorKind::Unsupported,
+                format!(
+                    "cannot publish {port}: the endpoint {} has no address of that family",
+                    endpoint.ifname
+                ),
+            )
+        })?;
     Ok(Mapping {
         protocol: port.protocol,
-        host: ipv4(port.host_ip)?,
+        host: port.host_ip,
         host_port: port.host_port,
         target,
         target_port: port.target_port,
     })
 }
 
-/// Whether two published addresses collide: the same one, or one of them is all.
-fn same_host(a: Ipv4Addr, b: Ipv4Addr) -> bool {
-    a == b || a.is_unspecified() || b.is_unspecified()
+/// Whether two published addresses collide: the same one, or one of them is all of the family.
+fn same_host(a: IpAddr, b: IpAddr) -> bool {
+    a.is_ipv4() == b.is_ipv4() && (a == b || a.is_unspecified() || b.is_unspecified())
+}
+
+/// Whether connections to `::1` can be translated. Bridge netfilter translates answers back before the kernel looks at whether a
+/// packet may have that address, which none may that came in by a wire.
+fn translates_loopback() -> bool {
+    !netns::read_sysctl("bridge/bridge-nf-call-ip6tables").is_ok_and(|value| value.trim_end() == "1")
 }

@@ -351,3 +351,90 @@ fn a_host_that_was_no_router_becomes_none_for_others() {
         bridge.remove().unwrap();
     });
 }
+
+/// The checksum of SCTP (RFC 9260, appendix A).
+fn crc32c(bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(u32::MAX, |crc, byte| {
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
+            (crc >> 1) ^ if crc & 1 == 1 { 0x82f6_3b78 } else { 0 }
+        })
+    })
+}
+
+/// A packet with one chunk of the 20 bytes that INIT and INIT ACK have.
+fn sctp_packet(from: u16, to: u16, tag: u32, chunk: u8, own_tag: u32) -> Vec<u8> {
+    let mut packet = Vec::new();
+    packet.extend(from.to_be_bytes());
+    packet.extend(to.to_be_bytes());
+    packet.extend(tag.to_be_bytes());
+    packet.extend([0; 4]);
+    packet.extend([chunk, 0, 0, 20]);
+    packet.extend(own_tag.to_be_bytes());
+    packet.extend(65536_u32.to_be_bytes());
+    packet.extend([0, 1, 0, 1, 0, 0, 0, 7]);
+    let sum = crc32c(&packet);
+    packet[8..12].copy_from_slice(&sum.to_le_bytes());
+    packet
+}
+
+struct RawSctp(std::os::fd::OwnedFd);
+
+impl RawSctp {
+    fn open(netns: &Netns) -> Self {
+        use rustix::net::{AddressFamily, Protocol, RawProtocol, SocketType, socket, sockopt};
+        let sctp = Protocol::from_raw(RawProtocol::new(132).unwrap());
+        let fd = netns
+            .run(|| socket(AddressFamily::INET, SocketType::RAW, Some(sctp)).unwrap())
+            .unwrap();
+        sockopt::set_socket_timeout(&fd, sockopt::Timeout::Recv, Some(TIMEOUT)).unwrap();
+        Self(fd)
+    }
+
+    fn send(&self, to: std::net::IpAddr, packet: &[u8]) {
+        let to = std::net::SocketAddr::new(to, 0);
+        rustix::net::sendto(&self.0, packet, rustix::net::SendFlags::empty(), &to).unwrap();
+    }
+
+    /// Who sent a packet, and its ports.
+    fn receive(&self) -> Option<(std::net::Ipv4Addr, u16, u16)> {
+        let mut buf = [0; 200];
+        let (length, _) = rustix::net::recv(&self.0, &mut buf[..], rustix::net::RecvFlags::empty()).ok()?;
+        let packet = &mut buf[20..length];
+        let sum: [u8; 4] = packet[8..12].try_into().unwrap();
+        packet[8..12].fill(0);
+        assert_eq!(sum, crc32c(packet).to_le_bytes(), "the checksum is not right");
+        let port = |at: usize| u16::from_be_bytes([packet[at], packet[at + 1]]);
+        let ports = (port(0), port(2));
+        Some((
+            std::net::Ipv4Addr::new(buf[12], buf[13], buf[14], buf[15]),
+            ports.0,
+            ports.1,
+        ))
+    }
+}
+
+/// Whether or not this kernel has sockets of SCTP: it is packets that are published.
+#[test]
+fn published_ports_of_sctp() {
+    with_outside(|outside| {
+        let bridge = Bridge::ensure(&config()).unwrap();
+        let mut a = bridge.attach(&plain()).unwrap();
+        let specs = [
+            wish("0.0.0.0", 36412, 38412, Protocol::Sctp),
+            wish("0.0.0.0", 0, 38413, Protocol::Sctp),
+        ];
+        let kept = bridge.publish(&mut a.record, &specs).unwrap();
+        assert!(kept[1].port.host_port >= 32768);
+        assert_eq!(kept[0].port.to_string(), "0.0.0.0:36412->38412/sctp");
+        let client = RawSctp::open(outside);
+        let server = RawSctp::open(&a.netns);
+        client.send(HOST.into(), &sctp_packet(4000, 36412, 0, 1, 77));
+        assert_eq!(server.receive(), Some((OUTSIDE, 4000, 38412)));
+        server.send(OUTSIDE.into(), &sctp_packet(38412, 4000, 77, 2, 88));
+        assert_eq!(client.receive(), Some((HOST, 36412, 4000)));
+        bridge.unpublish(&mut a.record).unwrap();
+        client.send(HOST.into(), &sctp_packet(4001, 36412, 0, 1, 77));
+        assert_eq!(server.receive(), None);
+        bridge.remove().unwrap();
+    });
+}

@@ -74,7 +74,7 @@ fn upstream(address: Ipv4Addr) -> Arc<AtomicUsize> {
 
 fn serve(servers: &[Ipv4Addr]) -> (Server, Netns) {
     let names = Arc::new(Names::default());
-    names.join("net", "1", WEB, &["web".into()]);
+    names.join("net", "1", &[WEB.into()], &["web".into()]);
     names.set_asker(
         "a",
         Asker {

@@ -264,7 +264,7 @@ fn ranges_and_ephemeral_ports() {
         let bridge = Bridge::ensure(&config()).unwrap();
         let mut a = bridge.attach(&plain()).unwrap();
         let spec = |start, end, target| PortSpec {
-            host_ip: "0.0.0.0".parse().unwrap(),
+            host_ip: Some("0.0.0.0".parse().unwrap()),
             host_ports: start..=end,
             target_port: target,
             protocol: Protocol::Tcp,

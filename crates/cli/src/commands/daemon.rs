@@ -48,6 +48,10 @@ pub struct Args {
     /// The default bridge's address and the length of its prefix
     #[arg(long, visible_alias = "bip", value_name = "ADDRESS/LENGTH", value_parser = bridge_address)]
     subnet: Option<(Ipv4Addr, u8)>,
+    /// Who decides about published ports: open (they are reached from everywhere), or input (the host's own firewall rules
+    /// for what comes in)
+    #[arg(long, value_name = "string", default_value = "open", value_parser = ["open", "input"])]
+    published_ports: String,
     /// Parent of the containers' cgroups
     #[arg(long, value_name = "string", default_value = "/vessel")]
     cgroup_parent: String,
@@ -102,6 +106,7 @@ impl Run for Args {
             run,
             bridge: self.bridge,
             bridge_address: self.subnet,
+            ports_behind_input: self.published_ports == "input",
             cgroup_parent: self.cgroup_parent,
             userns_remap: self.userns_remap.map(|(start, size)| IdRange { start, size }),
             dns: self.dns,

@@ -1,5 +1,8 @@
 //! `vessel network`
 
+use std::net::IpAddr;
+
+use ipnet::IpNet;
 use vessel_api::{
     EndpointIpamConfig, EndpointSettings, Ipam, IpamConfig, Network, NetworkConnectRequest,
     NetworkCreateRequest, NetworkDisconnectRequest,
@@ -112,8 +115,11 @@ pub struct CreateArgs {
     /// Driver of address management
     #[arg(long, value_name = "string", default_value = "default")]
     ipam_driver: String,
+    /// Use IPv4; networks without it are not there
+    #[arg(long, value_name = "bool", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    ipv4: Option<bool>,
     /// Use IPv6
-    #[arg(long)]
+    #[arg(long, value_name = "bool", num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", action = clap::ArgAction::Set, hide_default_value = true)]
     ipv6: bool,
     /// Set labels: NAME=VALUE
     #[arg(long, value_name = "list")]
@@ -131,30 +137,17 @@ pub struct CreateArgs {
 
 impl Run for CreateArgs {
     fn run(self, context: &Context) -> Result {
-        if self.subnet.is_empty() && !(self.gateway.is_empty() && self.ip_range.is_empty()) {
-            return Err(Failure::new(
-                "every ip-range or gateway must have a corresponding subnet",
-            ));
-        }
-        let config = self.subnet.iter().enumerate().map(|(index, subnet)| IpamConfig {
-            subnet: subnet.clone(),
-            ip_range: self.ip_range.get(index).cloned().unwrap_or_default(),
-            gateway: self.gateway.get(index).cloned().unwrap_or_default(),
-            auxiliary_addresses: if index == 0 {
-                env::to_map(&self.aux_address)
-            } else {
-                Default::default()
-            },
-        });
+        let config = pools(&self.subnet, &self.ip_range, &self.gateway, &self.aux_address)?;
         let ipam = Ipam {
             driver: self.ipam_driver.clone(),
-            config: config.collect(),
+            config,
             ..Ipam::default()
         };
         let request = NetworkCreateRequest {
             name: self.name.clone(),
             check_duplicate: true,
             driver: self.driver.clone(),
+            enable_ipv4: self.ipv4,
             enable_ipv6: self.ipv6,
             ipam: Some(ipam),
             internal: self.internal,
@@ -170,6 +163,72 @@ impl Run for CreateArgs {
         output::print_line(&created.id)?;
         Ok(())
     }
+}
+
+/// The subnets, each with the range, the gateway and the addresses that are in it.
+fn pools(
+    subnets: &[String],
+    ranges: &[String],
+    gateways: &[String],
+    taken: &[String],
+) -> Result<Vec<IpamConfig>> {
+    let mut pools: Vec<(Option<IpNet>, IpamConfig)> = subnets
+        .iter()
+        .map(|subnet| {
+            let config = IpamConfig {
+                subnet: subnet.clone(),
+                ..IpamConfig::default()
+            };
+            // What is no subnet is for the daemon to refuse.
+            (subnet.parse().ok(), config)
+        })
+        .collect();
+    let twice = |what: &str, text: &str| {
+        Failure::new(format!(
+            "cannot configure multiple {what} ({text}) on the same subnet"
+        ))
+    };
+    if subnets.is_empty() && !(gateways.is_empty() && ranges.is_empty()) {
+        return Err(Failure::new(
+            "every ip-range or gateway must have a corresponding subnet",
+        ));
+    }
+    for range in ranges {
+        let config = pool_of(&mut pools, range)?;
+        if !config.ip_range.is_empty() {
+            return Err(twice("ranges", range));
+        }
+        config.ip_range.clone_from(range);
+    }
+    for gateway in gateways {
+        let config = pool_of(&mut pools, gateway)?;
+        if !config.gateway.is_empty() {
+            return Err(twice("gateways", gateway));
+        }
+        config.gateway.clone_from(gateway);
+    }
+    for (name, address) in env::to_map(taken) {
+        let config = pool_of(&mut pools, &address)?;
+        config.auxiliary_addresses.insert(name, address);
+    }
+    Ok(pools.into_iter().map(|(_, config)| config).collect())
+}
+
+/// The subnet that an address, or a range, is in; the only one there is takes whatever it is, for the daemon to refuse.
+fn pool_of<'a>(pools: &'a mut [(Option<IpNet>, IpamConfig)], text: &str) -> Result<&'a mut IpamConfig> {
+    let address = text
+        .split('/')
+        .next()
+        .and_then(|text| text.parse::<IpAddr>().ok());
+    let one = pools.len() == 1;
+    let within = pools.iter_mut().find(|(subnet, _)| {
+        one || subnet
+            .zip(address)
+            .is_some_and(|(subnet, address)| subnet.contains(&address))
+    });
+    within
+        .map(|(_, config)| config)
+        .ok_or_else(|| Failure::new(format!("no matching subnet for {text}")))
 }
 
 /// Remove networks
@@ -262,5 +321,36 @@ impl Run for DisconnectArgs {
             force: self.force,
         };
         Ok(context.client()?.network_disconnect(&self.network, &request)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn list(texts: &[&str]) -> Vec<String> {
+        texts.iter().map(|text| (*text).to_owned()).collect()
+    }
+
+    #[test]
+    fn what_is_in_a_subnet_goes_with_it() {
+        let found = pools(
+            &list(&["172.28.0.0/16", "fd00:1::/64"]),
+            &list(&["fd00:1::8000/113"]),
+            &list(&["fd00:1::1", "172.28.0.1"]),
+            &list(&["router=fd00:1::2"]),
+        )
+        .unwrap();
+        assert_eq!(
+            (found[0].gateway.as_str(), found[0].ip_range.as_str()),
+            ("172.28.0.1", "")
+        );
+        assert_eq!(found[1].gateway, "fd00:1::1");
+        assert_eq!(found[1].ip_range, "fd00:1::8000/113");
+        assert_eq!(found[1].auxiliary_addresses["router"], "fd00:1::2");
+        let two = list(&["172.28.0.0/16", "fd00:1::/64"]);
+        assert!(pools(&two, &[], &list(&["10.0.0.1"]), &[]).is_err());
+        assert!(pools(&two, &[], &list(&["172.28.0.1", "172.28.0.2"]), &[]).is_err());
+        assert!(pools(&[], &[], &list(&["172.28.0.1"]), &[]).is_err());
     }
 }

@@ -22,6 +22,8 @@ pub struct Daemon {
     pub no_bridge: bool,
     /// Further options of the next start.
     pub more: Vec<String>,
+    /// A process whose network the next start is in.
+    pub network_of: Option<u32>,
     child: Option<Child>,
 }
 
@@ -61,6 +63,11 @@ impl Said {
 
 /// A daemon with the busybox image, or none with the reason printed.
 pub fn daemon() -> Option<Daemon> {
+    prepared_daemon(|_| ())
+}
+
+/// The same, with something done before its first start.
+pub fn prepared_daemon(prepare: impl FnOnce(&mut Daemon)) -> Option<Daemon> {
     if !rustix::process::geteuid().is_root() {
         eprintln!("skipped: containers with networks and cgroups need root");
         return None;
@@ -78,8 +85,10 @@ pub fn daemon() -> Option<Daemon> {
         number,
         no_bridge: false,
         more: Vec::new(),
+        network_of: None,
         child: None,
     };
+    prepare(&mut daemon);
     daemon.start();
     daemon
         .vessel(&["load", "-q", "-i", image.to_str().expect("a plain path")])
@@ -143,7 +152,15 @@ impl Daemon {
             .append(true)
             .open(self.dir.path().join("daemon.log"))
             .expect("the daemon's log");
-        let child = Command::new(VESSEL)
+        let mut command = match self.network_of {
+            Some(pid) => {
+                let mut command = Command::new("nsenter");
+                command.args(["-n", "-t", &pid.to_string(), VESSEL]);
+                command
+            }
+            None => Command::new(VESSEL),
+        };
+        let child = command
             .arg("daemon")
             .args(["--root", self.root().to_str().expect("a plain path")])
             .args(["--run", self.run_dir().to_str().expect("a plain path")])
@@ -186,6 +203,14 @@ impl Daemon {
     pub fn further_subnet(&self, which: u32) -> String {
         let (a, b) = (20 + std::process::id() % 200, 128 + self.number % 128);
         format!("10.{a}.{b}.{}/27", which * 32)
+    }
+
+    /// A subnet of IPv6 for a network of this daemon's, up to its last group: `fd…:N:`.
+    #[allow(dead_code, reason = "e2e asks for it, torture does not")]
+    pub fn further_subnet_v6(&self, which: u32) -> String {
+        // No group is zero: what is shown leaves those out.
+        let (process, network) = (1 + std::process::id() % 0xfff0, which + 1);
+        format!("fd5e:{process:x}:{:x}:{network:x}:", self.number + 1)
     }
 
     pub fn log(&self) -> String {
@@ -324,10 +349,12 @@ impl Drop for Daemon {
             .args(["link", "delete", &self.bridge])
             .stderr(Stdio::null())
             .status();
-        let _ = Command::new("nft")
-            .args(["delete", "table", "ip", &self.bridge])
-            .stderr(Stdio::null())
-            .status();
+        for family in ["ip", "ip6"] {
+            let _ = Command::new("nft")
+                .args(["delete", "table", family, &self.bridge])
+                .stderr(Stdio::null())
+                .status();
+        }
         if !std::thread::panicking() {
             assert!(left.is_empty(), "left behind: {left:#?}\n{log}");
         }

@@ -12,7 +12,7 @@ fn create(daemon: &Daemon, which: u32, name: &str, more: &[&str]) -> String {
 }
 
 /// Runs a container that sleeps.
-fn sleeper(daemon: &Daemon, name: &str, more: &[&str]) {
+pub fn sleeper(daemon: &Daemon, name: &str, more: &[&str]) {
     let args = [
         &["run", "-d", "--name", name][..],
         more,
@@ -23,7 +23,7 @@ fn sleeper(daemon: &Daemon, name: &str, more: &[&str]) {
 }
 
 /// The addresses that a name has for a container; empty when there is none.
-fn lookup(daemon: &Daemon, container: &str, name: &str) -> Vec<String> {
+pub fn lookup(daemon: &Daemon, container: &str, name: &str) -> Vec<String> {
     let said = daemon.vessel(&["exec", container, "nslookup", name, "127.0.0.11"]);
     let mut found: Vec<String> = said
         .out
@@ -39,7 +39,7 @@ fn lookup(daemon: &Daemon, container: &str, name: &str) -> Vec<String> {
     found
 }
 
-fn address(daemon: &Daemon, container: &str, network: &str) -> String {
+pub fn address(daemon: &Daemon, container: &str, network: &str) -> String {
     daemon.inspect(
         container,
         &format!("{{{{(index .NetworkSettings.Networks \"{network}\").IPAddress}}}}"),
@@ -47,7 +47,7 @@ fn address(daemon: &Daemon, container: &str, network: &str) -> String {
 }
 
 /// Whether one container reaches an address.
-fn reaches(daemon: &Daemon, container: &str, address: &str) -> bool {
+pub fn reaches(daemon: &Daemon, container: &str, address: &str) -> bool {
     daemon
         .vessel(&["exec", container, "ping", "-c", "1", "-W", "1", address])
         .code
@@ -349,7 +349,7 @@ fn what_cannot_be_is_said() {
         (&["network", "create", "one"], "already exists"),
         (&["network", "create", "host"], "predefined"),
         (&["network", "create", "-d", "nonsense", "x"], "plugin"),
-        (&["network", "create", "--ipv6", "x"], "IPv6"),
+        (&["network", "create", "--ipv6", "--ipv4=false", "x"], "IPv4"),
         (&["network", "create", "--subnet", &subnet, "x"], "overlaps"),
         (
             &["network", "create", "--subnet", "nonsense", "x"],

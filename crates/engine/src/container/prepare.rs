@@ -133,7 +133,7 @@ impl Engine {
                 record,
                 &names::Surroundings {
                     mode: &mode,
-                    addresses: endpoints.values().map(|endpoint| endpoint.address).collect(),
+                    addresses: endpoints.values().flat_map(EndpointRecord::addresses).collect(),
                     links: self.link_hosts(record),
                     own_server: crate::network::has_names(endpoints),
                     gateway: self.networks.bridge().map(|bridge| IpAddr::V4(bridge.gateway())),

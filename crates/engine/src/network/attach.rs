@@ -1,14 +1,15 @@
 //! The ends that containers have of networks.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use vessel_api::EndpointSettings;
-use vessel_network::{Bridge, EndpointRecord, EndpointRequest, MacAddr, Netns, PortSpec};
+use vessel_network::{EndpointRecord, EndpointRequest, MacAddr, Netns, PortSpec};
 
-use super::{Networks, UserNetwork, from_network, namespace_config, not_found};
+use super::create::HOST_BINDING;
+use super::{Networks, UserNetwork, Wire, from_network, namespace_config, not_found};
 use crate::container::record::Record;
 use crate::oci_spec::modes::NetworkMode;
 use crate::{Error, Result};
@@ -38,6 +39,7 @@ pub(crate) struct Joined {
 pub(crate) struct End {
     pub network: String,
     address: Option<Ipv4Addr>,
+    address_v6: Option<Ipv6Addr>,
     mac: Option<MacAddr>,
     /// Whose default route it is: the highest of them.
     priority: i64,
@@ -51,14 +53,7 @@ impl End {
     pub fn new(network: &str, settings: &EndpointSettings, mac: &str) -> Result<Self> {
         let asked = settings.ipam_config.as_ref();
         let address = asked.map_or("", |config| config.ipv4_address.as_str());
-        if let Some(v6) = asked
-            .map(|config| &config.ipv6_address)
-            .filter(|text| !text.is_empty())
-        {
-            return Err(Error::unsupported(format!(
-                "the address {v6} cannot be given: IPv6 networks are not there yet"
-            )));
-        }
+        let address_v6 = asked.map_or("", |config| config.ipv6_address.as_str());
         let mac = if mac.is_empty() {
             settings.mac_address.as_str()
         } else {
@@ -70,6 +65,10 @@ impl End {
             address: match address {
                 "" => None,
                 text => Some(text.parse().map_err(|_| parse("IPv4 address", text))?),
+            },
+            address_v6: match address_v6 {
+                "" => None,
+                text => Some(text.parse().map_err(|_| parse("IPv6 address", text))?),
             },
             mac: match mac {
                 "" => None,
@@ -106,15 +105,26 @@ impl End {
         Ok(ends)
     }
 
-    fn request(&self, index: usize, default_route: bool) -> EndpointRequest {
+    /// The end that becomes `eth{index}`, with the default routes that lead to it.
+    fn request(&self, index: usize, ways: &Ways) -> EndpointRequest {
+        let leads_here = |way: &Option<String>| way.as_deref() == Some(self.network.as_str());
         EndpointRequest {
             address: self.address,
+            address_v6: self.address_v6,
             mac: self.mac,
             ifname: Some(format!("eth{index}")),
-            no_default_route: !default_route,
+            no_default_route: !leads_here(&ways.v4),
+            no_default_route_v6: !leads_here(&ways.v6),
             netns: namespace_config(),
         }
     }
+}
+
+/// The networks that the default routes of a container go to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Ways {
+    pub v4: Option<String>,
+    pub v6: Option<String>,
 }
 
 impl Networks {
@@ -129,7 +139,7 @@ impl Networks {
             ..request.clone()
         };
         let mut endpoint = pool.take(&request).map_err(from_network)?;
-        let reservations = match self.publish(pool.bridge(), &mut endpoint.record, ports) {
+        let reservations = match self.publish(&mut endpoint.record, ports) {
             Ok(reservations) => reservations,
             Err(error) => {
                 self.release(&endpoint.record);
@@ -143,23 +153,80 @@ impl Networks {
         })
     }
 
-    fn publish(
-        &self,
-        bridge: &Bridge,
-        record: &mut EndpointRecord,
-        ports: &[PortSpec],
-    ) -> Result<Vec<OwnedFd>> {
+    fn publish(&self, record: &mut EndpointRecord, ports: &[PortSpec]) -> Result<Vec<OwnedFd>> {
         if ports.is_empty() {
             return Ok(Vec::new());
         }
-        let made = bridge.publish(record, ports).map_err(from_network)?;
+        let made = self.table.publish(record, ports).map_err(from_network)?;
         Ok(made
             .into_iter()
             .filter_map(|reservation| reservation.socket)
             .collect())
     }
 
-    /// A namespace with an end of each network. Ports are published on the network that the default route goes to.
+    /// Publishes ports where the default routes go: those of IPv4 and those of IPv6 may go to different networks.
+    fn publish_on_ways(
+        &self,
+        endpoints: &mut BTreeMap<String, EndpointRecord>,
+        ways: &Ways,
+        ports: &[PortSpec],
+    ) -> Result<Vec<OwnedFd>> {
+        let Some(record) = ways.v4.as_ref().and_then(|way| endpoints.get_mut(way)) else {
+            return Ok(Vec::new());
+        };
+        if ports.is_empty() {
+            return Ok(Vec::new());
+        }
+        let binding = ways.v4.as_ref().and_then(|way| self.host_binding(way));
+        let ports: Vec<PortSpec> = ports
+            .iter()
+            .map(|spec| PortSpec {
+                host_ip: spec.host_ip.or(binding),
+                ..spec.clone()
+            })
+            .collect();
+        let ports = ports.as_slice();
+        let v6 = ways.v6.as_ref().filter(|way| self.publishes(way));
+        if !ways.v4.as_ref().is_some_and(|way| self.publishes(way)) {
+            return Ok(Vec::new());
+        }
+        if v6.is_none() || v6 == ways.v4.as_ref() {
+            return self.publish(record, ports);
+        }
+        let on_v4: Vec<PortSpec> = ports
+            .iter()
+            .filter(|spec| !spec.host_ip.is_some_and(|ip| ip.is_ipv6()))
+            .map(|spec| PortSpec {
+                host_ip: spec.host_ip.or(Some(Ipv4Addr::UNSPECIFIED.into())),
+                ..spec.clone()
+            })
+            .collect();
+        let before = record.ports.len();
+        let mut reservations = self.publish(record, &on_v4)?;
+        let mut chosen = record.ports[before..].to_vec().into_iter();
+        // The same port of the host for both, where it was not said for which.
+        let mut on_v6 = Vec::new();
+        for spec in ports {
+            let mut spec = spec.clone();
+            if !spec.host_ip.is_some_and(|ip| ip.is_ipv6()) {
+                let port = chosen.next();
+                if spec.host_ip.is_some() {
+                    continue;
+                }
+                if let Some(port) = port {
+                    spec.host_ports = port.host_port..=port.host_port;
+                }
+                spec.host_ip = Some(Ipv6Addr::UNSPECIFIED.into());
+            }
+            on_v6.push(spec);
+        }
+        if let Some(record) = v6.and_then(|way| endpoints.get_mut(way)) {
+            reservations.extend(self.publish(record, &on_v6)?);
+        }
+        Ok(reservations)
+    }
+
+    /// A namespace with an end of each network. Ports are published on the networks that the default routes go to.
     /// Blocks, seldom for long.
     pub fn join(&self, ends: &[End], ports: &[PortSpec]) -> Result<Joined> {
         if let [only] = ends
@@ -167,6 +234,7 @@ impl Networks {
         {
             let request = EndpointRequest {
                 address: only.address,
+                address_v6: only.address_v6,
                 mac: only.mac,
                 ..EndpointRequest::default()
             };
@@ -216,20 +284,14 @@ impl Networks {
         ports: &[PortSpec],
         endpoints: &mut BTreeMap<String, EndpointRecord>,
     ) -> Result<Vec<OwnedFd>> {
-        let way_out = self.way_out(ends.iter().map(|end| (end.network.as_str(), end.priority)));
-        let mut reservations = Vec::new();
+        let ways = self.ways(ends.iter().map(|end| (end.network.as_str(), end.priority)));
         for (index, (end, network)) in ends.iter().zip(networks).enumerate() {
-            let is_way_out = way_out.as_deref() == Some(end.network.as_str());
-            let request = end.request(index, is_way_out);
-            let Some((bridge, record)) = self.attach_to(network.as_deref(), netns.as_fd(), &request)? else {
-                continue;
-            };
-            let record = endpoints.entry(end.network.clone()).or_insert(record);
-            if is_way_out {
-                reservations = self.publish(&bridge, record, ports)?;
+            let request = end.request(index, &ways);
+            if let Some(record) = self.attach_to(network.as_deref(), netns.as_fd(), &request)? {
+                endpoints.insert(end.network.clone(), record);
             }
         }
-        Ok(reservations)
+        self.publish_on_ways(endpoints, &ways, ports)
     }
 
     /// One more end for a container that runs.
@@ -244,9 +306,9 @@ impl Networks {
             name => Some(self.find_user(name).ok_or_else(|| not_found(name))?),
         };
         let free = (0..).find(|index| there.values().all(|other| other.inside != format!("eth{index}")));
-        let request = end.request(free.unwrap_or(there.len()), false);
+        let request = end.request(free.unwrap_or(there.len()), &Ways::default());
         match self.attach_to(network.as_deref(), netns, &request)? {
-            Some((_, record)) => Ok(record),
+            Some(record) => Ok(record),
             None => Err(Error::unsupported(
                 "this daemon runs without a default bridge: connect to another network",
             )),
@@ -259,15 +321,15 @@ impl Networks {
         network: Option<&UserNetwork>,
         netns: BorrowedFd<'_>,
         request: &EndpointRequest,
-    ) -> Result<Option<(Bridge, EndpointRecord)>> {
+    ) -> Result<Option<EndpointRecord>> {
         let Some(network) = network else {
             let Some(bridge) = self.bridge() else {
                 return Ok(None);
             };
             let record = bridge.attach_to(netns, request).map_err(from_network)?;
-            return Ok(Some((bridge.clone(), record)));
+            return Ok(Some(record));
         };
-        let bridge = network.bridge(&self.table)?;
+        let wire = network.wire(&self.table)?;
         // From here on it is not removed.
         {
             let mut link = network.link();
@@ -276,27 +338,33 @@ impl Networks {
             }
             link.coming += 1;
         }
-        let made = bridge.attach_to(netns, request);
+        let made = wire.attach_to(netns, request);
         let mut link = network.link();
         link.coming -= 1;
-        let record = made.map_err(from_network)?;
+        let record = made?;
         link.ends.insert(record.ifname.clone());
         drop(link);
-        Ok(Some((bridge, record)))
+        Ok(Some(record))
+    }
+
+    /// What an end is on; none when that is gone.
+    fn wire_of(&self, record: &EndpointRecord) -> Option<Wire> {
+        match self.bridge().filter(|bridge| bridge.name() == record.bridge) {
+            Some(bridge) => Some(Wire::Bridge(bridge.clone())),
+            None => self
+                .by_bridge(&record.bridge)
+                .and_then(|network| network.link().wire.clone()),
+        }
     }
 
     /// Gives an end back.
     pub fn release(&self, record: &EndpointRecord) {
-        let bridge = match self.bridge().filter(|bridge| bridge.name() == record.bridge) {
-            Some(bridge) => Some(bridge.clone()),
-            None => self.by_bridge(&record.bridge).and_then(|network| {
-                let mut link = network.link();
-                link.ends.remove(&record.ifname);
-                link.bridge.clone()
-            }),
-        };
-        if let Some(bridge) = bridge
-            && let Err(error) = bridge.release(record)
+        let wire = self.wire_of(record);
+        if let Some(network) = self.by_bridge(&record.bridge) {
+            network.link().ends.remove(&record.ifname);
+        }
+        if let Some(wire) = wire
+            && let Err(error) = wire.release(record)
         {
             tracing::warn!(
                 endpoint = record.id,
@@ -305,26 +373,57 @@ impl Networks {
         }
     }
 
-    /// Waits until what was given back is gone.
-    pub(super) fn settle_releases(&self, record: &EndpointRecord) {
-        let bridge = match self.bridge().filter(|bridge| bridge.name() == record.bridge) {
-            Some(bridge) => Some(bridge.clone()),
-            None => self
-                .by_bridge(&record.bridge)
-                .and_then(|network| network.link().bridge.clone()),
-        };
-        if let Some(bridge) = bridge {
-            bridge.flush();
+    /// Takes an end from a container that runs on.
+    pub(super) fn unplug(&self, netns: BorrowedFd<'_>, record: &EndpointRecord) -> Result<()> {
+        match self.wire_of(record) {
+            Some(wire) => wire.unplug(netns, record),
+            None => Ok(()),
         }
     }
 
-    /// The network that the default route goes to: none that is internal; of the others the one with the highest priority,
-    /// then the one whose name comes first.
-    pub(super) fn way_out<'a>(&self, networks: impl Iterator<Item = (&'a str, i64)>) -> Option<String> {
-        networks
-            .filter(|(name, _)| !self.is_internal(name))
-            .min_by_key(|(name, priority)| (std::cmp::Reverse(*priority), (*name).to_owned()))
-            .map(|(name, _)| name.to_owned())
+    /// Waits until what was given back is gone.
+    pub(super) fn settle_releases(&self, record: &EndpointRecord) {
+        if let Some(wire) = self.wire_of(record) {
+            wire.flush();
+        }
+    }
+
+    /// The address of the host that a network publishes ports on which name none; none: all of them.
+    fn host_binding(&self, name: &str) -> Option<IpAddr> {
+        let network = self.find_user(name)?;
+        let address: Ipv4Addr = network.record.options.get(HOST_BINDING)?.parse().ok()?;
+        (!address.is_unspecified()).then_some(address.into())
+    }
+
+    /// Whether ports of containers on a network are published: of those on a parent they are where everybody reaches them.
+    pub(super) fn publishes(&self, name: &str) -> bool {
+        name == DEFAULT
+            || self
+                .find_user(name)
+                .is_some_and(|network| network.record.parent.is_none())
+    }
+
+    /// The networks that the default routes go to: none that is internal; of the others the one with the highest priority, then
+    /// the one whose name comes first, for IPv6 of those that have it.
+    pub(super) fn ways<'a>(&self, networks: impl Iterator<Item = (&'a str, i64)>) -> Ways {
+        let open: Vec<(&str, i64)> = networks.filter(|(name, _)| !self.is_internal(name)).collect();
+        let first = |v6: bool| {
+            open.iter()
+                .filter(|(name, _)| !v6 || self.has_v6(name))
+                .min_by_key(|(name, priority)| (std::cmp::Reverse(*priority), *name))
+                .map(|(name, _)| (*name).to_owned())
+        };
+        Ways {
+            v4: first(false),
+            v6: first(true),
+        }
+    }
+
+    fn has_v6(&self, name: &str) -> bool {
+        name != DEFAULT
+            && self
+                .find_user(name)
+                .is_some_and(|network| network.record.bridge.v6.is_some())
     }
 
     /// Whether a network has no way out.
@@ -335,13 +434,5 @@ impl Networks {
                 .find_user(name)
                 .is_some_and(|network| network.record.internal),
         }
-    }
-}
-
-/// An address of the kind that networks have.
-pub(super) fn ipv4(address: IpAddr) -> Option<Ipv4Addr> {
-    match address {
-        IpAddr::V4(address) => Some(address),
-        IpAddr::V6(_) => None,
     }
 }

@@ -1,13 +1,14 @@
 //! Connecting containers to networks, and disconnecting them, while they run or not.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use vessel_api::{EndpointSettings, Map, NetworkConnectRequest, NetworkDisconnectRequest};
 use vessel_network::{EndpointRecord, Netns};
 
-use super::attach::{DEFAULT, End, ipv4};
+use super::attach::{DEFAULT, End, Ways};
 use super::names::has_names;
 use super::{from_network, not_found};
 use crate::container::prepare::open_namespace;
@@ -141,18 +142,19 @@ impl Engine {
         let Some(mut gone) = state.endpoints.get(network).cloned() else {
             return Ok(());
         };
-        let way_out = self.container_way_out(&record, &state.endpoints);
         let mut left = state.endpoints.clone();
         left.remove(network);
-        let next = self.container_way_out(&record, &left);
-        if way_out.as_deref() == Some(network)
-            && let Some(next) = next.as_ref().and_then(|next| left.get_mut(next))
-            && let Err(error) = self.networks.table.hand_over(&mut gone, next)
-        {
-            tracing::warn!(
-                container = container.id(),
-                "{error}; the published ports lead nowhere now"
-            );
+        let next = self.container_ways(&record, &left);
+        for (v6, next) in [(false, next.v4), (true, next.v6)] {
+            let next = next.filter(|next| self.networks.publishes(next));
+            if let Some(next) = next.as_ref().and_then(|next| left.get_mut(next))
+                && let Err(error) = self.networks.table.hand_over(&mut gone, next, v6)
+            {
+                tracing::warn!(
+                    container = container.id(),
+                    "{error}; the published ports lead nowhere now"
+                );
+            }
         }
         self.change(container, |state| state.endpoints = left);
         let (engine, owned, name) = (Arc::clone(self), Arc::clone(container), network.to_owned());
@@ -162,15 +164,17 @@ impl Engine {
             engine
                 .networks
                 .announce(&record, &state.endpoints, &engine.config.dns);
+            let netns = match state.status.has_process() {
+                true => open_namespace(state.pid, "net").ok(),
+                false => None,
+            };
+            if let Some(netns) = &netns {
+                engine.networks.unplug(netns.as_fd(), &gone)?;
+            }
             engine.networks.release(&gone);
             engine.networks.settle_releases(&gone);
-            if state.status.has_process()
-                && let Ok(netns) = open_namespace(state.pid, "net")
-            {
-                let gateway = engine.gateway_of(&record, &state.endpoints);
-                Netns::from(netns)
-                    .set_default_route(gateway)
-                    .map_err(from_network)?;
+            if let Some(netns) = netns {
+                engine.set_default_routes(&Netns::from(netns), &record, &state.endpoints)?;
             }
             engine.renew_name_files(&record, &state.endpoints)
         })
@@ -255,11 +259,7 @@ impl Engine {
         Ok(())
     }
 
-    fn container_way_out(
-        &self,
-        record: &Record,
-        endpoints: &BTreeMap<String, EndpointRecord>,
-    ) -> Option<String> {
+    fn container_ways(&self, record: &Record, endpoints: &BTreeMap<String, EndpointRecord>) -> Ways {
         let priority = |name: &str| {
             record
                 .networks
@@ -267,38 +267,54 @@ impl Engine {
                 .map_or(0, |settings| settings.gw_priority)
         };
         self.networks
-            .way_out(endpoints.keys().map(|name| (name.as_str(), priority(name))))
+            .ways(endpoints.keys().map(|name| (name.as_str(), priority(name))))
     }
 
-    fn gateway_of(
+    fn set_default_routes(
         &self,
+        netns: &Netns,
         record: &Record,
         endpoints: &BTreeMap<String, EndpointRecord>,
-    ) -> Option<std::net::Ipv4Addr> {
-        let way_out = self.container_way_out(record, endpoints)?;
-        ipv4(endpoints.get(&way_out)?.gateway)
+    ) -> Result<()> {
+        let ways = self.container_ways(record, endpoints);
+        let end = |way: Option<String>| way.and_then(|way| endpoints.get(&way));
+        let v4 = end(ways.v4).and_then(|end| match end.gateway {
+            IpAddr::V4(gateway) => Some(gateway),
+            IpAddr::V6(_) => None,
+        });
+        let v6 = end(ways.v6).and_then(|end| end.v6).map(|v6| v6.gateway);
+        netns.set_default_routes(v4, v6).map_err(from_network)
     }
 
-    /// After `new` was added: if it is where the default route goes, the route and the published ports follow.
+    /// After `new` was added: if it is where a default route goes, the route and the published ports follow.
     fn reroute(&self, container: &Container, netns: &Netns, new: &str) -> Result<()> {
         let (record, state) = (container.record(), container.state());
-        if self.container_way_out(&record, &state.endpoints).as_deref() != Some(new) {
+        let ways = self.container_ways(&record, &state.endpoints);
+        let here = |way: &Option<String>| way.as_deref() == Some(new);
+        if !here(&ways.v4) && !here(&ways.v6) {
             return Ok(());
         }
-        netns
-            .set_default_route(self.gateway_of(&record, &state.endpoints))
-            .map_err(from_network)?;
+        self.set_default_routes(netns, &record, &state.endpoints)?;
         let mut endpoints = state.endpoints;
+        if !self.networks.publishes(new) {
+            return Ok(());
+        }
         let Some(mut to) = endpoints.remove(new) else {
             return Ok(());
         };
-        let Some(from) = endpoints.values_mut().find(|end| !end.ports.is_empty()) else {
-            return Ok(());
-        };
-        self.networks
-            .table
-            .hand_over(from, &mut to)
-            .map_err(from_network)?;
+        for v6 in [false, true] {
+            if !here(if v6 { &ways.v6 } else { &ways.v4 }) {
+                continue;
+            }
+            let published =
+                |end: &&mut EndpointRecord| end.ports.iter().any(|port| port.host_ip.is_ipv6() == v6);
+            if let Some(from) = endpoints.values_mut().find(published) {
+                self.networks
+                    .table
+                    .hand_over(from, &mut to, v6)
+                    .map_err(from_network)?;
+            }
+        }
         endpoints.insert(new.to_owned(), to);
         self.change(container, |state| state.endpoints = endpoints);
         Ok(())
@@ -313,7 +329,7 @@ impl Engine {
         let mode = NetworkMode::parse(&record.host.network_mode)?;
         let around = name_files::Surroundings {
             mode: &mode,
-            addresses: endpoints.values().map(|end| end.address).collect(),
+            addresses: endpoints.values().flat_map(EndpointRecord::addresses).collect(),
             links: self.link_hosts(record),
             gateway: self.networks.bridge().map(|bridge| bridge.gateway().into()),
             dns: &self.config.dns,

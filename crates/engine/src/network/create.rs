@@ -1,17 +1,24 @@
 //! Making networks.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
 use std::sync::Arc;
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use vessel_api::{Ipam, IpamConfig, Map, NetworkCreateRequest, NetworkCreateResponse};
-use vessel_network::{BridgeConfig, choose_subnet};
+use vessel_network::{BridgeConfig, ConfigV6, DirectMode, Parent, choose_subnet, choose_subnet_v6};
 
-use super::{Link, NetworkRecord, Networks, UserNetwork, from_network, held, make_bridge};
+use super::{Link, NetworkRecord, Networks, UserNetwork, Wire, from_network, held};
 use crate::{Durability, Engine, Error, ErrorKind, Result, blocking};
 
 /// Names that mean something else.
 const RESERVED: [&str; 4] = ["bridge", "host", "none", "default"];
+const MACVLAN: &str = "macvlan";
+const IPVLAN: &str = "ipvlan";
+/// How parents begin that are made for one network and lead nowhere, as with Docker.
+const NOWHERE: &str = "dm-";
+/// Where ports are published that name no address of the host.
+pub(super) const HOST_BINDING: &str = "com.docker.network.bridge.host_binding_ipv4";
 /// What a name may be long: it is part of file names and messages of others.
 const MAX_NAME: usize = 255;
 
@@ -25,19 +32,20 @@ impl Engine {
         request: NetworkCreateRequest,
     ) -> Result<NetworkCreateResponse> {
         let engine = Arc::clone(self);
-        let record = blocking(move || engine.networks.create(&request)).await?;
+        let warning = unused_subnet(&request);
+        let record = blocking(move || engine.networks.create(&request, &engine.id)).await?;
         // The bridge exists: the network stays even if the disk refuses.
         self.networks.records.sync(Durability::Disk).await?;
-        self.publish_network("create", &record.id, &record.name, "bridge", None);
+        self.publish_network("create", &record.id, &record.name, record.driver(), None);
         Ok(NetworkCreateResponse {
             id: record.id,
-            warning: String::new(),
+            warning,
         })
     }
 }
 
 impl Networks {
-    fn create(&self, request: &NetworkCreateRequest) -> Result<NetworkRecord> {
+    fn create(&self, request: &NetworkCreateRequest, engine: &str) -> Result<NetworkRecord> {
         check(request)?;
         let name = request.name.as_str();
         let _making = held(&self.making);
@@ -52,16 +60,16 @@ impl Networks {
                 "network with name {name} already exists"
             )));
         }
-        let record = self.settle_request(request)?;
+        let record = self.settle_request(request, engine)?;
         let network = UserNetwork {
             record: record.clone(),
             link: Default::default(),
         };
         self.records.put_now(&record.id, &record)?;
-        match make_bridge(&self.table, &record.bridge) {
-            Ok(bridge) => {
+        match Wire::make(&self.table, &record) {
+            Ok(wire) => {
                 *held(&network.link) = Link {
-                    bridge: Some(bridge),
+                    wire: Some(wire),
                     ..Link::default()
                 };
             }
@@ -76,9 +84,12 @@ impl Networks {
 
     /// Nothing is left of a network whose bridge could not be made.
     fn undo(&self, record: &NetworkRecord) {
-        if !record.foreign
-            && let Err(error) = vessel_network::remove_bridge(&record.bridge.name)
-        {
+        let removed = match &record.parent {
+            Some(parent) => vessel_network::remove_parent(parent),
+            None if record.foreign => Ok(()),
+            None => vessel_network::remove_bridge(&record.bridge.name),
+        };
+        if let Err(error) = removed {
             tracing::warn!("{error}");
         }
         if let Err(error) = self.records.delete_now(&record.id) {
@@ -87,7 +98,7 @@ impl Networks {
     }
 
     /// Everything that was left open is chosen.
-    fn settle_request(&self, request: &NetworkCreateRequest) -> Result<NetworkRecord> {
+    fn settle_request(&self, request: &NetworkCreateRequest, engine: &str) -> Result<NetworkRecord> {
         let id = crate::ids::id();
         let others = self.user_networks();
         let reserved: Vec<Ipv4Net> = others
@@ -95,12 +106,16 @@ impl Networks {
             .filter_map(|other| other.record.bridge.subnet)
             .collect();
         let ipam = request.ipam.clone().unwrap_or_default();
-        let asked = pool_of(&ipam)?;
+        let (asked, asked_v6) = pools_of(&ipam)?;
         let options = Options::read(&request.options)?;
-        let name = options
-            .name
-            .clone()
-            .unwrap_or_else(|| format!("br-{}", &id[..12]));
+        let parent = parent_of(request, &id)?;
+        let internal = request.internal || parent.as_ref().is_some_and(leads_nowhere);
+        let name = match (&parent, &options.name) {
+            // No interface has this one.
+            (Some(_), _) => format!("mv-{}", &id[..12]),
+            (None, Some(name)) => name.clone(),
+            (None, None) => format!("br-{}", &id[..12]),
+        };
         if self.bridge().is_some_and(|bridge| bridge.name() == name)
             || others.iter().any(|other| other.record.bridge.name == name)
         {
@@ -109,7 +124,10 @@ impl Networks {
                 format!("the bridge {name} is another network's: networks cannot have the same bridge name"),
             ));
         }
-        let foreign = vessel_network::bridge_exists(&name).map_err(from_network)?;
+        let foreign = match parent {
+            Some(_) => false,
+            None => vessel_network::bridge_exists(&name).map_err(from_network)?,
+        };
         let subnet = match asked.subnet {
             Some(subnet) => Some(subnet),
             // That of the bridge there is.
@@ -117,8 +135,12 @@ impl Networks {
             None => Some(choose_subnet(&reserved).map_err(from_network)?),
         };
         if let Some(wanted) = asked.subnet.filter(|_| !foreign) {
-            check_overlap(wanted, &others)?;
+            check_overlap(wanted.into(), &others)?;
         }
+        let v6 = match request.enable_ipv6 {
+            true => Some(settle_v6(asked_v6.clone(), engine, &others)?),
+            false => None,
+        };
         let mut bridge = BridgeConfig {
             name,
             table: String::new(),
@@ -127,25 +149,24 @@ impl Networks {
             mtu: options.mtu,
             icc: options.icc,
             masquerade: options.masquerade,
-            internal: request.internal,
+            internal,
             range: asked.range,
             taken: asked.taken,
+            v6,
         };
         if let Some(subnet) = subnet {
             bridge.gateway = Some(vessel_network::gateway_of(&bridge, subnet).map_err(from_network)?);
         }
-        let mut shown = ipam.config.first().cloned().unwrap_or_default();
-        if let Some(subnet) = subnet.filter(|_| shown.subnet.is_empty()) {
-            shown.subnet = subnet.to_string();
-        }
-        if let Some(gateway) = bridge.gateway.filter(|_| shown.gateway.is_empty()) {
-            shown.gateway = gateway.to_string();
-        }
+        let shown = shown(asked.given, subnet, bridge.gateway);
+        let shown_v6 = bridge
+            .v6
+            .as_ref()
+            .map(|v6| self::shown(asked_v6.given, Some(v6.subnet), v6.gateway));
         Ok(NetworkRecord {
             id,
             name: request.name.clone(),
             created: crate::time::now(),
-            internal: request.internal,
+            internal,
             attachable: request.attachable,
             options: request.options.clone(),
             labels: request.labels.clone(),
@@ -155,7 +176,9 @@ impl Networks {
             },
             ipam_options: ipam.options,
             ipam: shown,
+            ipam_v6: shown_v6,
             bridge,
+            parent,
             foreign,
         })
     }
@@ -173,7 +196,7 @@ fn check(request: &NetworkCreateRequest) -> Result<()> {
         )));
     }
     match request.driver.as_str() {
-        "" | "bridge" | "default" => {}
+        "" | "bridge" | "default" | MACVLAN | IPVLAN => {}
         driver @ ("host" | "null") => {
             return Err(Error::new(
                 ErrorKind::Forbidden,
@@ -186,20 +209,15 @@ fn check(request: &NetworkCreateRequest) -> Result<()> {
                 "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" to connect this node to swarm and try again.",
             ));
         }
-        driver @ ("macvlan" | "ipvlan") => {
-            return Err(Error::unsupported(format!(
-                "networks of the driver {driver} are not there yet: use the driver bridge"
-            )));
-        }
         driver => {
             return Err(Error::not_found(format!(
                 "could not find plugin {driver} in v1 plugin registry: plugin not found"
             )));
         }
     }
-    if request.enable_ipv6 {
+    if request.enable_ipv4 == Some(false) {
         return Err(Error::unsupported(
-            "IPv6 networks are not there yet: make the network without --ipv6",
+            "networks without IPv4 are not there: make the network with both, by --ipv6 alone",
         ));
     }
     if request.ingress
@@ -220,6 +238,34 @@ fn check(request: &NetworkCreateRequest) -> Result<()> {
         )));
     }
     Ok(())
+}
+
+/// What a network is on in place of a bridge, if its driver is one of those that have none. Its name is the option `parent`; one
+/// that is a VLAN of an interface that is there is made, and without a name one that leads nowhere.
+fn parent_of(request: &NetworkCreateRequest, id: &str) -> Result<Option<Parent>> {
+    let driver = request.driver.as_str();
+    if !matches!(driver, MACVLAN | IPVLAN) {
+        return Ok(None);
+    }
+    let option = |key: &str| request.options.get(key).map_or("", String::as_str);
+    if let flag @ ("private" | "vepa") = option("ipvlan_flag") {
+        return Err(Error::unsupported(format!(
+            "the option ipvlan_flag={flag} is not there: leave it out, or say bridge"
+        )));
+    }
+    let mode = DirectMode::new(driver, option(&format!("{driver}_mode"))).map_err(from_network)?;
+    let (name, ours) = match option("parent") {
+        "" => (format!("{NOWHERE}{}", &id[..12]), true),
+        name => {
+            let there = vessel_network::interface_exists(name).map_err(from_network)?;
+            (name.to_owned(), !there && name.contains('.'))
+        }
+    };
+    Ok(Some(Parent { name, ours, mode }))
+}
+
+fn leads_nowhere(parent: &Parent) -> bool {
+    parent.ours && parent.name.starts_with(NOWHERE)
 }
 
 /// Docker's options of bridges.
@@ -247,6 +293,22 @@ impl Options {
             Some("false" | "0" | "f" | "F" | "FALSE" | "False") => Ok(false),
             Some(value) => Err(bad(key, value)),
         };
+        // What the gateway does for the addresses behind it. Others than translation need routes that the network has no part in.
+        for key in [
+            "com.docker.network.bridge.gateway_mode_ipv4",
+            "com.docker.network.bridge.gateway_mode_ipv6",
+        ] {
+            if let Some(mode) = option(key).filter(|mode| *mode != "nat") {
+                return Err(Error::unsupported(format!(
+                    "the gateway mode {key}={mode} is not there: leave it out, or say nat"
+                )));
+            }
+        }
+        if let Some(address) = option(HOST_BINDING)
+            && address.parse::<Ipv4Addr>().is_err()
+        {
+            return Err(bad(HOST_BINDING, address));
+        }
         const MTU: &str = "com.docker.network.driver.mtu";
         Ok(Self {
             name: option("com.docker.network.bridge.name").map(str::to_owned),
@@ -264,77 +326,174 @@ impl Options {
     }
 }
 
-/// What was asked for of the addresses.
-#[derive(Default)]
-struct AddressPool {
-    subnet: Option<Ipv4Net>,
-    gateway: Option<Ipv4Addr>,
-    range: Option<Ipv4Net>,
-    taken: Vec<Ipv4Addr>,
+/// What was asked for of the addresses of one family.
+#[derive(Debug, Clone)]
+struct AddressPool<N, A> {
+    subnet: Option<N>,
+    gateway: Option<A>,
+    range: Option<N>,
+    taken: Vec<A>,
+    /// As it was said.
+    given: IpamConfig,
 }
 
-fn pool_of(ipam: &Ipam) -> Result<AddressPool> {
+impl<N, A> Default for AddressPool<N, A> {
+    fn default() -> Self {
+        Self {
+            subnet: None,
+            gateway: None,
+            range: None,
+            taken: Vec::new(),
+            given: IpamConfig::default(),
+        }
+    }
+}
+
+type PoolV4 = AddressPool<Ipv4Net, Ipv4Addr>;
+type PoolV6 = AddressPool<Ipv6Net, Ipv6Addr>;
+
+/// A pool of each family.
+fn pools_of(ipam: &Ipam) -> Result<(PoolV4, PoolV6)> {
     if !matches!(ipam.driver.as_str(), "" | "default") {
         return Err(Error::not_found(format!("plugin \"{}\" not found", ipam.driver)));
     }
-    if ipam.config.len() > 1 {
-        return Err(Error::unsupported(
-            "a network has one subnet here: make several networks and connect containers to each",
-        ));
-    }
-    let Some(config) = ipam.config.first() else {
-        return Ok(AddressPool::default());
-    };
-    let IpamConfig {
-        subnet,
-        ip_range,
-        gateway,
-        auxiliary_addresses,
-    } = config;
-    if subnet.is_empty() && !(ip_range.is_empty() && gateway.is_empty() && auxiliary_addresses.is_empty()) {
-        return Err(Error::invalid(
-            "an IP range, a gateway or auxiliary addresses need the subnet that they are in",
-        ));
-    }
-    let net = |what: &str, text: &str| -> Result<Option<Ipv4Net>> {
-        if text.is_empty() {
-            return Ok(None);
+    let (mut v4, mut v6) = (Vec::new(), Vec::new());
+    for config in &ipam.config {
+        if config.subnet.is_empty()
+            && !(config.ip_range.is_empty()
+                && config.gateway.is_empty()
+                && config.auxiliary_addresses.is_empty())
+        {
+            return Err(Error::invalid(
+                "an IP range, a gateway or auxiliary addresses need the subnet that they are in",
+            ));
         }
-        match text.parse::<ipnet::IpNet>() {
-            Ok(ipnet::IpNet::V4(net)) => Ok(Some(net.trunc())),
-            Ok(ipnet::IpNet::V6(_)) => Err(Error::unsupported(format!(
-                "the {what} {text} is one of IPv6, which is not there yet"
-            ))),
-            Err(_) => Err(Error::invalid(format!(
-                "invalid {what} {text}: it must be written as ADDRESS/LENGTH"
+        match config.subnet.parse() {
+            Ok(IpNet::V6(_)) => v6.push(config),
+            Ok(IpNet::V4(_)) => v4.push(config),
+            // Nothing of it was said.
+            Err(_) if config.subnet.is_empty() => {}
+            Err(_) => {
+                return Err(Error::invalid(format!(
+                    "invalid subnet {}: it must be written as ADDRESS/LENGTH",
+                    config.subnet
+                )));
+            }
+        }
+    }
+    if v4.len() > 1 || v6.len() > 1 {
+        return Err(Error::new(
+            ErrorKind::Forbidden,
+            "bridge driver doesn't support multiple subnets: a network has one of IPv4 and one of IPv6",
+        ));
+    }
+    let v4 = v4.first().map(|config| pool_of(config, "IPv4"));
+    let v6 = v6.first().map(|config| pool_of(config, "IPv6"));
+    Ok((
+        v4.transpose()?.unwrap_or_default(),
+        v6.transpose()?.unwrap_or_default(),
+    ))
+}
+
+fn pool_of<N: FromStr, A: FromStr>(config: &IpamConfig, family: &str) -> Result<AddressPool<N, A>> {
+    let net = |what: &str, text: &str| -> Result<Option<N>> {
+        // Without the bits that are not the network's.
+        let net = match text {
+            "" => return Ok(None),
+            text => text.parse::<IpNet>().map(|net| net.trunc().to_string()),
+        };
+        match net.ok().and_then(|net| net.parse().ok()) {
+            Some(net) => Ok(Some(net)),
+            None => Err(Error::invalid(format!(
+                "invalid {what} {text}: it must be written as ADDRESS/LENGTH, of {family} as the subnet"
             ))),
         }
     };
     let address = |what: &str, text: &str| {
-        text.parse::<Ipv4Addr>()
-            .map_err(|_| Error::invalid(format!("invalid {what} {text}: it must be an IPv4 address")))
+        text.parse::<A>()
+            .map_err(|_| Error::invalid(format!("invalid {what} {text}: it must be an {family} address")))
     };
     Ok(AddressPool {
-        subnet: net("subnet", subnet)?,
-        range: net("IP range", ip_range)?,
-        gateway: match gateway.as_str() {
+        subnet: net("subnet", &config.subnet)?,
+        range: net("IP range", &config.ip_range)?,
+        gateway: match config.gateway.as_str() {
             "" => None,
             text => Some(address("gateway", text)?),
         },
-        taken: auxiliary_addresses
+        taken: config
+            .auxiliary_addresses
             .values()
             .map(|text| address("auxiliary address", text))
             .collect::<Result<_>>()?,
+        given: config.clone(),
     })
 }
 
-fn check_overlap(wanted: Ipv4Net, others: &[Arc<UserNetwork>]) -> Result<()> {
+/// What the network shows of a pool: as it was said, with what was chosen.
+fn shown(
+    mut given: IpamConfig,
+    subnet: Option<impl std::fmt::Display>,
+    gateway: Option<impl std::fmt::Display>,
+) -> IpamConfig {
+    if let Some(subnet) = subnet.filter(|_| given.subnet.is_empty()) {
+        given.subnet = subnet.to_string();
+    }
+    if let Some(gateway) = gateway.filter(|_| given.gateway.is_empty()) {
+        given.gateway = gateway.to_string();
+    }
+    given
+}
+
+/// The network's IPv6, everything of it chosen. Subnets that nobody asked for are those of this engine's own site (RFC 4193).
+fn settle_v6(asked: PoolV6, engine: &str, others: &[Arc<UserNetwork>]) -> Result<ConfigV6> {
+    let subnet = match asked.subnet {
+        Some(subnet) => {
+            check_overlap(subnet.into(), others)?;
+            subnet
+        }
+        None => {
+            let reserved: Vec<Ipv6Net> = others
+                .iter()
+                .filter_map(|other| other.record.bridge.v6.as_ref())
+                .map(|v6| v6.subnet)
+                .collect();
+            let site = super::network_id(engine, "site");
+            let site = u64::from_str_radix(&site[..10], 16).unwrap_or(0);
+            choose_subnet_v6(site, &reserved).map_err(from_network)?
+        }
+    };
+    let mut v6 = ConfigV6 {
+        subnet,
+        gateway: asked.gateway,
+        range: asked.range,
+        taken: asked.taken,
+    };
+    v6.gateway = Some(vessel_network::gateway_v6_of(&v6).map_err(from_network)?);
+    Ok(v6)
+}
+
+/// What is to be said of a subnet that has no effect: Docker passes over it, in silence.
+fn unused_subnet(request: &NetworkCreateRequest) -> String {
+    let configs = request.ipam.iter().flat_map(|ipam| &ipam.config);
+    let unused = configs
+        .map(|config| config.subnet.as_str())
+        .find(|subnet| matches!(subnet.parse(), Ok(IpNet::V6(_))));
+    match unused {
+        Some(subnet) if !request.enable_ipv6 => {
+            format!("the subnet {subnet} has no effect: the network was not asked to have IPv6 (--ipv6)")
+        }
+        _ => String::new(),
+    }
+}
+
+fn check_overlap(wanted: IpNet, others: &[Arc<UserNetwork>]) -> Result<()> {
     let clash = others.iter().find(|other| {
-        other
-            .record
-            .bridge
-            .subnet
-            .is_some_and(|there| there.contains(&wanted.network()) || wanted.contains(&there.network()))
+        let bridge = &other.record.bridge;
+        let v4 = bridge.subnet.map(IpNet::V4);
+        let v6 = bridge.v6.as_ref().map(|v6| IpNet::V6(v6.subnet));
+        v4.into_iter()
+            .chain(v6)
+            .any(|there| there.contains(&wanted.network()) || wanted.contains(&there.network()))
     });
     match clash {
         Some(other) => Err(Error::new(
@@ -370,15 +529,15 @@ mod tests {
         }
         let kind = |driver: &str| check(&request(|r| r.driver = driver.into())).unwrap_err().kind();
         assert_eq!(kind("host"), ErrorKind::Forbidden);
-        assert_eq!(kind("macvlan"), ErrorKind::Unsupported);
+        check(&request(|r| r.driver = "macvlan".into())).unwrap();
         assert_eq!(kind("nonsense"), ErrorKind::NotFound);
-        assert!(check(&request(|r| r.enable_ipv6 = true)).is_err());
+        assert!(check(&request(|r| r.enable_ipv4 = Some(false))).is_err());
     }
 
     #[test]
     fn addresses_need_their_subnet() {
         let pool = |subnet: &str, range: &str, gateway: &str| {
-            pool_of(&Ipam {
+            pools_of(&Ipam {
                 config: vec![IpamConfig {
                     subnet: subnet.into(),
                     ip_range: range.into(),
@@ -388,12 +547,17 @@ mod tests {
                 ..Default::default()
             })
         };
-        let good = pool("172.28.0.0/16", "172.28.5.0/24", "172.28.5.254").unwrap();
+        let (good, none) = pool("172.28.0.0/16", "172.28.5.0/24", "172.28.5.254").unwrap();
+        assert!(none.subnet.is_none());
         assert_eq!(good.subnet.unwrap().to_string(), "172.28.0.0/16");
         assert_eq!(good.range.unwrap().to_string(), "172.28.5.0/24");
         assert!(pool("", "", "172.28.5.254").is_err());
         assert!(pool("172.28.0.0", "", "").is_err());
-        assert!(pool("2001:db8::/64", "", "").is_err());
+        let (none, good) = pool("2001:db8::/64", "2001:db8::8000/113", "2001:db8::1").unwrap();
+        assert!(none.subnet.is_none() && none.given == IpamConfig::default());
+        assert_eq!(good.range.unwrap().to_string(), "2001:db8::8000/113");
+        assert!(pool("2001:db8::/64", "", "172.28.5.254").is_err());
+        assert!(pool("2001:db8::/64", "172.28.5.0/24", "").is_err());
         assert!(pool("172.28.0.0/16", "", "nobody").is_err());
     }
 
@@ -411,6 +575,34 @@ mod tests {
             Some(1400)
         );
         assert!(options("com.docker.network.driver.mtu", "many").is_err());
+        assert!(options(HOST_BINDING, "127.0.0.1").is_ok() && options(HOST_BINDING, "lo").is_err());
+        let mode = "com.docker.network.bridge.gateway_mode_ipv6";
+        assert!(options(mode, "nat").is_ok() && options(mode, "routed").is_err());
         assert!(options("com.example.other", "x").unwrap().masquerade);
+    }
+    #[test]
+    fn a_network_has_one_subnet_of_each_family() {
+        let ipam = |subnets: &[&str]| Ipam {
+            config: subnets
+                .iter()
+                .map(|subnet| IpamConfig {
+                    subnet: (*subnet).into(),
+                    ..Default::default()
+                })
+                .collect(),
+            ..Default::default()
+        };
+        let (v4, v6) = pools_of(&ipam(&["fd00:1::/64", "172.28.0.0/16"])).unwrap();
+        assert!(v4.subnet.is_some() && v6.subnet.is_some());
+        for twice in [["172.28.0.0/16", "172.29.0.0/16"], ["fd00:1::/64", "fd00:2::/64"]] {
+            assert_eq!(pools_of(&ipam(&twice)).unwrap_err().kind(), ErrorKind::Forbidden);
+        }
+        let asked = |enable_ipv6| {
+            unused_subnet(&request(|r| {
+                r.ipam = Some(ipam(&["172.28.0.0/16", "fd00:1::/64"]));
+                r.enable_ipv6 = enable_ipv6;
+            }))
+        };
+        assert!(asked(false).contains("fd00:1::/64") && asked(true).is_empty());
     }
 }

@@ -118,6 +118,9 @@ impl Engine {
                     resource.endpoint_id = network_id(&end.id, &network.name);
                     resource.mac_address = end.mac.to_string();
                     resource.ipv4_address = format!("{}/{}", end.address, end.prefix);
+                    if let Some(v6) = end.v6 {
+                        resource.ipv6_address = format!("{}/{}", v6.address, v6.prefix);
+                    }
                 }
                 network.containers.insert(record.id.clone(), resource);
             };
@@ -175,8 +178,16 @@ impl Engine {
             }
             if let Some(end) = endpoints.get(name) {
                 settings.endpoint_id = network_id(&end.id, name);
-                if !self.networks.is_internal(name) {
+                let internal = self.networks.is_internal(name);
+                if !internal {
                     settings.gateway = end.gateway.to_string();
+                }
+                if let Some(v6) = end.v6 {
+                    settings.global_ipv6_address = v6.address.to_string();
+                    settings.global_ipv6_prefix_len = u32::from(v6.prefix);
+                    if !internal {
+                        settings.ipv6_gateway = v6.gateway.to_string();
+                    }
                 }
                 settings.ip_address = end.address.to_string();
                 settings.ip_prefix_len = u32::from(end.prefix);
@@ -211,7 +222,10 @@ impl Engine {
         let driver = match network {
             "none" => "null",
             "host" => "host",
-            _ => "bridge",
+            name => match self.networks.find_user(name) {
+                Some(network) => network.record.driver(),
+                None => "bridge",
+            },
         };
         self.publish_network(
             action,
@@ -253,12 +267,16 @@ fn user_network(record: &NetworkRecord) -> Network {
         id: record.id.clone(),
         created: crate::time::rfc3339(record.created),
         scope: "local".into(),
-        driver: "bridge".into(),
+        driver: record.driver().into(),
         enable_ipv4: true,
+        enable_ipv6: record.bridge.v6.is_some(),
         ipam: Ipam {
             driver: record.ipam_driver.clone(),
             options: record.ipam_options.clone(),
-            config: vec![record.ipam.clone()],
+            config: std::iter::once(&record.ipam)
+                .chain(&record.ipam_v6)
+                .cloned()
+                .collect(),
         },
         internal: record.internal,
         attachable: record.attachable,

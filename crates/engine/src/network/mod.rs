@@ -11,6 +11,7 @@ mod list;
 mod names;
 mod record;
 mod remove;
+mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -24,6 +25,7 @@ pub(crate) use attach::{Attachment, End, Joined};
 pub(crate) use list::network_id;
 pub(crate) use names::has_names;
 use record::NetworkRecord;
+use wire::Wire;
 
 use crate::{EngineConfig, Error, Result, Store, state};
 
@@ -59,7 +61,7 @@ pub(crate) struct UserNetwork {
 #[derive(Default)]
 struct Link {
     /// None: it could not be made when the engine was started; that is tried again when somebody needs it.
-    bridge: Option<Bridge>,
+    wire: Option<Wire>,
     /// The interfaces of endpoints that were given out.
     ends: BTreeSet<String>,
     /// How many ends are being made.
@@ -84,7 +86,9 @@ impl Networks {
     /// Makes all bridges, or takes those there are, and makes them match `ends`. Blocks.
     pub fn open(config: &EngineConfig, store: &Store, id: &str, ends: &[EndpointRecord]) -> Result<Self> {
         let records = store.table::<NetworkRecord>("networks");
-        let user: Vec<NetworkRecord> = records.all()?.into_iter().map(|(_, record)| record).collect();
+        let user = records.all()?.into_iter().map(|(_, record)| record);
+        let (direct, user): (Vec<NetworkRecord>, Vec<NetworkRecord>) =
+            user.partition(|record| record.parent.is_some());
         let default = default_bridge(config)?;
         let claim = match &default {
             Some(default) => Some(Claim::take(&default.name).map_err(from_network)?),
@@ -95,7 +99,11 @@ impl Networks {
             // Several engines without a bridge of their own may share a host.
             None => format!("vessel-{}", id.get(..8).unwrap_or("none")),
         };
-        let table = Table::open(&table).map_err(from_network)?;
+        let table = match config.ports_behind_input {
+            true => Table::open_behind_input(&table),
+            false => Table::open(&table),
+        };
+        let table = table.map_err(from_network)?;
         let mut configs: Vec<BridgeConfig> = default.iter().cloned().collect();
         configs.extend(user.iter().map(|record| BridgeConfig {
             table: table.name().to_owned(),
@@ -110,31 +118,21 @@ impl Networks {
             Some(_) => bridges.next().transpose().map_err(from_network)?,
             None => None,
         };
-        let user: Vec<Arc<UserNetwork>> = user
-            .into_iter()
-            .zip(bridges)
-            .map(|(record, bridge)| {
-                let bridge = bridge.map_err(|error| {
-                    tracing::warn!(
-                        network = record.name,
-                        "{error}; it is tried again when a container needs the network"
-                    );
-                });
-                let ends = ends.iter().filter(|end| end.bridge == record.bridge.name);
-                let link = Link {
-                    bridge: bridge.ok(),
-                    ends: ends.map(|end| end.ifname.clone()).collect(),
-                    ..Link::default()
-                };
-                Arc::new(UserNetwork {
-                    record,
-                    link: Mutex::new(link),
-                })
-            })
+        let bridged = user.into_iter().zip(bridges).map(|(record, bridge)| {
+            let wire = bridge.map(Wire::Bridge).map_err(from_network);
+            (record, wire)
+        });
+        let direct = direct.into_iter().map(|record| {
+            let wire = Wire::make(&table, &record);
+            (record, wire)
+        });
+        let user: Vec<Arc<UserNetwork>> = bridged
+            .chain(direct)
+            .map(|(record, wire)| Arc::new(UserNetwork::found(record, wire, ends)))
             .collect();
         let all = default.iter().cloned().chain(
             user.iter()
-                .filter_map(|network| held(&network.link).bridge.clone()),
+                .filter_map(|network| held(&network.link).wire.as_ref()?.bridge().cloned()),
         );
         settle(&all.collect::<Vec<_>>(), ends)?;
         let pool = default
@@ -224,35 +222,49 @@ impl Networks {
 }
 
 impl UserNetwork {
+    /// One that an earlier daemon recorded, with those of all `ends` that are its.
+    fn found(record: NetworkRecord, wire: Result<Wire>, ends: &[EndpointRecord]) -> Self {
+        let wire = wire.map_err(|error| {
+            tracing::warn!(
+                network = record.name,
+                "{error}; it is tried again when a container needs the network"
+            );
+        });
+        let ends = || ends.iter().filter(|end| end.bridge == record.bridge.name);
+        if let Ok(Wire::Direct(direct)) = &wire {
+            for end in ends() {
+                if let Err(error) = direct.adopt(end) {
+                    tracing::warn!(endpoint = end.id, "{error}");
+                }
+            }
+        }
+        let link = Link {
+            wire: wire.ok(),
+            ends: ends().map(|end| end.ifname.clone()).collect(),
+            ..Link::default()
+        };
+        Self {
+            link: Mutex::new(link),
+            record,
+        }
+    }
+
     fn link(&self) -> MutexGuard<'_, Link> {
         held(&self.link)
     }
 
-    /// The bridge, which is made now if it could not be before.
-    fn bridge(&self, table: &Table) -> Result<Bridge> {
+    /// Its bridge or its like, which is made now if it could not be before.
+    fn wire(&self, table: &Table) -> Result<Wire> {
         let mut link = self.link();
         if link.removed {
             return Err(not_found(&self.record.name));
         }
-        if let Some(bridge) = &link.bridge {
-            return Ok(bridge.clone());
+        if let Some(wire) = &link.wire {
+            return Ok(wire.clone());
         }
-        let bridge = make_bridge(table, &self.record.bridge)?;
-        link.bridge = Some(bridge.clone());
-        Ok(bridge)
-    }
-}
-
-/// Makes one bridge more.
-fn make_bridge(table: &Table, config: &BridgeConfig) -> Result<Bridge> {
-    let config = BridgeConfig {
-        table: table.name().to_owned(),
-        ..config.clone()
-    };
-    let made = Bridge::ensure_all(table, std::slice::from_ref(&config)).map_err(from_network)?;
-    match made.into_iter().next() {
-        Some(bridge) => bridge.map_err(from_network),
-        None => Err(Error::system(format!("the bridge {} was not made", config.name))),
+        let wire = Wire::make(table, &self.record)?;
+        link.wire = Some(wire.clone());
+        Ok(wire)
     }
 }
 

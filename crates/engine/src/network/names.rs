@@ -8,7 +8,7 @@ use vessel_network::dns::{self, Asker};
 use vessel_network::files::ResolvConf;
 use vessel_network::{EndpointRecord, Netns};
 
-use super::attach::{DEFAULT, ipv4};
+use super::attach::DEFAULT;
 use super::{Networks, from_network, held};
 use crate::container::Container;
 use crate::container::prepare::open_namespace;
@@ -72,10 +72,9 @@ impl Networks {
             return;
         }
         for (network, end) in endpoints.iter().filter(|(network, _)| *network != DEFAULT) {
-            if let Some(address) = ipv4(end.address) {
-                self.names
-                    .join(network, &record.id, address, &names_of(record, network));
-            }
+            let addresses: Vec<IpAddr> = end.addresses().collect();
+            self.names
+                .join(network, &record.id, &addresses, &names_of(record, network));
         }
         let closed = endpoints.keys().all(|network| self.is_internal(network));
         let links = record.networks.values().flat_map(|settings| &settings.links);

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use vessel_api::{IpamConfig, Map};
-use vessel_network::BridgeConfig;
+use vessel_network::{BridgeConfig, Parent};
 
 /// A network, as it was asked for, with what was chosen for it. It never changes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -27,8 +27,22 @@ pub struct NetworkRecord {
     pub ipam_options: Map<String>,
     /// The subnet, as given or chosen.
     pub ipam: IpamConfig,
-    /// The bridge; its subnet and gateway are settled.
+    /// The same of IPv6, if the network has it.
+    #[serde(default)]
+    pub ipam_v6: Option<IpamConfig>,
+    /// The bridge; its subnet and gateway are settled. Of a network on a parent: its addresses, and a name in place of the
+    /// bridge's.
     pub bridge: BridgeConfig,
+    /// What its containers are on in place of a bridge.
+    #[serde(default)]
+    pub parent: Option<Parent>,
     /// The bridge was there before the network, and stays.
     pub foreign: bool,
+}
+
+impl NetworkRecord {
+    /// The driver that was asked for.
+    pub fn driver(&self) -> &'static str {
+        self.parent.as_ref().map_or("bridge", |parent| parent.mode.kind())
+    }
 }

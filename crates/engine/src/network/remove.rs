@@ -5,7 +5,7 @@ use std::sync::Arc;
 use vessel_api::NetworksPruneReport;
 
 use super::list::is_builtin;
-use super::{Networks, UserNetwork, from_network, held, not_found};
+use super::{Networks, UserNetwork, held, not_found};
 use crate::{Durability, Engine, Error, ErrorKind, Filters, Result, blocking};
 
 impl Engine {
@@ -24,7 +24,7 @@ impl Engine {
         let (engine, owned) = (Arc::clone(self), Arc::clone(&network));
         blocking(move || engine.networks.remove(&owned)).await?;
         let record = &network.record;
-        self.publish_network("destroy", &record.id, &record.name, "bridge", None);
+        self.publish_network("destroy", &record.id, &record.name, record.driver(), None);
         self.networks.records.sync(Durability::Disk).await
     }
 
@@ -58,7 +58,7 @@ impl Engine {
 impl Networks {
     fn remove(&self, network: &UserNetwork) -> Result<()> {
         let record = &network.record;
-        let bridge = {
+        let wire = {
             let mut link = network.link();
             if link.removed {
                 return Err(not_found(&record.name));
@@ -73,11 +73,11 @@ impl Networks {
                 ));
             }
             link.removed = true;
-            link.bridge.clone()
+            link.wire.clone()
         };
         // First the bridge: what is killed in between is made again by the next start.
-        let removed = match bridge {
-            Some(bridge) => bridge.retire(record.foreign).map_err(from_network),
+        let removed = match wire {
+            Some(wire) => wire.retire(record.foreign),
             None => Ok(()),
         };
         let removed = removed.and_then(|()| self.records.delete_now(&record.id));
@@ -85,7 +85,7 @@ impl Networks {
             network.link().removed = false;
             return Err(error.wrap(format!("cannot remove the network {}", record.name)));
         }
-        network.link().bridge = None;
+        network.link().wire = None;
         held(&self.user).remove(&record.name);
         Ok(())
     }

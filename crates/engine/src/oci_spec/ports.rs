@@ -1,6 +1,6 @@
 //! Published and exposed ports: Docker's texts to the network's specifications.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
 use vessel_api::{ContainerConfig, HostConfig};
@@ -38,13 +38,16 @@ pub fn published(config: &ContainerConfig, host: &HostConfig) -> Result<Vec<Port
     for (port, bindings) in &host.port_bindings {
         let (target, protocol) = parse_port(port)?;
         for binding in bindings.iter().flatten() {
-            let host_ip = match binding.host_ip.trim() {
-                "" | "::" => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-                text => text
-                    .trim_matches(['[', ']'])
-                    .parse()
-                    .map_err(|_| Error::invalid(format!("invalid IP address in port binding: {text}")))?,
-            };
+            let host_ip =
+                match binding.host_ip.trim() {
+                    "" => None,
+                    text => {
+                        let address = text.trim_matches(['[', ']']).parse::<IpAddr>();
+                        Some(address.map_err(|_| {
+                            Error::invalid(format!("invalid IP address in port binding: {text}"))
+                        })?)
+                    }
+                };
             let host_ports = match binding.host_port.as_str() {
                 "" => 0..=0,
                 text => range(text)
@@ -64,9 +67,8 @@ pub fn published(config: &ContainerConfig, host: &HostConfig) -> Result<Vec<Port
             let (targets, protocol) = parse_port(port)?;
             for target_port in targets {
                 if !bound.contains(&(target_port, protocol)) {
-                    let host_ip = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
                     specs.push(PortSpec {
-                        host_ip,
+                        host_ip: None,
                         host_ports: 0..=0,
                         target_port,
                         protocol,

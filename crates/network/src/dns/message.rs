@@ -3,7 +3,7 @@
 //! What is not understood is not rebuilt: questions that are passed on, and the answers to them, stay the bytes they are. A
 //! question is taken only as programs send them: one of them, its name without compression.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// `struct` of every message: ID, flags, four counts.
 const HEADER: usize = 12;
@@ -29,6 +29,7 @@ const TYPE_OPT: u16 = 41;
 /// Kinds of records that are answered here.
 pub(crate) const TYPE_A: u16 = 1;
 pub(crate) const TYPE_PTR: u16 = 12;
+pub(crate) const TYPE_AAAA: u16 = 28;
 
 /// Outcomes of a question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,11 +125,17 @@ impl Query {
         self.write(code, false, 0, 0, &[])
     }
 
-    /// The answer that these are the addresses: none means that there is such a name, without any of what was asked for. As many
-    /// as `limit` has room for.
-    pub(crate) fn addresses(&self, addresses: &[Ipv4Addr], limit: usize) -> Vec<u8> {
-        let records: Vec<[u8; 4]> = addresses.iter().map(Ipv4Addr::octets).collect();
-        let records: Vec<&[u8]> = records.iter().map(<[u8; 4]>::as_slice).collect();
+    /// The answer that these are the addresses, all of the kind that was asked for: none means that there is such a name, without
+    /// any of that kind. As many as `limit` has room for.
+    pub(crate) fn addresses(&self, addresses: &[IpAddr], limit: usize) -> Vec<u8> {
+        let records: Vec<Vec<u8>> = addresses
+            .iter()
+            .map(|address| match address {
+                IpAddr::V4(address) => address.octets().to_vec(),
+                IpAddr::V6(address) => address.octets().to_vec(),
+            })
+            .collect();
+        let records: Vec<&[u8]> = records.iter().map(Vec::as_slice).collect();
         self.answer(&records, limit)
     }
 
@@ -221,15 +228,24 @@ pub(crate) fn set_id(message: &mut [u8], id: u16) {
     }
 }
 
-/// The address that a name below `in-addr.arpa` is of.
-pub(crate) fn reverse(name: &str) -> Option<Ipv4Addr> {
+/// The address that a name below `in-addr.arpa` or `ip6.arpa` is of (RFC 3596, 2.5).
+pub(crate) fn reverse(name: &str) -> Option<IpAddr> {
+    if let Some(nibbles) = name.strip_suffix(".ip6.arpa") {
+        let mut parts = nibbles.split('.');
+        let mut address = 0_u128;
+        for place in 0..32 {
+            let part = parts.next().filter(|part| part.len() == 1)?;
+            address |= u128::from(part.chars().next()?.to_digit(16)?) << (4 * place);
+        }
+        return parts.next().is_none().then(|| Ipv6Addr::from(address).into());
+    }
     let mut octets = [0; 4];
     let mut parts = name.strip_suffix(".in-addr.arpa")?.split('.');
     for octet in octets.iter_mut().rev() {
         let part = parts.next().filter(|part| (1..=3).contains(&part.len()))?;
         *octet = part.parse().ok()?;
     }
-    parts.next().is_none().then(|| Ipv4Addr::from(octets))
+    parts.next().is_none().then(|| Ipv4Addr::from(octets).into())
 }
 
 /// A name without compression, and where it ends.
@@ -337,17 +353,22 @@ mod tests {
         let query = Query::parse(&question("Db.Example", TYPE_A, None)).unwrap();
         assert_eq!(query.name.as_deref(), Some("db.example"));
         assert_eq!((query.kind, query.limit()), (TYPE_A, 512));
-        let answer = query.addresses(&[Ipv4Addr::new(10, 0, 0, 2)], 512);
+        let answer = query.addresses(&[Ipv4Addr::new(10, 0, 0, 2).into()], 512);
         assert_eq!(answer[..12], [0x12, 0x34, 0x85, 0x80, 0, 1, 0, 1, 0, 0, 0, 0]);
         assert!(answer.ends_with(&[0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 5, 0, 4, 10, 0, 0, 2]));
         assert!(query.is_answered_by(&answer, 0x1234) && !query.is_answered_by(&answer, 0x1235));
+        let six = Query::parse(&question("db.example", TYPE_AAAA, None)).unwrap();
+        let six = six.addresses(&["fd00::2".parse().unwrap()], 512);
+        assert!(six.ends_with(&[
+            0, 28, 0, 1, 0, 0, 0, 5, 0, 16, 0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2
+        ]));
         let other = Query::parse(&question("dc.example", TYPE_A, None)).unwrap();
         assert!(!other.is_answered_by(&answer, 0x1234));
     }
 
     #[test]
     fn what_does_not_fit_is_said_to_be_cut() {
-        let many: Vec<Ipv4Addr> = (0..200).map(|n| Ipv4Addr::new(10, 0, 0, n)).collect();
+        let many: Vec<IpAddr> = (0..200).map(|n| Ipv4Addr::new(10, 0, 0, n).into()).collect();
         let query = Query::parse(&question("many", TYPE_A, None)).unwrap();
         let answer = query.addresses(&many, query.limit());
         assert!(answer.len() <= 512 && answer.len() > 480 && answer[2] & 2 != 0);
@@ -361,9 +382,16 @@ mod tests {
     fn reverse_names() {
         assert_eq!(
             reverse("2.0.18.172.in-addr.arpa"),
-            Some(Ipv4Addr::new(172, 18, 0, 2))
+            Some(Ipv4Addr::new(172, 18, 0, 2).into())
         );
+        let six = "2.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.1.0.0.0.0.0.d.f.ip6.arpa";
+        assert_eq!(reverse(six), Some("fd00:1::2".parse().unwrap()));
         for bad in [
+            &six[2..],
+            &format!("0.{six}"),
+            &six.replace("2.0", "g.0"),
+            &six.replace("2.0", "22.0"),
+            "ip6.arpa",
             "in-addr.arpa",
             "0.18.172.in-addr.arpa",
             "1.2.3.4.5.in-addr.arpa",
@@ -407,7 +435,7 @@ mod tests {
         #[test]
         fn any_packet_is_survived(packet in proptest::collection::vec(any::<u8>(), 0..600)) {
             if let Ok(query) = Query::parse(&packet) {
-                let answer = query.addresses(&[Ipv4Addr::LOCALHOST; 40], query.limit());
+                let answer = query.addresses(&[IpAddr::from(Ipv4Addr::LOCALHOST); 40], query.limit());
                 prop_assert!(answer.len() <= query.limit());
                 prop_assert!(query.is_answered_by(&answer, query.id));
             }

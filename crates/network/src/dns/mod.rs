@@ -4,7 +4,7 @@
 //! namespace translates: so port 53 of every address stays free for a name server that the container itself may be. One thread
 //! serves all namespaces; TCP, which hardly anybody uses, gets short-lived threads, few at a time.
 //!
-//! - A, PTR: of the containers on the networks of the asker, the addresses of one name in changing order. Other kinds of records
+//! - A, AAAA, PTR: of the containers on the networks of the asker, the addresses of one name in changing order. Other kinds of records
 //!   of a known name do not exist. The time to live is five seconds.
 //! - Everything else goes to the servers of the asker, one after the other, from the host's namespace, each question from a socket
 //!   of its own with an ID of its own; answers are passed on as they are. Who has no servers gets SERVFAIL.
@@ -28,7 +28,7 @@ use std::sync::Arc;
 pub use names::{Asker, Names};
 
 use crate::error::Result;
-use message::{Code, Query, Refusal, TYPE_A, TYPE_PTR};
+use message::{Code, Query, Refusal, TYPE_A, TYPE_AAAA, TYPE_PTR};
 
 /// Where programs find the server.
 pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 11);
@@ -91,9 +91,8 @@ fn decide(names: &Names, key: &str, packet: &[u8], rotation: usize, limit: Optio
     let limit = limit.unwrap_or_else(|| query.limit());
     if let Some(name) = query.name.as_deref().filter(|_| query.is_internet()) {
         if let Some(mut addresses) = names.resolve(key, name) {
-            if query.kind != TYPE_A {
-                addresses.clear();
-            } else if !addresses.is_empty() {
+            addresses.retain(|address| query.kind == if address.is_ipv4() { TYPE_A } else { TYPE_AAAA });
+            if !addresses.is_empty() {
                 let first = rotation % addresses.len();
                 addresses.rotate_left(first);
             }
@@ -124,7 +123,7 @@ pub fn answer_any(packet: &[u8]) -> Option<Vec<u8>> {
             ..Asker::default()
         },
     );
-    names.join("n", "c", Ipv4Addr::new(10, 0, 0, 2), &["a".into()]);
+    names.join("n", "c", &[Ipv4Addr::new(10, 0, 0, 2).into()], &["a".into()]);
     match decide(&names, "a", packet, 0, None) {
         Verdict::Drop => None,
         Verdict::Answer(answer) => Some(answer),

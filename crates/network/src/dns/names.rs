@@ -1,7 +1,7 @@
 //! Who is called what on which network, and who may ask.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// More name servers than any resolver asks.
@@ -23,9 +23,9 @@ struct Inner {
 #[derive(Debug, Default)]
 struct Zone {
     /// To whom a name leads, in the order in which they came.
-    names: HashMap<String, Vec<(String, Ipv4Addr)>>,
+    names: HashMap<String, Vec<(String, Vec<IpAddr>)>>,
     /// Whose an address is, and the name that is said for it.
-    addresses: HashMap<Ipv4Addr, (String, String)>,
+    addresses: HashMap<IpAddr, (String, String)>,
 }
 
 /// Who asks: what it sees.
@@ -48,19 +48,21 @@ impl Names {
         self.inner.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// `owner` has an address on a network, and these names there. The first one is said when somebody asks for the address.
-    pub fn join(&self, network: &str, owner: &str, address: Ipv4Addr, names: &[String]) {
+    /// `owner` has addresses on a network, and these names there. The first one is said when somebody asks for an address.
+    pub fn join(&self, network: &str, owner: &str, addresses: &[IpAddr], names: &[String]) {
         let mut inner = self.write();
         let zone = inner.networks.entry(network.to_owned()).or_default();
         zone.leave(owner);
         for name in names {
             let list = zone.names.entry(name.to_ascii_lowercase()).or_default();
             if !list.iter().any(|(there, _)| there == owner) {
-                list.push((owner.to_owned(), address));
+                list.push((owner.to_owned(), addresses.to_vec()));
             }
         }
         if let Some(first) = names.first() {
-            zone.addresses.insert(address, (owner.to_owned(), first.clone()));
+            for address in addresses {
+                zone.addresses.insert(*address, (owner.to_owned(), first.clone()));
+            }
         }
     }
 
@@ -85,9 +87,9 @@ impl Names {
         self.write().askers.remove(key);
     }
 
-    /// The addresses of a name, given in lower case; none when no network that the asker is on knows it. `name.network` is the
+    /// The addresses of a name of both families, given in lower case; none when no network that the asker is on knows it. `name.network` is the
     /// name on that network only.
-    pub(crate) fn resolve(&self, key: &str, name: &str) -> Option<Vec<Ipv4Addr>> {
+    pub(crate) fn resolve(&self, key: &str, name: &str) -> Option<Vec<IpAddr>> {
         let inner = self.read();
         let asker = inner.askers.get(key)?;
         let link = asker
@@ -97,7 +99,12 @@ impl Names {
         let wanted = link.map_or_else(|| name.to_owned(), |(_, target)| target.to_ascii_lowercase());
         let on = |network: &str, name: &str| {
             let list = inner.networks.get(network)?.names.get(name)?;
-            Some(list.iter().map(|(_, address)| *address).collect::<Vec<_>>())
+            Some(
+                list.iter()
+                    .flat_map(|(_, addresses)| addresses)
+                    .copied()
+                    .collect::<Vec<_>>(),
+            )
         };
         asker
             .networks
@@ -115,7 +122,7 @@ impl Names {
     }
 
     /// The name of an address, with its network's behind it.
-    pub(crate) fn reverse(&self, key: &str, address: Ipv4Addr) -> Option<String> {
+    pub(crate) fn reverse(&self, key: &str, address: IpAddr) -> Option<String> {
         let inner = self.read();
         let asker = inner.askers.get(key)?;
         asker.networks.iter().find_map(|network| {
@@ -151,8 +158,8 @@ impl Zone {
 mod tests {
     use super::*;
 
-    fn ip(last: u8) -> Ipv4Addr {
-        Ipv4Addr::new(10, 0, 0, last)
+    fn ip(last: u8) -> IpAddr {
+        IpAddr::from([10, 0, 0, last])
     }
 
     fn names(list: &[&str]) -> Vec<String> {
@@ -169,9 +176,9 @@ mod tests {
     #[test]
     fn names_are_seen_from_their_networks_only() {
         let known = Names::default();
-        known.join("front", "1", ip(2), &names(&["Web", "w"]));
-        known.join("back", "2", ip(3), &names(&["db"]));
-        known.join("back", "3", ip(4), &names(&["db2", "db"]));
+        known.join("front", "1", &[ip(2)], &names(&["Web", "w"]));
+        known.join("back", "2", &[ip(3)], &names(&["db"]));
+        known.join("back", "3", &[ip(4)], &names(&["db2", "db"]));
         known.set_asker("a", asker(&["front"]));
         known.set_asker("b", asker(&["front", "back"]));
         assert_eq!(known.resolve("a", "web"), Some(vec![ip(2)]));
@@ -192,7 +199,7 @@ mod tests {
     #[test]
     fn a_link_is_a_name_of_ones_own() {
         let known = Names::default();
-        known.join("n", "1", ip(2), &names(&["postgres"]));
+        known.join("n", "1", &[ip(2)], &names(&["postgres"]));
         known.set_asker(
             "a",
             Asker {
@@ -206,10 +213,24 @@ mod tests {
     }
 
     #[test]
+    fn both_families_lead_to_a_name_and_back() {
+        let known = Names::default();
+        let six: IpAddr = "fd00::2".parse().unwrap();
+        known.join("n", "1", &[ip(2), six], &names(&["a"]));
+        known.set_asker("x", asker(&["n"]));
+        assert_eq!(known.resolve("x", "a"), Some(vec![ip(2), six]));
+        for address in [ip(2), six] {
+            assert_eq!(known.reverse("x", address).as_deref(), Some("a.n"));
+        }
+        known.leave("n", "1");
+        assert_eq!(known.reverse("x", six), None);
+    }
+
+    #[test]
     fn who_joins_again_has_the_new_address_only() {
         let known = Names::default();
-        known.join("n", "1", ip(2), &names(&["a"]));
-        known.join("n", "1", ip(9), &names(&["a"]));
+        known.join("n", "1", &[ip(2)], &names(&["a"]));
+        known.join("n", "1", &[ip(9)], &names(&["a"]));
         known.set_asker("x", asker(&["n"]));
         assert_eq!(known.resolve("x", "a"), Some(vec![ip(9)]));
         assert_eq!(known.reverse("x", ip(2)), None);

@@ -1,8 +1,11 @@
 //! The expressions that a rule is made of.
 //!
-//! Registers: the first four words hold what is compared or looked up, the next ones what a lookup yields, so that one rule
+//! Registers: the first eight words hold what is compared or looked up, the other eight what a lookup yields, so that one rule
 //! can key on address, protocol and port at once.
 
+use ipnet::IpNet;
+
+use super::Ip;
 use crate::netlink::message::Attrs;
 
 const LIST_ELEM: u16 = 1;
@@ -17,7 +20,7 @@ const REG_VERDICT: u32 = 0;
 /// The words of the key: `NFT_REG32_00` and on.
 pub(super) const KEY: u32 = libc::NFT_REG32_00 as u32;
 /// The words of a lookup's result.
-pub(super) const RESULT: u32 = libc::NFT_REG32_04 as u32;
+pub(super) const RESULT: u32 = libc::NFT_REG32_08 as u32;
 
 /// Keys of `enum nft_meta_keys` that the `libc` crate does not name (Linux 4.18).
 const META_IIFKIND: i32 = 26;
@@ -29,6 +32,8 @@ const FIB_F_DADDR: u32 = 2;
 
 /// `ct state`: established and related.
 const CT_ESTABLISHED_OR_RELATED: u32 = 2 | 4;
+/// `ct state`: new.
+const CT_NEW: u32 = 8;
 /// `IPS_DST_NAT` of `ct status`.
 const CT_STATUS_DNAT: u32 = 1 << 5;
 
@@ -95,7 +100,7 @@ impl Rule<'_, '_> {
             a.be32(2, register);
             a.be32(3, mask.len() as u32);
             a.nest(4, |a| a.put(DATA_VALUE, mask));
-            a.nest(5, |a| a.put(DATA_VALUE, &[0; 4][..mask.len().min(4)]));
+            a.nest(5, |a| a.put(DATA_VALUE, &[0; 16][..mask.len().min(16)]));
         });
     }
 
@@ -160,26 +165,40 @@ impl Rule<'_, '_> {
     }
 
     /// `ip saddr NET`.
-    pub(super) fn source_in(&mut self, net: ipnet::Ipv4Net) -> &mut Self {
-        self.address_in(12, net)
+    pub(super) fn source_in(&mut self, net: IpNet) -> &mut Self {
+        self.address_in(false, net)
     }
 
     /// `ip daddr NET`.
-    pub(super) fn destination_in(&mut self, net: ipnet::Ipv4Net) -> &mut Self {
-        self.address_in(16, net)
+    pub(super) fn destination_in(&mut self, net: IpNet) -> &mut Self {
+        self.address_in(true, net)
     }
 
-    fn address_in(&mut self, offset: u32, net: ipnet::Ipv4Net) -> &mut Self {
-        self.load_payload(KEY, libc::NFT_PAYLOAD_NETWORK_HEADER, offset, 4);
-        self.mask(KEY, &net.netmask().octets());
-        self.compare(KEY, Is::Equal, &net.network().octets());
+    fn address_in(&mut self, destination: bool, net: IpNet) -> &mut Self {
+        let ip = Ip::of(net.addr());
+        self.load_address(KEY, ip, destination);
+        self.mask(KEY, &super::octets(net.netmask()));
+        self.compare(KEY, Is::Equal, &super::octets(net.network()));
         self
+    }
+
+    fn load_address(&mut self, register: u32, ip: Ip, destination: bool) {
+        let offset = ip.source_offset() + if destination { ip.length() } else { 0 };
+        self.load_payload(register, libc::NFT_PAYLOAD_NETWORK_HEADER, offset, ip.length());
     }
 
     /// `ct state established,related`.
     pub(super) fn established(&mut self) -> &mut Self {
         self.load_ct(KEY, libc::NFT_CT_STATE);
         self.mask(KEY, &CT_ESTABLISHED_OR_RELATED.to_ne_bytes());
+        self.compare(KEY, Is::NotEqual, &[0; 4]);
+        self
+    }
+
+    /// `ct state new`.
+    pub(super) fn new_connection(&mut self) -> &mut Self {
+        self.load_ct(KEY, libc::NFT_CT_STATE);
+        self.mask(KEY, &CT_NEW.to_ne_bytes());
         self.compare(KEY, Is::NotEqual, &[0; 4]);
         self
     }
@@ -193,11 +212,16 @@ impl Rule<'_, '_> {
     }
 
     /// `dnat to [ip daddr .] meta l4proto . th dport map @MAP`.
-    pub(super) fn dnat_by_map(&mut self, map: &str, with_address: bool) {
+    pub(super) fn dnat_by_map(&mut self, ip: Ip, map: &str, with_address: bool) {
+        self.published(ip, map, with_address).dnat(ip);
+    }
+
+    /// `[ip daddr .] meta l4proto . th dport @MAP`; the result is in its registers.
+    pub(super) fn published(&mut self, ip: Ip, map: &str, with_address: bool) -> &mut Self {
         let mut word = KEY;
         if with_address {
-            self.load_payload(word, libc::NFT_PAYLOAD_NETWORK_HEADER, 16, 4);
-            word += 1;
+            self.load_address(word, ip, true);
+            word += ip.length() / 4;
         }
         self.load_meta(word, libc::NFT_META_L4PROTO);
         self.load_payload(word + 1, libc::NFT_PAYLOAD_TRANSPORT_HEADER, 2, 2);
@@ -206,7 +230,18 @@ impl Rule<'_, '_> {
             a.be32(2, KEY);
             a.be32(3, RESULT);
         });
-        self.dnat();
+        self
+    }
+
+    /// `dup to ADDRESS device INDEX`: a copy leaves by the interface.
+    pub(super) fn copy_to(&mut self, address: std::net::IpAddr, interface: u32) -> &mut Self {
+        self.immediate(KEY, &super::octets(address));
+        self.immediate(RESULT, &interface.to_ne_bytes());
+        self.expr("dup", |a| {
+            a.be32(1, KEY);
+            a.be32(2, RESULT);
+        });
+        self
     }
 
     /// `PROTOCOL dport PORT`.
@@ -229,16 +264,16 @@ impl Rule<'_, '_> {
     pub(super) fn dnat_to(&mut self, address: std::net::Ipv4Addr, port: u16) {
         self.immediate(RESULT, &address.octets());
         self.immediate(RESULT + 1, &port.to_be_bytes());
-        self.dnat();
+        self.dnat(Ip::V4);
     }
 
     /// `dnat` to the address and port in the registers of a result.
-    fn dnat(&mut self) {
+    fn dnat(&mut self, ip: Ip) {
         self.expr("nat", |a| {
             a.be32(1, libc::NFT_NAT_DNAT as u32);
-            a.be32(2, u32::from(super::FAMILY));
+            a.be32(2, u32::from(ip.number()));
             a.be32(3, RESULT);
-            a.be32(5, RESULT + 1);
+            a.be32(5, RESULT + ip.length() / 4);
         });
     }
 

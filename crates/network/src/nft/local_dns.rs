@@ -2,10 +2,10 @@
 
 use std::net::Ipv4Addr;
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 
 use super::expr::Rule;
-use super::{CREATE, MSG_DELTABLE, MSG_NEWCHAIN, MSG_NEWRULE, MSG_NEWTABLE, push, transaction};
+use super::{CREATE, Ip, MSG_DELTABLE, MSG_NEWCHAIN, MSG_NEWRULE, MSG_NEWTABLE, push, transaction};
 use crate::netlink::message::Batch;
 use crate::ports::Protocol;
 
@@ -26,9 +26,9 @@ pub(crate) fn redirect(address: Ipv4Addr, udp: u16, tcp: u16) -> Batch {
             ("replace", MSG_DELTABLE, 0),
             ("create", MSG_NEWTABLE, CREATE),
         ] {
-            push(batch, what, message, flags, |a| a.str(1, TABLE));
+            push(batch, Ip::V4, what, message, flags, |a| a.str(1, TABLE));
         }
-        push(batch, "create a chain in", MSG_NEWCHAIN, CREATE, |a| {
+        push(batch, Ip::V4, "create a chain in", MSG_NEWCHAIN, CREATE, |a| {
             a.str(1, TABLE);
             a.str(3, CHAIN);
             a.nest(4, |a| {
@@ -40,12 +40,12 @@ pub(crate) fn redirect(address: Ipv4Addr, udp: u16, tcp: u16) -> Batch {
         });
         for (protocol, port) in [(Protocol::Udp, udp), (Protocol::Tcp, tcp)] {
             const APPEND: u16 = CREATE | libc::NLM_F_APPEND as u16;
-            push(batch, "create a rule in", MSG_NEWRULE, APPEND, |a| {
+            push(batch, Ip::V4, "create a rule in", MSG_NEWRULE, APPEND, |a| {
                 a.str(1, TABLE);
                 a.str(2, CHAIN);
                 a.nest(4, |a| {
                     Rule(a)
-                        .destination_in(Ipv4Net::from(address))
+                        .destination_in(IpNet::V4(Ipv4Net::from(address)))
                         .destination_port(protocol, DNS)
                         .dnat_to(address, port);
                 });

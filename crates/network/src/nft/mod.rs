@@ -9,8 +9,46 @@ pub(crate) mod ruleset;
 
 use crate::netlink::message::{Attrs, Batch};
 
-/// `NFPROTO_IPV4`.
-const FAMILY: u8 = 2;
+/// The family of a table: one of each is called the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ip {
+    V4,
+    V6,
+}
+
+impl Ip {
+    /// Both of them.
+    pub(crate) const ALL: [Self; 2] = [Self::V4, Self::V6];
+
+    pub(crate) fn of(address: std::net::IpAddr) -> Self {
+        if address.is_ipv4() { Self::V4 } else { Self::V6 }
+    }
+
+    /// `NFPROTO_*`, which are `AF_*`.
+    pub(crate) fn number(self) -> u8 {
+        match self {
+            Self::V4 => libc::AF_INET as u8,
+            Self::V6 => libc::AF_INET6 as u8,
+        }
+    }
+
+    /// Bytes of an address.
+    fn length(self) -> u32 {
+        match self {
+            Self::V4 => 4,
+            Self::V6 => 16,
+        }
+    }
+
+    /// Where a header has the source; the destination follows it.
+    fn source_offset(self) -> u32 {
+        match self {
+            Self::V4 => 12,
+            Self::V6 => 8,
+        }
+    }
+}
+
 const SUBSYSTEM: u16 = 10;
 const MSG_BATCH_BEGIN: u16 = 0x10;
 const MSG_BATCH_END: u16 = 0x11;
@@ -26,6 +64,14 @@ const MSG_NEWSET: u16 = 9;
 const MSG_NEWSETELEM: u16 = 12;
 const MSG_GETSETELEM: u16 = 13;
 const MSG_DELSETELEM: u16 = 14;
+
+/// An address as packets and registers have it.
+fn octets(address: std::net::IpAddr) -> Vec<u8> {
+    match address {
+        std::net::IpAddr::V4(address) => address.octets().to_vec(),
+        std::net::IpAddr::V6(address) => address.octets().to_vec(),
+    }
+}
 
 /// A transaction: what `fill` adds happens as a whole or not at all.
 pub(crate) fn transaction(fill: impl FnOnce(&mut Batch)) -> Batch {
@@ -50,14 +96,27 @@ pub(crate) fn transaction(fill: impl FnOnce(&mut Batch)) -> Batch {
     batch
 }
 
-fn push(batch: &mut Batch, what: &'static str, message: u16, flags: u16, body: impl FnOnce(&mut Attrs<'_>)) {
-    batch.push(what, SUBSYSTEM << 8 | message, flags, &[FAMILY, 0, 0, 0], body);
+fn push(
+    batch: &mut Batch,
+    ip: Ip,
+    what: &'static str,
+    message: u16,
+    flags: u16,
+    body: impl FnOnce(&mut Attrs<'_>),
+) {
+    batch.push(
+        what,
+        SUBSYSTEM << 8 | message,
+        flags,
+        &[ip.number(), 0, 0, 0],
+        body,
+    );
 }
 
 /// Removes the whole table with everything in it.
-pub(crate) fn delete_table(table: &str) -> Batch {
+pub(crate) fn delete_table(ip: Ip, table: &str) -> Batch {
     transaction(|batch| {
-        push(batch, "remove the nftables table", MSG_DELTABLE, 0, |a| {
+        push(batch, ip, "remove the nftables table", MSG_DELTABLE, 0, |a| {
             a.str(1, table)
         })
     })

@@ -3,7 +3,7 @@
 #![allow(dead_code, clippy::print_stderr)]
 
 use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd};
 use std::process::Command;
 use std::time::Duration;
@@ -42,7 +42,9 @@ pub fn with_outside(test: impl FnOnce(&Netns) + Send) {
 pub fn with_and_without_bridge_netfilter(test: impl Fn(&Netns) + Send + Sync) {
     for on in ["1", "0"] {
         with_outside(|outside| {
-            sh(&format!("sysctl -q net.bridge.bridge-nf-call-iptables={on}"));
+            sh(&format!(
+                "sysctl -q net.bridge.bridge-nf-call-iptables={on} net.bridge.bridge-nf-call-ip6tables={on}"
+            ));
             test(outside);
         });
     }
@@ -73,6 +75,18 @@ pub fn tcp_server(netns: &Netns, port: u16) {
     std::thread::spawn(move || {
         while let Ok((mut stream, peer)) = listener.accept() {
             let _ = stream.write_all(peer.ip().to_string().as_bytes());
+        }
+    });
+}
+
+/// The same of both families.
+pub fn tcp_server_of_both(netns: &Netns, port: u16) {
+    let listener = netns
+        .run(|| TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).unwrap())
+        .unwrap();
+    std::thread::spawn(move || {
+        while let Ok((mut stream, peer)) = listener.accept() {
+            let _ = stream.write_all(peer.ip().to_canonical().to_string().as_bytes());
         }
     });
 }
@@ -129,7 +143,7 @@ pub fn config() -> BridgeConfig {
 
 pub fn wish(host: &str, host_port: u16, target_port: u16, protocol: Protocol) -> PortSpec {
     PortSpec {
-        host_ip: host.parse().unwrap(),
+        host_ip: Some(host.parse().unwrap()),
         host_ports: host_port..=host_port,
         target_port,
         protocol,
