@@ -492,10 +492,8 @@ impl Server {
     fn resize(&self, exec: Option<&str>, size: ConsoleSize) -> Result<()> {
         match &self.session(exec)?.terminal {
             Some(master) => terminal::resize(master.as_fd(), size),
-            None => Err(Error::new(
-                ErrorKind::Conflict,
-                "the process has no terminal to resize",
-            )),
+            // Clients tell their size before they know; runc's shims take it as well.
+            None => Ok(()),
         }
     }
 
