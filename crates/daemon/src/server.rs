@@ -17,7 +17,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, watch};
 use tokio::task::JoinSet;
 use vessel_build::Builder;
 use vessel_engine::Engine;
@@ -30,6 +30,7 @@ use crate::conn::{Conn, drain};
 use crate::error::{ApiError, Error};
 use crate::listen::{Listener, Security};
 use crate::response::Answer;
+use crate::room::{Guest, Room};
 use crate::takeover::{Held, Taker};
 use crate::{response, router, tls};
 
@@ -39,8 +40,8 @@ const DRAIN: Duration = Duration::from_secs(15);
 const HEAD_TIMEOUT: Duration = Duration::from_secs(120);
 /// Nobody connects to say nothing: the first head has to come sooner.
 const FIRST_HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// Connections at most, raw streams among them; those that come then wait to be accepted.
-const MAX_CONNECTIONS: u64 = 4096;
+/// Connections at most, raw streams among them; when more come, idle ones are closed.
+const MAX_CONNECTIONS: u64 = 16384;
 /// The most a connection buffers while it reads; heads of requests must fit.
 const READ_BUFFER: usize = 256 * 1024;
 
@@ -176,11 +177,10 @@ impl Server {
         // Strangers on one must not keep out those who come by another.
         let share = (connections() / listeners.len().max(1)).max(1);
         for listener in &listeners {
-            let room = Arc::new(Semaphore::new(share));
             accepting.spawn(accept(
                 Arc::clone(listener),
                 Arc::clone(&state),
-                room,
+                Room::new(share),
                 ended.clone(),
             ));
         }
@@ -221,23 +221,16 @@ fn connections() -> usize {
     usize::try_from(half.clamp(1, MAX_CONNECTIONS)).unwrap_or(usize::MAX)
 }
 
-async fn accept(
-    listener: Arc<Listener>,
-    state: Arc<State>,
-    room: Arc<Semaphore>,
-    ended: watch::Receiver<bool>,
-) {
+async fn accept(listener: Arc<Listener>, state: Arc<State>, room: Arc<Room>, ended: watch::Receiver<bool>) {
     loop {
-        // It is never closed.
-        let Ok(permit) = Arc::clone(&room).acquire_owned().await else {
-            return;
-        };
         match listener.accept().await {
             Ok(accepted) => {
+                let Some(permit) = room.enter().await else { return };
+                let guest = room.guest();
                 let (state, ended) = (Arc::clone(&state), ended.clone());
                 tokio::spawn(async move {
                     match tokio::time::timeout(FIRST_HEAD_TIMEOUT, accepted.ready()).await {
-                        Ok(Ok(conn)) => connection(conn, permit, state, ended).await,
+                        Ok(Ok(conn)) => connection(conn, (permit, guest), state, ended).await,
                         Ok(Err(error)) => tracing::debug!(%error, "a client's handshake failed"),
                         Err(_) => tracing::debug!("a client's handshake took too long"),
                     }
@@ -259,7 +252,7 @@ async fn accept(
 
 async fn connection(
     conn: Conn,
-    permit: OwnedSemaphorePermit,
+    (permit, guest): (OwnedSemaphorePermit, Guest),
     state: Arc<State>,
     mut ended: watch::Receiver<bool>,
 ) {
@@ -270,8 +263,11 @@ async fn connection(
     let heard = Arc::clone(&spoken);
     let (conn, taker) = Held::new(conn, permit);
     let ending = taker.clone();
+    let guest = Arc::new(guest);
+    let speaking = Arc::clone(&guest);
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         heard.store(true, Ordering::Relaxed);
+        speaking.spoke();
         let (state, taker, refuse) = (Arc::clone(&state), taker.clone(), Arc::clone(&refuse));
         taker.request_begins(&request);
         async move {
@@ -298,6 +294,10 @@ async fn connection(
     let result = tokio::select! {
         result = &mut connection => result,
         () = silent => return,
+        () = guest.asked_to_leave() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
         // It changes once, or its sender is gone; either way this is the end.
         _ = ended.changed() => {
             connection.as_mut().graceful_shutdown();

@@ -24,6 +24,8 @@ pub struct Daemon {
     pub more: Vec<String>,
     /// A process whose network the next start is in.
     pub network_of: Option<u32>,
+    /// Open files that the daemon may have from the next start on, where that is not as many as there may be.
+    pub files: Option<u32>,
     child: Option<Child>,
 }
 
@@ -86,6 +88,7 @@ pub fn prepared_daemon(prepare: impl FnOnce(&mut Daemon)) -> Option<Daemon> {
         no_bridge: false,
         more: Vec::new(),
         network_of: None,
+        files: None,
         child: None,
     };
     prepare(&mut daemon);
@@ -152,13 +155,18 @@ impl Daemon {
             .append(true)
             .open(self.dir.path().join("daemon.log"))
             .expect("the daemon's log");
-        let mut command = match self.network_of {
-            Some(pid) => {
+        let mut command = match (self.network_of, self.files) {
+            (Some(pid), _) => {
                 let mut command = Command::new("nsenter");
                 command.args(["-n", "-t", &pid.to_string(), VESSEL]);
                 command
             }
-            None => Command::new(VESSEL),
+            (None, Some(files)) => {
+                let mut shell = Command::new("sh");
+                shell.args(["-c", &format!("ulimit -n {files} && exec \"$0\" \"$@\""), VESSEL]);
+                shell
+            }
+            (None, None) => Command::new(VESSEL),
         };
         let child = command
             .arg("daemon")

@@ -166,3 +166,48 @@ fn a_websocket_attaches() {
     stream.read_to_end(&mut end).unwrap();
     assert_eq!(end.first(), Some(&0x88), "{end:?}");
 }
+
+#[test]
+fn idle_connections_make_room_for_others() {
+    let Some(mut daemon) = daemon() else { return };
+    daemon.stop();
+    // Half of them are for connections.
+    daemon.files = Some(256);
+    daemon.start();
+    daemon
+        .vessel(&["run", "-d", "--name", "cat", "-i", "busybox", "cat"])
+        .ok();
+    let mut attached = connect(&daemon);
+    attached
+        .write_all(b"POST /containers/cat/attach?stream=1&stdin=1&stdout=1 HTTP/1.1\r\nHost: d\r\n\r\n")
+        .unwrap();
+    assert!(head(&mut attached).starts_with("HTTP/1.1 200"));
+    let ping = |stream: &mut UnixStream| {
+        stream
+            .write_all(b"GET /_ping HTTP/1.1\r\nHost: d\r\n\r\n")
+            .unwrap();
+        assert!(head(stream).starts_with("HTTP/1.1 200"));
+        let mut body = [0; 2];
+        stream.read_exact(&mut body).unwrap();
+        assert_eq!(&body, b"OK");
+    };
+    let begin = std::time::Instant::now();
+    let mut idle: Vec<UnixStream> = (0..600)
+        .map(|_| {
+            let mut stream = connect(&daemon);
+            ping(&mut stream);
+            stream
+        })
+        .collect();
+    // Without that, it would have been two minutes until the first was closed.
+    assert!(begin.elapsed().as_secs() < 60, "{:?}", begin.elapsed());
+    ping(idle.last_mut().unwrap());
+    let mut rest = Vec::new();
+    idle[0].read_to_end(&mut rest).unwrap();
+    assert_eq!(rest, b"", "the first is told nothing but the end");
+    // A stream is no idle connection, however quiet.
+    attached.write_all(b"still here\n").unwrap();
+    let mut frame = [0; 19];
+    attached.read_exact(&mut frame).unwrap();
+    assert_eq!(&frame[8..], b"still here\n");
+}
