@@ -46,8 +46,17 @@ pub struct Error {
     kind: ErrorKind,
     message: String,
     location: Option<Box<Located>>,
-    exit_code: Option<i32>,
+    process: Option<Box<FailedProcess>>,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+/// A step's process that failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FailedProcess {
+    /// Its words, with spaces between them.
+    pub command: String,
+    /// Its exit code.
+    pub code: i32,
 }
 
 /// Where an error is, with the text of the file it is in.
@@ -66,7 +75,7 @@ impl Error {
             kind,
             message: message.into(),
             location: None,
-            exit_code: None,
+            process: None,
             source: None,
         }
     }
@@ -103,9 +112,9 @@ impl Error {
         self.kind
     }
 
-    /// The exit code of the process that failed.
-    pub fn exit_code(&self) -> Option<i32> {
-        self.exit_code
+    /// The process that failed.
+    pub fn process(&self) -> Option<&FailedProcess> {
+        self.process.as_deref()
     }
 
     /// Where in the Dockerfile, with the file's text.
@@ -113,10 +122,10 @@ impl Error {
         self.location.as_deref()
     }
 
-    /// The same error with the exit code of the process that failed.
+    /// The same error with the process that failed.
     #[must_use]
-    pub fn with_exit_code(mut self, code: i32) -> Self {
-        self.exit_code = Some(code);
+    pub fn of_process(mut self, process: FailedProcess) -> Self {
+        self.process = Some(Box::new(process));
         self
     }
 

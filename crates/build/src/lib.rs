@@ -22,7 +22,7 @@ mod tree;
 pub mod worker;
 
 pub use builder::{Builder, BuilderConfig, CacheRecord, PruneOptions, Pruned};
-pub use error::{Error, ErrorKind, Located, Location, Result};
+pub use error::{Error, ErrorKind, FailedProcess, Located, Location, Result};
 
 /// Runs what blocks on a thread made for that.
 pub(crate) async fn blocking<T: Send + 'static>(

@@ -158,7 +158,7 @@ impl NoCache {
 }
 
 /// The network of a step.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub enum Network {
     /// The default bridge, with name servers.
     #[default]
@@ -167,6 +167,21 @@ pub enum Network {
     None,
     /// The host's. Needs [`Entitlement::NetworkHost`].
     Host,
+    /// A network that a user has made, or with `container:` in front a container's. For clients that may do all that this
+    /// daemon may.
+    Named(String),
+}
+
+impl Network {
+    /// What a step's key knows of it: a step on one network is taken for the same on another.
+    pub(crate) fn key(&self) -> u8 {
+        match self {
+            Self::Default => 0,
+            Self::None => 1,
+            Self::Host => 2,
+            Self::Named(_) => 3,
+        }
+    }
 }
 
 /// What a client may allow a build beyond the default.

@@ -14,7 +14,7 @@ use super::step::{Cached, Workspace, digest, key};
 use super::stubs::Stubs;
 use crate::blocking;
 use crate::dockerfile::{Instruction, Network as AskedNetwork, Run, Script, Security, is_proxy_arg};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, FailedProcess, Result};
 use crate::request::{Entitlement, Network};
 use crate::worker::RunRequest;
 
@@ -147,7 +147,10 @@ impl Solve {
                         exit.code
                     ),
                 )
-                .with_exit_code(exit.code));
+                .of_process(FailedProcess {
+                    command: name,
+                    code: exit.code,
+                }));
             }
             let workspace = Arc::try_unwrap(workspace)
                 .map_err(|_| Error::new(ErrorKind::System, "the files of a step are still in use"))?;
@@ -182,7 +185,7 @@ impl Solve {
         }
         let insecure = run.security == Security::Insecure;
         let network = match run.network {
-            AskedNetwork::Default => request.network,
+            AskedNetwork::Default => request.network.clone(),
             AskedNetwork::None => Network::None,
             AskedNetwork::Host => Network::Host,
         };
@@ -243,7 +246,7 @@ impl Solve {
             env: &env,
             cwd: state.workdir(),
             user: state.user(),
-            network: network as u8,
+            network: network.key(),
             insecure,
             mounts: &keys,
             hosts: request

@@ -41,7 +41,7 @@ use crate::worker::{Pull, ResolveRequest};
 pub(crate) use files::{Files, Opened};
 use state::Held;
 pub(crate) use state::State;
-pub(crate) use vertex::{Pending, as_vertex};
+pub(crate) use vertex::{Pending, as_part, as_vertex};
 
 /// Whether a build was given up.
 #[derive(Debug, Clone, Default)]

@@ -8,7 +8,7 @@ use tokio::io::AsyncWriteExt;
 use vessel_image::{Digest, Platform};
 
 use super::state::State;
-use super::{Pending, as_vertex, platform_text};
+use super::{Pending, as_part, as_vertex, platform_text};
 use crate::blocking;
 use crate::builder::Builder;
 use crate::error::{Error, ErrorKind, Result};
@@ -70,7 +70,7 @@ impl Exporter {
                     let vertex = Pending::new("exporting to image");
                     let work = async {
                         if *store {
-                            self.store(&mut result, names, finished).await?;
+                            self.store(&vertex.digest, &mut result, names, finished).await?;
                         }
                         if *push {
                             let configs: Vec<Vec<u8>> =
@@ -107,6 +107,7 @@ impl Exporter {
                         .map(|image| (image.config.clone(), names.clone()))
                         .collect();
                     let work = self.archive(exporter, *format, images);
+                    let work = self.part(&vertex, "sending tarball", work);
                     as_vertex(&self.progress, &vertex, work).await?;
                 }
                 Output::Local {
@@ -115,7 +116,7 @@ impl Exporter {
                 } => {
                     let vertex = Pending::new("exporting to client directory");
                     let split = platform_split.unwrap_or(finished.len() > 1);
-                    let work = self.directory(exporter, split, finished);
+                    let work = self.directory(&vertex, exporter, split, finished);
                     as_vertex(&self.progress, &vertex, work).await?;
                 }
                 Output::Tar {
@@ -125,6 +126,7 @@ impl Exporter {
                     let vertex = Pending::new("exporting to client tarball");
                     let split = platform_split.unwrap_or(finished.len() > 1);
                     let work = self.tar(exporter, split, finished);
+                    let work = self.part(&vertex, "sending tarball", work);
                     as_vertex(&self.progress, &vertex, work).await?;
                 }
             }
@@ -132,7 +134,22 @@ impl Exporter {
         Ok(result)
     }
 
-    async fn store(&self, result: &mut BuildResult, names: &[String], finished: &[Finished]) -> Result<()> {
+    async fn part<T>(
+        &self,
+        vertex: &Pending,
+        name: &str,
+        work: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        as_part(&self.progress, &vertex.digest, name, work).await
+    }
+
+    async fn store(
+        &self,
+        vertex: &Digest,
+        result: &mut BuildResult,
+        names: &[String],
+        finished: &[Finished],
+    ) -> Result<()> {
         let worker = self.builder.worker();
         let host = worker.platform();
         // A name means the image for this host; without one, the first.
@@ -146,12 +163,21 @@ impl Exporter {
                 return Err(Error::new(ErrorKind::System, "a layer of the result is gone"));
             }
             let own = if at == named { names } else { &[] };
-            image.id = worker.store_image(&image.config, own, &lease).await?;
+            let part = format!("writing image {}", image.id);
+            let stored = worker.store_image(&image.config, own, &lease);
+            image.id = as_part(&self.progress, vertex, &part, stored).await?;
             image.stored = true;
         }
         if result.images.len() > 1 {
             let ids: Vec<Digest> = result.images.iter().map(|image| image.id.clone()).collect();
             worker.keep_together(&ids, names).await?;
+        }
+        for name in names {
+            let part = format!(
+                "naming to {}",
+                vessel_image::Reference::parse(name)?.with_default_tag()
+            );
+            as_part(&self.progress, vertex, &part, async { Ok(()) }).await?;
         }
         Ok(())
     }
@@ -186,7 +212,13 @@ impl Exporter {
         .await
     }
 
-    async fn directory(&self, exporter: &str, split: bool, finished: &[Finished]) -> Result<()> {
+    async fn directory(
+        &self,
+        vertex: &Pending,
+        exporter: &str,
+        split: bool,
+        finished: &[Finished],
+    ) -> Result<()> {
         for one in finished {
             let (worker, chain) = (Arc::clone(self.builder.worker()), one.state.chain.clone());
             let root = blocking(move || worker.mount(&chain, None)).await?;
@@ -195,7 +227,12 @@ impl Exporter {
                 prefix: prefix(split, &one.platform),
                 epoch: one.epoch,
             };
-            self.session.export_directory(exporter, tree).await?;
+            let part = match split {
+                true => format!("copying files {}", platform_text(&one.platform)),
+                false => "copying files".to_owned(),
+            };
+            let copied = self.session.export_directory(exporter, tree);
+            self.part(vertex, &part, copied).await?;
         }
         Ok(())
     }

@@ -9,7 +9,7 @@ use super::dispatch::Line;
 use super::{Solve, location};
 use crate::dockerfile::Span;
 use crate::error::Result;
-use crate::progress::{Event, Progress, Step, Vertex, unique_digest};
+use crate::progress::{Event, Progress, Status, Step, Vertex, unique_digest};
 
 /// A vertex that has begun.
 #[derive(Debug, Clone)]
@@ -59,6 +59,32 @@ pub(crate) async fn as_vertex<T>(
     event.completed = Some(SystemTime::now());
     event.error = result.as_ref().err().map(ToString::to_string);
     progress.send(Event::Vertex(event)).await;
+    result
+}
+
+/// Does a part of what a vertex does, which is shown below it by name, with BuildKit's names: clients look for them.
+pub(crate) async fn as_part<T>(
+    progress: &Progress,
+    vertex: &Digest,
+    name: &str,
+    work: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    let started = SystemTime::now();
+    let tell = |completed: Option<SystemTime>| {
+        Event::Status(Status {
+            vertex: vertex.clone(),
+            id: name.to_owned(),
+            name: name.to_owned(),
+            current: 0,
+            total: 0,
+            started,
+            completed,
+            time: completed.unwrap_or(started),
+        })
+    };
+    progress.send(tell(None)).await;
+    let result = work.await;
+    progress.send(tell(Some(SystemTime::now()))).await;
     result
 }
 

@@ -2,6 +2,8 @@
 //! command lines where they are installed.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -254,4 +256,89 @@ fn docker_builds_with_its_own_buildkit_client() {
     assert_eq!(said.code, 0, "{said:?}");
     assert!(said.err.contains(" said\n"), "{said:?}");
     assert_eq!(daemon.vessel(&["run", "--rm", "v2"]).ok(), "one");
+}
+
+/// What the classic endpoint answers to a Dockerfile that comes in an archive's place.
+fn classic(daemon: &Daemon, query: &str, dockerfile: &str) -> String {
+    let socket = daemon.socket();
+    let mut stream = UnixStream::connect(socket.trim_start_matches("unix://")).unwrap();
+    write!(
+        stream,
+        "POST /build?{query} HTTP/1.1\r\nHost: d\r\nConnection: close\r\nContent-Type: application/x-tar\r\nContent-Length: {}\r\n\r\n{dockerfile}",
+        dockerfile.len()
+    )
+    .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[test]
+fn the_classic_endpoint_has_dockers_words() {
+    let Some(daemon) = daemon() else { return };
+    let failed = classic(&daemon, "", "FROM busybox\nRUN echo bad >&2; exit 3\n");
+    assert!(
+        failed.contains(r#""stream":"\u001b[91mbad\n\u001b[0m""#),
+        "{failed}"
+    );
+    let words = "The command '/bin/sh -c echo bad >&2; exit 3' returned a non-zero code: 3";
+    assert!(
+        failed.contains(&format!(r#""errorDetail":{{"code":3,"message":"{words}"}}"#)),
+        "{failed}"
+    );
+}
+
+#[test]
+fn the_classic_endpoint_trusts_the_images_it_is_told() {
+    let Some(daemon) = daemon() else { return };
+    let dockerfile = "FROM busybox\nENV A=b\nRUN touch c\nRUN touch d\n";
+    let cached = |query: &str| {
+        let answer = classic(&daemon, query, dockerfile);
+        assert!(answer.contains("Successfully built"), "{answer}");
+        answer.matches("Using cache").count()
+    };
+    cached("t=one");
+    assert_eq!(cached("t=two&cachefrom=%5B%22one%22%5D"), 3);
+    assert_eq!(cached("t=two&cachefrom=%5B%22nosuchimage%22%5D"), 0);
+    assert_eq!(cached("t=two&nocache=1"), 0);
+}
+
+#[test]
+fn a_build_is_on_the_network_it_is_told() {
+    let Some(daemon) = daemon() else { return };
+    let subnet = daemon.further_subnet(0);
+    daemon
+        .vessel(&["network", "create", "--subnet", &subnet, "own"])
+        .ok();
+    let id = daemon
+        .vessel(&["network", "inspect", "-f", "{{.Id}}", "own"])
+        .ok();
+    daemon
+        .vessel(&[
+            "run",
+            "-d",
+            "--name",
+            "target",
+            "--network",
+            "own",
+            "busybox",
+            "sleep",
+            "1000",
+        ])
+        .ok();
+    let dockerfile = "FROM busybox\nRUN ping -c 1 target\n";
+    for mode in ["own", &id[..12], "container:target"] {
+        let answer = classic(&daemon, &format!("nocache=1&networkmode={mode}"), dockerfile);
+        assert!(answer.contains("Successfully built"), "{mode}: {answer}");
+    }
+    let answer = classic(&daemon, "nocache=1", dockerfile);
+    assert!(answer.contains("non-zero code: 1"), "{answer}");
+    let answer = classic(&daemon, "networkmode=nosuchnetwork", dockerfile);
+    assert!(
+        answer.contains("errorDetail") && answer.contains("nosuchnetwork"),
+        "{answer}"
+    );
+    daemon.vessel(&["rm", "-f", "target"]).ok();
+    // Nothing of the builds is on it any more.
+    daemon.vessel(&["network", "rm", "own"]).ok();
 }

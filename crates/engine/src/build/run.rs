@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -24,9 +25,11 @@ use vessel_runtime::shim::{Attach, Event, LaunchedShim, Overlay, RootSource, Shi
 
 use super::mounts::{self, Agents};
 use crate::container::names;
+use crate::container::prepare::open_namespace;
 use crate::container::record::Record;
 use crate::container::shim::{asynchronous, receive};
 use crate::error::Context;
+use crate::network::End;
 use crate::oci_spec::modes::{Ipc, NetworkMode};
 use crate::oci_spec::{self, Inputs, Namespaces, devices, security, user, validate};
 use crate::{Engine, Error, Result, blocking, ids};
@@ -201,10 +204,11 @@ fn record_of(request: &RunRequest, id: &str) -> Record {
             .unwrap_or_default()
     };
     let host = HostConfig {
-        network_mode: match request.network {
+        network_mode: match &request.network {
             Network::Default => "bridge",
             Network::None => "none",
             Network::Host => "host",
+            Network::Named(name) => name,
         }
         .to_owned(),
         privileged: request.insecure,
@@ -272,9 +276,26 @@ fn launch(engine: &Engine, request: RunRequest, running: &mut Running) -> Result
     let accounts = user::read_stack(lower.clone())?;
     let identity = accounts.identity(&request.user, &[])?;
 
+    if let Some(network) = engine.networks.find_user(&record.host.network_mode) {
+        // Its ends are known by its name.
+        record.host.network_mode.clone_from(&network.record.name);
+    }
     let mode = NetworkMode::parse(&record.host.network_mode)?;
-    let netns = match mode {
+    let netns = match &mode {
         NetworkMode::Host => None,
+        NetworkMode::None => Some(engine.networks.isolated()?.netns),
+        NetworkMode::Container(name) => Some(open_namespace(engine.joined_pid(name, "network")?, "net")?),
+        NetworkMode::Named(_) => {
+            let joined = engine.networks.join(&End::all(&record)?, &[])?;
+            running.endpoints = joined.endpoints;
+            engine
+                .networks
+                .announce(&record, &running.endpoints, &engine.config.dns);
+            engine
+                .networks
+                .serve_names(&record.id, &running.endpoints, joined.netns.as_fd())?;
+            Some(joined.netns)
+        }
         NetworkMode::Bridge => {
             let attachment = engine.networks.attach(&EndpointRequest::default(), &[])?;
             running
@@ -282,7 +303,6 @@ fn launch(engine: &Engine, request: RunRequest, running: &mut Running) -> Result
                 .extend(attachment.endpoint.map(|end| ("bridge".to_owned(), end)));
             Some(attachment.netns)
         }
-        _ => Some(engine.networks.isolated()?.netns),
     };
     let mut addresses: Vec<IpAddr> = running
         .endpoints
@@ -297,7 +317,7 @@ fn launch(engine: &Engine, request: RunRequest, running: &mut Running) -> Result
         mode: &mode,
         addresses,
         links: Vec::new(),
-        own_server: false,
+        own_server: crate::network::has_names(&running.endpoints),
         gateway: engine
             .networks
             .bridge()

@@ -273,7 +273,7 @@ impl Engine {
     }
 
     /// The process whose namespace is to be joined.
-    fn joined_pid(&self, name: &str, what: &str) -> Result<i32> {
+    pub(crate) fn joined_pid(&self, name: &str, what: &str) -> Result<i32> {
         let other = self.container(name)?;
         let state = other.state();
         if !state.status.has_process() || state.pid == 0 {

@@ -86,6 +86,11 @@ impl Engine {
         self.images().find(words)?.ok_or_else(|| no_such_image(words))
     }
 
+    /// Whether there is an image by a name or ID.
+    pub fn has_image(&self, words: &str) -> bool {
+        self.find_image(words).is_ok()
+    }
+
     /// A configuration from the content store.
     pub(crate) async fn image_document(&self, id: &str) -> Result<Vec<u8>> {
         let digest: Digest = id.parse()?;

@@ -161,7 +161,7 @@ fn failures_point_at_the_line() {
             error.to_string(),
             "process \"/bin/sh -c exit 7\" did not complete successfully: exit code: 7"
         );
-        assert_eq!(error.exit_code(), Some(7));
+        assert_eq!(error.process().map(|process| process.code), Some(7));
         assert_eq!(error.located().unwrap().location.start_line, 3);
         assert!(failed.output().contains("before"));
         let missing = world.build(&engine, "FROM base\nCOPY nothing /\n").await;

@@ -10,7 +10,7 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use vessel_api::JsonMessage;
 use vessel_build::Error;
-use vessel_build::progress::{Event, Step as Named, Vertex};
+use vessel_build::progress::{Event, Log, Step as Named, Vertex};
 use vessel_build::request::BuildResult;
 use vessel_image::Digest;
 
@@ -23,8 +23,34 @@ struct Step {
     vertex: Option<Vertex>,
     /// The instruction, when it has no vertex.
     plain: Option<Named>,
-    waiting: Vec<u8>,
+    waiting: Vec<Piece>,
+    waiting_bytes: usize,
     begun: bool,
+}
+
+/// A piece of output.
+#[derive(Debug)]
+struct Piece {
+    error: bool,
+    text: String,
+}
+
+impl Piece {
+    fn of(log: &Log) -> Self {
+        Self {
+            error: log.stream == 2,
+            text: String::from_utf8_lossy(&log.data).into_owned(),
+        }
+    }
+
+    /// As it is shown: what a program says on standard error in red.
+    fn shown(self) -> String {
+        if self.error {
+            format!("\x1b[91m{}\x1b[0m", self.text)
+        } else {
+            self.text
+        }
+    }
 }
 
 /// Tells a build's client how it gets on.
@@ -36,17 +62,24 @@ pub struct Lines {
     numbers: BTreeMap<Digest, usize>,
     /// The step whose turn it is.
     turn: usize,
+    /// No step may come from the cache.
+    anew: bool,
+    /// All steps of the stage came from the cache so far. What only changes the configuration then counts as cached, too:
+    /// it costs nothing.
+    cached: bool,
 }
 
 impl Lines {
-    /// To a client that wants to hear everything, or the end only.
-    pub fn new(sender: mpsc::Sender<Bytes>, quiet: bool) -> Self {
+    /// To a client that wants to hear everything, or the end only; `anew`: of a build that takes nothing from the cache.
+    pub fn new(sender: mpsc::Sender<Bytes>, quiet: bool, anew: bool) -> Self {
         Self {
             sender,
             quiet,
             steps: BTreeMap::new(),
             numbers: BTreeMap::new(),
             turn: 1,
+            anew,
+            cached: !anew,
         }
     }
 
@@ -109,11 +142,13 @@ impl Lines {
                     return;
                 };
                 if number == self.turn && self.steps.get(&number).is_some_and(|step| step.begun) {
-                    self.text(String::from_utf8_lossy(&log.data)).await;
+                    self.text(Piece::of(&log).shown()).await;
                 } else if let Some(step) = self.steps.get_mut(&number)
-                    && step.waiting.len() < MAX_WAITING
+                    && step.waiting_bytes < MAX_WAITING
                 {
-                    step.waiting.extend_from_slice(&log.data);
+                    // What it takes up beside its text counts, too.
+                    step.waiting_bytes += log.data.len() + size_of::<Piece>();
+                    step.waiting.push(Piece::of(&log));
                 }
             }
             Event::Warning(warning) => self.text(format!(" ---> [Warning] {}\n", warning.short)).await,
@@ -130,6 +165,9 @@ impl Lines {
             if let Some(plain) = step.plain.take() {
                 self.turn += 1;
                 self.text(head(&plain)).await;
+                if self.cached {
+                    self.text(" ---> Using cache\n").await;
+                }
                 continue;
             }
             let Some(vertex) = step.vertex.clone() else { return };
@@ -141,15 +179,19 @@ impl Lines {
             if first && let Some(named) = &vertex.step {
                 self.text(head(named)).await;
             }
-            if !waiting.is_empty() {
-                self.text(String::from_utf8_lossy(&waiting)).await;
+            for piece in waiting {
+                self.text(piece.shown()).await;
             }
             if vertex.completed.is_none() {
                 return;
             }
             let base = vertex.step.as_ref().is_some_and(|step| is_from(&step.text));
-            if vertex.cached && !base {
+            if base {
+                self.cached = !self.anew;
+            } else if vertex.cached {
                 self.text(" ---> Using cache\n").await;
+            } else {
+                self.cached = false;
             }
             if let Some(result) = &vertex.result {
                 self.text(format!(" ---> {}\n", result.short())).await;
@@ -163,10 +205,19 @@ impl Lines {
         let result = match result {
             Ok(result) => result,
             Err(error) => {
-                let mut message = JsonMessage::error(error.to_string());
-                if let (Some(detail), Some(code)) = (&mut message.error_detail, error.exit_code()) {
-                    detail.code = code.into();
-                }
+                let message = match error.process() {
+                    Some(failed) => {
+                        let mut message = JsonMessage::error(format!(
+                            "The command '{}' returned a non-zero code: {}",
+                            failed.command, failed.code
+                        ));
+                        if let Some(detail) = &mut message.error_detail {
+                            detail.code = failed.code.into();
+                        }
+                        message
+                    }
+                    None => JsonMessage::error(error.to_string()),
+                };
                 return self.send(&message).await;
             }
         };
@@ -211,7 +262,6 @@ fn tagged(name: &str) -> String {
 mod tests {
     use super::*;
     use std::time::SystemTime;
-    use vessel_build::progress::Log;
 
     fn digest(name: &str) -> Digest {
         Digest::sha256(name.as_bytes())
@@ -237,9 +287,13 @@ mod tests {
     }
 
     fn log(of: &str, text: &str) -> Event {
+        said(of, 1, text)
+    }
+
+    fn said(of: &str, stream: u8, text: &str) -> Event {
         Event::Log(Log {
             vertex: digest(of),
-            stream: 1,
+            stream,
             time: SystemTime::UNIX_EPOCH,
             data: text.as_bytes().to_vec(),
         })
@@ -252,7 +306,7 @@ mod tests {
             feed.send(event).await.unwrap();
         }
         drop(feed);
-        let mut lines = Lines::new(sender, quiet);
+        let mut lines = Lines::new(sender, quiet, false);
         lines.follow(source).await;
         drop(lines);
         let mut text = String::new();
@@ -283,6 +337,66 @@ mod tests {
                 "Step 1/2 : COPY a\n ---> Using cache\n ---> {short}\nStep 2/2 : RUN b\nearly\nlate\n ---> {short}\n"
             )
         );
+    }
+
+    fn plain(number: usize, text: &str) -> Event {
+        Event::Step(Named {
+            number,
+            total: 2,
+            text: text.into(),
+            location: None,
+        })
+    }
+
+    #[tokio::test]
+    async fn errors_are_red() {
+        let early = said("RUN b", 2, "early\n");
+        let late = said("RUN b", 2, "late\n");
+        let begun = vertex(1, "FROM a", false, false);
+        let text = told(
+            vec![
+                begun,
+                vertex(2, "RUN b", false, false),
+                early,
+                vertex(1, "FROM a", true, false),
+                late,
+            ],
+            false,
+        )
+        .await;
+        assert!(
+            text.ends_with("Step 2/2 : RUN b\n\x1b[91mearly\n\x1b[0m\x1b[91mlate\n\x1b[0m"),
+            "{text:?}"
+        );
+    }
+
+    #[tokio::test]
+    async fn settings_are_cached_with_what_is_around_them() {
+        let base = || vertex(1, "FROM a", true, false);
+        let text = told(
+            vec![
+                base(),
+                plain(2, "ENV a=b"),
+                vertex(3, "RUN c", true, true),
+                plain(4, "CMD d"),
+            ],
+            false,
+        )
+        .await;
+        assert_eq!(text.matches("Using cache").count(), 3, "{text}");
+        let text = told(
+            vec![
+                base(),
+                vertex(2, "RUN c", true, false),
+                plain(3, "CMD d"),
+                vertex(4, "FROM e", true, false),
+                plain(5, "CMD f"),
+            ],
+            false,
+        )
+        .await;
+        assert_eq!(text.matches("Using cache").count(), 1, "{text}");
+        assert!(text.ends_with("CMD f\n ---> Using cache\n"), "{text}");
     }
 
     #[tokio::test]

@@ -15,7 +15,7 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use vessel_build::PruneOptions;
-use vessel_build::request::{Goal, Output};
+use vessel_build::request::{BuildRequest, CacheImport, Goal, NoCache, Output};
 use vessel_image::registry::Credentials;
 
 use crate::body::Body;
@@ -52,7 +52,10 @@ pub async fn build(state: &Arc<State>, mut request: Request) -> Answer {
     let credentials =
         Credentials::map_from_header(auth).map_err(|error| ApiError::bad_request(error.to_string()))?;
     let builder = state.builder()?;
-    let (context, mut build) = context::receive(state, request, query.request.clone()).await?;
+    let mut wanted = query.request.clone();
+    caches_that_are_here(state, &mut wanted);
+    let anew = wanted.no_cache == NoCache::All;
+    let (context, mut build) = context::receive(state, request, wanted).await?;
     build.goal = Goal::Build;
     build.outputs = vec![Output::Image {
         names: query.tags.clone(),
@@ -68,7 +71,7 @@ pub async fn build(state: &Arc<State>, mut request: Request) -> Answer {
         let _context = context;
         let session = Arc::new(context::Keyring(credentials));
         let (progress, events) = vessel_build::progress::channel();
-        let mut lines = Lines::new(sender, query.quiet);
+        let mut lines = Lines::new(sender, query.quiet, anew);
         let result = {
             let build = Box::pin(builder.build(build, session, progress));
             let (result, ()) = tokio::join!(build, lines.follow(events));
@@ -77,6 +80,21 @@ pub async fn build(state: &Arc<State>, mut request: Request) -> Answer {
         lines.end(result, &query.tags).await;
     });
     stream_of(receiver, task.abort_handle())
+}
+
+/// With `cachefrom` the classic builder trusts only the images that are named, and only those that are here: it asks no
+/// registry, and without any of them it does every step anew.
+fn caches_that_are_here(state: &State, build: &mut BuildRequest) {
+    if build.cache_from.is_empty() {
+        return;
+    }
+    build.cache_from.retain(|cache| match cache {
+        CacheImport::Registry(name) => state.engine.has_image(name),
+        _ => true,
+    });
+    if build.cache_from.is_empty() {
+        build.no_cache = NoCache::All;
+    }
 }
 
 /// The lines of a build as the body of an answer. A client that goes away cancels the build.

@@ -54,13 +54,13 @@ impl Query {
         let args: BTreeMap<String, Option<String>> = document(raw, "buildargs")?.unwrap_or_default();
         let ulimits: Vec<RawUlimit> = document(raw, "ulimits")?.unwrap_or_default();
         let network = match text("networkmode") {
-            Some(mode) if mode.starts_with("container:") => {
-                return Err(format!(
-                    "the network {mode:?} is not there for builds: default, none or host is"
-                ));
+            Some("container:") => {
+                return Err("invalid network mode: container: needs a container's name".to_owned());
             }
-            mode => attributes::network(mode)?,
+            mode => attributes::network(mode)
+                .unwrap_or_else(|_| Network::Named(mode.unwrap_or_default().to_owned())),
         };
+        let on_host = network == Network::Host;
         let mut extra_hosts = Vec::new();
         for host in raw
             .all("extrahosts")
@@ -118,7 +118,7 @@ impl Query {
                 .map_err(|error| format!("invalid platform {platform:?}: {error}"))?;
             request.platforms.push(platform);
         }
-        if network == Network::Host {
+        if on_host {
             // Who may use this endpoint is root on this host already.
             request.entitlements.insert(Entitlement::NetworkHost);
         }
@@ -194,13 +194,20 @@ mod tests {
     }
 
     #[test]
+    fn networks_are_named() {
+        for mode in ["other", "container:x"] {
+            let query = parse(&format!("networkmode={mode}")).unwrap();
+            assert_eq!(query.request.network, Network::Named(mode.to_owned()));
+        }
+    }
+
+    #[test]
     fn wrong_values_are_told() {
         for raw in [
             "memory=x",
             "buildargs=%7B",
             "labels=1",
-            "networkmode=container%3Ax",
-            "networkmode=other",
+            "networkmode=container%3A",
             "platform=a%2Fb%2Fc%2Fd",
             "extrahosts=x",
         ] {

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use vessel_api::JsonMessage;
-use vessel_build::request::{BuildRequest, CacheExport, DockerfileSource, Output, Source};
+use vessel_build::request::{BuildRequest, CacheExport, DockerfileSource, Network, Output, Source};
 
 use super::query::Query;
 use super::{DEPTH, stream_of};
@@ -24,14 +24,14 @@ use crate::request::Request;
 use crate::response::{Answer, status};
 use crate::server::{Busy, State};
 
-/// By this a client says that its session has the context.
+/// By this a client says that its session has the context; without it the body is the context.
 const SESSION: &str = "client-session";
 
 #[derive(Debug, Deserialize)]
 struct RawOutput {
-    #[serde(rename = "Type", default)]
+    #[serde(rename = "Type", alias = "type", default)]
     kind: String,
-    #[serde(rename = "Attrs", default)]
+    #[serde(rename = "Attrs", alias = "attrs", default)]
     attributes: Option<HashMap<String, String>>,
 }
 
@@ -41,11 +41,12 @@ const UPLOAD: &str = "upload-request";
 /// Where the files are, and what becomes of the result.
 fn complete(build: &mut BuildRequest, request: &Request, tags: &[String]) -> Result<(), String> {
     let remote = request.query.text("remote");
-    let local = remote.is_empty() || remote == SESSION;
-    build.context = if local {
-        Source::Session("context".to_owned())
-    } else {
-        Source::Remote(remote.to_owned())
+    let local = remote == SESSION;
+    build.context = match remote {
+        SESSION => Source::Session("context".to_owned()),
+        // What is sent takes its place.
+        "" | UPLOAD => Source::Empty,
+        remote => Source::Remote(remote.to_owned()),
     };
     if let DockerfileSource::File { source, .. } = &mut build.dockerfile {
         *source = local.then(|| Source::Session("dockerfile".to_owned()));
@@ -89,18 +90,28 @@ pub async fn build(state: &Arc<State>, request: Request) -> Answer {
             Err(error) => Err(ApiError::bad_request(error.message().to_owned())),
         };
     }
-    let request = &request;
     let Query {
         request: mut build,
         tags,
         quiet,
     } = Query::parse(&request.query).map_err(ApiError::bad_request)?;
-    complete(&mut build, request, &tags).map_err(ApiError::bad_request)?;
+    if let Network::Named(name) = &build.network {
+        return Err(ApiError::bad_request(format!(
+            "network mode {name:?} not supported by buildkit: default, none or host is"
+        )));
+    }
+    complete(&mut build, &request, &tags).map_err(ApiError::bad_request)?;
     let builder = state.builder()?;
     let client = client(state, request.query.text("session"))
         .await
         .map_err(|status| ApiError::bad_request(status.message().to_owned()))?;
-    let uploaded = request.query.text("remote") == UPLOAD;
+    let remote = request.query.text("remote").to_owned();
+    // As with dockerd: without a remote context the body is one.
+    let received = if remote.is_empty() {
+        upload(state, request.reader(), &mut build).await?
+    } else {
+        None
+    };
     let id = if id.is_empty() { state.next_upload() } else { id };
     let running = state
         .jobs
@@ -115,7 +126,7 @@ pub async fn build(state: &Arc<State>, request: Request) -> Answer {
         let told = sender.clone();
         let work = async move {
             let running: Running = running;
-            let context = if uploaded {
+            let context = if remote == UPLOAD {
                 let body = state
                     .jobs
                     .take_body(&id)
@@ -129,7 +140,7 @@ pub async fn build(state: &Arc<State>, request: Request) -> Answer {
                 taken.map_err(|status| status.message().to_owned())?
             };
             let result = running.job.build(&builder, build, client).await;
-            drop(context);
+            drop((context, received));
             result.map_err(|error| error.to_string())
         };
         let tell = async move {
