@@ -31,6 +31,9 @@ model! {
         pub name: String,
         #[serde(rename = "id")]
         pub id: String,
+        /// `linux`; from version 1.52.
+        #[serde(rename = "os_type", skip_serializing_if = "empty")]
+        pub os_type: String,
         /// By interface; absent without a network namespace of its own.
         #[serde(rename = "networks", skip_serializing_if = "empty")]
         pub networks: Map<InterfaceStats>,

@@ -203,9 +203,36 @@ model! {
         pub build_cache: Vec<BuildCache>,
         #[serde(skip_serializing_if = "empty")]
         pub builder_size: i64,
+        /// These four from version 1.52.
+        #[serde(skip_serializing_if = "empty")]
+        pub image_usage: Option<Usage>,
+        #[serde(skip_serializing_if = "empty")]
+        pub container_usage: Option<Usage>,
+        #[serde(skip_serializing_if = "empty")]
+        pub volume_usage: Option<Usage>,
+        #[serde(skip_serializing_if = "empty")]
+        pub build_cache_usage: Option<Usage>,
         /// Only from Vessel, and only when asked for with `vessel=1`.
         #[serde(skip_serializing_if = "empty")]
         pub vessel_items: Vec<DiskItem>,
+    }
+
+    /// What things of a kind take.
+    pub struct Usage {
+        /// How many are in use.
+        #[serde(skip_serializing_if = "empty")]
+        pub active_count: i64,
+        /// All of them, only with `verbose`.
+        #[serde(skip_serializing_if = "empty")]
+        pub items: Vec<serde_json::Value>,
+        /// Bytes of what is not in use.
+        #[serde(skip_serializing_if = "empty")]
+        pub reclaimable: i64,
+        #[serde(skip_serializing_if = "empty")]
+        pub total_count: i64,
+        /// Bytes of all.
+        #[serde(skip_serializing_if = "empty")]
+        pub total_size: i64,
     }
 
     /// One record of the build cache.

@@ -86,6 +86,17 @@ const fn other(version: u32, route: &'static str, at: &'static str, change: fn(&
     }
 }
 
+/// A value that is another from a version on.
+const fn later(version: u32, route: &'static str, at: &'static str, change: fn(&mut Value)) -> Difference {
+    Difference {
+        route,
+        from: version,
+        below: ALWAYS,
+        at,
+        what: What::Other(change),
+    }
+}
+
 /// Something of a request that a version must not ask for.
 const fn refused(
     version: u32,
@@ -144,6 +155,27 @@ pub const ANSWERS: &[Difference] = &[
     gone(50, IMAGE, "Config/NetworkDisabled"),
     gone(50, IMAGE, "Config/MacAddress"),
     gone(50, IMAGE, "Config/StopTimeout"),
+    later(52, IMAGE, "", |image| {
+        without_empty(image, &["Parent", "Comment", "DockerVersion", "Author"]);
+    }),
+    later(52, IMAGE, "Config", |config| {
+        without_empty(
+            config,
+            &[
+                "Cmd",
+                "Entrypoint",
+                "Env",
+                "Labels",
+                "OnBuild",
+                "User",
+                "Volumes",
+                "WorkingDir",
+            ],
+        );
+    }),
+    later(52, CONTAINER, "Config", |config| {
+        without_empty(config, &["OnBuild"])
+    }),
     before(44, DISK, "Images/*/VirtualSize", size_of),
     since(42, DISK, "BuildCache/*/Parents"),
     before(42, DISK, "BuilderSize", |usage| {
@@ -255,6 +287,23 @@ fn with_flat_limits(request: &mut Value) {
 /// Images have one size since layers are shared.
 fn size_of(image: &Map<String, Value>) -> Value {
     image.get("Size").cloned().unwrap_or_default()
+}
+
+/// Fields that say nothing are not there.
+fn without_empty(value: &mut Value, names: &[&str]) {
+    let Some(fields) = value.as_object_mut() else {
+        return;
+    };
+    fields.retain(|name, value| {
+        let empty = match value {
+            Value::Null => true,
+            Value::String(text) => text.is_empty(),
+            Value::Array(list) => list.is_empty(),
+            Value::Object(map) => map.is_empty(),
+            _ => false,
+        };
+        !(empty && names.contains(&name.as_str()))
+    });
 }
 
 /// Images without a name had one.
@@ -392,11 +441,12 @@ mod tests {
     #[test]
     fn fields_are_there_in_their_versions() {
         let container = json!({
-            "Id": "0123456789abcdef", "HostConfig": {"Annotations": {"a": "b"}}, "Config": {"Healthcheck": {"StartInterval": 1}},
+            "Id": "0123456789abcdef", "HostConfig": {"Annotations": {"a": "b"}}, "Config": {"Healthcheck": {"StartInterval": 1}, "OnBuild": null},
             "NetworkSettings": {"Networks": {"bridge": {"Aliases": null}, "n": {"Aliases": ["x"], "DNSNames": ["n"], "GwPriority": 3}}},
         });
         let image = json!({
-            "Size": 7, "Container": "c", "ContainerConfig": {}, "Config": {"Hostname": "", "Tty": false, "Cmd": null},
+            "Size": 7, "Container": "c", "ContainerConfig": {}, "Parent": "", "Comment": "c",
+            "Config": {"Hostname": "", "Tty": false, "Cmd": null, "User": "u", "Volumes": {}},
         });
         let info = json!({
             "Runtimes": {"r": {"status": {}}}, "CDISpecDirs": [], "RegistryConfig": {"AllowNondistributableArtifactsCIDRs": []},
@@ -458,7 +508,12 @@ mod tests {
             (IMAGE, &image, "/ContainerConfig", 24, 45),
             (IMAGE, &image, "/Config/Hostname", 24, 50),
             (IMAGE, &image, "/Config/Tty", 24, 50),
-            (IMAGE, &image, "/Config/Cmd", 24, ALWAYS),
+            (IMAGE, &image, "/Config/Cmd", 24, 52),
+            (IMAGE, &image, "/Config/User", 24, ALWAYS),
+            (IMAGE, &image, "/Config/Volumes", 24, 52),
+            (IMAGE, &image, "/Parent", 24, 52),
+            (IMAGE, &image, "/Comment", 24, ALWAYS),
+            (CONTAINER, &container, "/Config/OnBuild", 24, 52),
             (IMAGES, &images, "/0/VirtualSize", 24, 44),
             (IMAGES, &images, "/0/RepoTags/0", 24, 43),
             (IMAGES, &images, "/0/RepoDigests/0", 24, 43),

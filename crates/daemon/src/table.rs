@@ -18,7 +18,7 @@ use crate::request::Request;
 use crate::response::Answer;
 use crate::routes::{
     absent, build, commit, containers, copy, exec, image_explain, images, networks, registries, streams,
-    system, volumes,
+    system, usage, volumes,
 };
 use crate::server::State;
 
@@ -160,8 +160,8 @@ pub static ROUTES: &[Route] = rows! {
     GET "/info", "The daemon and its host", [], NONE => 200 of::<api::Info>(), |s, _, _| system::info(s);
     GET "/events", "What happened and happens", [text("since"), text("until"), FILTERS], NONE => 200 Body::Lines,
         |s, r, _| system::events(s, &r);
-    GET "/system/df", "What takes how much of the disk", [list("type"), flag("vessel")], NONE => 200 of::<api::DiskUsage>(),
-        |s, r, _| system::disk_usage(s, &r).await;
+    GET "/system/df", "What takes how much of the disk", [list("type"), flag("verbose"), flag("vessel")], NONE => 200 of::<api::DiskUsage>(),
+        |s, r, _| usage::disk_usage(s, &r).await;
     GET "/openapi.json", "This description", [], NONE => 200 Body::Object, |_, _, _| openapi::answer();
     POST "/auth", "Log in to a registry", [], Body::Object => 200 Body::Object, |s, r, _| registries::auth(s, r).await;
     GET "/distribution/{name:.*}/json", "What a name stands for at its registry", [], NONE => 200 Body::Object,

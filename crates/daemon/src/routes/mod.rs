@@ -12,4 +12,5 @@ pub mod networks;
 pub mod registries;
 pub mod streams;
 pub mod system;
+pub mod usage;
 pub mod volumes;

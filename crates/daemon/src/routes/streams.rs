@@ -157,21 +157,25 @@ pub fn wait(state: &Arc<State>, request: &Request, id: &str) -> Answer {
 /// `GET /containers/{id}/stats`: one reading a second, or one.
 pub async fn stats(state: &Arc<State>, request: &Request, id: &str) -> Answer {
     let streaming = request.query.flag_or("stream", true);
+    let os = if request.version < ApiVersion::new(52) {
+        ""
+    } else {
+        "linux"
+    };
     if !streaming {
         // With one-shot there is no second reading to compare with, and nothing to wait for.
-        return json(
-            &state
-                .engine
-                .container_stats_once(id, request.query.flag("one-shot"))
-                .await?,
-        );
+        let once = request.query.flag("one-shot");
+        let mut reading = state.engine.container_stats_once(id, once).await?;
+        os.clone_into(&mut reading.os_type);
+        return json(&reading);
     }
     if request.query.flag("one-shot") {
         return Err(ApiError::bad_request("cannot have stream=true and one-shot=true"));
     }
     let readings = state.engine.container_stats(id)?;
-    let body = Body::stream(stream::unfold(readings, |mut readings| async move {
-        let reading = readings.next().await?;
+    let body = Body::stream(stream::unfold(readings, move |mut readings| async move {
+        let mut reading = readings.next().await?;
+        os.clone_into(&mut reading.os_type);
         let mut text = match serde_json::to_vec(&reading) {
             Ok(text) => text,
             Err(error) => return Some((Err(error.into()), readings)),

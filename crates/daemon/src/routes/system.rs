@@ -1,17 +1,12 @@
 //! The daemon itself: ping, version, information, events, disk usage.
 
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use bytes::Bytes;
 use futures_util::stream;
 use hyper::header::{CACHE_CONTROL, HeaderName, HeaderValue, PRAGMA};
 use hyper::{Method, StatusCode};
-use vessel_api::BuildCache;
-use vessel_build::CacheRecord;
 use vessel_engine::EventsOptions;
-use vessel_engine::system::DiskUsageOptions;
-use vessel_engine::time::rfc3339;
 
 use crate::body::Body;
 use crate::error::ApiError;
@@ -65,6 +60,22 @@ pub fn info(state: &Arc<State>) -> Answer {
     json(&state.engine.info())
 }
 
+/// What a stream of JSON may be called, the best known first; the last is RFC 7464, where a record begins with a sign of its
+/// own.
+const STREAMS: [&str; 3] = ["application/jsonl", "application/x-ndjson", SEQUENCE];
+const SEQUENCE: &str = "application/json-seq";
+
+/// What a client calls the stream of JSON that it wants: only a name counts, no pattern. None if it names none.
+fn stream_type(accept: &str) -> Option<&'static str> {
+    let mut wanted = accept.split(',').filter_map(|range| {
+        let mut parts = range.split(';').map(str::trim);
+        let name = parts.next()?;
+        let never = parts.any(|part| part.strip_prefix("q=").is_some_and(|q| q.parse() == Ok(0.0)));
+        (!never).then_some(name)
+    });
+    wanted.find_map(|name| STREAMS.into_iter().find(|known| known.eq_ignore_ascii_case(name)))
+}
+
 /// `GET /events`: one JSON object a line until the client goes away or `until` comes.
 pub fn events(state: &Arc<State>, request: &Request) -> Answer {
     let options = EventsOptions {
@@ -81,72 +92,54 @@ pub fn events(state: &Arc<State>, request: &Request) -> Answer {
             request.query.text("until")
         )));
     }
+    let by_default = if request.version < ApiVersion::new(52) {
+        "application/json"
+    } else {
+        "application/jsonl"
+    };
+    let kind = stream_type(request.header("accept").unwrap_or_default()).unwrap_or(by_default);
+    let begin: &[u8] = if kind == SEQUENCE { b"\x1e" } else { b"" };
     let events = state.engine.events().subscribe(options);
     response::stream(
-        "application/json",
-        Body::stream(stream::unfold(events, |mut events| async move {
+        kind,
+        Body::stream(stream::unfold(events, move |mut events| async move {
             let event = events.recv().await?;
-            let line = line(&event);
+            let line = line(begin, &event);
             Some((Ok(line), events))
         })),
     )
 }
 
-fn line(value: &impl serde::Serialize) -> Bytes {
+fn line(begin: &[u8], value: &impl serde::Serialize) -> Bytes {
+    let mut text = begin.to_vec();
     // The structures of the API always serialize; a line lost would still be better than a stream lost.
-    let mut text = serde_json::to_vec(value).unwrap_or_default();
+    text.extend(serde_json::to_vec(value).unwrap_or_default());
     text.push(b'\n');
     text.into()
 }
 
-/// `GET /system/df`; with `vessel=1` also what else is on the disk.
-pub async fn disk_usage(state: &Arc<State>, request: &Request) -> Answer {
-    let mut options = DiskUsageOptions::default();
-    for kind in request.query.all("type") {
-        match kind {
-            "container" => options.containers = true,
-            "image" => options.images = true,
-            "volume" => options.volumes = true,
-            "build-cache" => options.build_cache = true,
-            other => {
-                return Err(ApiError::bad_request(format!(
-                    "unknown object type: {other}: container, image, volume or build-cache is expected"
-                )));
-            }
-        }
-    }
-    if request.query.get("type").is_none() {
-        options = DiskUsageOptions::everything();
-    }
-    options.items = request.query.flag("vessel");
-    let mut usage = state.engine.disk_usage(options).await?;
-    if options.build_cache
-        && let Ok(builder) = state.builder()
-    {
-        let records = builder
-            .cache_records()
-            .await
-            .map_err(|error| ApiError::internal(error.to_string()))?;
-        usage.build_cache = records.into_iter().map(cache_record).collect();
-    }
-    json(&usage)
-}
+#[cfg(test)]
+mod tests {
+    use super::stream_type;
 
-fn cache_record(record: CacheRecord) -> BuildCache {
-    let time = |time: SystemTime| {
-        let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        rfc3339(i64::try_from(since.as_nanos()).unwrap_or(i64::MAX))
-    };
-    BuildCache {
-        id: record.id,
-        kind: record.kind.to_owned(),
-        description: record.description,
-        in_use: record.in_use,
-        shared: record.shared,
-        size: i64::try_from(record.size).unwrap_or(i64::MAX),
-        created_at: time(record.created),
-        last_used_at: Some(time(record.last_used)),
-        usage_count: i64::try_from(record.usage_count).unwrap_or(i64::MAX),
-        ..BuildCache::default()
+    #[test]
+    fn clients_name_the_stream_they_want() {
+        for (accept, kind) in [
+            ("", None),
+            ("*/*", None),
+            ("application/*", None),
+            ("application/json", None),
+            ("application/json-seq", Some("application/json-seq")),
+            (
+                "text/html, Application/X-NDJSON; charset=utf-8",
+                Some("application/x-ndjson"),
+            ),
+            (
+                "application/jsonl;q=0, application/json-seq;q=0.5",
+                Some("application/json-seq"),
+            ),
+        ] {
+            assert_eq!(stream_type(accept), kind, "{accept}");
+        }
     }
 }
