@@ -325,7 +325,10 @@ fn launch(engine: &Engine, request: RunRequest, running: &mut Running) -> Result
         dns: &engine.config.dns,
         owner: None,
     };
-    let names = names::write(&directory, &record, &around)?;
+    let names = match &mode {
+        NetworkMode::Container(name) => engine.names_of_another(name)?,
+        _ => names::write(&directory, &record, &around)?,
+    };
     let filter = match security.filter {
         security::Filter::Default => Some(engine.default_filter(security.capabilities)?),
         security::Filter::Unconfined | security::Filter::Custom(_) => None,

@@ -119,15 +119,7 @@ impl Engine {
         namespaces.network = netns.is_some().then_some(None);
 
         let names = match &mode {
-            NetworkMode::Container(name) => {
-                // The network's names are those of the container it belongs to.
-                let other = self.paths.shim(self.container(name)?.id());
-                oci_spec::NameFiles {
-                    hosts: Some(other.join("hosts")),
-                    hostname: Some(other.join("hostname")),
-                    resolv_conf: Some(other.join("resolv.conf")),
-                }
-            }
+            NetworkMode::Container(name) => self.names_of_another(name)?,
             _ => names::write(
                 directory,
                 record,
@@ -198,6 +190,16 @@ impl Engine {
             config,
             fds,
             endpoints: endpoints.clone(),
+        })
+    }
+
+    /// The files with the names of a network that belongs to another container: that one's.
+    pub(crate) fn names_of_another(&self, container: &str) -> Result<oci_spec::NameFiles> {
+        let other = self.paths.shim(self.container(container)?.id());
+        Ok(oci_spec::NameFiles {
+            hosts: Some(other.join("hosts")),
+            hostname: Some(other.join("hostname")),
+            resolv_conf: Some(other.join("resolv.conf")),
         })
     }
 
