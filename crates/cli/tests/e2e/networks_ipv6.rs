@@ -5,6 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
 use std::time::Duration;
 
+use crate::compose::{compose, project};
 use crate::harness::{Daemon, daemon};
 use crate::networks::{lookup, reaches, sleeper};
 
@@ -315,4 +316,39 @@ fn each_family_has_its_own_way_out() {
     assert!(!routes().contains("default"), "{}", routes());
     served(&daemon, &by_v4);
     assert_eq!(fetch(&by_v6), None);
+}
+
+/// What a Compose file says of both families.
+#[test]
+fn a_project_with_both_families() {
+    let Some(daemon) = daemon() else { return };
+    let (v4, v6) = (daemon.further_subnet(0), daemon.further_subnet_v6(0));
+    let text = format!(
+        r#"
+services:
+  web:
+    image: busybox
+    command: sleep 1000
+    stop_grace_period: 0s
+    networks: {{dual: {{ipv6_address: "{v6}:99"}}}}
+networks:
+  dual:
+    enable_ipv6: true
+    ipam: {{config: [{{subnet: "{v4}"}}, {{subnet: "{v6}:/64", gateway: "{v6}:1"}}]}}
+"#
+    );
+    let directory = project(&daemon, "six", &[("compose.yaml", &text)]);
+    compose(&daemon, &directory, &["up", "-d"]).ok();
+    assert_eq!(
+        of_network(&daemon, "six-web-1", "six_dual", "GlobalIPv6Address"),
+        format!("{v6}:99")
+    );
+    let route = daemon.vessel(&["exec", "six-web-1", "ip", "-6", "route"]).ok();
+    assert!(route.contains(&format!("default via {v6}:1 dev eth0")), "{route}");
+    // Nothing has changed: nothing is made anew.
+    let id = daemon.inspect("six-web-1", "{{.Id}}");
+    compose(&daemon, &directory, &["up", "-d"]).ok();
+    assert_eq!(daemon.inspect("six-web-1", "{{.Id}}"), id);
+    compose(&daemon, &directory, &["down"]).ok();
+    daemon.vessel(&["network", "inspect", "six_dual"]).fails(1);
 }

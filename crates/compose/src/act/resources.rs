@@ -168,6 +168,7 @@ fn network_request(project: &str, key: &str, network: &Network) -> NetworkCreate
         } else {
             network.driver.clone()
         },
+        enable_ipv4: network.enable_ipv4,
         enable_ipv6: network.enable_ipv6.unwrap_or(false),
         ipam: said.then(|| Ipam {
             driver: if ipam.driver.is_empty() {

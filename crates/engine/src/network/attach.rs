@@ -203,7 +203,7 @@ impl Networks {
             .collect();
         let before = record.ports.len();
         let mut reservations = self.publish(record, &on_v4)?;
-        let mut chosen = record.ports[before..].to_vec().into_iter();
+        let mut chosen = record.ports[before..].iter().copied();
         // The same port of the host for both, where it was not said for which.
         let mut on_v6 = Vec::new();
         for spec in ports {
