@@ -631,7 +631,10 @@ mod tests {
         for (list, stays) in [
             (json!([]), true),
             (json!([{"Id": "a", "HostConfig": {"NetworkMode": "x"}}]), true),
-            (json!([{"Id": "a", "HostConfig": {"Annotations": {"a": "b"}}}]), false),
+            (
+                json!([{"Id": "a", "HostConfig": {"Annotations": {"a": "b"}}}]),
+                false,
+            ),
             (
                 json!([{"NetworkSettings": {"Networks": {"n": {"GwPriority": 1}}}}]),
                 false,

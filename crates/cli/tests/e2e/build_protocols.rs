@@ -333,7 +333,7 @@ fn a_build_is_on_the_network_it_is_told() {
     }
     let answer = classic(&daemon, "nocache=1", dockerfile);
     assert!(answer.contains("non-zero code: 1"), "{answer}");
-    let answer = classic(&daemon, "networkmode=nosuchnetwork", dockerfile);
+    let answer = classic(&daemon, "nocache=1&networkmode=nosuchnetwork", dockerfile);
     assert!(
         answer.contains("errorDetail") && answer.contains("nosuchnetwork"),
         "{answer}"
