@@ -1,7 +1,8 @@
 //! What an exported cache says: which step gives which layer, and where that layer and the cache mounts are.
 //!
 //! It is the configuration of an OCI image manifest whose layers are the blobs ([`MEDIA_TYPE`]), or a member of the
-//! configuration of an image ([`INLINE`]), whose own layers it then speaks of. Why it is a form of our own and not
+//! configuration of an image ([`INLINE`]): then the image's own layers come first, and its list goes on with layers that
+//! are kept nowhere. Why it is a form of our own and not
 //! BuildKit's: docs/adr/0008.
 //!
 //! It is read from anywhere, so it is bounded and checked as a whole before anything of it is used. All it can make a
@@ -123,6 +124,8 @@ impl Document {
 #[derive(Debug, Default)]
 pub(crate) struct Draft {
     document: Document,
+    /// Layers that come before those of the document: the image's it is in.
+    before: usize,
     keys: HashSet<Key>,
     places: HashMap<DiffId, usize>,
 }
@@ -139,8 +142,16 @@ impl Draft {
         }
     }
 
+    /// One for the configuration of an image of so many layers, which have the first places.
+    pub fn of_image(layers: usize) -> Self {
+        Self {
+            before: layers,
+            ..Self::new()
+        }
+    }
+
     /// Writes it into at most so many bytes. What does not fit is left out: descriptions first, then the records of the
-    /// last steps. None: not even that helps.
+    /// last steps, and layers without any. None: not even that helps.
     pub fn encode(mut self, most: usize) -> Result<Option<Vec<u8>>> {
         let mut raw = self.document.encode()?;
         if raw.len() > most {
@@ -155,6 +166,9 @@ impl Draft {
                 return Ok(None);
             }
             self.document.records.truncate(count / 2);
+            let last = self.document.records.iter().map(|record| record.layer + 1).max();
+            let layers = last.unwrap_or(0).saturating_sub(self.before);
+            self.document.layers.truncate(layers);
             raw = self.document.encode()?;
         }
         Ok(Some(raw))
@@ -182,7 +196,7 @@ impl Draft {
         if let Some(&at) = self.places.get(diff) {
             return Some(at);
         }
-        let at = self.document.layers.len();
+        let at = self.before + self.document.layers.len();
         if at >= MAX_LAYERS {
             return None;
         }
@@ -196,13 +210,15 @@ impl Draft {
 
     /// Whether the blob of a layer is known.
     pub fn has_blob(&self, layer: usize) -> bool {
-        let layer = self.document.layers.get(layer);
+        let at = layer.checked_sub(self.before);
+        let layer = at.and_then(|at| self.document.layers.get(at));
         layer.is_some_and(|layer| layer.blob.is_some())
     }
 
     /// Says which blob a layer is.
     pub fn blob(&mut self, layer: usize, blob: Digest) {
-        if let Some(layer) = self.document.layers.get_mut(layer) {
+        let at = layer.checked_sub(self.before);
+        if let Some(layer) = at.and_then(|at| self.document.layers.get_mut(at)) {
             layer.blob = Some(blob);
         }
     }
@@ -267,6 +283,7 @@ impl Contents {
                 "the image's manifest and configuration list different layers",
             ));
         }
+        let others = std::mem::take(&mut document.layers);
         document.layers = diffs
             .into_iter()
             .enumerate()
@@ -274,6 +291,7 @@ impl Contents {
                 diff,
                 blob: blobs.get(at).map(|blob| blob.digest.clone()),
             })
+            .chain(others.into_iter().map(|other| Layer { blob: None, ..other }))
             .collect();
         document.check()?;
         document.mounts.clear();
@@ -416,6 +434,38 @@ mod tests {
         assert!(found.mount("id").is_none());
         assert!(Contents::of_image(config.as_bytes(), Some(&manifest(&["x"]))).is_err());
         assert!(Contents::of_image(b"{}", None).unwrap().is_none());
+    }
+
+    #[test]
+    fn an_image_tells_what_other_steps_give() {
+        let mut draft = Draft::of_image(1);
+        draft.record(&key("own"), 0, 5, "");
+        let other = draft.layer(&diff("other")).unwrap();
+        draft.record(&key("other"), other, 5, "");
+        draft.blob(other, Digest::sha256(b"x"));
+        let config = format!(
+            r#"{{"rootfs":{{"type":"layers","diff_ids":["{}"]}},"{INLINE}":{}}}"#,
+            diff("one"),
+            String::from_utf8(draft.encode(MAX_DOCUMENT).unwrap().unwrap()).unwrap()
+        );
+        let found = Contents::of_image(config.as_bytes(), Some(&manifest(&["x"])))
+            .unwrap()
+            .unwrap();
+        assert_eq!(found.find(&key("own")).unwrap().diff, diff("one"));
+        assert_eq!(found.find(&key("other")).unwrap().diff, diff("other"));
+        // Only the image's own layers are anywhere.
+        assert!(found.blob(&diff("one")).is_some() && found.blob(&diff("other")).is_none());
+        // Where there is no room, the other steps go first, with their layers.
+        let mut draft = Draft::of_image(1);
+        draft.record(&key("own"), 0, 5, "");
+        for number in 0..100 {
+            let other = draft.layer(&diff(&number.to_string())).unwrap();
+            draft.record(&key(&number.to_string()), other, 5, "");
+        }
+        let raw = draft.encode(500).unwrap().unwrap();
+        let left = Document::parse(&raw).unwrap();
+        assert_eq!(left.records[0].key, key("own"));
+        assert!(left.layers.len() < left.records.len());
     }
 
     #[test]

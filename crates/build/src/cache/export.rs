@@ -76,12 +76,17 @@ pub(crate) fn inline(
     chain: &[ChainId],
     most: usize,
 ) -> Result<Option<Vec<u8>>> {
-    let mut document = Draft::new();
-    for step in steps {
-        if let Some(at) = chain.iter().position(|layer| *layer == step.chain) {
-            for key in keys(cache, imports, step) {
-                document.record(&key, at, step.created, "");
-            }
+    let mut document = Draft::of_image(chain.len());
+    let place = |step: &Taken| chain.iter().position(|layer| *layer == step.chain);
+    let (own, others): (Vec<_>, Vec<_>) = steps.iter().partition(|step| place(step).is_some());
+    // The steps of other stages come last: they are told so that none is done again when the image's own layers are all
+    // that a build needs.
+    for step in own.into_iter().chain(others) {
+        let Some(at) = place(step).or_else(|| document.layer(&step.diff)) else {
+            break;
+        };
+        for key in keys(cache, imports, step) {
+            document.record(&key, at, step.created, "");
         }
     }
     document.encode(most)

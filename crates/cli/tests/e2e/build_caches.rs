@@ -196,6 +196,15 @@ fn an_image_carries_its_own_cache() {
     two.vessel(&["builder", "prune", "-af"]).ok();
     let said = build(&two, STAGE, &["--cache-from", "local:1"]);
     assert_eq!(cached(&said), 2, "{said:?}");
+    // Stages that are only copied from are not made again.
+    let stages = format!("{STAGE}FROM scratch\nCOPY --from=0 /made /\n");
+    build(&one, &stages, &["--cache-to", "type=inline"]);
+    one.vessel(&["tag", "result", &name]).ok();
+    one.vessel(&["push", &name]).ok();
+    two.vessel(&["builder", "prune", "-af"]).ok();
+    let said = build(&two, &stages, &["--cache-from", &name]);
+    assert_eq!(cached(&said), 3, "{said:?}");
+    assert_eq!(id(&two), id(&one));
 }
 
 #[test]
