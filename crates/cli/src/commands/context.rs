@@ -119,20 +119,30 @@ impl Run for CreateArgs {
         let mut stored = StoredContext {
             name: self.context.clone(),
             description: self.description,
-            host: from.host,
+            host: from.host.clone(),
             skip_verify: from.skip_verify,
             tls: None,
             meta: PathBuf::new(),
         };
-        if let Some(directory) = &from.tls {
+        let material = |from: &StoredContext| -> Result<Vec<(&'static str, Vec<u8>)>> {
+            let mut files = Vec::new();
             for name in contexts::TLS_FILES {
-                let path = directory.join(name);
-                if path.exists() {
+                if let Some(path) = from
+                    .tls
+                    .as_ref()
+                    .map(|tls| tls.join(name))
+                    .filter(|path| path.exists())
+                {
                     files.push((name, read(&path)?));
                 }
             }
-        }
-        for pair in self.docker.split(',').filter(|pair| !pair.is_empty()) {
+            Ok(files)
+        };
+        files.extend(material(&from)?);
+        // An endpoint that is copied comes first, whatever its place: the other keys change it.
+        let mut pairs: Vec<&str> = self.docker.split(',').filter(|pair| !pair.is_empty()).collect();
+        pairs.sort_by_key(|pair| !pair.starts_with("from="));
+        for pair in pairs {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
             let mut file = |name: &'static str| -> Result {
                 files.retain(|(other, _)| *other != name);
@@ -149,13 +159,23 @@ impl Run for CreateArgs {
                         Failure::usage(format!("skip-tls-verify: \"{value}\" is neither true nor false"))
                     })?;
                 }
-                "from" => stored.host = find(value)?.host,
+                "from" => {
+                    let from = find(value)?;
+                    files = material(&from)?;
+                    (stored.host, stored.skip_verify) = (from.host, from.skip_verify);
+                }
                 other => {
                     return Err(Failure::usage(format!(
                         "unrecognized config key: {other}: host, ca, cert, key and skip-tls-verify are known"
                     )));
                 }
             }
+        }
+        let has = |name: &str| files.iter().any(|(other, _)| *other == name);
+        if has("cert.pem") != has("key.pem") {
+            return Err(Failure::usage(
+                "a client's certificate and its key belong together: give both cert= and key=",
+            ));
         }
         Contexts::of_user().create(&stored, &files)?;
         output::print_line(&self.context)?;

@@ -94,6 +94,40 @@ fn run_beside_the_service() {
 }
 
 #[test]
+fn who_asks_for_it_is_restarted_with_what_is_made_anew() {
+    let Some(daemon) = daemon() else { return };
+    let text = |value: &str| {
+        let depends = |restart: bool| {
+            format!(", depends_on: {{db: {{condition: service_started, restart: {restart}}}}}")
+        };
+        format!(
+            "services:\n  db:\n    image: busybox\n    command: [sleep, '1000']\n    stop_signal: KILL\n    environment: {{A: '{value}'}}\n  \
+             asks: {}\n  other: {}\n{}",
+            sleeper(&depends(true)),
+            sleeper(&depends(false)),
+            networks(&daemon, &["default"])
+        )
+    };
+    let directory = project(&daemon, "anew", &[("compose.yaml", &text("1"))]);
+    let run = |args: &[&str]| compose(&daemon, &directory, args);
+    run(&["up", "-d"]).ok();
+    let seen = |name: &str| daemon.inspect(name, "{{.Id}} {{.State.Status}} {{.State.StartedAt}}");
+    let (asks, other) = (seen("anew-asks-1"), seen("anew-other-1"));
+    std::fs::write(directory.join("compose.yaml"), text("2")).unwrap();
+    // Also when it is not named.
+    run(&["up", "-d", "db"]).ok();
+    assert_eq!(daemon.inspect("anew-db-1", "{{index .Config.Env 0}}"), "A=2");
+    assert_eq!(seen("anew-other-1"), other);
+    let now = seen("anew-asks-1");
+    assert_eq!(
+        now.split(' ').take(2).collect::<Vec<_>>(),
+        asks.split(' ').take(2).collect::<Vec<_>>()
+    );
+    assert_ne!(now, asks);
+    run(&["down"]).ok();
+}
+
+#[test]
 fn in_the_foreground() {
     let Some(daemon) = daemon() else { return };
     let text = format!(

@@ -1,6 +1,7 @@
 //! Containers are made, made anew and started.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use vessel_api::NetworkConnectRequest;
@@ -59,7 +60,7 @@ impl Engine<'_> {
     /// # Errors
     /// An image, a network, a volume or a container cannot be made.
     pub fn create(&self, how: &Create) -> Result<BTreeSet<String>> {
-        let chosen = self.project.select(&how.services, !how.no_deps)?;
+        let mut chosen = self.project.select(&how.services, !how.no_deps)?;
         for (name, count) in &how.scale {
             if !chosen.contains(name) {
                 self.project.service(name)?;
@@ -79,6 +80,7 @@ impl Engine<'_> {
         self.ensure_networks(&chosen)?;
         self.ensure_volumes(&chosen)?;
         self.orphans(how)?;
+        let stopped = Mutex::new(BTreeSet::new());
         graph::run(&self.edges(&chosen), Direction::DependenciesFirst, |name| {
             let Some(service) = self.project.services.get(name) else {
                 return Ok(());
@@ -91,8 +93,12 @@ impl Engine<'_> {
                 how.recreate_dependencies
             };
             let count = how.scale.get(name).copied().unwrap_or_else(|| service.count());
-            self.converge(service, image, recreate, count, how)
+            let dependents = self.converge(service, image, recreate, count, how)?;
+            let mut stopped = stopped.lock().unwrap_or_else(PoisonError::into_inner);
+            stopped.extend(dependents);
+            Ok(())
         })?;
+        chosen.extend(stopped.into_inner().unwrap_or_else(PoisonError::into_inner));
         Ok(chosen)
     }
 
@@ -122,7 +128,7 @@ impl Engine<'_> {
         Ok(())
     }
 
-    /// Makes a service have the containers it should.
+    /// Makes a service have the containers it should. Returns the services that were stopped for that, to be started again.
     fn converge(
         &self,
         service: &Service,
@@ -130,7 +136,7 @@ impl Engine<'_> {
         recreate: Recreate,
         count: i64,
         how: &Create,
-    ) -> Result<()> {
+    ) -> Result<BTreeSet<String>> {
         let others = self.containers(OneOff::Exclude)?;
         let mut own: Vec<&Container> = others
             .iter()
@@ -142,6 +148,7 @@ impl Engine<'_> {
             self.stop_and_remove(container, how.timeout, false)
         })?;
         let hash = self.project.config_hash(&service.name);
+        let mut stopped = BTreeSet::new();
         for container in &own {
             let changed = container.label(labels::CONFIG_HASH) != hash
                 || self.image_changed(container, image)
@@ -152,6 +159,7 @@ impl Engine<'_> {
                 Recreate::Changed => changed,
             };
             if wanted {
+                stopped.extend(self.stop_dependents(service, how.timeout)?);
                 self.recreate(service, image, container, &others, how)?;
             } else if container.is_running() {
                 self.tell(&container.resource(), Status::Done, "Running");
@@ -171,7 +179,29 @@ impl Engine<'_> {
             })?;
             next += 1;
         }
-        Ok(())
+        Ok(stopped)
+    }
+
+    /// Stops what runs of the services that ask to be restarted with this one (`depends_on`, `restart: true`). Returns
+    /// those services.
+    fn stop_dependents(&self, service: &Service, timeout: Option<i64>) -> Result<BTreeSet<String>> {
+        let dependents: Vec<&Service> = self
+            .project
+            .services
+            .values()
+            .filter(|other| other.depends_on.get(&service.name).is_some_and(|how| how.restart))
+            .collect();
+        let mut stopped = BTreeSet::new();
+        if dependents.is_empty() {
+            return Ok(stopped);
+        }
+        for container in self.containers(OneOff::Exclude)? {
+            if container.is_running() && dependents.iter().any(|other| other.name == container.service) {
+                self.stop_and_tell(&container, timeout)?;
+                stopped.insert(container.service);
+            }
+        }
+        Ok(stopped)
     }
 
     fn image_changed(&self, container: &Container, image: &str) -> bool {
