@@ -78,6 +78,30 @@ class Client:
             connection.sendall(request(method, path, body))
             return read_reply(connection).value(f"{method} {path}")
 
+    def seconds(self, method, path, timeout=120):
+        """How long an answer takes, to its last byte."""
+        with self.connect() as connection:
+            connection.settimeout(timeout)
+            start = time.perf_counter()
+            connection.sendall(request(method, path))
+            pieces, ended, length = [], False, None
+            while not ended:
+                piece = connection.recv(1 << 20)
+                if not piece:
+                    raise ApiError("the daemon closed the connection before it answered")
+                pieces.append(piece)
+                if length is None and b"\r\n\r\n" in piece:
+                    head, _, rest = b"".join(pieces).partition(b"\r\n\r\n")
+                    fields = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:])
+                    chunked = b"chunked" in fields.get(b"transfer-encoding", b"")
+                    length = len(head) + 4 + int(fields.get(b"content-length", 0))
+                ended = length is not None and (b"".join(pieces[-2:]).endswith(b"\r\n0\r\n\r\n") if chunked else sum(map(len, pieces)) >= length)
+            took = time.perf_counter() - start
+        reply = Reply()
+        reply.feed(b"".join(pieces))
+        reply.value(f"{method} {path}")
+        return took
+
     def chains(self, chains, timeout=600):
         """Runs request chains at once, one connection each; a chain is a generator that yields request
         bytes and is sent the reply. Returns the seconds from the first byte to the last answer."""

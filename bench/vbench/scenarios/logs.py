@@ -41,15 +41,16 @@ def body_bytes(engine, method, path):
 
 def count(connection, start, begin=None):
     buffer = bytearray(CHUNK)
-    total = 0
+    total, tail = 0, b""
     while got := connection.recv_into(buffer):
         if total == 0 and not bytes(buffer[:12]).startswith((b"HTTP/1.1 200", b"HTTP/1.1 101")):
             raise RuntimeError(bytes(buffer[:got]).decode(errors="replace"))
         total += got
-        if begin and total == got:
-            begin()
+        if begin:
+            begin(got)
         # A stream in chunks ends with an empty one; the connection stays.
-        if bytes(buffer[max(0, got - 5) : got]) == b"0\r\n\r\n":
+        tail = (tail + bytes(buffer[max(0, got - 7) : got]))[-7:]
+        if tail == b"\r\n0\r\n\r\n":
             break
     return time.perf_counter() - start, total
 
@@ -69,23 +70,25 @@ def rate(engine):
 
 
 def attach(engine, source):
-    """Bytes per second from the start of the container to the end of its output; nothing is logged."""
+    """Bytes per second from the first byte of a container's output to the last; nothing is logged."""
     container = writer(engine, "bench-attach", MIDDLE, source, "none")
     try:
         with engine.api.connect() as connection:
             connection.settimeout(300)
             head = f"POST /v1.40/containers/{container}/attach?stream=1&stdout=1 HTTP/1.1\r\nHost: bench\r\nConnection: Upgrade\r\nUpgrade: tcp\r\nContent-Length: 0\r\n\r\n"
             connection.sendall(head.encode())
-            started = []
+            came = []
 
-            def begin():
-                started.append(time.perf_counter())
-                engine.api.call("POST", f"/v1.40/containers/{container}/start")
+            def begin(got):
+                # The first that comes is the answer's head: who is attached can be written to.
+                if not came:
+                    engine.api.call("POST", f"/v1.40/containers/{container}/start")
+                came.append((time.perf_counter(), got))
 
             _, total = count(connection, 0, begin)
             if total < MIDDLE:
                 raise RuntimeError(f"{total} bytes of {MIDDLE}")
-            return MIDDLE / (time.perf_counter() - started[0]) / 1e6
+            return sum(got for _, got in came[2:]) / (came[-1][0] - came[1][0]) / 1e6
     finally:
         engine.remove_containers([container])
 

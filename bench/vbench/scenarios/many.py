@@ -50,9 +50,8 @@ def one_engine(bench, engine, count):
         record.add("processes-per-container", engine.name, len(shims) / count, "")
         record.add("memory-daemon-500", engine.name, procs.total_pss_kb(engine.daemon_pids()), "kB")
         for _ in range(bench.rounds(20)):
-            start = time.perf_counter()
-            engine.running()
-            record.add("list-500", engine.name, (time.perf_counter() - start) * 1000, "ms")
+            # Without what this process needs to understand the answer.
+            record.add("list-500", engine.name, engine.api.seconds("GET", "/v1.40/containers/json") * 1000, "ms")
 
         for _ in range(bench.rounds(3)):
             engine.stop_daemon()

@@ -1,4 +1,4 @@
-"""TCP: bytes per second into a published port, by the loopback address and by one of the host's, and from one
+"""TCP: bits per second into a published port, by the loopback address and by one of the host's, and from one
 container to another. Both ends are Python of the host's, in the container by `chroot`, so that all engines move the
 same bytes with the same program."""
 
@@ -64,11 +64,10 @@ def send(address, port, seconds=SECONDS):
 
 
 def measure(bench):
-    sinks, ready = {}, []
+    ready = []
     for engine in bench.daemons:
         try:
             container = create(engine, "bench-sink", [SINK], ["5000/tcp"])
-            sinks[engine.name] = container
             seen = engine.api.call("GET", f"/v1.40/containers/{container}/json")["NetworkSettings"]
             engine.sink = (seen["IPAddress"], int(seen["Ports"]["5000/tcp"][0]["HostPort"]), seen["Gateway"])
             for attempt in range(50):
@@ -104,5 +103,5 @@ def measure(bench):
         ):
             interleave(bench.record, metric, ready, rounds, 1, sample, unit="Gbit/s", scale=1)
     finally:
-        for engine in ready:
-            engine.remove_containers([sinks[engine.name]])
+        for engine in bench.daemons:
+            engine.remove_containers(["bench-sink", "bench-source"])

@@ -74,7 +74,8 @@ pub(crate) fn check(
         });
     } else if let Some(message) = report.violation() {
         // With `error=true` a build fails; clients show it below the warnings.
-        let first = report.warnings.iter().find_map(|warning| warning.span.as_ref());
+        let of_rules = report.warnings.iter().filter(|warning| warning.rule.is_some());
+        let first = of_rules.filter_map(|warning| warning.span.as_ref()).next();
         document["buildError"] = json!({
             "message": message,
             "location": first.map(location),

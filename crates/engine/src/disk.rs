@@ -28,6 +28,12 @@ impl Engine {
     /// When the root cannot be read.
     pub(crate) async fn disk_items(&self) -> Result<Vec<DiskItem>> {
         let hex = |chain: &String| chain.rsplit(':').next().unwrap_or_default().to_owned();
+        // First: what is under way now may be an image in a moment.
+        let content = self.images().content();
+        let leased = content.leased_layers();
+        let unfinished = content.unfinished_layers();
+        let kept = leased.iter().chain(&unfinished);
+        let kept = kept.map(|chain| hex(&chain.to_string())).collect();
         let mut layers: HashSet<String> = HashSet::new();
         for (_, record) in self.images().all() {
             layers.extend(record.chain_ids.iter().map(hex));
@@ -37,11 +43,6 @@ impl Engine {
             layers.extend(container.record().layers.iter().map(hex));
             containers.insert(container.id().to_owned());
         }
-        let content = self.images().content();
-        let leased = content.leased_layers();
-        let unfinished = content.unfinished_layers();
-        let kept = leased.iter().chain(&unfinished);
-        let kept = kept.map(|chain| hex(&chain.to_string())).collect();
         let volumes = self.volume_list(&Filters::default()).await?.volumes;
         let known = Known {
             layers,

@@ -178,7 +178,16 @@ impl Engine {
                     Adoption::Done => tracing::info!(container = container.id(), "adopted"),
                     Adoption::Gone if before.status.has_process() => engine.ended(&container, None).await,
                     Adoption::Gone => {
-                        if engine.lost(&container, &before).await {
+                        let wanted = engine.lost(&container, &before).await;
+                        // Stopped while it was not clear what became of it.
+                        let stopped = container.state().stopped_by_user && !before.stopped_by_user;
+                        if stopped {
+                            engine.change(&container, |state| {
+                                if state.status == Status::Restarting {
+                                    state.status = Status::Exited;
+                                }
+                            });
+                        } else if wanted {
                             engine.restart_now(&container);
                         }
                     }
@@ -286,7 +295,11 @@ impl Engine {
     }
 
     fn restart_now(self: &Arc<Self>, container: &Arc<Container>) {
-        self.change(container, |state| state.status = Status::Restarting);
+        self.change(container, |state| {
+            state.status = Status::Restarting;
+            // With `always`, also what a user had stopped runs again, and its policy counts again.
+            state.stopped_by_user = false;
+        });
         self.restart_later(container, std::time::Duration::ZERO);
     }
 

@@ -202,7 +202,11 @@ fn an_image_carries_its_own_cache() {
     one.vessel(&["tag", "result", &name]).ok();
     one.vessel(&["push", &name]).ok();
     two.vessel(&["builder", "prune", "-af"]).ok();
-    let said = build(&two, &stages, &["--cache-from", &name, "--cache-to", "type=inline"]);
+    let said = build(
+        &two,
+        &stages,
+        &["--cache-from", &name, "--cache-to", "type=inline"],
+    );
     assert_eq!(cached(&said), 3, "{said:?}");
     assert_eq!(id(&two), id(&one));
 }

@@ -120,3 +120,73 @@ fn the_whole_host_can_be_mounted() {
         assert_eq!(said, "the host's", "{option}");
     }
 }
+
+/// A link of the host that climbs to `/` leads through the host, whatever the image has there.
+#[test]
+fn links_of_the_host_lead_through_the_host() {
+    let Some(daemon) = daemon() else { return };
+    let dir = daemon.dir().to_path_buf();
+    std::fs::create_dir_all(dir.join("links")).unwrap();
+    std::fs::create_dir_all(dir.join("source")).unwrap();
+    std::fs::write(dir.join("source/file"), "of the host").unwrap();
+    let up = "../".repeat(dir.components().count());
+    let target = format!("{up}{}/source/file", dir.strip_prefix("/").unwrap().display());
+    std::os::unix::fs::symlink(target, dir.join("links/climbs")).unwrap();
+    let script = format!(
+        "mkdir -p {0}/source && echo of the image > {0}/source/file",
+        dir.display()
+    );
+    daemon
+        .vessel(&["run", "--name", "maker", "busybox", "sh", "-c", &script])
+        .ok();
+    daemon.vessel(&["commit", "maker", "imitates"]).ok();
+    let volume = format!("{}:/file:ro", dir.join("links/climbs").display());
+    for image in ["imitates", "busybox"] {
+        let said = daemon
+            .vessel(&["run", "--rm", "-v", &volume, image, "cat", "/file"])
+            .ok();
+        assert_eq!(said, "of the host", "{image}");
+    }
+}
+
+/// What is mounted in a volume that is shared with the host is seen there.
+#[test]
+fn a_shared_volume_is_shared() {
+    let Some(daemon) = daemon() else { return };
+    let dir = daemon.dir().join("shared");
+    std::fs::create_dir(&dir).unwrap();
+    let host = |program: &str, args: &[&str]| {
+        let status = std::process::Command::new(program).args(args).arg(&dir).status();
+        assert!(status.unwrap().success(), "{program} {args:?}");
+    };
+    host("mount", &["-t", "tmpfs", "vessel-test"]);
+    host("mount", &["--make-shared"]);
+    let script = "mkdir /mnt/inner && mount -t tmpfs none /mnt/inner && touch /mnt/inner/seen; sleep 1000";
+    let volume = format!("{}:/mnt:rshared", dir.display());
+    let options = [
+        "--cap-add",
+        "SYS_ADMIN",
+        "--security-opt",
+        "seccomp=unconfined",
+        "--stop-timeout",
+        "0",
+    ];
+    let run = [
+        &["run", "-d", "--name", "mounter", "-v", &volume],
+        &options[..],
+        &["busybox", "sh", "-c", script],
+    ];
+    let said = daemon.vessel(&run.concat());
+    let seen = dir.join("inner/seen");
+    for _ in 0..100 {
+        if seen.exists() {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    let was_seen = seen.exists();
+    daemon.vessel(&["rm", "-f", "mounter"]).ok();
+    host("umount", &["--recursive"]);
+    said.ok();
+    assert!(was_seen, "the mount made in the container is not seen outside");
+}

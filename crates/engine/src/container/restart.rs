@@ -7,6 +7,7 @@ use vessel_api::RestartPolicy;
 
 use super::Container;
 use super::record::{State, Status};
+use super::start::Starter;
 use crate::Engine;
 
 /// How long a container must have run for its next restart to be prompt again.
@@ -86,12 +87,10 @@ impl Engine {
                     _ => state.restart_count + 1,
                 };
             });
-            if let Err(error) = engine.start_locked(&container).await {
+            if let Err(error) = engine.start_locked(&container, Starter::Policy).await {
                 tracing::warn!(container = container.id, "restart: {error}");
-                let (record, state) = (container.record(), container.state());
-                if !record.host.auto_remove && wanted(&record.host.restart_policy, &state) {
+                if container.status() == Status::Restarting {
                     let pause = container.inner().backoff.next(Duration::ZERO);
-                    engine.change(&container, |state| state.status = Status::Restarting);
                     engine.restart_later(&container, pause);
                 }
             }

@@ -9,11 +9,19 @@ use std::sync::Arc;
 use vessel_network::EndpointRecord;
 use vessel_runtime::shim::{Event, LaunchedShim};
 
-use super::Container;
 use super::record::Status;
 use super::shim::{asynchronous, receive};
+use super::{Container, restart};
 use crate::error::Context;
 use crate::{Engine, Error, ErrorKind, Result, blocking};
+
+/// Who starts a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Starter {
+    User,
+    /// Its restart policy.
+    Policy,
+}
 
 impl Engine {
     /// Starts a container.
@@ -56,27 +64,36 @@ impl Engine {
             state.stopped_by_user = false;
             state.restart_count = 0;
         });
-        self.start_locked(container).await
+        self.start_locked(container, Starter::User).await
     }
 
-    /// Starts a container whose `op` the caller holds and which does not run.
-    pub(super) async fn start_locked(self: &Arc<Self>, container: &Arc<Container>) -> Result<()> {
+    /// Starts a container whose `op` the caller holds and which does not run. When that fails, its policy may want another
+    /// attempt: it is `Restarting` then.
+    pub(super) async fn start_locked(
+        self: &Arc<Self>,
+        container: &Arc<Container>,
+        starter: Starter,
+    ) -> Result<()> {
         let started = self.launch(container).await;
         container.inner().launching = false;
         let Err(error) = started else { return Ok(()) };
         let error = in_dockers_words(error);
         let record = container.record();
         self.change(container, |state| {
-            state.status = if state.started_at == 0 {
-                Status::Created
-            } else {
-                Status::Exited
-            };
             state.launched = false;
             state.pid = 0;
             state.endpoints.clear();
             state.exit_code = error.exit_code();
             state.error = error.message().to_owned();
+            // Decided where it is said, as after a run: a stop either is heard here or finds the pause.
+            let again = starter == Starter::Policy
+                && !record.host.auto_remove
+                && restart::wanted(&record.host.restart_policy, state);
+            state.status = match state.started_at {
+                _ if again => Status::Restarting,
+                0 => Status::Created,
+                _ => Status::Exited,
+            };
         });
         let exit_code = error.exit_code().to_string();
         self.container_event(&record, "die", &[("exitCode", exit_code)]);

@@ -44,7 +44,7 @@ impl Engine {
             return Err(Error::new(ErrorKind::NotModified, "container already stopped"));
         }
         if self.stop(&container, &options).await? == Stopped::InPause
-            && self.restarted_meanwhile(&container).await
+            && self.restarted_meanwhile(&container).await?
         {
             self.stop(&container, &options).await?;
         }
@@ -54,13 +54,27 @@ impl Engine {
 
     /// Whether a container runs although the pause before its restart was ended: that restart had begun. One that a user
     /// started since is another matter.
-    async fn restarted_meanwhile(&self, container: &Arc<Container>) -> bool {
+    ///
+    /// # Errors
+    /// The restart that has begun does not come to an end.
+    async fn restarted_meanwhile(&self, container: &Arc<Container>) -> Result<bool> {
         // Whoever restarts it holds this.
-        let Ok(_op) = self.lock_op(container).await else {
-            return false;
+        let op = match tokio::time::timeout(KILLED, self.lock_op(container)).await {
+            Ok(Ok(op)) => op,
+            Ok(Err(_)) => return Ok(false),
+            Err(_) => {
+                return Err(Error::system(format!(
+                    "container {} was being started again, and that has not come to an end after {} s: it is stopped when it does, or removed by force",
+                    container.id,
+                    KILLED.as_secs()
+                )));
+            }
         };
+        // Its start may have failed, and its policy want the next.
+        self.cancel_restart(container);
+        drop(op);
         let state = container.state();
-        state.status.has_process() && state.stopped_by_user
+        Ok(state.status.has_process() && state.stopped_by_user)
     }
 
     async fn stop(&self, container: &Container, options: &StopOptions) -> Result<Stopped> {
@@ -210,21 +224,24 @@ impl Engine {
             "" => libc::SIGTERM,
             name => signal::parse(name).unwrap_or(libc::SIGTERM),
         };
-        if container.status() == Status::Restarting && (number == libc::SIGKILL || number == stop) {
+        let not_running = || {
+            Error::conflict(format!(
+                "cannot kill container: {id}: container {} is not running",
+                container.id
+            ))
+        };
+        if !container.status().is_running() {
+            return Err(not_running());
+        }
+        if number == libc::SIGKILL || number == stop {
+            // Said before it is looked: its policy hears of it, or the pause before a restart is found.
             self.change(&container, |state| state.stopped_by_user = true);
-            self.cancel_restart(&container);
-            if !self.restarted_meanwhile(&container).await {
+            if self.cancel_restart(&container) && !self.restarted_meanwhile(&container).await? {
                 return Ok(());
             }
         }
         if !container.status().has_process() {
-            return Err(Error::conflict(format!(
-                "cannot kill container: {id}: container {} is not running",
-                container.id
-            )));
-        }
-        if number == libc::SIGKILL || number == stop {
-            self.change(&container, |state| state.stopped_by_user = true);
+            return Err(not_running());
         }
         if number == libc::SIGKILL {
             return self.kill_and_wait(&container).await;

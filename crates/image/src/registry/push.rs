@@ -271,7 +271,9 @@ async fn find(
 ) -> Result<Place> {
     let own = format!("{}/{}", repository.domain(), repository.name());
     let mut begun = None;
-    for blob in candidates(&own, first, known, style).into_iter().take(MAX_TRIES) {
+    let tries = candidates(&own, first, known, style).into_iter().enumerate();
+    // What the repository itself had is there, in all likelihood: it is not given up for what others have.
+    for (_, blob) in tries.filter(|(at, blob)| *at < MAX_TRIES || blob.repository == own) {
         let digest = &blob.descriptor.digest;
         let there = || {
             Ok(Place::There(

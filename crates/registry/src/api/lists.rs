@@ -1,5 +1,7 @@
 //! Lists in pages: tags, repositories, referrers, results of a search.
 
+use std::collections::BTreeSet;
+
 use hyper::header;
 use serde::Serialize;
 use vessel_image::Digest;
@@ -20,6 +22,8 @@ const MAX_REFERRERS: usize = 1_000;
 /// Results of a search in a page, if the client does not say, and at most: as on Docker Hub.
 const FOUND_PAGE: usize = 25;
 const MAX_FOUND: usize = 100;
+/// Words of a search; further ones are passed over.
+const MAX_WORDS: usize = 16;
 
 /// What part of a list is asked for.
 struct Page {
@@ -148,7 +152,12 @@ pub fn search(sorted: &[Repository], text: Option<&str>) -> Result<Response> {
         results: Vec<Found<'a>>,
     }
     let wanted = query::get(text, "q").unwrap_or_default();
-    let words: Vec<String> = wanted.split_whitespace().map(str::to_lowercase).collect();
+    // Each is looked for in all names.
+    let words: BTreeSet<String> = wanted
+        .split_whitespace()
+        .take(MAX_WORDS)
+        .map(str::to_lowercase)
+        .collect();
     let page_size = number(text, "n", FOUND_PAGE)?.clamp(1, MAX_FOUND);
     let page = number(text, "page", 1)?.max(1);
     let found: Vec<&str> = sorted

@@ -208,9 +208,9 @@ fn make_root(
     let mut masker = (!linux.masked_paths.is_empty())
         .then(rootfs::Masker::new)
         .transpose()?;
-    let whole = rootfs::root_sources(&spec.mounts, plan.bundle)?;
+    let taken = rootfs::bind_sources(&spec.mounts, sources, plan.bundle)?;
     let root = rootfs::attach_root(&root)?;
-    for ((mount, source), whole) in spec.mounts.iter().zip(sources.iter()).zip(&whole) {
+    for ((mount, given), taken) in spec.mounts.iter().zip(sources.iter()).zip(&taken) {
         if matches!(mount.kind.as_str(), "cgroup" | "cgroup2") {
             rootfs::mount_cgroup(
                 root.as_fd(),
@@ -220,8 +220,8 @@ fn make_root(
                 namespaces.cgroup,
             )?;
         } else {
-            let source = source.as_ref().or(whole.as_ref()).map(AsFd::as_fd);
-            rootfs::mount(root.as_fd(), mount, plan.bundle, source)?;
+            let source = given.as_ref().or(taken.as_ref()).map(AsFd::as_fd);
+            rootfs::mount(root.as_fd(), mount, source)?;
         }
     }
     let dev = DevOwner::of(&spec.mounts);

@@ -3,7 +3,7 @@
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Uid};
 use rustix::io::Errno;
 
 use super::mounts::{attach, copy_of, is_bind};
@@ -175,8 +175,15 @@ fn make(root: BorrowedFd<'_>, device: &Device) -> Result<()> {
 }
 
 fn bind_host(root: BorrowedFd<'_>, path: &Path) -> Result<()> {
-    let host = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
-        .context(|| format!("open the host's {}", path.display()))?;
+    // No links: the container's root lies over `/` by now, and one that climbs there would lead into it.
+    let host = rustix::fs::openat2(
+        rustix::fs::CWD,
+        path,
+        OFlags::PATH | OFlags::CLOEXEC,
+        Mode::empty(),
+        ResolveFlags::NO_SYMLINKS,
+    )
+    .context(|| format!("open the host's {}, which must be no link", path.display()))?;
     let target = mount_target(root, path, TargetKind::File)?;
     let failed = || format!("bind the host's {}", path.display());
     let copy = copy_of(host, Recursion::One).context(failed)?;

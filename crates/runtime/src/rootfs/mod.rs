@@ -22,7 +22,7 @@ use rustix::mount::{MountPropagationFlags, UnmountFlags};
 pub use cgroups::mount_cgroup;
 pub use devices::{DevOwner, populate as populate_devices};
 pub use mounts::{
-    attach, bind_source, copy_of, is_bind, mount, new_file_system, root_sources, settle_source,
+    attach, bind_source, bind_sources, copy_of, is_bind, mount, new_file_system, settle_source,
 };
 pub use options::{Options, Recursion};
 pub use overlay::overlay;
@@ -108,10 +108,18 @@ pub fn attach_root(root: &OwnedFd) -> Result<OwnedFd> {
 
 /// Makes the attached root `/` and detaches the host's tree from this namespace.
 pub fn enter(root: BorrowedFd<'_>) -> Result<()> {
+    let old = rustix::fs::open(
+        "/",
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .context(|| "open /")?;
     rustix::process::fchdir(root).context(|| "enter the container's root")?;
     match rustix::process::pivot_root(".", ".") {
         Ok(()) => {
-            // The old root now lies over "."; its copies elsewhere must not notice the detaching.
+            // The old root now lies over the new one, and "." would be the new one: mounts of volumes that are shared with
+            // the host must stay so. Copies of the old root elsewhere must not notice its detaching.
+            rustix::process::fchdir(&old).context(|| "enter the old root")?;
             rustix::mount::mount_change(
                 ".",
                 MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC,

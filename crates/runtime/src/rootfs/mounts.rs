@@ -20,21 +20,17 @@ use crate::{Error, ErrorKind, Result};
 /// `PROC_SUPER_MAGIC` of linux/magic.h.
 const PROC_MAGIC: rustix::fs::FsWord = 0x9fa0;
 
-/// Makes one mount below `root`, the attached root of the container. `source` is what [`bind_source`] made of it already.
+/// Makes one mount below `root`, the attached root of the container. `source` is what [`bind_source`] made for a bind mount.
 ///
 /// # Errors
 /// Names the mount's destination, and what can be done where that is known.
-pub fn mount(
-    root: BorrowedFd<'_>,
-    mount: &Mount,
-    bundle: &Path,
-    source: Option<BorrowedFd<'_>>,
-) -> Result<()> {
+pub fn mount(root: BorrowedFd<'_>, mount: &Mount, source: Option<BorrowedFd<'_>>) -> Result<()> {
     let options = Options::parse(&mount.options);
     let made = match source {
         Some(source) => bind(root, mount, &options, source),
-        None if is_bind(mount, &options) => bind_source(mount, &options, bundle, None, false)
-            .and_then(|source| bind(root, mount, &options, source.as_fd())),
+        None if is_bind(mount, &options) => {
+            Err(Error::new(ErrorKind::System, "nothing was taken as its source"))
+        }
         None => file_system(root, mount, &options),
     };
     made.map_err(|error| error.wrap(format!("mount {}", mount.destination.display())))
@@ -204,26 +200,29 @@ pub fn bind_source(
     Ok(copy)
 }
 
-/// The copies of those bind mounts' sources that are `/` with all that is mounted below it. They must be taken before the
-/// container's root is attached over `/`: later it would lie on top of them.
+/// The sources of the bind mounts of which none is `given`.
+///
+/// They must be taken before the container's root is attached over `/`: from then on `..` at the host's `/` leads into the
+/// container's root, and with it every relative link that climbs so far (`/etc/localtime` is one on many hosts) to where
+/// the image wants it; and a copy of `/` with all below it would have the container's root on top.
 ///
 /// # Errors
-/// As [`bind_source`]; a source that does not exist is for [`mount`] to tell.
-pub fn root_sources(mounts: &[Mount], bundle: &Path) -> Result<Vec<Option<OwnedFd>>> {
-    let place = |path: &Path| {
-        let stat = rustix::fs::stat(path).ok()?;
-        Some((stat.st_dev, stat.st_ino))
-    };
-    let slash = place(Path::new("/"));
-    let copy = |mount: &Mount| {
+/// As [`bind_source`].
+pub fn bind_sources(
+    mounts: &[Mount],
+    given: &[Option<OwnedFd>],
+    bundle: &Path,
+) -> Result<Vec<Option<OwnedFd>>> {
+    let one = |(at, mount): (usize, &Mount)| {
         let options = Options::parse(&mount.options);
-        let whole = options.bind == Some(Recursion::All) && place(&bundle.join(&mount.source)) == slash;
-        whole
+        let is_given = given.get(at).is_some_and(Option::is_some);
+        let is_cgroup = matches!(mount.kind.as_str(), "cgroup" | "cgroup2");
+        (!is_given && !is_cgroup && is_bind(mount, &options))
             .then(|| bind_source(mount, &options, bundle, None, false))
             .transpose()
             .map_err(|error| error.wrap(format!("mount {}", mount.destination.display())))
     };
-    mounts.iter().map(copy).collect()
+    mounts.iter().enumerate().map(one).collect()
 }
 
 /// Gives the detached `copy` a bind mount attaches what [`bind_source`] gives it.
