@@ -346,6 +346,15 @@ impl Builder {
         blocking(move || Ok(builder.cache.records(&builder.worker.used_layers()))).await
     }
 
+    /// What made the layers that the cache keeps, by layer.
+    ///
+    /// # Errors
+    /// When the work ends abnormally.
+    pub async fn cache_layers(self: &Arc<Self>) -> Result<HashMap<vessel_image::ChainId, String>> {
+        let builder = Arc::clone(self);
+        blocking(move || Ok(builder.cache.layers())).await
+    }
+
     /// Removes records. What a running build uses stays.
     ///
     /// # Errors

@@ -22,6 +22,8 @@ mod compose_commands;
 mod contexts;
 #[path = "e2e/daemon_death.rs"]
 mod daemon_death;
+#[path = "e2e/explain.rs"]
+mod explain;
 #[path = "e2e/failures.rs"]
 mod failures;
 #[path = "e2e/health.rs"]
@@ -46,11 +48,15 @@ mod networks;
 mod networks_direct;
 #[path = "e2e/networks_ipv6.rs"]
 mod networks_ipv6;
+#[path = "e2e/operation_log.rs"]
+mod operation_log;
 #[path = "e2e/platforms.rs"]
 mod platforms;
 #[path = "e2e/raw_streams.rs"]
 mod raw_streams;
 #[path = "e2e/registries.rs"]
 mod registries;
+#[path = "e2e/undo.rs"]
+mod undo;
 #[path = "e2e/volumes.rs"]
 mod volumes;

@@ -30,4 +30,6 @@ pub struct Config {
     pub tls: Option<TlsFiles>,
     /// The group that may use Unix sockets beside root, when it exists.
     pub group: String,
+    /// Bytes that the operation log may have; 0: nothing is logged.
+    pub operation_log: u64,
 }

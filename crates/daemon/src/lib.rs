@@ -17,6 +17,7 @@ mod error;
 mod hijack;
 mod listen;
 mod openapi;
+mod oplog;
 mod query;
 mod request;
 mod response;

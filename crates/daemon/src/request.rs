@@ -1,5 +1,7 @@
 //! A request as the routes see it: version, path, query, and a body that is read with bounds.
 
+use std::sync::Arc;
+
 use http_body_util::{BodyExt, Limited};
 use hyper::body::{Body as _, Bytes, Incoming};
 use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING, UPGRADE};
@@ -10,6 +12,7 @@ use vessel_api::describe::{Describe, canonical};
 use crate::body::{BodyReader, discard};
 use crate::error::ApiError;
 use crate::hijack::Way;
+use crate::oplog::{Note, Peer};
 use crate::query::Query;
 use crate::shape;
 use crate::takeover::{self, Taker};
@@ -29,6 +32,10 @@ pub struct Request {
     pub route: String,
     /// The decoded query.
     pub query: Query,
+    /// What it tells the operation log.
+    pub note: Note,
+    /// Who sent it.
+    pub peer: Option<Arc<Peer>>,
     inner: hyper::Request<Incoming>,
     taker: Taker,
 }
@@ -42,6 +49,8 @@ impl Request {
             version,
             route: String::new(),
             query,
+            note: Note::default(),
+            peer: None,
             inner,
             taker,
         })
@@ -121,6 +130,7 @@ impl Request {
         let mut value = serde_json::from_slice(&bytes).map_err(invalid)?;
         // Docker's decoder does not mind in which letters names are written.
         canonical::<T>(&mut value);
+        self.note.body(&self.route, &value);
         shape::request(&self.route, self.version, &mut value)?;
         // A `null` leaves the zero value, as any other value would.
         serde_json::from_value(value).map_err(invalid)

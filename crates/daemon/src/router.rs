@@ -10,9 +10,11 @@ use hyper::Method;
 use hyper::body::Incoming;
 use hyper::header::CONTENT_LENGTH;
 use serde_json::Value;
+use vessel_engine::operation::{self, Operation};
 
 use crate::body::Body;
 use crate::error::ApiError;
+use crate::oplog::{self, Peer, Pending};
 use crate::query::decode;
 use crate::request::Request;
 use crate::response::Answer;
@@ -29,9 +31,14 @@ const MAX_SEGMENTS: usize = 64;
 ///
 /// Who asks to leave HTTP does not always wait for the answer: what follows the request may be a program's input, which must
 /// not be taken for requests when the answer is no. The same holds for what is not understood.
-pub async fn route(state: &Arc<State>, request: hyper::Request<Incoming>, taker: Taker) -> (Answer, bool) {
+pub async fn route(
+    state: &Arc<State>,
+    request: hyper::Request<Incoming>,
+    taker: Taker,
+    peer: &Arc<Peer>,
+) -> (Answer, bool) {
     let mut leaves = true;
-    let answer = routed(state, request, taker, &mut leaves).await;
+    let answer = routed(state, request, taker, peer, &mut leaves).await;
     (answer, !leaves)
 }
 
@@ -39,6 +46,7 @@ async fn routed(
     state: &Arc<State>,
     request: hyper::Request<Incoming>,
     taker: Taker,
+    peer: &Arc<Peer>,
     leaves: &mut bool,
 ) -> Answer {
     let raw = request.uri().path().to_owned();
@@ -61,7 +69,24 @@ async fn routed(
         // Nobody reads it, and who still sends it would not look at the answer.
         request.discard_body().await;
     }
-    let answer = (route.handler)(state, request, &places).await?;
+    request.peer = Some(Arc::clone(peer));
+    let answer = if oplog::is_logged(route) {
+        let command = Operation::new(peer.identity());
+        let note = request.note.clone();
+        let pending = Pending::new(
+            &state.log,
+            peer,
+            &command.id,
+            route,
+            &places,
+            &request.query,
+            note,
+        );
+        let answered = operation::scope(command, (route.handler)(state, request, &places)).await;
+        pending.answered(answered)?
+    } else {
+        (route.handler)(state, request, &places).await?
+    };
     shaped(&name, version, answer)
 }
 

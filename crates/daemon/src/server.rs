@@ -20,7 +20,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::{Notify, OwnedSemaphorePermit, watch};
 use tokio::task::JoinSet;
 use vessel_build::Builder;
-use vessel_engine::Engine;
+use vessel_engine::{Engine, operation};
 
 use crate::body::Body;
 use crate::buildkit::jobs::Jobs;
@@ -29,6 +29,7 @@ use crate::config::Config;
 use crate::conn::{Conn, drain};
 use crate::error::{ApiError, Error};
 use crate::listen::{Listener, Security};
+use crate::oplog::{OperationLog, Peer, Pending};
 use crate::response::Answer;
 use crate::room::{Guest, Room};
 use crate::takeover::{Held, Taker};
@@ -54,6 +55,8 @@ pub struct State {
     pub sessions: Arc<Sessions>,
     /// Builds under way.
     pub jobs: Arc<Jobs>,
+    /// Who did what.
+    pub log: Arc<OperationLog>,
     /// Where contexts are unpacked that come as archives.
     pub uploads: PathBuf,
     upload: AtomicUsize,
@@ -82,10 +85,11 @@ impl State {
         F: Future<Output = Answer> + Send + 'static,
     {
         let busy = Busy::new(self);
-        let task = tokio::spawn(async move {
+        let command = operation::current().unwrap_or_default();
+        let task = tokio::spawn(operation::scope(command, async move {
             let _busy = busy;
             operation.await
-        });
+        }));
         match task.await {
             Ok(answer) => answer,
             Err(error) => Err(ApiError::internal(format!(
@@ -145,8 +149,16 @@ impl Server {
             let listener = Listener::open(listen, &config.group, security.as_ref()).await?;
             listeners.push(Arc::new(listener));
         }
-        let uploads = config.engine.root.join("uploads");
+        let (root, uploads) = (config.engine.root.clone(), config.engine.root.join("uploads"));
         let engine = Engine::open(config.engine).await?;
+        let log = OperationLog::open(&root, config.operation_log).map_err(|error| {
+            Error::Config(format!(
+                "the operation log in {} cannot be opened: {error}; --operation-log off does without",
+                root.display()
+            ))
+        })?;
+        let log = Arc::new(log);
+        Pending::daemon(&log, "daemon start").done(200, "");
         // What a daemon left that was killed.
         match std::fs::remove_dir_all(&uploads) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -158,6 +170,7 @@ impl Server {
             engine,
             sessions: Arc::default(),
             jobs: Arc::default(),
+            log,
             uploads,
             upload: AtomicUsize::new(0),
             busy: AtomicUsize::new(0),
@@ -210,6 +223,7 @@ impl Server {
                 DRAIN.as_secs()
             );
         }
+        Pending::daemon(&state.log, "daemon stop").done(200, "");
         state.engine.shutdown().await;
     }
 }
@@ -257,6 +271,7 @@ async fn connection(
     mut ended: watch::Receiver<bool>,
 ) {
     let in_clear = conn.is_in_clear();
+    let peer = Arc::new(Peer::of(&conn));
     let refused = Arc::new(AtomicBool::new(false));
     let refuse = Arc::clone(&refused);
     let spoken = Arc::new(AtomicBool::new(false));
@@ -269,9 +284,10 @@ async fn connection(
         heard.store(true, Ordering::Relaxed);
         speaking.spoke();
         let (state, taker, refuse) = (Arc::clone(&state), taker.clone(), Arc::clone(&refuse));
+        let peer = Arc::clone(&peer);
         taker.request_begins(&request);
         async move {
-            let answer = answer(state, request, taker, in_clear).await;
+            let answer = answer(state, request, taker, &peer, in_clear).await;
             if answer.headers().get(CONNECTION).is_some_and(|how| how == "close") {
                 refuse.store(true, Ordering::Relaxed);
             }
@@ -320,13 +336,14 @@ async fn answer(
     state: Arc<State>,
     request: hyper::Request<Incoming>,
     taker: Taker,
+    peer: &Arc<Peer>,
     in_clear: bool,
 ) -> Response<Body> {
     let busy = Busy::new(&state);
     tracing::debug!(method = %request.method(), uri = %request.uri(), "request");
     let (routed, goes_on) = match foreign(&request).filter(|_| in_clear) {
         Some(why) => (Err(ApiError::new(StatusCode::FORBIDDEN, why)), false),
-        None => router::route(&state, request, taker.clone()).await,
+        None => router::route(&state, request, taker.clone(), peer).await,
     };
     let mut answer = match routed {
         Ok(answer) => answer,

@@ -17,8 +17,8 @@ use crate::openapi;
 use crate::request::Request;
 use crate::response::Answer;
 use crate::routes::{
-    absent, build, commit, containers, copy, exec, image_explain, images, networks, registries, streams,
-    system, usage, volumes,
+    absent, build, commit, containers, copy, exec, image_explain, images, networks, operations, registries,
+    streams, system, usage, volumes,
 };
 use crate::server::State;
 
@@ -162,6 +162,15 @@ pub static ROUTES: &[Route] = rows! {
         |s, r, _| system::events(s, &r);
     GET "/system/df", "What takes how much of the disk", [list("type"), flag("verbose"), flag("vessel")], NONE => 200 of::<api::DiskUsage>(),
         |s, r, _| usage::disk_usage(s, &r).await;
+    GET "/vessel/explain", "Where everything on the host comes from, and what frees it", [], NONE
+        => 200 of::<api::Explanation>(), |s, _, _| operations::explain(s).await;
+    GET "/vessel/bin", "What was removed and can be brought back, the newest first", [], NONE => 200 of::<api::BinList>(),
+        |s, _, _| operations::bin(s).await;
+    POST "/vessel/bin/empty", "Remove it for good", [], NONE => 200 of::<api::BinEmptied>(), |s, _, _| operations::empty(s).await;
+    POST "/vessel/undo", "Bring back what the last command removed, or another one", [], of::<api::UndoRequest>()
+        => 200 of::<api::UndoReport>(), |s, r, _| operations::undo(s, r).await;
+    GET "/vessel/log", "Who did what, the newest last", [text("since"), text("until"), text("tail"), flag("follow")], NONE
+        => 200 Body::Lines, |s, r, _| operations::log(s, &r);
     GET "/openapi.json", "This description", [], NONE => 200 Body::Object, |_, _, _| openapi::answer();
     POST "/auth", "Log in to a registry", [], Body::Object => 200 Body::Object, |s, r, _| registries::auth(s, r).await;
     GET "/distribution/{name:.*}/json", "What a name stands for at its registry", [], NONE => 200 Body::Object,

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use vessel_api::DiskItem;
 
+use crate::removed::Thing;
 use crate::{Context, Engine, Filters, Result, blocking};
 
 /// What records say should be there, by names of directories.
@@ -42,6 +43,13 @@ impl Engine {
         for container in self.containers() {
             layers.extend(container.record().layers.iter().map(hex));
             containers.insert(container.id().to_owned());
+        }
+        for entry in self.bin.all().values() {
+            match &entry.thing {
+                Thing::Container { record, .. } => layers.extend(record.layers.iter().map(hex)),
+                Thing::Image { record, .. } => layers.extend(record.chain_ids.iter().map(hex)),
+                Thing::Volume { .. } | Thing::Network { .. } => {}
+            }
         }
         let volumes = self.volume_list(&Filters::default()).await?.volumes;
         let known = Known {
@@ -76,7 +84,7 @@ fn items(root: &Path, known: &Known) -> Result<Vec<DiskItem>> {
                         items.push(item(&layer, size, unused, false));
                     }
                 }
-                items.push(item(&path, used, "layers of images and containers", true));
+                items.push(item(&path, used, "layers of images, containers and the bin", true));
                 items.push(item(&path, others, kept, true));
             }
             "volumes" => {
@@ -108,6 +116,18 @@ fn items(root: &Path, known: &Known) -> Result<Vec<DiskItem>> {
                 "configurations and manifests of images",
                 true,
             )),
+            "removed" => items.push(item(
+                &path,
+                meter.tree(&path),
+                "the bin: containers and volumes that were removed",
+                true,
+            )),
+            "uploads" => items.push(item(
+                &path,
+                meter.tree(&path),
+                "contexts of builds that run",
+                true,
+            )),
             "partial" => items.push(item(&path, meter.tree(&path), "downloads to be resumed", true)),
             "bin" => items.push(item(
                 &path,
@@ -128,7 +148,7 @@ fn items(root: &Path, known: &Known) -> Result<Vec<DiskItem>> {
                 true,
             )),
             name => {
-                let own = name.starts_with("state") || name == "lock";
+                let own = name.starts_with("state") || name.starts_with("operations.log") || name == "lock";
                 let purpose = if own {
                     "the engine's state"
                 } else {
@@ -151,7 +171,7 @@ fn item(path: &Path, size: u64, purpose: &str, known: bool) -> DiskItem {
     }
 }
 
-fn children(directory: &Path) -> impl Iterator<Item = PathBuf> {
+pub(crate) fn children(directory: &Path) -> impl Iterator<Item = PathBuf> {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     entries.map(|entry| entry.path())
 }
@@ -164,14 +184,14 @@ fn names(known: &HashSet<String>, path: &Path) -> bool {
 
 /// Measures. What cannot be read counts nothing.
 #[derive(Default)]
-struct Meter {
+pub(crate) struct Meter {
     /// Files with several names that were counted.
     linked: HashSet<(u64, u64)>,
 }
 
 impl Meter {
     /// A file, or a directory without what is in it.
-    fn own(&mut self, path: &Path) -> u64 {
+    pub fn own(&mut self, path: &Path) -> u64 {
         match fs::symlink_metadata(path) {
             Ok(found)
                 if found.is_dir() || found.nlink() == 1 || self.linked.insert((found.dev(), found.ino())) =>
@@ -183,7 +203,7 @@ impl Meter {
     }
 
     /// A file, or a directory with all that is in it.
-    fn tree(&mut self, path: &Path) -> u64 {
+    pub fn tree(&mut self, path: &Path) -> u64 {
         let mut total = 0;
         let mut pending = vec![path.to_owned()];
         while let Some(path) = pending.pop() {

@@ -10,6 +10,7 @@ pub mod container;
 mod disk;
 mod error;
 pub mod events;
+mod explain;
 pub mod files;
 pub mod filters;
 mod ids;
@@ -18,8 +19,10 @@ pub mod images;
 pub mod logs;
 mod network;
 pub mod oci_spec;
+pub mod operation;
 mod paths;
 mod reconcile;
+mod removed;
 pub mod signal;
 pub mod state;
 pub mod stats;
@@ -54,6 +57,7 @@ pub use events::{Events, EventsOptions};
 pub use filters::Filters;
 pub use image_index::{Image, ImageIndex};
 pub use logs::{LogStream, LogsOptions};
+pub use removed::BinConfig;
 pub use state::{Durability, Store};
 
 /// How an engine is set up.
@@ -81,6 +85,8 @@ pub struct EngineConfig {
     pub registries: vessel_image::registry::Settings,
     /// Which signatures images must have.
     pub trust: vessel_image::registry::TrustPolicy,
+    /// What becomes of what users remove; none: it is gone.
+    pub bin: Option<BinConfig>,
 }
 
 /// A range of IDs.
@@ -111,6 +117,7 @@ pub struct Engine {
     /// Where layers are known to be, by diff ID: see [`images`].
     places: Table<Vec<images::Place>>,
     volumes: volumes::Volumes,
+    bin: removed::Bin,
     networks: network::Networks,
     launcher: Launcher,
     hierarchies: Hierarchies,
@@ -121,6 +128,7 @@ pub struct Engine {
     filters: container::prepare::FilterCache,
     log_watcher: logs::Watcher,
     builder: std::sync::OnceLock<Arc<vessel_build::Builder>>,
+    steps: build::Steps,
     ending: AtomicBool,
 }
 
@@ -144,6 +152,7 @@ impl Engine {
         engine.open_builder().await?;
         engine.adopt_all().await?;
         engine.collect_after_start();
+        engine.watch_bin();
         Ok(engine)
     }
 
@@ -176,7 +185,13 @@ impl Engine {
         // Layers and volumes hold what containers made, programs that run as root for whoever starts them among it
         // (CVE-2021-41091): no user of the host gets there. Containers need no path to them, whatever their root is mapped
         // to. Only the way to the sockets is open.
-        let private = [&paths.root, &paths.volumes(), &paths.containers(), &paths.shims()];
+        let private = [
+            &paths.root,
+            &paths.volumes(),
+            &paths.containers(),
+            &paths.removed(),
+            &paths.shims(),
+        ];
         for (directory, mode) in private
             .map(|path| (path, 0o700))
             .into_iter()
@@ -202,6 +217,8 @@ impl Engine {
         };
         let content = vessel_image::Store::open(&paths.root).map_err(image_index::from_image)?;
         content.sweep_temporary().map_err(image_index::from_image)?;
+        removed::settle(&paths, &store)?;
+        let bin = removed::Bin::open(config.bin, &paths, &store)?;
         let images = ImageIndex::open(&store, content)?;
         let registries = vessel_image::registry::RegistryClient::new(config.registries.clone())
             .map_err(image_index::from_image)?;
@@ -241,6 +258,7 @@ impl Engine {
             registries,
             places,
             volumes,
+            bin,
             networks,
             launcher: Launcher::new()?,
             hierarchies,
@@ -250,6 +268,7 @@ impl Engine {
             filters: Default::default(),
             log_watcher: Default::default(),
             builder: Default::default(),
+            steps: Default::default(),
             ending: AtomicBool::new(false),
             config,
             store,

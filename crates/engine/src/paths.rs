@@ -64,6 +64,11 @@ impl Paths {
         self.volumes().join(".removed")
     }
 
+    /// What users removed and may want back.
+    pub fn removed(&self) -> PathBuf {
+        self.root.join("removed")
+    }
+
     /// The layer between every image and its containers' writable layers.
     pub fn init_layer(&self) -> PathBuf {
         self.root.join("init-layer")
@@ -80,10 +85,11 @@ impl Paths {
     }
 
     /// All directories that must exist.
-    pub fn directories(&self) -> [PathBuf; 7] {
+    pub fn directories(&self) -> [PathBuf; 8] {
         [
             self.containers(),
             self.volumes(),
+            self.removed(),
             self.build_empty(),
             self.root.join("bin"),
             self.run.clone(),

@@ -45,6 +45,7 @@ pub use endpoint::{AddressV6, Endpoint, EndpointRecord, EndpointRequest};
 pub use error::{Error, ErrorKind, Result};
 pub use interface::{bridge_exists, remove_bridge};
 pub use netns::{Netns, NetnsConfig};
+pub use nft::listing::{Rule, rules};
 pub use pool::{Pool, PoolConfig};
 pub use ports::{PortSpec, Protocol, PublishedPort, Reservation};
 pub use publish::parse_publish;

@@ -139,6 +139,15 @@ impl Pool {
         (stock.endpoints.len(), stock.isolated.len())
     }
 
+    /// The host's interfaces of the endpoints in stock.
+    pub fn prepared(&self) -> Vec<String> {
+        let stock = lock(&self.shared.stock);
+        let interfaces = stock.endpoints.iter();
+        interfaces
+            .map(|endpoint| endpoint.record.ifname.clone())
+            .collect()
+    }
+
     /// Stops to fill and gives the stock back; afterwards everything is made on the spot.
     pub fn drain(&self) {
         lock(&self.shared.stock).ended = true;

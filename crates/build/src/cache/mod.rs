@@ -282,6 +282,15 @@ impl Cache {
         records.into_iter().map(|(record, _)| record).collect()
     }
 
+    /// What made the layers that records name, by layer.
+    pub fn layers(&self) -> HashMap<ChainId, String> {
+        let state = self.state();
+        let records = state.records.values().map(|entry| &entry.record);
+        records
+            .map(|record| (record.chain.clone(), record.description.clone()))
+            .collect()
+    }
+
     /// All records, each with the size and the name of its layer.
     fn whole_records(&self, shared: &HashSet<ChainId>) -> Vec<(CacheRecord, Option<ChainId>)> {
         let state = self.state();

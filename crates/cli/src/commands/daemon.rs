@@ -5,12 +5,13 @@ use std::path::PathBuf;
 
 use tracing_subscriber::EnvFilter;
 use vessel_daemon::{Config, Listen, TlsFiles};
-use vessel_engine::{EngineConfig, IdRange};
+use vessel_engine::{BinConfig, EngineConfig, IdRange};
 
 use crate::app::Run;
 use crate::context::{Context, Places};
 use crate::failure::{Failure, Result};
 use crate::options::registries::RegistryOptions;
+use crate::output::units::{parse_duration, parse_size};
 
 /// Run the daemon in the foreground
 #[derive(Debug, clap::Args)]
@@ -64,6 +65,15 @@ pub struct Args {
     /// Run an init in every container
     #[arg(long)]
     init: bool,
+    /// Bytes of what users removed that are kept for `vessel undo`; auto: a tenth of the file system, 10 GB at most; off: none
+    #[arg(long, env = "VESSEL_BIN", value_name = "bytes|auto|off", default_value = "auto", value_parser = bin_size)]
+    bin: BinSize,
+    /// How long it is kept at most
+    #[arg(long, value_name = "duration", default_value = "24h", value_parser = age)]
+    bin_age: std::time::Duration,
+    /// Bytes that the log of operations may have; off: there is none
+    #[arg(long, value_name = "bytes|off", default_value = "16m", value_parser = size_or_off)]
+    operation_log: u64,
     #[command(flatten)]
     registries: RegistryOptions,
     /// What to log: error, warn, info, debug or trace
@@ -112,6 +122,17 @@ impl Run for Args {
             dns: self.dns,
             init: self.init,
             trust: self.registries.trust()?,
+            bin: match self.bin {
+                BinSize::Off => None,
+                BinSize::Auto => Some(BinConfig {
+                    size: None,
+                    age: self.bin_age,
+                }),
+                BinSize::Bytes(size) => Some(BinConfig {
+                    size: Some(size),
+                    age: self.bin_age,
+                }),
+            },
             registries: self.registries.settings(),
         };
         let config = Config {
@@ -119,6 +140,7 @@ impl Run for Args {
             listen,
             tls,
             group: self.group,
+            operation_log: self.operation_log,
         };
         let runtime = vessel_daemon::runtime().map_err(|error| {
             Failure::new(format!("cannot start threads: {}", crate::failure::words(&error)))
@@ -182,6 +204,45 @@ fn bridge_address(text: &str) -> std::result::Result<(Ipv4Addr, u8), String> {
         .filter(|length| (1..=30).contains(length))
         .ok_or_else(wrong)?;
     Ok((address.parse().map_err(|_| wrong())?, length))
+}
+
+/// What `--bin` says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum BinSize {
+    Auto,
+    Off,
+    Bytes(u64),
+}
+
+fn bin_size(text: &str) -> std::result::Result<BinSize, String> {
+    match text {
+        "auto" | "on" | "" => Ok(BinSize::Auto),
+        "off" => Ok(BinSize::Off),
+        text => parse_size(text)
+            .ok()
+            .and_then(|size| u64::try_from(size).ok())
+            .map(BinSize::Bytes)
+            .ok_or_else(|| format!("'{text}' is neither auto, off nor a size")),
+    }
+}
+
+fn age(text: &str) -> std::result::Result<std::time::Duration, String> {
+    let nanos = parse_duration(text)?;
+    u64::try_from(nanos)
+        .ok()
+        .filter(|nanos| *nanos > 0)
+        .map(std::time::Duration::from_nanos)
+        .ok_or_else(|| format!("'{text}' is no duration: use one like 24h; --bin off keeps nothing"))
+}
+
+/// A number of bytes; `off` is none.
+fn size_or_off(text: &str) -> std::result::Result<u64, String> {
+    if text == "off" {
+        return Ok(0);
+    }
+    let size = parse_size(text).ok().and_then(|size| u64::try_from(size).ok());
+    size.filter(|size| *size >= 1 << 16)
+        .ok_or_else(|| format!("'{text}' is neither off nor a size of at least 64k"))
 }
 
 fn id_range(text: &str) -> std::result::Result<(u32, u32), String> {

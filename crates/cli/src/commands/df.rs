@@ -1,6 +1,6 @@
 //! `vessel system df`
 
-use vessel_api::{BuildCache, ContainerSummary, DiskItem, DiskUsage};
+use vessel_api::{BinList, BuildCache, ContainerSummary, DiskItem, DiskUsage};
 
 use super::{images, ps, volume};
 use crate::app::Run;
@@ -49,7 +49,13 @@ impl Run for Args {
             } else {
                 &self.format
             };
-            let rows = summary(&usage).iter().map(Kind::row).collect();
+            let mut rows: Vec<Row> = summary(&usage).iter().map(Kind::row).collect();
+            // Another daemon has none.
+            if let Ok(bin) = context.client()?.bin()
+                && !bin.items.is_empty()
+            {
+                rows.push(bin_kind(&bin).row());
+            }
             render(format, TABLE, HEADERS, rows)?
         };
         output::print(&text)?;
@@ -87,6 +93,18 @@ impl Kind {
             .text("Active", self.active.to_string())
             .text("Size", human_size(self.size as f64))
             .text("Reclaimable", reclaimable)
+    }
+}
+
+fn bin_kind(bin: &BinList) -> Kind {
+    let size = i64::try_from(bin.size).unwrap_or(i64::MAX);
+    Kind {
+        name: "Bin",
+        total: bin.items.len(),
+        active: 0,
+        size,
+        reclaimable: size,
+        share: false,
     }
 }
 

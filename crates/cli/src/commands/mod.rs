@@ -1,6 +1,7 @@
 //! The commands, one file each.
 
 pub mod attach;
+pub mod bin;
 pub mod build;
 mod build_context;
 mod build_options;
@@ -16,6 +17,7 @@ pub mod df;
 pub mod diff;
 pub mod events;
 pub mod exec;
+pub mod explain;
 pub mod export;
 pub mod history;
 pub mod image_diff;
@@ -32,6 +34,7 @@ pub mod logs;
 pub mod man;
 pub mod manifest;
 pub mod network;
+pub mod operation_log;
 pub mod pause;
 pub mod port;
 pub mod prune;

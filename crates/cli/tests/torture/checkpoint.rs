@@ -121,6 +121,7 @@ pub fn check(arena: &Arena, workers: &mut [Worker<'_>], veteran: &Veteran, basel
     }
     free_names(arena, workers);
     remove_all(arena, workers);
+    empty_bin(arena);
     if arena.failed() {
         return;
     }
@@ -313,6 +314,25 @@ fn remove_all(arena: &Arena, workers: &mut [Worker<'_>]) {
     match everything_on_disk(arena) {
         Ok(usage) if usage.contains("\"Known\":true") && !usage.contains("\"Known\":false") => {}
         other => arena.fail(format!("not everything on the disk is explained: {other:?}")),
+    }
+}
+
+/// What was removed is in the bin, and nowhere when that is empty; and there is nothing that nobody can explain.
+fn empty_bin(arena: &Arena) {
+    let emptied = arena.ask(&["system", "bin", "empty", "-f"]);
+    let left = arena.ask(&["system", "bin", "--format", "{{.Kind}} {{.Name}}"]);
+    if emptied.code != 0 || !left.out.is_empty() {
+        arena.fail(format!("the bin does not get empty: {emptied:?} {left:?}"));
+    }
+    let unknown = arena.ask(&[
+        "system",
+        "explain",
+        "unknown",
+        "--format",
+        "{{.Kind}} {{.Name}} {{.Purpose}}",
+    ]);
+    if unknown.code != 0 || !unknown.out.is_empty() {
+        arena.fail(format!("not everything on the host is explained: {unknown:?}"));
     }
 }
 

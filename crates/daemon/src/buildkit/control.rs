@@ -20,6 +20,7 @@ use super::convert::{failure, status_response};
 use super::jobs::{Asked, Client, Job};
 use super::session::ClientSession;
 use super::{attributes, exporters, tunnel};
+use crate::oplog::{Peer, Pending};
 use crate::server::{Busy, State};
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -31,12 +32,14 @@ const VERSION: &str = concat!("v0.20.0+vessel.", env!("CARGO_PKG_VERSION"));
 #[derive(Debug)]
 pub struct Control {
     state: Arc<State>,
+    /// Who calls.
+    peer: Option<Arc<Peer>>,
 }
 
 impl Control {
     /// On the daemon's engine.
-    pub fn new(state: Arc<State>) -> Self {
-        Self { state }
+    pub fn new(state: Arc<State>, peer: Option<Arc<Peer>>) -> Self {
+        Self { state, peer }
     }
 }
 
@@ -285,8 +288,29 @@ impl Service for Control {
         let running = self.state.jobs.begin(&request.r#ref)?;
         let _busy = Busy::new(&self.state);
         let client = client(&self.state, &request.session).await?;
-        let exporter_response =
-            Box::pin(solve(&self.state, &builder, &running.job, &request, client)).await?;
+        let logged = self.peer.as_ref().map(|peer| {
+            let told = ["target", "filename", "platform"].into_iter().filter_map(|name| {
+                let value = request
+                    .frontend_attrs
+                    .get(name)
+                    .filter(|value| !value.is_empty())?;
+                Some((name.to_owned(), value.clone()))
+            });
+            let names = request
+                .exporters
+                .iter()
+                .filter_map(|exporter| exporter.attrs.get("name"));
+            let names = names.map(|name| ("t".to_owned(), name.clone()));
+            Pending::build(&self.state.log, peer, told.chain(names).collect())
+        });
+        let built = Box::pin(solve(&self.state, &builder, &running.job, &request, client)).await;
+        if let Some(logged) = logged {
+            match &built {
+                Ok(_) => logged.done(200, ""),
+                Err(status) => logged.done(500, &format!("{:?}", status.code())),
+            }
+        }
+        let exporter_response = built?;
         Ok(Response::new(api::SolveResponse { exporter_response }))
     }
 

@@ -24,7 +24,8 @@ use crate::server::State;
 pub fn serve(state: &Arc<State>, mut request: Request) -> Answer {
     check_upgrade(&request)?;
     let upgrade = request.on_upgrade();
-    let control = ControlServer::new(Control::new(Arc::clone(state))).max_decoding_message_size(MAX_MESSAGE);
+    let control = ControlServer::new(Control::new(Arc::clone(state), request.peer.take()))
+        .max_decoding_message_size(MAX_MESSAGE);
     let gateway =
         LlbBridgeServer::new(Gateway::new(Arc::clone(state))).max_decoding_message_size(MAX_MESSAGE);
     let health = HealthServer::new(Well);

@@ -9,6 +9,7 @@ pub mod exec;
 pub mod image_explain;
 pub mod images;
 pub mod networks;
+pub mod operations;
 pub mod registries;
 pub mod streams;
 pub mod system;

@@ -82,10 +82,12 @@ pub fn config(directory: &TempDir) -> Config {
             init: false,
             registries: Default::default(),
             trust: Default::default(),
+            bin: None,
         },
         listen: vec![Listen::Unix(directory.path().join("vessel.sock"))],
         tls: None,
         group: "no-such-group".to_owned(),
+        operation_log: 1 << 20,
     }
 }
 

@@ -6,6 +6,7 @@ mod mounts;
 mod progress;
 mod push;
 mod run;
+mod steps;
 
 use std::collections::HashSet;
 use std::os::fd::OwnedFd;
@@ -28,6 +29,8 @@ use crate::images::{CHANGES, Progress, chain_id};
 use crate::oci_spec::user;
 use crate::paths::Paths;
 use crate::{Engine, Error, ErrorKind, Result, blocking};
+
+pub(crate) use steps::Steps;
 
 /// The engine as builds see it. It does not keep the engine alive.
 pub(crate) struct EngineWorker {

@@ -74,9 +74,11 @@ async fn run_to_end(
             id,
             endpoints: BTreeMap::new(),
         };
+        owner.steps.begin(&running.id);
         let launched = launch(&owner, request, &mut running);
         if launched.is_err() {
             owner.give_back(&running.id, &running.endpoints);
+            owner.steps.end(&running.id);
         }
         launched.map(|launched| (launched, running))
     });
@@ -98,6 +100,7 @@ async fn run_to_end(
             }
         }
         engine.give_back(&running.id, &running.endpoints);
+        engine.steps.end(&running.id);
         drop(keep);
         ended
     })
@@ -298,6 +301,9 @@ fn launch(engine: &Engine, request: RunRequest, running: &mut Running) -> Result
         }
         NetworkMode::Bridge => {
             let attachment = engine.networks.attach(&EndpointRequest::default(), &[])?;
+            if let Some(end) = &attachment.endpoint {
+                engine.steps.connected(&running.id, &end.ifname);
+            }
             running
                 .endpoints
                 .extend(attachment.endpoint.map(|end| ("bridge".to_owned(), end)));

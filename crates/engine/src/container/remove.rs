@@ -1,14 +1,16 @@
 //! Removing containers.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use vessel_api::ContainersPruneReport;
 use vessel_runtime::cgroup::Cgroup;
 
 use super::Container;
-use super::record::Status;
+use super::record::{Record, Status};
 use crate::error::Context;
 use crate::paths::remove_tree;
+use crate::removed::{Thing, container_key};
 use crate::volumes::tree_size;
 use crate::{Durability, Engine, Error, ErrorKind, Filters, Result, blocking};
 
@@ -21,6 +23,14 @@ pub struct RemoveOptions {
     pub volumes: bool,
     /// Remove a link instead of the container.
     pub link: bool,
+}
+
+/// Moves a directory that may have been moved already.
+fn move_aside(own: &Path, aside: &Path) -> Result<()> {
+    match std::fs::rename(own, aside) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && aside.exists() => Ok(()),
+        done => done.context(|| format!("move {} to {}", own.display(), aside.display())),
+    }
 }
 
 impl Engine {
@@ -75,6 +85,17 @@ impl Engine {
             return Ok(());
         }
         let record = container.record();
+        // What removes itself goes for good. What was begun by an earlier daemon goes on as it was begun.
+        let key = container_key(&record.id);
+        let kept = match self.bin.get(&key) {
+            Some(_) => Some(key),
+            None if record.host.auto_remove => None,
+            None => self.bin.keep(Some(key), || Thing::Container {
+                record: Box::new(Record::clone(&record)),
+                state: Box::new(container.state()),
+                owned: self.volumes_of(&record.id, &record.mounts),
+            })?,
+        };
         if !volumes {
             self.disown_volumes(&record.id, &record.mounts)?;
         }
@@ -88,10 +109,13 @@ impl Engine {
         let cgroup = self.container_cgroup(container).ok().filter(Cgroup::exists);
         // Nobody asked for the removal of what removes itself, and nobody waits for its files: they go when it is gone.
         let (now, later) = if record.host.auto_remove {
-            (Vec::new(), vec![shim, own])
+            (Vec::new(), vec![shim, own.clone()])
+        } else if kept.is_some() {
+            (vec![shim], Vec::new())
         } else {
-            (vec![shim, own], Vec::new())
+            (vec![shim, own.clone()], Vec::new())
         };
+        let moved = kept.as_ref().map(|key| self.bin.files(key));
         let removed = async {
             if cgroup.is_none() && now.is_empty() {
                 return Ok(());
@@ -101,12 +125,20 @@ impl Engine {
                     cgroup.kill_all(rustix::process::Signal::KILL)?;
                     cgroup.destroy()?;
                 }
-                now.iter()
-                    .try_for_each(|tree| remove_tree(tree).context(|| format!("remove {}", tree.display())))
+                now.iter().try_for_each(|tree| {
+                    remove_tree(tree).context(|| format!("remove {}", tree.display()))
+                })?;
+                match moved {
+                    Some(aside) => move_aside(&own, &aside),
+                    None => Ok(()),
+                }
             })
             .await
         };
         if let Err(error) = removed.await {
+            if let Some(key) = &kept {
+                self.bin.forget(key);
+            }
             self.change(container, |state| {
                 state.status = Status::Dead;
                 state.error = error.message().to_owned();
@@ -123,7 +155,11 @@ impl Engine {
         self.containers.remove(container);
         self.drop_execs(container);
         if volumes {
-            self.discard_anonymous_volumes(&record.mounts).await;
+            self.discard_anonymous_volumes(&record.mounts, kept.is_some())
+                .await;
+        }
+        if kept.is_some() {
+            self.bin.kept();
         }
         self.container_event(&record, "destroy", &[]);
         container.life.send_modify(|life| {

@@ -4,12 +4,16 @@
 //! meanwhile, or a disk that is full, leaves layers that no record knows. What is being loaded has leases, and what is
 //! leased stays: a collection may run at any time.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use vessel_image::{Collected, Digest, LiveSet};
 
 use super::chain_id;
+use crate::container::record::Record;
+use crate::image_index::ImageRecord;
+use crate::removed::Thing;
 use crate::{Engine, Result, blocking};
 
 /// How long after a start an earlier daemon's leftovers are looked for: who waited for the daemon comes first.
@@ -63,7 +67,7 @@ impl Engine {
             let mut unreadable = None;
             let collected = content.collect(|| {
                 let mut live = LiveSet::default();
-                let marked = engine.mark_live(&mut live);
+                let marked = engine.mark_live(&mut live, &BTreeSet::new());
                 if let Err(error) = marked {
                     // What is not known to be unused is used.
                     unreadable = Some(error);
@@ -82,8 +86,20 @@ impl Engine {
         .await
     }
 
-    fn mark_live(&self, live: &mut LiveSet) -> Result<()> {
-        for (id, record) in self.images().all() {
+    /// Adds everything that is needed; of the bin, not what some entries need.
+    pub(crate) fn mark_live(&self, live: &mut LiveSet, without: &BTreeSet<String>) -> Result<()> {
+        // Looked at first: what comes back meanwhile was in the bin, or is an image by then.
+        let bin = self.bin.all();
+        let kept = bin.iter().filter(|(key, _)| !without.contains(*key));
+        let mut removed = Vec::new();
+        for (_, entry) in kept {
+            match &entry.thing {
+                Thing::Image { id, record, .. } => removed.push((id.clone(), ImageRecord::clone(record))),
+                Thing::Container { record, .. } => mark_container(record, live)?,
+                Thing::Volume { .. } | Thing::Network { .. } => {}
+            }
+        }
+        for (id, record) in self.images().all().into_iter().chain(removed) {
             live.blobs.insert(id.parse::<Digest>()?);
             for digest in &record.repo_digests {
                 if let Some((_, manifest)) = digest.split_once('@') {
@@ -100,14 +116,19 @@ impl Engine {
         // A pull that was cut goes on where it was.
         live.layers.extend(self.images().content().unfinished_layers());
         for container in self.containers() {
-            // A container may outlive its image when its removal was forced.
-            if let Ok(id) = container.record().image_id.parse::<Digest>() {
-                live.blobs.insert(id);
-            }
-            for layer in &container.record().layers {
-                live.layers.insert(chain_id(layer)?);
-            }
+            mark_container(&container.record(), live)?;
         }
         Ok(())
     }
+}
+
+/// A container may outlive its image when its removal was forced.
+fn mark_container(record: &Record, live: &mut LiveSet) -> Result<()> {
+    if let Ok(id) = record.image_id.parse::<Digest>() {
+        live.blobs.insert(id);
+    }
+    for layer in &record.layers {
+        live.layers.insert(chain_id(layer)?);
+    }
+    Ok(())
 }

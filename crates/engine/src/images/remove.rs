@@ -4,6 +4,7 @@
 //! one unless forced; one that a running container uses cannot be removed at all. Layers stay as long as an image or
 //! a container needs them.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use vessel_api::{ImageDeleteItem, ImagesPruneReport, Map};
@@ -11,7 +12,8 @@ use vessel_image::{ImageConfig, Reference};
 
 use super::{CHANGES, created};
 use crate::container::record::Status;
-use crate::{Container, Engine, Error, ErrorKind, Filters, Result};
+use crate::removed::Thing;
+use crate::{Container, Engine, Error, ErrorKind, Filters, Result, blocking};
 
 impl Engine {
     /// Gives an image a further name.
@@ -69,12 +71,49 @@ impl Engine {
     ) -> Result<Vec<ImageDeleteItem>> {
         let _change = CHANGES.lock().await;
         let found = self.find_image(words)?;
-        let id = found.id;
+        let before = self.image_thing(&found.id)?;
+        let key = self.bin.keep(None, || before)?;
+        let mut items = Vec::new();
+        let removed = self
+            .remove_found(words, found.id.clone(), found.name, force, &mut items)
+            .await;
+        match &key {
+            // Nothing of it went.
+            Some(key) if items.is_empty() => self.bin.forget(key),
+            Some(_) => self.bin.kept(),
+            None => {}
+        }
+        removed?;
+        if self.image_record(&found.id).is_err() {
+            self.collect_into(&mut items, key.into_iter().collect()).await?;
+        }
+        Ok(items)
+    }
+
+    /// An image as the bin keeps it.
+    fn image_thing(&self, id: &str) -> Result<Thing> {
+        let names = self.images().tags_of(id);
+        let index = |name: &String| Some((name.clone(), self.images().index_of_tag(name)?));
+        Ok(Thing::Image {
+            id: id.to_owned(),
+            record: Box::new(self.image_record(id)?),
+            indexes: names.iter().filter_map(index).collect(),
+            names,
+        })
+    }
+
+    async fn remove_found(
+        &self,
+        words: &str,
+        id: String,
+        name: Option<String>,
+        force: bool,
+        items: &mut Vec<ImageDeleteItem>,
+    ) -> Result<()> {
         let users = self.users_of(&id);
         let mut names = self.images().tags_of(&id);
-        let mut items = Vec::new();
-        let by_name = found.name.is_some();
-        if let Some(name) = found.name {
+        let by_name = name.is_some();
+        if let Some(name) = name {
             if !force
                 && names.len() == 1
                 && let Some(user) = users.first()
@@ -87,18 +126,17 @@ impl Engine {
             }
             // A name by digest goes with the last tag of its repository.
             if names.contains(&name) {
-                self.take_name(&id, &name, &mut items).await?;
+                self.take_name(&id, &name, items).await?;
                 names.retain(|other| *other != name);
             } else {
-                self.take_digests(&id, |digest| digest == name, &mut items)
-                    .await?;
+                self.take_digests(&id, |digest| digest == name, items).await?;
             }
             if !names.is_empty() {
-                return Ok(items);
+                return Ok(());
             }
             if check_users(&id, &users, force).is_err() {
                 // It has lost its name only; its containers keep it.
-                return Ok(items);
+                return Ok(());
             }
         } else if names.len() > 1 && !force {
             return Err(conflict(
@@ -109,16 +147,14 @@ impl Engine {
         }
         check_users(&id, &users, force)?;
         for name in names {
-            self.take_name(&id, &name, &mut items).await?;
+            self.take_name(&id, &name, items).await?;
         }
-        self.take_digests(&id, |_| true, &mut items).await?;
-        match self.forget_image(&id, force, &mut items).await {
+        self.take_digests(&id, |_| true, items).await?;
+        match self.forget_image(&id, force, items).await {
             // As above: a container has come to use it meanwhile.
-            Err(error) if by_name && error.kind() == ErrorKind::Conflict => return Ok(items),
-            other => other?,
+            Err(error) if by_name && error.kind() == ErrorKind::Conflict => Ok(()),
+            other => other,
         }
-        self.collect_into(&mut items).await?;
-        Ok(items)
     }
 
     async fn take_name(&self, id: &str, name: &str, items: &mut Vec<ImageDeleteItem>) -> Result<()> {
@@ -170,9 +206,20 @@ impl Engine {
         Ok(())
     }
 
-    /// Collects what nothing needs any more; how much that was.
-    async fn collect_into(self: &Arc<Self>, items: &mut Vec<ImageDeleteItem>) -> Result<u64> {
-        let collected = self.collect_images().await?;
+    /// Collects what nothing needs any more; how much that was. What only entries of the bin still need is told, too: it
+    /// goes with them.
+    async fn collect_into(
+        self: &Arc<Self>,
+        items: &mut Vec<ImageDeleteItem>,
+        kept: BTreeSet<String>,
+    ) -> Result<u64> {
+        let mut collected = self.collect_images().await?;
+        if !kept.is_empty() {
+            let engine = Arc::clone(self);
+            let later = blocking(move || engine.unused_without(&kept)).await?;
+            collected.layers.extend(later.layers);
+            collected.freed += later.freed;
+        }
         items.extend(collected.layers.iter().map(|layer| ImageDeleteItem {
             deleted: layer.to_string(),
             ..ImageDeleteItem::default()
@@ -190,6 +237,7 @@ impl Engine {
         let until = filters.until()?;
         let _change = CHANGES.lock().await;
         let mut report = ImagesPruneReport::default();
+        let mut kept_keys = BTreeSet::new();
         // Other platforms' images of what a name stands for have no name themselves.
         let kept = |id: &str| only_dangling || !self.users_of(id).is_empty();
         let in_use = self.manifests_in_use(kept).await;
@@ -208,6 +256,8 @@ impl Engine {
             if !filters.labels(&labels) || until.is_some_and(|until| created(&config) >= until) {
                 continue;
             }
+            let before = self.image_thing(&id)?;
+            kept_keys.extend(self.bin.keep(None, || before)?);
             for name in names {
                 self.take_name(&id, &name, &mut report.images_deleted).await?;
             }
@@ -217,7 +267,10 @@ impl Engine {
                 other => other?,
             }
         }
-        report.space_reclaimed = self.collect_into(&mut report.images_deleted).await?;
+        if !kept_keys.is_empty() {
+            self.bin.kept();
+        }
+        report.space_reclaimed = self.collect_into(&mut report.images_deleted, kept_keys).await?;
         let attributes = Map::from([("reclaimed".to_owned(), report.space_reclaimed.to_string())]);
         self.events().publish("image", "prune", "", attributes);
         Ok(report)

@@ -9,6 +9,7 @@ use vessel_api::{Ipam, IpamConfig, Map, NetworkCreateRequest, NetworkCreateRespo
 use vessel_network::{BridgeConfig, ConfigV6, DirectMode, Parent, choose_subnet, choose_subnet_v6};
 
 use super::{Link, NetworkRecord, Networks, UserNetwork, Wire, from_network, held};
+use crate::removed::taken;
 use crate::{Durability, Engine, Error, ErrorKind, Result, blocking};
 
 /// Names that mean something else.
@@ -61,12 +62,42 @@ impl Networks {
             )));
         }
         let record = self.settle_request(request, engine)?;
+        self.establish(&record)?;
+        Ok(record)
+    }
+
+    /// Makes a network again that was removed. Blocks.
+    pub fn restore(&self, record: &NetworkRecord) -> Result<()> {
+        let _making = held(&self.making);
+        if held(&self.user).contains_key(&record.name) {
+            return Err(taken("network", &record.name));
+        }
+        let others = self.user_networks();
+        let bridge = &record.bridge.name;
+        if self.bridge().is_some_and(|default| default.name() == bridge)
+            || others.iter().any(|other| other.record.bridge.name == *bridge)
+        {
+            return Err(Error::conflict(format!(
+                "the bridge {bridge} is another network's by now"
+            )));
+        }
+        let subnets = record.bridge.subnet.map(IpNet::V4);
+        let v6 = record.bridge.v6.as_ref().map(|v6| IpNet::V6(v6.subnet));
+        for subnet in subnets.into_iter().chain(v6).filter(|_| !record.foreign) {
+            check_overlap(subnet, &others)?;
+        }
+        self.establish(record)
+    }
+
+    /// Records a network and makes its bridge. The caller makes networks.
+    fn establish(&self, record: &NetworkRecord) -> Result<()> {
+        let name = record.name.as_str();
         let network = UserNetwork {
             record: record.clone(),
             link: Default::default(),
         };
-        self.records.put_now(&record.id, &record)?;
-        match Wire::make(&self.table, &record) {
+        self.records.put_now(&record.id, record)?;
+        match Wire::make(&self.table, record) {
             Ok(wire) => {
                 *held(&network.link) = Link {
                     wire: Some(wire),
@@ -74,12 +105,12 @@ impl Networks {
                 };
             }
             Err(error) => {
-                self.undo(&record);
+                self.undo(record);
                 return Err(error.wrap(format!("cannot make the network {name}")));
             }
         }
         held(&self.user).insert(name.to_owned(), Arc::new(network));
-        Ok(record)
+        Ok(())
     }
 
     /// Nothing is left of a network whose bridge could not be made.

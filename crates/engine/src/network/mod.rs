@@ -24,7 +24,7 @@ use vessel_network::{
 pub(crate) use attach::{Attachment, End, Joined};
 pub(crate) use list::network_id;
 pub(crate) use names::has_names;
-use record::NetworkRecord;
+pub(crate) use record::NetworkRecord;
 use wire::Wire;
 
 use crate::{EngineConfig, Error, Result, Store, state};
@@ -211,6 +211,42 @@ impl Networks {
             None => Netns::new_isolated(&namespace_config()),
         }
         .map_err(from_network)
+    }
+
+    /// The bridges there are, with the name of the network of those that users have made.
+    pub fn bridges(&self) -> Vec<(String, Option<String>)> {
+        let default = self.bridge().map(|bridge| (bridge.name().to_owned(), None));
+        let user = self.user_networks();
+        // What a network is on in place of a bridge counts when it was made for it.
+        let user = user.iter().filter_map(|network| {
+            let record = &network.record;
+            let interface = match &record.parent {
+                Some(parent) => parent.ours.then(|| parent.name.clone())?,
+                None => record.bridge.name.clone(),
+            };
+            Some((interface, Some(record.name.clone())))
+        });
+        default.into_iter().chain(user).collect()
+    }
+
+    /// The interfaces of what was made in advance.
+    pub fn prepared(&self) -> Vec<String> {
+        self.pool.as_ref().map(Pool::prepared).unwrap_or_default()
+    }
+
+    /// The name of the table with all rules.
+    pub fn table_name(&self) -> &str {
+        self.table.name()
+    }
+
+    /// The ports that the table publishes, whoever has them. Blocks.
+    pub fn published(&self) -> Result<Vec<vessel_network::PublishedPort>> {
+        let config = BridgeConfig {
+            table: self.table.name().to_owned(),
+            ..BridgeConfig::default()
+        };
+        let inventory = Bridge::inventory(&config).map_err(from_network)?;
+        Ok(inventory.ports.into_iter().map(|(port, _)| port).collect())
     }
 
     /// Gives back what was made in advance.

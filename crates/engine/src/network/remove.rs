@@ -6,6 +6,7 @@ use vessel_api::NetworksPruneReport;
 
 use super::list::is_builtin;
 use super::{Networks, UserNetwork, held, not_found};
+use crate::removed::Thing;
 use crate::{Durability, Engine, Error, ErrorKind, Filters, Result, blocking};
 
 impl Engine {
@@ -22,7 +23,16 @@ impl Engine {
             ));
         };
         let (engine, owned) = (Arc::clone(self), Arc::clone(&network));
-        blocking(move || engine.networks.remove(&owned)).await?;
+        let kept = self.bin.keep(None, || Thing::Network {
+            record: Box::new(network.record.clone()),
+        })?;
+        let removed = blocking(move || engine.networks.remove(&owned)).await;
+        match (&removed, &kept) {
+            (Ok(()), Some(_)) => self.bin.kept(),
+            (Err(_), Some(key)) => self.bin.forget(key),
+            (_, None) => {}
+        }
+        removed?;
         let record = &network.record;
         self.publish_network("destroy", &record.id, &record.name, record.driver(), None);
         self.networks.records.sync(Durability::Disk).await

@@ -126,7 +126,7 @@ impl Engine {
             let filled = engine.fill(&name, &record, fill).await;
             if made
                 && filled.is_err()
-                && let Err(error) = engine.discard_volume(&name).await
+                && let Err(error) = engine.discard_volume(&name, false).await
             {
                 tracing::warn!("{error}");
             }

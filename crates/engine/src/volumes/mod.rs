@@ -20,7 +20,7 @@ use tokio::sync::OwnedMutexGuard;
 use vessel_api::{Map, Volume, VolumeCreateRequest, VolumeList, VolumesPruneReport};
 
 use copy::{copy_up, unfinished};
-use remove::remove_files;
+pub(crate) use remove::remove_files;
 pub(crate) use uses::Held;
 use uses::Uses;
 
@@ -28,15 +28,16 @@ use crate::container::record::{MountKind, MountRecord};
 use crate::error::Context;
 use crate::oci_spec::mount_points::volume_name;
 use crate::paths::remove_tree;
+use crate::removed::{Thing, container_key, taken};
 use crate::state::Table;
 use crate::{Durability, Engine, Error, ErrorKind, Filters, Result, Store, blocking};
 
 /// What is kept of a volume.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-struct VolumeRecord {
+pub(crate) struct VolumeRecord {
     /// Nanoseconds since the epoch.
-    created: i64,
+    pub(crate) created: i64,
     labels: Map<String>,
     /// Whether nobody chose its name.
     anonymous: bool,
@@ -246,11 +247,20 @@ impl Engine {
                 users.join(", ")
             )));
         }
-        self.discard_volume(name).await
+        self.discard_volume(name, true).await
     }
 
-    /// Removes a volume nobody uses. The caller has its turn.
-    async fn discard_volume(&self, name: &str) -> Result<()> {
+    /// Removes a volume nobody uses, for good unless it is to be kept in the bin. The caller has its turn.
+    async fn discard_volume(&self, name: &str, keep: bool) -> Result<()> {
+        let kept = match self.volumes.get(name).filter(|_| keep) {
+            Some(record) => self.bin.keep(None, || volume_thing(name, &record))?,
+            None => None,
+        };
+        if let Some(key) = kept {
+            self.move_to_bin(name, &key)?;
+            self.volume_event(name, "destroy", &[]);
+            return Ok(());
+        }
         let removed = self.put_aside(name)?;
         blocking(move || remove_files(&removed)).await?;
         {
@@ -260,6 +270,80 @@ impl Engine {
         }
         self.volume_event(name, "destroy", &[]);
         Ok(())
+    }
+
+    /// Moves a volume that nobody uses to the bin, where it has an entry.
+    fn move_to_bin(&self, name: &str, key: &str) -> Result<()> {
+        let record = self.volumes.get(name).unwrap_or_default();
+        let (optional, data) = (!record.options.is_empty(), self.paths.volume(name));
+        let (there, aside) = (self.paths.volumes().join(name), self.bin.files(key));
+        let moved = self.volumes.uses.remove(name, optional, &data, || {
+            let mut records = self.volumes.write();
+            std::fs::rename(&there, &aside)
+                .context(|| format!("move {} to {}", there.display(), aside.display()))?;
+            self.volumes.table.delete_now(name)?;
+            records.remove(name);
+            Ok(())
+        });
+        match moved {
+            Ok(()) => self.bin.kept(),
+            Err(_) => self.bin.forget(key),
+        }
+        moved
+    }
+
+    /// Brings a volume back whose files are at `files`. Blocks.
+    pub(crate) fn restore_volume(&self, name: &str, record: VolumeRecord, files: &Path) -> Result<()> {
+        let there = self.paths.volumes().join(name);
+        // Its container, if it comes back, makes it its own again: until then it must outlive a restart.
+        let record = VolumeRecord {
+            owner: String::new(),
+            ..record
+        };
+        {
+            let mut records = self.volumes.write();
+            if records.contains_key(name) || there.exists() {
+                return Err(taken("volume", name));
+            }
+            std::fs::rename(files, &there)
+                .context(|| format!("move {} to {}", files.display(), there.display()))?;
+            self.volumes.table.put_now(name, &record)?;
+            records.insert(name.to_owned(), record);
+        }
+        self.volume_event(name, "create", &[]);
+        Ok(())
+    }
+
+    /// Those of some mounts' volumes that were made for a container.
+    pub(crate) fn volumes_of(&self, container: &str, mounts: &[MountRecord]) -> Vec<String> {
+        let names = mounts.iter().map(|mount| &mount.name);
+        names
+            .filter(|name| {
+                self.volumes
+                    .get(name)
+                    .is_some_and(|record| record.owner == container)
+            })
+            .cloned()
+            .collect()
+    }
+
+    /// Makes volumes a container's own again.
+    pub(crate) fn own_volumes(&self, container: &str, names: &[String]) -> Result<()> {
+        let mut records = self.volumes.write();
+        for name in names {
+            if let Some(record) = records.get_mut(name)
+                && record.owner.is_empty()
+            {
+                container.clone_into(&mut record.owner);
+                self.volumes.table.put_now(name, record)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether there is a volume.
+    pub(crate) fn has_volume(&self, name: &str) -> bool {
+        self.volumes.get(name).is_some()
     }
 
     /// Takes a volume that nobody uses out of the records. Returns where its files are then.
@@ -318,7 +402,15 @@ impl Engine {
         warn(remove_files(&aside));
         for (name, record) in self.volumes.all() {
             let orphan = !record.owner.is_empty() && self.containers.get(&record.owner).is_none();
-            if orphan && self.volume_references(&name) == 0 {
+            let container = self.bin.get(&container_key(&record.owner));
+            if orphan
+                && self.volume_references(&name) == 0
+                && let Some(container) = container
+            {
+                // It was about to follow its container.
+                let key = self.bin.keep_with(&container, volume_thing(&name, &record));
+                warn(key.and_then(|key| self.move_to_bin(&name, &key)));
+            } else if orphan && self.volume_references(&name) == 0 {
                 tracing::info!("removing the volume {name}: the container it was made for does not exist");
                 let removed = self.put_aside(&name);
                 warn(removed.and_then(|path| {
@@ -369,7 +461,7 @@ impl Engine {
             if self.volumes.get(&name).as_ref() != Some(&record) || self.volume_references(&name) > 0 {
                 continue;
             }
-            match self.discard_volume(&name).await {
+            match self.discard_volume(&name, true).await {
                 Ok(()) => {}
                 // Looked into at this moment, or with a mount of somebody's: the others go all the same.
                 Err(error) if error.kind() == ErrorKind::Conflict => {
@@ -540,7 +632,7 @@ impl Engine {
 
     /// Removes the anonymous volumes of a container that is removed, as far as no other container uses them and none
     /// that used them was removed without them.
-    pub(crate) async fn discard_anonymous_volumes(&self, mounts: &[MountRecord]) {
+    pub(crate) async fn discard_anonymous_volumes(&self, mounts: &[MountRecord], keep: bool) {
         for mount in mounts
             .iter()
             .filter(|mount| mount.kind == MountKind::Volume && mount.anonymous)
@@ -551,7 +643,7 @@ impl Engine {
                     .volumes
                     .get(&mount.name)
                     .is_some_and(|volume| !volume.owner.is_empty())
-                && let Err(error) = self.discard_volume(&mount.name).await
+                && let Err(error) = self.discard_volume(&mount.name, keep).await
             {
                 tracing::warn!("{error}; `volume prune` removes it");
             }
@@ -561,7 +653,7 @@ impl Engine {
     /// Takes back volumes made for a container that could not be created.
     pub(crate) async fn undo_volumes(&self, settled: Settled) {
         for name in &settled.made {
-            if let Err(error) = self.discard_volume(name).await {
+            if let Err(error) = self.discard_volume(name, false).await {
                 tracing::warn!("{error}; `volume prune --all` removes it");
             }
         }
@@ -577,6 +669,13 @@ fn make_directory(data: &Path) -> Result<()> {
     };
     data.parent().map_or(Ok(()), |parent| mode(parent, 0o700))?;
     mode(data, 0o755)
+}
+
+fn volume_thing(name: &str, record: &VolumeRecord) -> Thing {
+    Thing::Volume {
+        name: name.to_owned(),
+        record: Box::new(record.clone()),
+    }
 }
 
 fn missing(name: &str) -> Error {

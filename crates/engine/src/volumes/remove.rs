@@ -17,7 +17,7 @@ const DEPTH: usize = 128;
 ///
 /// # Errors
 /// Something is mounted in it (that stays, and what leads to it); the disk.
-pub(super) fn remove_files(path: &Path) -> Result<()> {
+pub(crate) fn remove_files(path: &Path) -> Result<()> {
     let what = || format!("remove {}", path.display());
     let top = match open(CWD, path) {
         Ok(top) => top,

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use super::Store;
+use super::layer::LayerInfo;
 use super::lease::Item;
 use crate::config::ImageConfig;
 use crate::digest::{ChainId, Digest};
@@ -24,6 +25,23 @@ impl LiveSet {
     pub fn add_image(&mut self, id: &Digest, config: &ImageConfig) {
         self.blobs.insert(id.clone());
         self.layers.extend(config.chain());
+    }
+}
+
+impl LiveSet {
+    /// What is below a layer that is live is live as well.
+    fn add_parents(&mut self, layers: &[LayerInfo]) {
+        let parents: std::collections::HashMap<_, _> = layers
+            .iter()
+            .map(|layer| (&layer.chain_id, layer.parent.as_ref()))
+            .collect();
+        for start in self.layers.clone() {
+            let mut next = parents.get(&start).copied().flatten();
+            while let Some(parent) = next.filter(|parent| !self.layers.contains(*parent)) {
+                self.layers.insert(parent.clone());
+                next = parents.get(parent).copied().flatten();
+            }
+        }
     }
 }
 
@@ -56,20 +74,35 @@ impl Store {
         result
     }
 
+    /// What a collection would remove at this moment.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn unused(&self, mut live: LiveSet) -> Result<Collected> {
+        let (layers, blobs) = (self.layers()?, self.blobs()?);
+        live.add_parents(&layers);
+        let pins = self.pins();
+        let mut unused = Collected::default();
+        for layer in layers {
+            let item = Item::Layer(layer.chain_id.clone());
+            if !live.layers.contains(&layer.chain_id) && !pins.contains(&item) {
+                unused.freed += layer.size;
+                unused.layers.push(layer.chain_id);
+            }
+        }
+        for blob in blobs {
+            if !live.blobs.contains(&blob.digest) && !pins.contains(&Item::Blob(blob.digest.clone())) {
+                unused.freed += blob.size;
+                unused.blobs.push(blob.digest);
+            }
+        }
+        Ok(unused)
+    }
+
     fn collect_unused(&self, live: impl FnOnce() -> LiveSet) -> Result<Collected> {
         let mut live = live();
         let (layers, blobs) = (self.layers()?, self.blobs()?);
-        let parents: std::collections::HashMap<_, _> = layers
-            .iter()
-            .map(|layer| (&layer.chain_id, layer.parent.as_ref()))
-            .collect();
-        for start in live.layers.clone() {
-            let mut next = parents.get(&start).copied().flatten();
-            while let Some(parent) = next.filter(|parent| !live.layers.contains(*parent)) {
-                live.layers.insert(parent.clone());
-                next = parents.get(parent).copied().flatten();
-            }
-        }
+        live.add_parents(&layers);
         let mut collected = Collected::default();
         let mut doomed: Vec<PathBuf> = Vec::new();
         for layer in &layers {

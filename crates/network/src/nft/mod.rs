@@ -4,6 +4,7 @@
 
 pub(crate) mod elements;
 mod expr;
+pub(crate) mod listing;
 pub(crate) mod local_dns;
 pub(crate) mod ruleset;
 
