@@ -84,7 +84,12 @@ fn items(root: &Path, known: &Known) -> Result<Vec<DiskItem>> {
                         items.push(item(&layer, size, unused, false));
                     }
                 }
-                items.push(item(&path, used, "layers of images, containers and the bin", true));
+                items.push(item(
+                    &path,
+                    used,
+                    "layers of images, containers and the bin",
+                    true,
+                ));
                 items.push(item(&path, others, kept, true));
             }
             "volumes" => {

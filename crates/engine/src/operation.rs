@@ -24,6 +24,11 @@ impl Operation {
     }
 }
 
+/// 64 random hexadecimal digits that nobody can guess.
+pub fn secret() -> String {
+    crate::ids::id()
+}
+
 /// Does some work for a command.
 pub async fn scope<F: Future>(operation: Operation, work: F) -> F::Output {
     CURRENT.scope(operation, work).await

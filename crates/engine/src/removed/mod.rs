@@ -18,6 +18,7 @@ mod undo;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -146,6 +147,10 @@ pub(crate) struct Bin {
     turn: tokio::sync::Mutex<()>,
     /// There may be something to look after.
     filled: Arc<Notify>,
+    /// Counts changes of the entries.
+    changes: AtomicU64,
+    /// Bytes of layers that only the bin needs, and the change after which that was found.
+    shared: Mutex<Option<(u64, u64)>>,
 }
 
 /// A container's key: removing it twice is removing it once.
@@ -168,6 +173,8 @@ impl Bin {
             table,
             turn: tokio::sync::Mutex::default(),
             filled: Arc::default(),
+            changes: AtomicU64::new(0),
+            shared: Mutex::default(),
         })
     }
 
@@ -225,11 +232,26 @@ impl Bin {
         };
         self.table.put_now(&key, &record)?;
         self.entries().insert(key.clone(), Arc::new(record));
+        self.changes.fetch_add(1, Ordering::AcqRel);
         Ok(key)
+    }
+
+    fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
+    }
+
+    fn shared(&self, now: u64) -> Option<u64> {
+        let shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        shared.filter(|(at, _)| *at == now).map(|(_, bytes)| bytes)
+    }
+
+    fn set_shared(&self, at: u64, bytes: u64) {
+        *self.shared.lock().unwrap_or_else(PoisonError::into_inner) = Some((at, bytes));
     }
 
     /// Something is all here.
     pub fn kept(&self) {
+        self.changes.fetch_add(1, Ordering::AcqRel);
         self.filled.notify_one();
     }
 
@@ -239,6 +261,7 @@ impl Bin {
             tracing::warn!("{error}; the next start of the daemon finds out");
         }
         self.entries().remove(key);
+        self.changes.fetch_add(1, Ordering::AcqRel);
     }
 
     fn put(&self, key: &str, record: BinRecord) -> Result<()> {

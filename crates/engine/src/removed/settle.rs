@@ -113,6 +113,12 @@ mod tests {
         }
     }
 
+    fn made(created: i64) -> VolumeRecord {
+        let mut record = VolumeRecord::default();
+        record.created = created;
+        record
+    }
+
     fn entry(thing: Thing) -> BinRecord {
         BinRecord {
             operation: "one".into(),
@@ -202,10 +208,7 @@ mod tests {
         for (recorded, there, here, stays) in moments {
             let World { paths, store, .. } = &world();
             let volumes = store.table::<VolumeRecord>("volumes");
-            let record = VolumeRecord {
-                created: 7,
-                ..VolumeRecord::default()
-            };
+            let record = made(7);
             if recorded {
                 volumes.put_now("data", &record).unwrap();
             }
@@ -237,11 +240,7 @@ mod tests {
     fn another_volume_of_the_name_is_left_alone_and_files_of_nobody_go() {
         let World { paths, store, .. } = &world();
         let volumes = store.table::<VolumeRecord>("volumes");
-        let of = |created| VolumeRecord {
-            created,
-            ..VolumeRecord::default()
-        };
-        volumes.put_now("data", &of(8)).unwrap();
+        volumes.put_now("data", &made(8)).unwrap();
         for place in [
             paths.volumes().join("data"),
             paths.removed().join("x-1"),
@@ -251,7 +250,7 @@ mod tests {
         }
         let thing = Thing::Volume {
             name: "data".into(),
-            record: Box::new(of(7)),
+            record: Box::new(made(7)),
         };
         store
             .table::<BinRecord>("bin")

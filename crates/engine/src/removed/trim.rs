@@ -1,6 +1,6 @@
 //! The bounds of the bin, and its emptying.
 //!
-//! What is older than the set age goes. The oldest goes while all of it is larger than the set size, except what was removed
+//! What is older than the set age goes, and the oldest of more than 256 things. The oldest goes while all of it is larger than the set size, except what was removed
 //! in the last ten minutes; and, that too, while the file system has less left than it should: what its user needs
 //! comes first. As long as anything is in the bin this is looked at every two seconds, which costs one statfs(2).
 
@@ -11,7 +11,7 @@ use std::time::Duration;
 use vessel_api::BinEmptied;
 use vessel_image::LiveSet;
 
-use super::BinRecord;
+use super::{BinRecord, Thing};
 use crate::disk::Meter;
 use crate::volumes::remove_files;
 use crate::{Engine, Result, blocking, time};
@@ -22,6 +22,8 @@ const EVERY: Duration = Duration::from_secs(2);
 const GRACE: i64 = 600 * 1_000_000_000;
 /// The default size at most: this, and a tenth of the file system.
 const MOST: u64 = 10_000_000_000;
+/// So many things at most: each is kept in memory.
+const MOST_THINGS: usize = 256;
 /// What must be left on the file system: this, or a fiftieth of it.
 const RESERVE: u64 = 2_000_000_000;
 
@@ -99,7 +101,8 @@ impl Engine {
             None => (true, 0),
         };
         let _turn = self.bin.turn.lock().await;
-        let mut layers = None;
+        // Layers are collected once for many things.
+        let mut owed = false;
         loop {
             let mut entries: Vec<(String, Arc<BinRecord>)> = self.bin.all().into_iter().collect();
             entries.sort_by_key(|(_, entry)| entry.time);
@@ -107,14 +110,11 @@ impl Engine {
                 break;
             };
             let old = time::now().saturating_sub(oldest.time);
-            let goes = off || old > age || {
-                let shared = match layers {
-                    Some(bytes) => bytes,
-                    None => {
-                        let engine = Arc::clone(self);
-                        *layers.insert(blocking(move || engine.layers_of_bin()).await?)
-                    }
-                };
+            let goes = off || old > age || entries.len() > MOST_THINGS || {
+                if std::mem::take(&mut owed) {
+                    self.collect_images().await?;
+                }
+                let shared = self.shared_of_bin().await?;
                 let files: u64 = entries.iter().filter_map(|(_, entry)| entry.size).sum();
                 self.bin_limits()
                     .is_some_and(|limits| limits.exceeded(files + shared, old))
@@ -127,24 +127,32 @@ impl Engine {
                 name = oldest.thing.name(),
                 "leaves the bin"
             );
-            if self.purge(key, oldest).await? {
-                layers = None;
+            self.bin.forget(key);
+            if oldest.thing.has_files() {
+                let files = self.bin.files(key);
+                // What cannot be removed now goes at the next start.
+                blocking(move || remove_files(&files)).await?;
             }
+            // Layers may have been waiting for a container, too.
+            owed |= !matches!(oldest.thing, Thing::Volume { .. } | Thing::Network { .. });
+        }
+        if owed {
+            self.collect_images().await?;
         }
         measured
     }
 
-    /// Removes an entry for good. Returns whether layers may have gone with it. The caller has the turn.
-    async fn purge(self: &Arc<Self>, key: &str, entry: &BinRecord) -> Result<bool> {
-        self.bin.forget(key);
-        if entry.thing.has_files() {
-            let files = self.bin.files(key);
-            // What cannot be removed now goes at the next start.
-            blocking(move || remove_files(&files)).await?;
+    /// Bytes of layers that nothing but the bin needs, as they were when the bin last changed: to look costs a file for each
+    /// layer there is.
+    async fn shared_of_bin(self: &Arc<Self>) -> Result<u64> {
+        let now = self.bin.changes();
+        if let Some(bytes) = self.bin.shared(now) {
+            return Ok(bytes);
         }
-        // A container's layers may have been waiting for it, too.
-        self.collect_images().await?;
-        Ok(true)
+        let engine = Arc::clone(self);
+        let bytes = blocking(move || engine.layers_of_bin()).await?;
+        self.bin.set_shared(now, bytes);
+        Ok(bytes)
     }
 
     /// Empties the bin.
@@ -157,7 +165,7 @@ impl Engine {
         let entries = self.bin.all();
         let shared = entries
             .values()
-            .any(|entry| !matches!(entry.thing, super::Thing::Volume { .. }));
+            .any(|entry| !matches!(entry.thing, Thing::Volume { .. }));
         for (key, entry) in entries {
             let engine = Arc::clone(self);
             let owned = Arc::clone(&entry);
@@ -200,7 +208,7 @@ impl Engine {
     pub(super) fn entry_size(&self, key: &str, entry: &BinRecord) -> Result<u64> {
         match (entry.size, &entry.thing) {
             (Some(size), _) => Ok(size),
-            (None, super::Thing::Image { .. }) => Ok(self.unused_without(&[key.to_owned()].into())?.freed),
+            (None, Thing::Image { .. }) => Ok(self.unused_without(&[key.to_owned()].into())?.freed),
             (None, thing) if thing.has_files() => Ok(Meter::default().tree(&self.bin.files(key))),
             _ => Ok(0),
         }
