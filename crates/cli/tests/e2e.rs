@@ -50,6 +50,8 @@ mod networks_direct;
 mod networks_ipv6;
 #[path = "e2e/operation_log.rs"]
 mod operation_log;
+#[path = "e2e/page.rs"]
+mod page;
 #[path = "e2e/platforms.rs"]
 mod platforms;
 #[path = "e2e/raw_streams.rs"]

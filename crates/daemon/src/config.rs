@@ -30,6 +30,17 @@ pub struct Config {
     pub tls: Option<TlsFiles>,
     /// The group that may use Unix sockets beside root, when it exists.
     pub group: String,
+    /// Where the page for browsers is served, if it is.
+    pub page: Option<PageConfig>,
     /// Bytes that the operation log may have; 0: nothing is logged.
     pub operation_log: u64,
+}
+
+/// How the page is served.
+#[derive(Debug)]
+pub struct PageConfig {
+    /// A Unix socket, or a TCP port of a loopback address (of any with TLS that verifies clients).
+    pub listen: Listen,
+    /// What a browser has to show once; none: whoever reaches the listener has the page.
+    pub token: Option<String>,
 }

@@ -18,6 +18,7 @@ mod hijack;
 mod listen;
 mod openapi;
 mod oplog;
+pub mod page;
 mod query;
 mod request;
 mod response;
@@ -32,7 +33,7 @@ mod tls;
 mod version;
 mod websocket;
 
-pub use config::{Config, Listen};
+pub use config::{Config, Listen, PageConfig};
 pub use error::Error;
 pub use server::Server;
 pub use tls::TlsFiles;

@@ -75,6 +75,24 @@ impl Listener {
         }
     }
 
+    /// Opens the page's socket. In clear it is for this machine only, and its token keeps other users out.
+    pub async fn open_page(listen: Listen, group: &str, tls: Option<&Security>) -> Result<Self, Error> {
+        let Listen::Tcp(address) = listen else {
+            return Self::open(listen, group, tls).await;
+        };
+        if !address.ip().is_loopback() && tls.is_none() {
+            return Err(Error::Config(format!(
+                "will not serve the page on {address} without TLS: whoever listens on the way would be root here; use an address like 127.0.0.1:8080 (ssh -L leads there), or give --tls"
+            )));
+        }
+        let listener = TcpListener::bind(address).await.map_err(|source| Error::Listen {
+            address: address.to_string(),
+            source,
+            advice: "choose another port",
+        })?;
+        Ok(Self::Tcp(listener, tls.map(|tls| Arc::clone(&tls.config))))
+    }
+
     /// The next client.
     pub async fn accept(&self) -> io::Result<Accepted> {
         match self {

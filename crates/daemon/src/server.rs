@@ -25,11 +25,12 @@ use vessel_engine::{Engine, operation};
 use crate::body::Body;
 use crate::buildkit::jobs::Jobs;
 use crate::buildkit::sessions::Sessions;
-use crate::config::Config;
+use crate::config::{Config, Listen};
 use crate::conn::{Conn, drain};
 use crate::error::{ApiError, Error};
 use crate::listen::{Listener, Security};
 use crate::oplog::{OperationLog, Peer, Pending};
+use crate::page::{Admitted, Page};
 use crate::response::Answer;
 use crate::room::{Guest, Room};
 use crate::takeover::{Held, Taker};
@@ -123,7 +124,7 @@ impl Drop for Busy {
 #[derive(Debug)]
 pub struct Server {
     state: Arc<State>,
-    listeners: Vec<Arc<Listener>>,
+    listeners: Vec<(Arc<Listener>, Option<Arc<Page>>)>,
 }
 
 impl Server {
@@ -147,7 +148,13 @@ impl Server {
         let mut listeners = Vec::with_capacity(config.listen.len());
         for listen in config.listen {
             let listener = Listener::open(listen, &config.group, security.as_ref()).await?;
-            listeners.push(Arc::new(listener));
+            listeners.push((Arc::new(listener), None));
+        }
+        if let Some(page) = config.page {
+            let secure = security.is_some() && !matches!(page.listen, Listen::Unix(_));
+            let listener = Listener::open_page(page.listen, &config.group, security.as_ref()).await?;
+            let page = Arc::new(Page::new(page.token, secure));
+            listeners.push((Arc::new(listener), Some(page)));
         }
         let (root, uploads) = (config.engine.root.clone(), config.engine.root.join("uploads"));
         let engine = Engine::open(config.engine).await?;
@@ -189,12 +196,13 @@ impl Server {
         let mut accepting = JoinSet::new();
         // Strangers on one must not keep out those who come by another.
         let share = (connections() / listeners.len().max(1)).max(1);
-        for listener in &listeners {
+        for (listener, page) in &listeners {
             accepting.spawn(accept(
                 Arc::clone(listener),
                 Arc::clone(&state),
                 Room::new(share),
                 ended.clone(),
+                page.clone(),
             ));
         }
         shutdown.await;
@@ -235,16 +243,22 @@ fn connections() -> usize {
     usize::try_from(half.clamp(1, MAX_CONNECTIONS)).unwrap_or(usize::MAX)
 }
 
-async fn accept(listener: Arc<Listener>, state: Arc<State>, room: Arc<Room>, ended: watch::Receiver<bool>) {
+async fn accept(
+    listener: Arc<Listener>,
+    state: Arc<State>,
+    room: Arc<Room>,
+    ended: watch::Receiver<bool>,
+    page: Option<Arc<Page>>,
+) {
     loop {
         match listener.accept().await {
             Ok(accepted) => {
                 let Some(permit) = room.enter().await else { return };
                 let guest = room.guest();
-                let (state, ended) = (Arc::clone(&state), ended.clone());
+                let (state, ended, page) = (Arc::clone(&state), ended.clone(), page.clone());
                 tokio::spawn(async move {
                     match tokio::time::timeout(FIRST_HEAD_TIMEOUT, accepted.ready()).await {
-                        Ok(Ok(conn)) => connection(conn, (permit, guest), state, ended).await,
+                        Ok(Ok(conn)) => connection(conn, (permit, guest), state, ended, page).await,
                         Ok(Err(error)) => tracing::debug!(%error, "a client's handshake failed"),
                         Err(_) => tracing::debug!("a client's handshake took too long"),
                     }
@@ -269,9 +283,10 @@ async fn connection(
     (permit, guest): (OwnedSemaphorePermit, Guest),
     state: Arc<State>,
     mut ended: watch::Receiver<bool>,
+    page: Option<Arc<Page>>,
 ) {
     let in_clear = conn.is_in_clear();
-    let peer = Arc::new(Peer::of(&conn));
+    let peer = Arc::new(Peer::of(&conn, page.is_some()));
     let refused = Arc::new(AtomicBool::new(false));
     let refuse = Arc::clone(&refused);
     let spoken = Arc::new(AtomicBool::new(false));
@@ -284,10 +299,10 @@ async fn connection(
         heard.store(true, Ordering::Relaxed);
         speaking.spoke();
         let (state, taker, refuse) = (Arc::clone(&state), taker.clone(), Arc::clone(&refuse));
-        let peer = Arc::clone(&peer);
+        let (peer, page) = (Arc::clone(&peer), page.clone());
         taker.request_begins(&request);
         async move {
-            let answer = answer(state, request, taker, &peer, in_clear).await;
+            let answer = answer(state, request, taker, &peer, in_clear, page.as_deref()).await;
             if answer.headers().get(CONNECTION).is_some_and(|how| how == "close") {
                 refuse.store(true, Ordering::Relaxed);
             }
@@ -338,10 +353,18 @@ async fn answer(
     taker: Taker,
     peer: &Arc<Peer>,
     in_clear: bool,
+    page: Option<&Page>,
 ) -> Response<Body> {
     let busy = Busy::new(&state);
+    let (request, guarded) = match page {
+        Some(page) => match page.admit(request).await {
+            Admitted::Api(request) => (request, true),
+            Admitted::Answer(answer) => return *answer,
+        },
+        None => (request, false),
+    };
     tracing::debug!(method = %request.method(), uri = %request.uri(), "request");
-    let (routed, goes_on) = match foreign(&request).filter(|_| in_clear) {
+    let (routed, goes_on) = match foreign(&request).filter(|_| in_clear && !guarded) {
         Some(why) => (Err(ApiError::new(StatusCode::FORBIDDEN, why)), false),
         None => router::route(&state, request, taker.clone(), peer).await,
     };
@@ -385,7 +408,7 @@ fn foreign(request: &hyper::Request<Incoming>) -> Option<&'static str> {
 }
 
 /// Whether a `Host` is an address, or localhost: no name that somebody else could make lead here.
-fn is_local(host: &str) -> bool {
+pub(crate) fn is_local(host: &str) -> bool {
     let name = match host.rsplit_once(':') {
         Some((name, port)) if !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()) => name,
         _ => host,

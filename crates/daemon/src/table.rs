@@ -169,6 +169,8 @@ pub static ROUTES: &[Route] = rows! {
     POST "/vessel/bin/empty", "Remove it for good", [], NONE => 200 of::<api::BinEmptied>(), |s, _, _| operations::empty(s).await;
     POST "/vessel/undo", "Bring back what the last command removed, or another one", [], of::<api::UndoRequest>()
         => 200 of::<api::UndoReport>(), |s, r, _| operations::undo(s, r).await;
+    GET "/vessel/exec/{id}/ws", "Start a prepared process over a websocket", [], NONE => 101 Body::Raw,
+        |s, r, p| exec::start_websocket(s, r, &p[0]).await;
     GET "/vessel/log", "Who did what, the newest last", [text("since"), text("until"), text("tail"), flag("follow")], NONE
         => 200 Body::Lines, |s, r, _| operations::log(s, &r);
     GET "/openapi.json", "This description", [], NONE => 200 Body::Object, |_, _, _| openapi::answer();

@@ -4,13 +4,14 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use tracing_subscriber::EnvFilter;
-use vessel_daemon::{Config, Listen, TlsFiles};
+use vessel_daemon::{Config, Listen, PageConfig, TlsFiles};
 use vessel_engine::{BinConfig, EngineConfig, IdRange};
 
 use crate::app::Run;
 use crate::context::{Context, Places};
 use crate::failure::{Failure, Result};
 use crate::options::registries::RegistryOptions;
+use crate::output;
 use crate::output::units::{parse_duration, parse_size};
 
 /// Run the daemon in the foreground
@@ -65,6 +66,9 @@ pub struct Args {
     /// Run an init in every container
     #[arg(long)]
     init: bool,
+    /// Serve a page for browsers: ADDRESS:PORT with a token that is printed at the start, or unix:///PATH without one
+    #[arg(long, value_name = "address", value_parser = page_address)]
+    page: Option<PageAddress>,
     /// Bytes of what users removed that are kept for `vessel undo`; auto: a tenth of the file system, 10 GB at most; off: none
     #[arg(long, env = "VESSEL_BIN", value_name = "bytes|auto|off", default_value = "auto", value_parser = bin_size)]
     bin: BinSize,
@@ -135,12 +139,24 @@ impl Run for Args {
             },
             registries: self.registries.settings(),
         };
+        let secure = tls.is_some();
+        let page = match self.page {
+            None => None,
+            Some(PageAddress::Unix(path)) => Some((Listen::Unix(path), None)),
+            Some(PageAddress::Tcp(address)) => {
+                let token = vessel_daemon::page::token();
+                let scheme = if secure { "https" } else { "http" };
+                output::warn(&format!("The page: {scheme}://{address}/#token={token}"));
+                Some((Listen::Tcp(address), Some(token)))
+            }
+        };
         let config = Config {
             engine,
             listen,
             tls,
             group: self.group,
             operation_log: self.operation_log,
+            page: page.map(|(listen, token)| PageConfig { listen, token }),
         };
         let runtime = vessel_daemon::runtime().map_err(|error| {
             Failure::new(format!("cannot start threads: {}", crate::failure::words(&error)))
@@ -204,6 +220,27 @@ fn bridge_address(text: &str) -> std::result::Result<(Ipv4Addr, u8), String> {
         .filter(|length| (1..=30).contains(length))
         .ok_or_else(wrong)?;
     Ok((address.parse().map_err(|_| wrong())?, length))
+}
+
+/// What `--page` says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum PageAddress {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+}
+
+fn page_address(text: &str) -> std::result::Result<PageAddress, String> {
+    if let Some(path) = text
+        .strip_prefix("unix://")
+        .or(text.starts_with('/').then_some(text))
+    {
+        return Ok(PageAddress::Unix(path.into()));
+    }
+    let address = text.strip_prefix("tcp://").unwrap_or(text);
+    address
+        .parse()
+        .map(PageAddress::Tcp)
+        .map_err(|_| format!("'{text}' looks neither like 127.0.0.1:8080 nor like unix:///PATH"))
 }
 
 /// What `--bin` says.

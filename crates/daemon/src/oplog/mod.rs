@@ -71,7 +71,9 @@ impl Note {
 
 /// Whether a route's requests are logged.
 pub fn is_logged(route: &Route) -> bool {
-    !matches!(route.method, Method::GET | Method::HEAD)
+    // It starts a process, whatever its method has to be.
+    let starts = route.path == "/vessel/exec/{id}/ws";
+    (starts || !matches!(route.method, Method::GET | Method::HEAD))
         && route.answer.0 < 400
         && !QUIET.contains(&route.name().as_str())
 }
@@ -244,6 +246,7 @@ fn action(route: &Route) -> String {
         ["images", "create"] => Some("image pull"),
         ["containers", "archive"] => Some("container copy"),
         ["containers", "exec"] => Some("exec create"),
+        ["vessel", "exec", "ws"] => Some("exec terminal"),
         ["vessel", "undo"] => Some("undo"),
         ["vessel", "bin", "empty"] => Some("bin empty"),
         _ => None,

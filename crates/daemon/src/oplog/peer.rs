@@ -30,7 +30,15 @@ struct Process {
 
 impl Peer {
     /// The client of a connection.
-    pub fn of(conn: &Conn) -> Self {
+    pub fn of(conn: &Conn, page: bool) -> Self {
+        let peer = Self::of_conn(conn);
+        Self {
+            via: if page { "page" } else { peer.via },
+            ..peer
+        }
+    }
+
+    fn of_conn(conn: &Conn) -> Self {
         match conn {
             Conn::Unix(stream) => match rustix::net::sockopt::socket_peercred(stream.as_fd()) {
                 Ok(peer) => Self {
@@ -133,7 +141,7 @@ mod tests {
     #[tokio::test]
     async fn a_socket_tells_which_process_is_there() {
         let (one, _other) = tokio::net::UnixStream::pair().unwrap();
-        let peer = Peer::of(&Conn::Unix(one));
+        let peer = Peer::of(&Conn::Unix(one), false);
         let line = peer.line();
         assert_eq!(line.pid, std::process::id().cast_signed());
         assert_eq!(line.uid, Some(rustix::process::geteuid().as_raw()));

@@ -12,6 +12,7 @@ use crate::request::Request;
 use crate::response::{Answer, json, json_with, status};
 use crate::routes::containers::terminal_size;
 use crate::server::State;
+use crate::websocket;
 
 /// `POST /containers/{id}/exec`.
 pub async fn create(state: &Arc<State>, mut request: Request, id: &str) -> Answer {
@@ -42,6 +43,32 @@ pub async fn start(state: &Arc<State>, mut request: Request, id: &str) -> Answer
             match engine.exec_start(&id, body).await? {
                 Some(attached) => hijack::respond(way, version, attached, rules),
                 None => Ok(status(StatusCode::OK)),
+            }
+        })
+        .await
+}
+
+/// `GET /vessel/exec/{id}/ws`: a prepared process is started, and a websocket becomes its streams.
+pub async fn start_websocket(state: &Arc<State>, request: Request, id: &str) -> Answer {
+    let accept = websocket::accept_key(&request)?;
+    let exec = state.engine.exec_inspect(id).await?;
+    let rules = Rules {
+        stdin: exec.open_stdin,
+        detach_keys: None,
+        frames: false,
+    };
+    let body = ExecStartRequest {
+        tty: exec.process_config.tty,
+        ..ExecStartRequest::default()
+    };
+    let (engine, id) = (Arc::clone(&state.engine), id.to_owned());
+    state
+        .finish(async move {
+            match engine.exec_start(&id, body).await? {
+                Some(attached) => websocket::respond(request, accept, attached, rules),
+                None => Err(ApiError::bad_request(
+                    "the process was prepared without any stream to attach to",
+                )),
             }
         })
         .await

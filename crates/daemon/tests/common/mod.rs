@@ -88,6 +88,7 @@ pub fn config(directory: &TempDir) -> Config {
         tls: None,
         group: "no-such-group".to_owned(),
         operation_log: 1 << 20,
+        page: None,
     }
 }
 

@@ -1,0 +1,391 @@
+//! The page, in a browser.
+//!
+//! Chromium is spoken to through its pipe (`--remote-debugging-pipe`): messages of JSON that end with a zero byte.
+//! With `VESSEL_SCREENSHOTS=DIRECTORY` it leaves pictures (in base64) to be looked at.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::harness::{Daemon, daemon};
+
+struct Browser {
+    child: Child,
+    input: File,
+    output: BufReader<File>,
+    next: u64,
+    session: Option<String>,
+    _dir: tempfile::TempDir,
+}
+
+impl Browser {
+    fn start() -> Option<Self> {
+        if Command::new("chromium")
+            .arg("--version")
+            .stdout(Stdio::null())
+            .status()
+            .is_err()
+        {
+            eprintln!("skipped: there is no chromium");
+            return None;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let [to, from] = ["to", "from"].map(|name| dir.path().join(name));
+        for path in [&to, &from] {
+            assert!(Command::new("mkfifo").arg(path).status().unwrap().success());
+        }
+        let script = "exec chromium --headless --no-sandbox --disable-gpu --disable-dev-shm-usage --no-first-run --window-size=1200,800 --remote-debugging-pipe --user-data-dir=\"$3\" 3<\"$1\" 4>\"$2\"";
+        let child = Command::new("sh")
+            .args(["-c", script, "sh"])
+            .args([&to, &from, &dir.path().join("profile")])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let input = File::options().write(true).open(&to).unwrap();
+        let output = BufReader::new(File::open(&from).unwrap());
+        let mut browser = Self {
+            child,
+            input,
+            output,
+            next: 0,
+            session: None,
+            _dir: dir,
+        };
+        let target = browser.call("Target.createTarget", json!({"url": "about:blank"}));
+        let attached = browser.call(
+            "Target.attachToTarget",
+            json!({"targetId": target["targetId"], "flatten": true}),
+        );
+        browser.session = Some(attached["sessionId"].as_str().unwrap().to_owned());
+        browser.call("Page.enable", json!({}));
+        Some(browser)
+    }
+
+    fn call(&mut self, method: &str, params: Value) -> Value {
+        self.next += 1;
+        let id = self.next;
+        let mut message = json!({"id": id, "method": method, "params": params});
+        if let Some(session) = &self.session {
+            message["sessionId"] = session.as_str().into();
+        }
+        self.input.write_all(format!("{message}\0").as_bytes()).unwrap();
+        loop {
+            let mut answer = Vec::new();
+            self.output.read_until(0, &mut answer).unwrap();
+            answer.pop();
+            let answer: Value = serde_json::from_slice(&answer).unwrap();
+            if answer["id"] == id {
+                assert!(answer.get("error").is_none(), "{method}: {answer}");
+                return answer["result"].clone();
+            }
+        }
+    }
+
+    fn open(&mut self, url: &str) {
+        self.call("Page.navigate", json!({"url": url}));
+    }
+
+    fn eval(&mut self, script: &str) -> Value {
+        let params = json!({"expression": script, "awaitPromise": true, "returnByValue": true});
+        let said = self.call("Runtime.evaluate", params);
+        assert!(said.get("exceptionDetails").is_none(), "{script}: {said}");
+        said["result"]["value"].clone()
+    }
+
+    fn text(&mut self) -> String {
+        self.eval("document.body ? document.body.innerText : ''")
+            .as_str()
+            .unwrap_or_default()
+            .to_owned()
+    }
+
+    /// Waits until a text is on the page.
+    #[track_caller]
+    fn until(&mut self, wanted: &str) -> String {
+        let begin = Instant::now();
+        loop {
+            let text = self.text();
+            if text.contains(wanted) {
+                return text;
+            }
+            assert!(
+                begin.elapsed() < Duration::from_secs(60),
+                "no {wanted:?} in:\n{text}"
+            );
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    fn keys(&mut self, text: &str) {
+        for letter in text.chars() {
+            let (key, text) = if letter == '\n' {
+                ("Enter".to_owned(), "\r".to_owned())
+            } else {
+                (letter.to_string(), letter.to_string())
+            };
+            self.call(
+                "Input.dispatchKeyEvent",
+                json!({"type": "keyDown", "key": key, "text": text}),
+            );
+            self.call("Input.dispatchKeyEvent", json!({"type": "keyUp", "key": key}));
+        }
+    }
+
+    fn picture(&mut self, name: &str) {
+        if let Ok(directory) = std::env::var("VESSEL_SCREENSHOTS") {
+            let picture = self.call("Page.captureScreenshot", json!({"format": "png"}));
+            let path = format!("{directory}/{name}.base64");
+            std::fs::write(path, picture["data"].as_str().unwrap()).unwrap();
+        }
+    }
+}
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A daemon with a page, and its address.
+fn with_page() -> Option<(Daemon, String)> {
+    let mut daemon = daemon()?;
+    daemon.stop();
+    // Free at this moment.
+    let port = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    daemon.more = vec!["--page".into(), format!("127.0.0.1:{port}")];
+    daemon.start();
+    let log = daemon.log();
+    let line = log
+        .lines()
+        .rfind(|line| line.contains("The page: "))
+        .expect("it is printed");
+    let url = line.split("The page: ").nth(1).unwrap().trim().to_owned();
+    Some((daemon, url))
+}
+
+fn ask(address: &str, request: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    stream
+        .write_all(request.replace('\n', "\r\n").as_bytes())
+        .unwrap();
+    let mut answer = String::new();
+    let _ = stream.read_to_string(&mut answer);
+    answer
+}
+
+#[test]
+fn the_page_keeps_strangers_and_other_sites_out() {
+    let Some((daemon, url)) = with_page() else { return };
+    let (place, token) = url.split_once("/#token=").unwrap();
+    let address = place.strip_prefix("http://").unwrap();
+    let get = |path: &str, more: &str| {
+        ask(
+            address,
+            &format!("GET {path} HTTP/1.1\nHost: {address}\n{more}Connection: close\n\n"),
+        )
+    };
+    let page = get("/", "");
+    assert!(page.starts_with("HTTP/1.1 200"), "{page}");
+    assert!(
+        page.contains("content-security-policy: default-src 'none'; script-src 'self'"),
+        "{page}"
+    );
+    assert!(page.contains("x-frame-options: DENY") && !page.contains(token));
+    assert!(get("/api/containers/json", "").starts_with("HTTP/1.1 401"));
+    assert!(get("/api/containers/json", "Cookie: vessel-page=0\n").starts_with("HTTP/1.1 401"));
+    // The API is there by its prefix only.
+    assert!(get("/containers/json", "").starts_with("HTTP/1.1 404"));
+    let login = |origin: &str, token: &str| {
+        let length = token.len();
+        ask(
+            address,
+            &format!(
+                "POST /login HTTP/1.1\nHost: {address}\nOrigin: {origin}\nContent-Length: {length}\nConnection: close\n\n{token}"
+            ),
+        )
+    };
+    assert!(login(place, "0123").starts_with("HTTP/1.1 403"));
+    assert!(login("http://evil.example", token).starts_with("HTTP/1.1 403"));
+    let said = login(place, token);
+    let cookie = said
+        .lines()
+        .find_map(|line| line.strip_prefix("set-cookie: "))
+        .unwrap_or_else(|| panic!("{said}"));
+    assert!(
+        cookie.contains("HttpOnly") && cookie.contains("SameSite=Strict"),
+        "{cookie}"
+    );
+    let cookie = format!("Cookie: {}\n", cookie.split(';').next().unwrap());
+    assert!(get("/api/containers/json", &cookie).starts_with("HTTP/1.1 200"));
+    for (more, host) in [
+        ("Origin: http://evil.example\n", address),
+        ("Sec-Fetch-Site: cross-site\n", address),
+        ("", "evil.example"),
+    ] {
+        let answer = ask(
+            address,
+            &format!("GET /api/containers/json HTTP/1.1\nHost: {host}\n{cookie}{more}Connection: close\n\n"),
+        );
+        assert!(answer.starts_with("HTTP/1.1 403"), "{more} {host} {answer}");
+    }
+    // A form of another site sends no Origin of ours.
+    let answer = ask(
+        address,
+        &format!(
+            "POST /api/containers/prune HTTP/1.1\nHost: {address}\n{cookie}Content-Length: 0\nConnection: close\n\n"
+        ),
+    );
+    assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
+    let ws = ask(
+        address,
+        &format!(
+            "GET /api/vessel/exec/x/ws HTTP/1.1\nHost: {address}\n{cookie}Origin: http://evil.example\nConnection: Upgrade\nUpgrade: websocket\nSec-WebSocket-Version: 13\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\n\n"
+        ),
+    );
+    assert!(ws.starts_with("HTTP/1.1 403"), "{ws}");
+    drop(daemon);
+}
+
+#[test]
+fn a_browser_shows_and_does_everything() {
+    let Some((daemon, url)) = with_page() else { return };
+    let Some(mut browser) = Browser::start() else {
+        return;
+    };
+    let script = "i=0; while :; do echo line $i; echo odd >&2; i=$((i+1)); sleep 0.2; done";
+    daemon
+        .vessel(&[
+            "run",
+            "-d",
+            "--name",
+            "web",
+            "-v",
+            "data:/data",
+            "-p",
+            "127.0.0.1::80",
+            "busybox",
+            "sh",
+            "-c",
+            script,
+        ])
+        .ok();
+    daemon
+        .vessel(&["network", "create", "--subnet", &daemon.further_subnet(1), "back"])
+        .ok();
+    browser.open(&url);
+    let text = browser.until("Up ");
+    assert!(text.contains("web") && text.contains("busybox"), "{text}");
+    // The token is not left where it could be read.
+    assert_eq!(
+        browser.eval("location.href + document.cookie"),
+        url.split('#').next().unwrap()
+    );
+    browser.picture("containers");
+    for (view, wanted) in [
+        ("images", "busybox:latest"),
+        ("networks", "back"),
+        ("volumes", "data"),
+        ("operations", "container start"),
+    ] {
+        browser.eval(&format!("location.hash = '#{view}'"));
+        browser.until(wanted);
+        browser.picture(view);
+    }
+    let id = daemon.inspect("web", "{{.Id}}");
+    browser.eval(&format!("location.hash = '#container/{id}/logs'"));
+    browser.until("line 3");
+    let seen = browser.eval("document.querySelectorAll('.output .stderr').length");
+    assert!(seen.as_u64().unwrap() > 0);
+    browser.picture("logs");
+    browser.eval(&format!("location.hash = '#container/{id}/statistics'"));
+    browser.until("Memory");
+    let begin = Instant::now();
+    while browser
+        .eval("document.querySelectorAll('svg path').length")
+        .as_u64()
+        < Some(6)
+    {
+        assert!(begin.elapsed() < Duration::from_secs(30), "nothing is plotted");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    std::thread::sleep(Duration::from_secs(3));
+    browser.picture("statistics");
+    browser.eval(&format!("location.hash = '#container/{id}/terminal'"));
+    browser.until("#");
+    browser.keys("cd /etc && echo it is $((6*7)) && pwd\n");
+    browser.until("it is 42");
+    browser.keys("printf '\\033[31mred\\033[0m \\033[1;44mblue\\033[0m\\n'; stty size\n");
+    let text = browser.until("red blue");
+    assert!(text.contains("/etc"), "{text}");
+    browser.picture("terminal");
+    browser.keys("vi passwd\n");
+    browser.until("root:");
+    browser.picture("editor");
+    browser.keys(":q\n");
+    browser.keys("exit\n");
+    browser.until("Open another");
+    // What is removed can be brought back.
+    browser.eval("location.hash = '#containers'");
+    browser.until("Stop");
+    browser.eval("[...document.querySelectorAll('button')].find((b) => b.textContent === 'Stop').click()");
+    browser.until("Exited");
+    browser.eval("[...document.querySelectorAll('button')].find((b) => b.textContent === 'Remove').click()");
+    browser.until("There are no containers");
+    assert_eq!(daemon.vessel(&["ps", "-aq"]).ok(), "");
+    browser.eval("location.hash = '#bin'");
+    browser.until("container");
+    browser.picture("bin");
+    browser.eval("[...document.querySelectorAll('button')].find((b) => b.textContent === 'Undo').click()");
+    browser.until("Back: container web");
+    assert_eq!(daemon.vessel(&["ps", "-aq", "--no-trunc"]).ok(), id);
+    let log = daemon
+        .vessel(&["system", "log", "--format", "{{.Via}} {{.Action}}"])
+        .ok();
+    assert!(
+        log.contains("page exec terminal")
+            && log.contains("page container remove")
+            && log.contains("page undo"),
+        "{log}"
+    );
+}
+
+#[test]
+fn another_site_in_the_same_browser_gets_nothing() {
+    let Some((daemon, url)) = with_page() else { return };
+    let Some(mut browser) = Browser::start() else {
+        return;
+    };
+    browser.open(&url);
+    browser.until("There are no containers");
+    // Another origin of this host: what it asks, the browser sends, and the page refuses.
+    let place = url.split("/#").next().unwrap();
+    let evil = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let other = format!("http://localhost:{}", evil.local_addr().unwrap().port());
+    std::thread::spawn(move || {
+        for stream in evil.incoming().flatten() {
+            let mut stream = stream;
+            let _ = stream.read(&mut [0; 4096]);
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 4\r\nConnection: close\r\n\r\nevil");
+        }
+    });
+    browser.open(&other);
+    browser.until("evil");
+    let tried = browser.eval(&format!(
+        "(async () => {{ const got = []; for (const [path, options] of [['/api/info', {{credentials: 'include'}}], ['/api/containers/prune', {{method: 'POST', mode: 'no-cors', credentials: 'include'}}]]) {{ try {{ const r = await fetch('{place}' + path, options); got.push(r.type + r.status); }} catch (e) {{ got.push('failed'); }} }} return got.join(' '); }})()"
+    ));
+    assert_eq!(tried, "failed opaque0");
+    let log = daemon.vessel(&["system", "log", "--format", "{{.Action}}"]).ok();
+    assert!(!log.contains("prune"), "{log}");
+}
