@@ -301,15 +301,15 @@ fn launch(engine: &Engine, request: RunRequest, running: &mut Running) -> Result
         }
         NetworkMode::Bridge => {
             let attachment = engine.networks.attach(&EndpointRequest::default(), &[])?;
-            if let Some(end) = &attachment.endpoint {
-                engine.steps.connected(&running.id, &end.ifname);
-            }
             running
                 .endpoints
                 .extend(attachment.endpoint.map(|end| ("bridge".to_owned(), end)));
             Some(attachment.netns)
         }
     };
+    for end in running.endpoints.values() {
+        engine.steps.connected(&running.id, &end.ifname);
+    }
     let mut addresses: Vec<IpAddr> = running
         .endpoints
         .values()
