@@ -33,7 +33,7 @@ impl Command {
 /// Entries by the command that removed them, the newest command first.
 pub(super) fn commands(entries: impl IntoIterator<Item = (String, Arc<BinRecord>)>) -> Vec<Command> {
     let mut entries: Vec<_> = entries.into_iter().collect();
-    entries.sort_by(|(_, one), (_, other)| other.time.cmp(&one.time));
+    entries.sort_by_key(|(_, entry)| std::cmp::Reverse(entry.time));
     let mut commands: Vec<Command> = Vec::new();
     for (key, entry) in entries {
         let same = commands.last().is_some_and(|command| {
