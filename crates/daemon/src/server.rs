@@ -358,7 +358,7 @@ async fn answer(
     let busy = Busy::new(&state);
     let (request, guarded) = match page {
         Some(page) => match page.admit(request).await {
-            Admitted::Api(request) => (request, true),
+            Admitted::Api(request) => (*request, true),
             Admitted::Answer(answer) => return *answer,
         },
         None => (request, false),

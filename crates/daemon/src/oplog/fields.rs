@@ -104,10 +104,10 @@ pub(super) fn of_body(route: &str, body: &Value, details: &mut Map<String>) {
         Value::String(line) => line.split_whitespace().next(),
         _ => None,
     };
-    if route.ends_with("/create") || route.ends_with("/exec") {
-        if let Some(program) = program("Entrypoint").or_else(|| program("Cmd")) {
-            details.insert("Program".to_owned(), shortened(program));
-        }
+    if (route.ends_with("/create") || route.ends_with("/exec"))
+        && let Some(program) = program("Entrypoint").or_else(|| program("Cmd"))
+    {
+        details.insert("Program".to_owned(), shortened(program));
     }
 }
 

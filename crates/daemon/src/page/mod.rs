@@ -60,7 +60,7 @@ pub enum Admitted {
     /// It is answered.
     Answer(Box<Response<Body>>),
     /// It is the API's to answer.
-    Api(Request<Incoming>),
+    Api(Box<Request<Incoming>>),
 }
 
 /// A new token: 32 hexadecimal digits.
@@ -98,7 +98,7 @@ impl Page {
                                 // They have been looked at, and mean nothing to the API.
                                 request.headers_mut().remove(ORIGIN);
                                 request.headers_mut().remove(COOKIE);
-                                return Admitted::Api(request);
+                                return Admitted::Api(Box::new(request));
                             }
                             None => Err(ApiError::page_not_found()),
                         }
