@@ -5,7 +5,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::harness::{Daemon, daemon};
+use crate::harness::{Daemon, daemon_with_bin};
 
 fn explained(daemon: &Daemon) -> Vec<Value> {
     let text = daemon.vessel(&["system", "explain", "--format", "json"]).ok();
@@ -50,7 +50,7 @@ fn du(paths: [&Path; 2]) -> u64 {
 
 #[test]
 fn what_a_container_has_is_its_own_and_what_it_is_freed_by_frees_it() {
-    let Some(daemon) = daemon() else { return };
+    let Some(daemon) = daemon_with_bin() else { return };
     daemon
         .vessel(&["network", "create", "--subnet", &daemon.further_subnet(0), "back"])
         .ok();
@@ -155,7 +155,7 @@ fn what_a_container_has_is_its_own_and_what_it_is_freed_by_frees_it() {
 
 #[test]
 fn what_nothing_explains_is_unknown() {
-    let Some(daemon) = daemon() else { return };
+    let Some(daemon) = daemon_with_bin() else { return };
     // It makes the parent of cgroups.
     daemon.vessel(&["run", "--rm", "busybox", "true"]).ok();
     let stray = daemon.root().join("volumes/stray");

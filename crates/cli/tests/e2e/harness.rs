@@ -68,7 +68,12 @@ pub fn daemon() -> Option<Daemon> {
     prepared_daemon(|_| ())
 }
 
-/// The same, with something done before its first start.
+/// One that keeps what was removed for a while.
+pub fn daemon_with_bin() -> Option<Daemon> {
+    prepared_daemon(|daemon| daemon.more.extend(["--bin".into(), "auto".into()]))
+}
+
+/// One with something done before its first start.
 pub fn prepared_daemon(prepare: impl FnOnce(&mut Daemon)) -> Option<Daemon> {
     if !rustix::process::geteuid().is_root() {
         eprintln!("skipped: containers with networks and cgroups need root");

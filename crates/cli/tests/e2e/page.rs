@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::harness::{Daemon, daemon};
+use crate::harness::{Daemon, daemon_with_bin};
 
 struct Browser {
     child: Child,
@@ -155,7 +155,7 @@ impl Drop for Browser {
 
 /// A daemon with a page, and its address.
 fn with_page() -> Option<(Daemon, String)> {
-    let mut daemon = daemon()?;
+    let mut daemon = daemon_with_bin()?;
     daemon.stop();
     // Free at this moment.
     let port = std::net::TcpListener::bind("127.0.0.1:0")
@@ -163,7 +163,7 @@ fn with_page() -> Option<(Daemon, String)> {
         .local_addr()
         .unwrap()
         .port();
-    daemon.more = vec!["--page".into(), format!("127.0.0.1:{port}")];
+    daemon.more.extend(["--page".into(), format!("127.0.0.1:{port}")]);
     daemon.start();
     let log = daemon.log();
     let line = log

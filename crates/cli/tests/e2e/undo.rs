@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::harness::{Daemon, daemon};
+use crate::harness::{Daemon, daemon_with_bin};
 
 fn bin(daemon: &Daemon) -> Vec<String> {
     let text = daemon
@@ -24,7 +24,9 @@ fn unknown(daemon: &Daemon) -> Vec<Value> {
 
 #[test]
 fn a_container_comes_back_with_all_it_had() {
-    let Some(mut daemon) = daemon() else { return };
+    let Some(mut daemon) = daemon_with_bin() else {
+        return;
+    };
     let script = "echo logged; echo kept > /file; echo mine > /data/file";
     daemon
         .vessel(&[
@@ -81,7 +83,7 @@ fn a_container_comes_back_with_all_it_had() {
 
 #[test]
 fn one_command_is_undone_as_one_and_what_is_in_the_way_is_said() {
-    let Some(daemon) = daemon() else { return };
+    let Some(daemon) = daemon_with_bin() else { return };
     daemon
         .vessel(&["network", "create", "--subnet", &daemon.further_subnet(0), "back"])
         .ok();
@@ -124,7 +126,7 @@ fn one_command_is_undone_as_one_and_what_is_in_the_way_is_said() {
 
 #[test]
 fn images_and_volumes_come_back() {
-    let Some(daemon) = daemon() else { return };
+    let Some(daemon) = daemon_with_bin() else { return };
     let layers = || std::fs::read_dir(daemon.root().join("layers")).unwrap().count();
     let before = layers();
     let id = daemon.vessel(&["images", "-q", "--no-trunc", "busybox"]).ok();
@@ -193,9 +195,11 @@ fn images_and_volumes_come_back() {
 
 #[test]
 fn the_bin_has_bounds_and_can_be_off() {
-    let Some(mut daemon) = daemon() else { return };
+    let Some(mut daemon) = daemon_with_bin() else {
+        return;
+    };
     daemon.stop();
-    daemon.more = vec!["--bin-age".into(), "2s".into()];
+    daemon.more.extend(["--bin-age".into(), "2s".into()]);
     daemon.start();
     daemon
         .vessel(&["create", "--name", "web", "busybox", "true"])
@@ -220,7 +224,7 @@ fn the_bin_has_bounds_and_can_be_off() {
     running.wait().unwrap();
     assert_eq!(bin(&daemon), Vec::<String>::new());
     daemon.stop();
-    daemon.more = vec!["--bin".into(), "off".into()];
+    daemon.more.clear();
     daemon.start();
     daemon.vessel(&["rm", "web"]).ok();
     daemon.vessel(&["volume", "create", "data"]).ok();
@@ -232,7 +236,9 @@ fn the_bin_has_bounds_and_can_be_off() {
 /// A daemon that is killed while things are removed and brought back leaves each of them in one of both places.
 #[test]
 fn nothing_is_lost_by_a_crash() {
-    let Some(mut daemon) = daemon() else { return };
+    let Some(mut daemon) = daemon_with_bin() else {
+        return;
+    };
     let names: Vec<String> = (0..12).map(|number| format!("c{number}")).collect();
     for name in &names {
         let script = format!("echo {name} > /file");
