@@ -280,6 +280,8 @@ impl Shared {
     ) -> Result<MacAddr> {
         let name = record.inside.as_str();
         let off = if record.v6.is_some() { "0" } else { "1" };
+        // Routers of the wire, and who claims to be one, have no say in a container's routes.
+        netns::write_sysctl_if_there(&format!("ipv6/conf/{name}/accept_ra"), "0")?;
         netns::write_sysctl_if_there(&format!("ipv6/conf/{name}/disable_ipv6"), off)?;
         let link = link::find(inside, name).map_err(|r| r.on(name))?;
         let link =

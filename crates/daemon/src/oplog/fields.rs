@@ -106,6 +106,9 @@ pub(super) fn of_body(route: &str, body: &Value, details: &mut Map<String>) {
     };
     if (route.ends_with("/create") || route.ends_with("/exec"))
         && let Some(program) = program("Entrypoint").or_else(|| program("Cmd"))
+        // With an entry point of the image's, the first word is an argument; and a variable may stand before a program.
+        && !program.starts_with('-')
+        && !program.contains('=')
     {
         details.insert("Program".to_owned(), shortened(program));
     }
