@@ -324,15 +324,24 @@ fn empty_bin(arena: &Arena) {
     if emptied.code != 0 || !left.out.is_empty() {
         arena.fail(format!("the bin does not get empty: {emptied:?} {left:?}"));
     }
-    let unknown = arena.ask(&[
-        "system",
-        "explain",
-        "unknown",
-        "--format",
-        "{{.Kind}} {{.Name}} {{.Purpose}}",
-    ]);
-    if unknown.code != 0 || !unknown.out.is_empty() {
-        arena.fail(format!("not everything on the host is explained: {unknown:?}"));
+    // What was killed with its container may still be dying.
+    let begin = Instant::now();
+    loop {
+        let unknown = arena.ask(&[
+            "system",
+            "explain",
+            "unknown",
+            "--format",
+            "{{.Kind}} {{.Name}} {{.Purpose}}",
+        ]);
+        if unknown.code == 0 && unknown.out.is_empty() {
+            return;
+        }
+        if begin.elapsed() > GONE {
+            arena.fail(format!("not everything on the host is explained: {unknown:?}"));
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(50));
     }
 }
 
