@@ -288,14 +288,18 @@ fn user_network(record: &NetworkRecord) -> Network {
 
 /// 64 hexadecimal digits for a name in a realm, without a cryptographic hash: they only have to be stable and to look like IDs.
 pub(crate) fn network_id(realm: &str, name: &str) -> String {
+    // `DefaultHasher::new` has fixed keys.
+    let mut named = DefaultHasher::new();
+    (realm, name).hash(&mut named);
     let mut id = String::with_capacity(64);
     for part in 0..4_u8 {
-        // `DefaultHasher::new` has fixed keys.
-        let mut hasher = DefaultHasher::new();
-        (part, realm, name).hash(&mut hasher);
-        let number = hasher.finish();
-        let digit = |place: u32| char::from_digit((number >> (60 - 4 * place) & 15) as u32, 16);
-        id.extend((0..16).filter_map(digit));
+        let mut hasher = named.clone();
+        hasher.write_u8(part);
+        for byte in hasher.finish().to_be_bytes() {
+            for digit in [byte >> 4, byte & 15] {
+                id.push(char::from(b"0123456789abcdef"[usize::from(digit)]));
+            }
+        }
     }
     id
 }
