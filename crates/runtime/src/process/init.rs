@@ -3,6 +3,7 @@
 use std::cell::OnceCell;
 use std::convert::Infallible;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
 use rustix::thread::UnshareFlags;
@@ -209,7 +210,8 @@ fn make_root(
         .then(rootfs::Masker::new)
         .transpose()?;
     let taken = rootfs::bind_sources(&spec.mounts, sources, plan.bundle)?;
-    let root = rootfs::attach_root(&root)?;
+    let aside = place_for_hooks(plan);
+    let root = rootfs::attach_root(&root, aside.as_deref())?;
     for ((mount, given), taken) in spec.mounts.iter().zip(sources.iter()).zip(&taken) {
         if matches!(mount.kind.as_str(), "cgroup" | "cgroup2") {
             rootfs::mount_cgroup(
@@ -236,6 +238,9 @@ fn make_root(
         .then(|| make_terminal(root.as_fd(), process, dev, channel))
         .transpose()?;
     run_outer_hooks(child, umask)?;
+    if aside.is_some() {
+        rootfs::cover(root.as_fd())?;
+    }
     // While the host's /dev/null can still be bound.
     for path in &linux.readonly_paths {
         rootfs::make_readonly(root.as_fd(), path)?;
@@ -247,6 +252,24 @@ fn make_root(
     }
     rootfs::enter(root.as_fd())?;
     Ok(console)
+}
+
+/// Where `createContainer` hooks find the container's root: at the path the configuration names, as with runc. Where mounts
+/// are shared with the host it would be seen there, and it stays over `/`.
+fn place_for_hooks(plan: &Plan<'_>) -> Option<PathBuf> {
+    let hooks = plan.spec.hooks.as_ref()?;
+    let shared = matches!(
+        plan.spec.linux().rootfs_propagation.as_str(),
+        "shared" | "rshared"
+    );
+    if hooks.create_container.is_empty() || shared {
+        return None;
+    }
+    let path = match plan.root {
+        RootSource::Directory(path) => path,
+        RootSource::Overlay(_) => &plan.spec.root.as_ref()?.path,
+    };
+    Some(plan.bundle.join(path))
 }
 
 fn run_outer_hooks(child: &Child<'_>, umask: Mode) -> Result<()> {

@@ -89,14 +89,19 @@ pub fn make_directory(root: BorrowedFd<'_>, path: &Path) -> Result<()> {
 }
 
 /// Attaches the detached `root` over `/` and returns a descriptor of it to which paths are resolved.
-pub fn attach_root(root: &OwnedFd) -> Result<OwnedFd> {
-    let slash = rustix::fs::open(
-        "/",
-        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )
-    .context(|| "open /")?;
-    attach(root, &slash).context(|| "attach the container's root")?;
+///
+/// With `at` it is there, where the host's paths lead to it, until [`cover`] moves it over `/`. A user namespace may not
+/// get there; then it lies over `/` at once.
+pub fn attach_root(root: &OwnedFd, at: Option<&Path>) -> Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let place = match at.map(|at| (at, rustix::fs::open(at, flags, Mode::empty()))) {
+        Some((_, Ok(place))) => place,
+        Some((at, Err(errno))) if errno != Errno::ACCESS => {
+            return Err(errno).context(|| format!("open {} for the container's root", at.display()));
+        }
+        _ => rustix::fs::open("/", flags, Mode::empty()).context(|| "open /")?,
+    };
+    attach(root, &place).context(|| "attach the container's root")?;
     rustix::fs::openat(
         root,
         ".",
@@ -104,6 +109,17 @@ pub fn attach_root(root: &OwnedFd) -> Result<OwnedFd> {
         Mode::empty(),
     )
     .context(|| "open the container's root")
+}
+
+/// Moves an attached root over `/`, where everything after expects it.
+pub fn cover(root: BorrowedFd<'_>) -> Result<()> {
+    let slash = rustix::fs::open(
+        "/",
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .context(|| "open /")?;
+    attach(root, &slash).context(|| "move the container's root over /")
 }
 
 /// Makes the attached root `/` and detaches the host's tree from this namespace.

@@ -56,8 +56,11 @@ pub const EXIT: &str = "exit.json";
 pub struct ShimConfig {
     /// The container's ID.
     pub id: String,
-    /// The container as an OCI configuration. `root.path` is ignored when `root` below is an overlay.
+    /// The container as an OCI configuration. Of an overlay `root` below, `root.path` is where `createContainer` hooks find it.
     pub spec: Spec,
+    /// The directory whose `config.json` hooks read; `/` unless there are hooks.
+    #[serde(default)]
+    pub bundle: Option<PathBuf>,
     /// What becomes `/`.
     pub root: RootSource,
     /// The host's cgroup hierarchies, detected once by the daemon.

@@ -7,10 +7,10 @@ use rustix::process::DumpableBehavior;
 
 use super::log::Log;
 use super::protocol::{self, Event, MAX_FRAME, SOCKET, ShimConfig};
-use super::server::{Server, container_streams, hook_state, inherited, load_program};
+use super::server::{Server, bundle_of, container_streams, hook_state, inherited, load_program};
 use crate::cgroup::CgroupPath;
 use crate::error::Context;
-use crate::process::{self, Plan};
+use crate::process::{self, Plan, hooks};
 use crate::sys::close_range;
 use crate::{Error, ErrorKind, Result, rlimits, seccomp};
 
@@ -83,11 +83,11 @@ fn serve(control: &mut Option<OwnedFd>, dir: OwnedFd) -> Result<()> {
     };
     let (stdio, ends) = container_streams(&config)?;
     let cgroup = CgroupPath::from_oci(&config.spec.linux().cgroups_path, &config.id)?;
-    let id = config.id.clone();
-    let state = move |status: &str, pid: i32| hook_state(&id, status, pid);
+    let (id, bundle) = (config.id.clone(), bundle_of(&config).to_owned());
+    let state = |status: &str, pid: i32| hook_state(&id, &bundle, status, pid);
     let init = process::spawn(Plan {
         spec: &config.spec,
-        bundle: std::path::Path::new("/"),
+        bundle: &bundle,
         root: &config.root,
         sources: &sources,
         netns: netns.as_ref().map(AsFd::as_fd),
@@ -100,6 +100,11 @@ fn serve(control: &mut Option<OwnedFd>, dir: OwnedFd) -> Result<()> {
         state: &state,
     })?;
     drop((netns, sources));
+    if let Some(configured) = &config.spec.hooks {
+        // Failures of these are the vendor's to see, not the container's end.
+        let state = hook_state(&id, &bundle, "running", init.pid.as_raw_nonzero().get());
+        let _ = hooks::run("poststart", &configured.poststart, &state);
+    }
     let warnings = init.warnings.clone();
     let mut server = Server::new(config, dir, listener.into(), init, ends, log)?;
     let adopted = match control.take() {

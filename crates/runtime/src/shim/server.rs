@@ -678,7 +678,7 @@ impl Server {
             let _ = cgroup.clear();
         }
         if let Some(configured) = &self.config.spec.hooks {
-            let state = hook_state(&self.config.id, "stopped", 0);
+            let state = hook_state(&self.config.id, bundle_of(&self.config), "stopped", 0);
             let _ = hooks::run("poststop", &configured.poststop, &state);
         }
         // The record is what a later daemon finds: written before anyone is told.
@@ -689,9 +689,14 @@ impl Server {
     }
 }
 
+/// Where hooks are told to look for the configuration.
+pub(super) fn bundle_of(config: &ShimConfig) -> &Path {
+    config.bundle.as_deref().unwrap_or(Path::new("/"))
+}
+
 /// The container's state (runtime-spec, runtime.md) for hooks and seccomp listeners.
-pub(super) fn hook_state(id: &str, status: &str, pid: i32) -> Vec<u8> {
-    serde_json::json!({ "ociVersion": crate::spec::OCI_VERSION, "id": id, "status": status, "pid": pid, "bundle": "/" })
+pub(super) fn hook_state(id: &str, bundle: &Path, status: &str, pid: i32) -> Vec<u8> {
+    serde_json::json!({ "ociVersion": crate::spec::OCI_VERSION, "id": id, "status": status, "pid": pid, "bundle": bundle })
         .to_string()
         .into_bytes()
 }
