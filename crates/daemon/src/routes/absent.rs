@@ -70,10 +70,11 @@ pub fn plugins_missing() -> Answer {
     Err(ApiError::not_implemented("this engine has no plugins"))
 }
 
-/// The answer to everything about checkpoints; dockerd's unless it is told to experiment.
+/// The answer to everything about checkpoints: that of a dockerd that is not told to experiment.
 pub fn checkpoints() -> Answer {
     Err(ApiError::not_implemented(
-        "checkpoints are not there: this engine cannot freeze a container to disk yet",
+        "This experimental feature is disabled by default. Start the Docker daemon in experimental mode in order to enable it. \
+         (This engine has no such mode: it cannot freeze a container to disk.)",
     ))
 }
 
