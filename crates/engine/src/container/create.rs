@@ -11,7 +11,7 @@ use crate::error::Context;
 use crate::oci_spec::modes::{Namespace, NetworkMode};
 use crate::oci_spec::{merge, mount_points, ports, security, validate};
 use crate::paths::remove_tree;
-use crate::{Durability, Engine, Error, Image, Result, blocking, ids};
+use crate::{Durability, Engine, Error, Image, Result, blocking, ids, quota};
 
 impl Engine {
     /// Makes a container. Without a name it gets one.
@@ -182,7 +182,9 @@ impl Engine {
     async fn register(&self, record: Record, durability: Durability) -> Result<()> {
         let own = self.paths.container(&record.id);
         let directory = own.clone();
-        blocking(move || {
+        let projects = Arc::clone(&self.projects);
+        let limit = quota::storage_option(&record.host.storage_opt)?;
+        let made = blocking(move || {
             let make = |path: &std::path::Path, mode| {
                 std::fs::create_dir(path)
                     .and_then(|()| {
@@ -193,10 +195,19 @@ impl Engine {
             // The upper directory's own mode is that of `/` inside. Programs of any user are found through it, nobody of
             // the host through the directory above.
             make(&directory, 0o710)?;
-            make(&directory.join("upper"), 0o755)?;
-            make(&directory.join("work"), 0o700)
-        })
-        .await?;
+            let (upper, work) = (directory.join("upper"), directory.join("work"));
+            make(&upper, 0o755)?;
+            make(&work, 0o700)?;
+            if limit > 0 {
+                // The kernel moves files from the one to the other, which it does within a project only.
+                projects.limit(&[&upper, &work], limit)?;
+            }
+            Ok(())
+        });
+        if let Err(error) = made.await {
+            let _ = remove_tree(&own);
+            return Err(error);
+        }
         let cgroup = self.cgroup_for(&record)?;
         let written = self.records.put(&record.id, &record, durability).await;
         if let Err(error) = written {

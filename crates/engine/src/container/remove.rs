@@ -115,6 +115,9 @@ impl Engine {
         } else {
             (vec![shim, own.clone()], Vec::new())
         };
+        if kept.is_none() && !record.host.storage_opt.is_empty() {
+            crate::quota::release(&own.join("upper"));
+        }
         let moved = kept.as_ref().map(|key| self.bin.files(key));
         let removed = async {
             if cgroup.is_none() && now.is_empty() {
