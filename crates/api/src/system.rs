@@ -92,8 +92,19 @@ model! {
         pub default_address_pools: Vec<AddressPool>,
         #[serde(rename = "CDISpecDirs", skip_serializing_if = "empty")]
         pub cdi_spec_dirs: Vec<String>,
+        #[serde(skip_serializing_if = "empty")]
+        pub discovered_devices: Vec<DeviceInfo>,
         #[serde(serialize_with = "null_if_empty")]
         pub warnings: Vec<String>,
+    }
+
+    /// A device that a driver found.
+    pub struct DeviceInfo {
+        /// The driver, `cdi`.
+        pub source: String,
+        /// Its name with that driver: `vendor.com/class=name`.
+        #[serde(rename = "ID")]
+        pub id: String,
     }
 
     /// The drivers there are.

@@ -12,6 +12,8 @@ mod harness;
 mod build_caches;
 #[path = "e2e/build_protocols.rs"]
 mod build_protocols;
+#[path = "e2e/cdi.rs"]
+mod cdi;
 #[path = "e2e/commit.rs"]
 mod commit;
 #[path = "e2e/compose.rs"]

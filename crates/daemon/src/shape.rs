@@ -190,6 +190,7 @@ pub const ANSWERS: &[Difference] = &[
     since(35, VERSION, "Components"),
     since(44, INFO, "Runtimes/*/status"),
     since(44, INFO, "CDISpecDirs"),
+    since(50, INFO, "DiscoveredDevices"),
     since(41, INFO, "CgroupVersion"),
     since(41, INFO, "DefaultAddressPools"),
     since(39, INFO, "Warnings"),
@@ -449,7 +450,7 @@ mod tests {
             "Config": {"Hostname": "", "Tty": false, "Cmd": null, "User": "u", "Volumes": {}},
         });
         let info = json!({
-            "Runtimes": {"r": {"status": {}}}, "CDISpecDirs": [], "RegistryConfig": {"AllowNondistributableArtifactsCIDRs": []},
+            "Runtimes": {"r": {"status": {}}}, "CDISpecDirs": [], "DiscoveredDevices": [], "RegistryConfig": {"AllowNondistributableArtifactsCIDRs": []},
             "RuncCommit": {"ID": "", "Expected": ""}, "BridgeNfIptables": true, "CgroupVersion": "1",
         });
         let list = json!([{"HostConfig": {"Annotations": {}}, "NetworkSettings": {"Networks": {"n": {"GwPriority": 1}}}}]);
@@ -522,6 +523,7 @@ mod tests {
             (DISK, &usage, "/BuildCache/0/Parents", 42, ALWAYS),
             (INFO, &info, "/Runtimes/r/status", 44, ALWAYS),
             (INFO, &info, "/CDISpecDirs", 44, ALWAYS),
+            (INFO, &info, "/DiscoveredDevices", 50, ALWAYS),
             (INFO, &info, "/CgroupVersion", 41, ALWAYS),
             (INFO, &info, "/KernelMemory", 24, 42),
             (

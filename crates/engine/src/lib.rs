@@ -6,6 +6,7 @@
 //! state and an order of operations of its own, so a container that hangs delays nobody else.
 
 mod build;
+mod cdi;
 pub mod container;
 mod disk;
 mod error;
@@ -21,6 +22,7 @@ mod network;
 pub mod oci_spec;
 pub mod operation;
 mod paths;
+mod quota;
 mod reconcile;
 mod removed;
 pub mod signal;
@@ -46,6 +48,7 @@ use oci_spec::validate::HostFacts;
 use paths::Paths;
 use state::Table;
 
+pub use cdi::DEFAULT_DIRS as DEFAULT_CDI_DIRS;
 pub use container::Container;
 pub use container::attach::{AttachOptions, Attached, Ended};
 pub use container::list::ListOptions;
@@ -87,6 +90,8 @@ pub struct EngineConfig {
     pub trust: vessel_image::registry::TrustPolicy,
     /// What becomes of what users remove; none: it is gone.
     pub bin: Option<BinConfig>,
+    /// Where specifications of devices (CDI) are, those of later directories before those of earlier ones.
+    pub cdi_spec_dirs: Vec<PathBuf>,
 }
 
 /// A range of IDs.
@@ -117,6 +122,7 @@ pub struct Engine {
     /// Where layers are known to be, by diff ID: see [`images`].
     places: Table<Vec<images::Place>>,
     volumes: volumes::Volumes,
+    projects: Arc<quota::Projects>,
     bin: removed::Bin,
     networks: network::Networks,
     launcher: Launcher,
@@ -258,6 +264,7 @@ impl Engine {
             registries,
             places,
             volumes,
+            projects: Arc::default(),
             bin,
             networks,
             launcher: Launcher::new()?,

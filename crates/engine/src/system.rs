@@ -137,6 +137,11 @@ impl Engine {
         if self.config().userns_remap.is_some() {
             info.security_options.push("name=userns".to_owned());
         }
+        let devices = crate::cdi::Registry::read(&self.config().cdi_spec_dirs);
+        info.discovered_devices = devices.list();
+        info.warnings.extend_from_slice(devices.faults());
+        let directory = |path: &std::path::PathBuf| path.display().to_string();
+        info.cdi_spec_dirs = self.config().cdi_spec_dirs.iter().map(directory).collect();
         describe_host(&mut info);
         describe_cgroups(&mut info, &self.hierarchies);
         info

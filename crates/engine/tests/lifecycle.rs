@@ -67,6 +67,7 @@ fn config(directory: &Path) -> EngineConfig {
         init: false,
         registries: Default::default(),
         trust: Default::default(),
+        cdi_spec_dirs: Vec::new(),
         bin: None,
     }
 }

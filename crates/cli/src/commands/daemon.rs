@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use tracing_subscriber::EnvFilter;
 use vessel_daemon::{Config, Listen, PageConfig, TlsFiles};
-use vessel_engine::{BinConfig, EngineConfig, IdRange};
+use vessel_engine::{BinConfig, DEFAULT_CDI_DIRS, EngineConfig, IdRange};
 
 use crate::app::Run;
 use crate::context::{Context, Places};
@@ -80,6 +80,9 @@ pub struct Args {
     operation_log: u64,
     #[command(flatten)]
     registries: RegistryOptions,
+    /// Directories with specifications of devices (CDI); later ones come before earlier ones
+    #[arg(long, value_name = "dir", default_values = DEFAULT_CDI_DIRS)]
+    cdi_spec_dir: Vec<PathBuf>,
     /// What to log: error, warn, info, debug or trace
     #[arg(short, long, value_name = "string", default_value = "info")]
     log_level: String,
@@ -138,6 +141,7 @@ impl Run for Args {
                 }),
             },
             registries: self.registries.settings(),
+            cdi_spec_dirs: self.cdi_spec_dir,
         };
         let secure = tls.is_some();
         let page = match self.page {

@@ -82,6 +82,7 @@ pub fn config(directory: &TempDir) -> Config {
             init: false,
             registries: Default::default(),
             trust: Default::default(),
+            cdi_spec_dirs: Vec::new(),
             bin: None,
         },
         listen: vec![Listen::Unix(directory.path().join("vessel.sock"))],

@@ -363,6 +363,7 @@ fn launch(engine: &Engine, request: RunRequest, running: &mut Running) -> Result
         cgroup: running.cgroup.clone(),
     })?;
     let mut config = ShimConfig {
+        bundle: None,
         id: running.id.clone(),
         spec,
         root: RootSource::Overlay(Overlay {

@@ -12,10 +12,12 @@ use vessel_runtime::rlimits;
 use vessel_runtime::seccomp::{self, docker};
 use vessel_runtime::shim::protocol::InheritedFds;
 use vessel_runtime::shim::{Overlay, RootSource, ShimConfig, ShimFds};
+use vessel_runtime::spec::{Mount, Spec};
 
 use super::record::{MountKind, MountRecord, Record};
 use super::sources::{self, SHM};
 use super::{Container, RootPaths, log_drivers, names};
+use crate::cdi::Registry;
 use crate::error::Context;
 use crate::network::{End, Joined};
 use crate::oci_spec::modes::{Ipc, Namespace, NetworkMode};
@@ -139,7 +141,7 @@ impl Engine {
             security::Filter::Unconfined | security::Filter::Custom(_) => None,
         };
         let init = host.init.unwrap_or(self.config.init).then(|| self.paths.init());
-        let spec = oci_spec::compose(Inputs {
+        let mut spec = oci_spec::compose(Inputs {
             record,
             identity,
             security: &security,
@@ -152,10 +154,13 @@ impl Engine {
             link_environment: self.link_environment(record, endpoints)?,
             cgroup: container.cgroup.clone(),
         })?;
+        self.add_devices(record, &mut spec, &mut sources)?;
+        let bundle = write_bundle(directory, &mut spec)?;
         let log = log_drivers::config(record, self.paths.log(&record.id))?;
         let config = ShimConfig {
             id: record.id.clone(),
             spec,
+            bundle,
             root: RootSource::Overlay(Overlay {
                 lower: root.lower,
                 upper: Some(root.upper),
@@ -191,6 +196,26 @@ impl Engine {
             fds,
             endpoints: endpoints.clone(),
         })
+    }
+
+    /// Gives the container the devices it asks for by CDI.
+    fn add_devices(
+        &self,
+        record: &Record,
+        spec: &mut Spec,
+        sources: &mut Vec<(PathBuf, OwnedFd)>,
+    ) -> Result<()> {
+        let requests = &record.host.resources.device_requests;
+        if requests.is_empty() {
+            return Ok(());
+        }
+        let before = spec.mounts.clone();
+        Registry::read(&self.config.cdi_spec_dirs).inject(requests, spec)?;
+        let at =
+            |mounts: &[Mount], path: &Path| mounts.iter().find(|mount| mount.destination == path).cloned();
+        // What a device's mount took the place of is attached no more.
+        sources.retain(|(path, _)| at(&before, path) == at(&spec.mounts, path));
+        Ok(())
     }
 
     /// The files with the names of a network that belongs to another container: that one's.
@@ -333,6 +358,23 @@ impl Engine {
             })
             .collect()
     }
+}
+
+/// Writes what hooks are told of: they find the container's root by the configuration in its bundle.
+fn write_bundle(directory: &Path, spec: &mut Spec) -> Result<Option<PathBuf>> {
+    if spec.hooks.is_none() {
+        return Ok(None);
+    }
+    let root = directory.join("rootfs");
+    std::fs::create_dir(&root).context(|| format!("create {}", root.display()))?;
+    if let Some(configured) = &mut spec.root {
+        configured.path = root;
+    }
+    let path = directory.join("config.json");
+    let text = serde_json::to_vec(spec)
+        .map_err(|error| Error::system(format!("encode the configuration: {error}")))?;
+    std::fs::write(&path, text).context(|| format!("write {}", path.display()))?;
+    Ok(Some(directory.to_owned()))
 }
 
 fn bind_source(mount: &MountRecord) -> Result<PathBuf> {

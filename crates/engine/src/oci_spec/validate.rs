@@ -142,16 +142,7 @@ pub fn check(config: &ContainerConfig, host: &HostConfig, facts: &HostFacts) -> 
             host.isolation
         )));
     }
-    if !host.resources.device_requests.is_empty() {
-        return Err(Error::unsupported(
-            "device requests (--gpus, CDI) are not supported: name the nodes with --device",
-        ));
-    }
-    if host.storage_opt.keys().next().is_some() {
-        return Err(Error::unsupported(
-            "--storage-opt is not supported: the writable layer has no size limit of its own",
-        ));
-    }
+    crate::quota::storage_option(&host.storage_opt)?;
     if !host.runtime.is_empty() && !RUNTIMES.contains(&host.runtime.as_str()) {
         return Err(Error::invalid(format!(
             "unknown or invalid runtime name: {}",
