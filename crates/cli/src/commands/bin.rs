@@ -96,11 +96,14 @@ fn row(item: &BinItem) -> Row {
 }
 
 fn foot(list: &BinList) -> String {
-    if !list.enabled {
-        return "The daemon runs without a bin: what is removed is gone.".to_owned();
-    }
     let (size, limit) = (human_size(list.size as f64), human_size(list.limit as f64));
-    format!("{size} of {limit}")
+    match (list.enabled, list.items.is_empty()) {
+        (true, _) => format!("{size} of {limit}"),
+        (false, true) => "The daemon runs without a bin: what is removed is gone.".to_owned(),
+        (false, false) => {
+            format!("{size} of {limit}, of before: the daemon runs without a bin and keeps nothing more")
+        }
+    }
 }
 
 impl Run for UndoArgs {
@@ -162,6 +165,12 @@ mod tests {
             ..BinList::default()
         };
         assert_eq!(foot(&list), "1kB of 10kB");
-        assert!(foot(&BinList::default()).contains("without a bin"));
+        assert!(foot(&BinList::default()).contains("what is removed is gone"));
+        let left = BinList {
+            enabled: false,
+            items: vec![BinItem::default()],
+            ..list
+        };
+        assert!(foot(&left).starts_with("1kB of 10kB, of before"));
     }
 }

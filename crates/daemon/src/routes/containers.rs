@@ -216,6 +216,7 @@ pub async fn remove(state: &Arc<State>, request: &Request, id: &str) -> Answer {
         force: request.query.flag("force"),
         volumes: request.query.flag("v"),
         link: request.query.flag("link"),
+        for_good: false,
     };
     let (engine, id) = (Arc::clone(&state.engine), id.to_owned());
     state

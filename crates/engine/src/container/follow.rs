@@ -140,7 +140,7 @@ impl Engine {
 
     /// Removes a container that ended and is to be removed by that. The caller holds `op`.
     pub(crate) async fn remove_after_end(&self, container: &Arc<Container>) {
-        if let Err(error) = self.discard(container, true).await {
+        if let Err(error) = self.discard(container, true, true).await {
             tracing::warn!(
                 container = container.id,
                 "{error}; the next start of the daemon removes it"

@@ -1,6 +1,5 @@
 //! Removing containers.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use vessel_api::ContainersPruneReport;
@@ -10,7 +9,7 @@ use super::Container;
 use super::record::{Record, Status};
 use crate::error::Context;
 use crate::paths::remove_tree;
-use crate::removed::{Thing, container_key};
+use crate::removed::{Bin, Thing, container_key};
 use crate::volumes::tree_size;
 use crate::{Durability, Engine, Error, ErrorKind, Filters, Result, blocking};
 
@@ -23,14 +22,8 @@ pub struct RemoveOptions {
     pub volumes: bool,
     /// Remove a link instead of the container.
     pub link: bool,
-}
-
-/// Moves a directory that may have been moved already.
-fn move_aside(own: &Path, aside: &Path) -> Result<()> {
-    match std::fs::rename(own, aside) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound && aside.exists() => Ok(()),
-        done => done.context(|| format!("move {} to {}", own.display(), aside.display())),
-    }
+    /// Not into the bin.
+    pub for_good: bool,
 }
 
 impl Engine {
@@ -76,20 +69,21 @@ impl Engine {
             Status::Paused => return refuse("container is paused and must be unpaused first"),
             Status::Created | Status::Exited | Status::Dead | Status::Removing => {}
         }
-        self.discard(&container, options.volumes).await
+        let keep = !options.for_good;
+        self.discard(&container, options.volumes, keep).await
     }
 
-    /// Removes everything of a container that does not run. The caller holds `op`.
-    pub(super) async fn discard(&self, container: &Arc<Container>, volumes: bool) -> Result<()> {
+    /// Removes everything of a container that does not run; into the bin if that is wanted. The caller holds `op`.
+    pub(super) async fn discard(&self, container: &Arc<Container>, volumes: bool, keep: bool) -> Result<()> {
         if self.containers.get(&container.id).is_none() {
             return Ok(());
         }
         let record = container.record();
         // What removes itself goes for good. What was begun by an earlier daemon goes on as it was begun.
         let key = container_key(&record.id);
-        let kept = match self.bin.get(&key) {
+        let mut kept = match self.bin.get(&key) {
             Some(_) => Some(key),
-            None if record.host.auto_remove => None,
+            None if record.host.auto_remove || !keep => None,
             None => self.bin.keep(Some(key), || Thing::Container {
                 record: Box::new(Record::clone(&record)),
                 state: Box::new(container.state()),
@@ -121,7 +115,7 @@ impl Engine {
         let moved = kept.as_ref().map(|key| self.bin.files(key));
         let removed = async {
             if cgroup.is_none() && now.is_empty() {
-                return Ok(());
+                return Ok(false);
             }
             blocking(move || {
                 if let Some(cgroup) = cgroup {
@@ -131,22 +125,32 @@ impl Engine {
                 now.iter().try_for_each(|tree| {
                     remove_tree(tree).context(|| format!("remove {}", tree.display()))
                 })?;
-                match moved {
-                    Some(aside) => move_aside(&own, &aside),
-                    None => Ok(()),
+                let Some(files) = moved else { return Ok(false) };
+                let moved = Bin::move_in(&own, &files)?;
+                if !moved {
+                    remove_tree(&own).context(|| format!("remove {}", own.display()))?;
                 }
+                Ok(moved)
             })
             .await
         };
-        if let Err(error) = removed.await {
-            if let Some(key) = &kept {
-                self.bin.forget(key);
+        match removed.await {
+            Ok(true) => {}
+            Ok(false) => {
+                if let Some(key) = kept.take() {
+                    self.bin.forget(&key);
+                }
             }
-            self.change(container, |state| {
-                state.status = Status::Dead;
-                state.error = error.message().to_owned();
-            });
-            return Err(error.wrap(format!("unable to remove filesystem for {}", record.id)));
+            Err(error) => {
+                if let Some(key) = &kept {
+                    self.bin.forget(key);
+                }
+                self.change(container, |state| {
+                    state.status = Status::Dead;
+                    state.error = error.message().to_owned();
+                });
+                return Err(error.wrap(format!("unable to remove filesystem for {}", record.id)));
+            }
         }
         {
             // Who follows it may change its state once more.
@@ -161,8 +165,8 @@ impl Engine {
             self.discard_anonymous_volumes(&record.mounts, kept.is_some())
                 .await;
         }
-        if kept.is_some() {
-            self.bin.kept();
+        if let Some(key) = &kept {
+            self.bin.kept(key);
         }
         self.container_event(&record, "destroy", &[]);
         container.life.send_modify(|life| {
@@ -197,6 +201,11 @@ impl Engine {
     pub async fn container_prune(&self, filters: &Filters) -> Result<ContainersPruneReport> {
         filters.check(&["until", "label", "label!"])?;
         let until = filters.until()?;
+        // It is asked for to have the space.
+        let options = RemoveOptions {
+            for_good: true,
+            ..RemoveOptions::default()
+        };
         let mut report = ContainersPruneReport::default();
         for container in self.containers() {
             let record = container.record();
@@ -211,7 +220,7 @@ impl Engine {
             }
             let upper = self.root_paths(&record)?.upper;
             let size = blocking(move || Ok(tree_size(&upper))).await?;
-            match self.container_remove(&record.id, RemoveOptions::default()).await {
+            match self.container_remove(&record.id, options).await {
                 Ok(()) => {
                     report.space_reclaimed += size;
                     report.containers_deleted.push(record.id.clone());

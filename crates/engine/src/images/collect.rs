@@ -89,37 +89,46 @@ impl Engine {
     /// Adds everything that is needed; of the bin, not what some entries need.
     pub(crate) fn mark_live(&self, live: &mut LiveSet, without: &BTreeSet<String>) -> Result<()> {
         // Looked at first: what comes back meanwhile was in the bin, or is an image by then.
-        let bin = self.bin.all();
-        let kept = bin.iter().filter(|(key, _)| !without.contains(*key));
-        let mut removed = Vec::new();
-        for (_, entry) in kept {
-            match &entry.thing {
-                Thing::Image { id, record, .. } => removed.push((id.clone(), ImageRecord::clone(record))),
-                Thing::Container { record, .. } => mark_container(record, live)?,
-                Thing::Volume { .. } | Thing::Network { .. } => {}
-            }
-        }
-        for (id, record) in self.images().all().into_iter().chain(removed) {
-            live.blobs.insert(id.parse::<Digest>()?);
-            for digest in &record.repo_digests {
-                if let Some((_, manifest)) = digest.split_once('@') {
-                    live.blobs.insert(manifest.parse::<Digest>()?);
-                }
-            }
-            for document in &record.documents {
-                live.blobs.insert(document.parse::<Digest>()?);
-            }
-            for chain in &record.chain_ids {
-                live.layers.insert(chain_id(chain)?);
-            }
+        self.mark_bin(live, without)?;
+        for (id, record) in self.images().all() {
+            mark_image(&id, &record, live)?;
         }
         // A pull that was cut goes on where it was.
         live.layers.extend(self.images().content().unfinished_layers());
         for container in self.containers() {
             mark_container(&container.record(), live)?;
         }
+        // And again: what was removed meanwhile was there, or is in the bin by now. (What comes back has leases.)
+        self.mark_bin(live, without)
+    }
+
+    fn mark_bin(&self, live: &mut LiveSet, without: &BTreeSet<String>) -> Result<()> {
+        for (key, entry) in self.bin.all() {
+            match &entry.thing {
+                _ if without.contains(&key) => {}
+                Thing::Image { id, record, .. } => mark_image(id, record, live)?,
+                Thing::Container { record, .. } => mark_container(record, live)?,
+                Thing::Volume { .. } | Thing::Network { .. } => {}
+            }
+        }
         Ok(())
     }
+}
+
+fn mark_image(id: &str, record: &ImageRecord, live: &mut LiveSet) -> Result<()> {
+    live.blobs.insert(id.parse::<Digest>()?);
+    for digest in &record.repo_digests {
+        if let Some((_, manifest)) = digest.split_once('@') {
+            live.blobs.insert(manifest.parse::<Digest>()?);
+        }
+    }
+    for document in &record.documents {
+        live.blobs.insert(document.parse::<Digest>()?);
+    }
+    for chain in &record.chain_ids {
+        live.layers.insert(chain_id(chain)?);
+    }
+    Ok(())
 }
 
 /// A container may outlive its image when its removal was forced.

@@ -80,7 +80,7 @@ impl Engine {
         match &key {
             // Nothing of it went.
             Some(key) if items.is_empty() => self.bin.forget(key),
-            Some(_) => self.bin.kept(),
+            Some(key) => self.bin.kept(key),
             None => {}
         }
         removed?;
@@ -237,7 +237,6 @@ impl Engine {
         let until = filters.until()?;
         let _change = CHANGES.lock().await;
         let mut report = ImagesPruneReport::default();
-        let mut kept_keys = BTreeSet::new();
         // Other platforms' images of what a name stands for have no name themselves.
         let kept = |id: &str| only_dangling || !self.users_of(id).is_empty();
         let in_use = self.manifests_in_use(kept).await;
@@ -256,8 +255,6 @@ impl Engine {
             if !filters.labels(&labels) || until.is_some_and(|until| created(&config) >= until) {
                 continue;
             }
-            let before = self.image_thing(&id)?;
-            kept_keys.extend(self.bin.keep(None, || before)?);
             for name in names {
                 self.take_name(&id, &name, &mut report.images_deleted).await?;
             }
@@ -267,10 +264,9 @@ impl Engine {
                 other => other?,
             }
         }
-        if !kept_keys.is_empty() {
-            self.bin.kept();
-        }
-        report.space_reclaimed = self.collect_into(&mut report.images_deleted, kept_keys).await?;
+        // Not into the bin: it is asked for to have the space.
+        let collected = self.collect_into(&mut report.images_deleted, BTreeSet::new());
+        report.space_reclaimed = collected.await?;
         let attributes = Map::from([("reclaimed".to_owned(), report.space_reclaimed.to_string())]);
         self.events().publish("image", "prune", "", attributes);
         Ok(report)

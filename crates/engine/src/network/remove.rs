@@ -28,7 +28,7 @@ impl Engine {
         })?;
         let removed = blocking(move || engine.networks.remove(&owned)).await;
         match (&removed, &kept) {
-            (Ok(()), Some(_)) => self.bin.kept(),
+            (Ok(()), Some(key)) => self.bin.kept(key),
             (Err(_), Some(key)) => self.bin.forget(key),
             (_, None) => {}
         }

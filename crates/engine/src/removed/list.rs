@@ -64,10 +64,9 @@ impl Engine {
     pub async fn bin_list(self: &Arc<Self>) -> Result<BinList> {
         let engine = Arc::clone(self);
         blocking(move || {
-            let all = engine.bin.all();
-            let age = engine.bin.config.map_or(0, |config| config.age.as_nanos() as i64);
+            let age = engine.bin.age();
             let mut items = Vec::new();
-            for command in commands(all) {
+            for command in commands(engine.bin.arrived()) {
                 for (key, entry) in &command.entries {
                     items.push(BinItem {
                         command: command.id.clone(),
@@ -86,7 +85,7 @@ impl Engine {
                 .map(|item| item.size)
                 .sum();
             Ok(BinList {
-                enabled: engine.bin.config.is_some(),
+                enabled: engine.bin.keeps,
                 size: files + engine.layers_of_bin()?,
                 limit: engine.bin_limits().map_or(0, |limits| limits.size),
                 items,

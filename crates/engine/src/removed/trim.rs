@@ -1,8 +1,9 @@
 //! The bounds of the bin, and its emptying.
 //!
-//! What is older than the set age goes, and the oldest of more than 256 things. The oldest goes while all of it is larger than the set size, except what was removed
-//! in the last ten minutes; and, that too, while the file system has less left than it should: what its user needs
-//! comes first. As long as anything is in the bin this is looked at every two seconds, which costs one statfs(2).
+//! What is older than the set age goes, and the oldest of more than 256 things. The oldest goes while all of it is larger
+//! than the set size, except what was removed in the last ten minutes; and, that too, while the file system has less left
+//! than it should: what its user needs comes first. As long as anything is in the bin this is looked at every two seconds,
+//! which costs one statfs(2).
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -56,7 +57,7 @@ impl Limits {
 impl Engine {
     /// Looks after the bin until the engine ends.
     pub(crate) fn watch_bin(self: &Arc<Self>) {
-        if self.bin.config.is_none() && self.bin.all().is_empty() {
+        if !self.bin.keeps && self.bin.all().is_empty() {
             return;
         }
         let weak = Arc::downgrade(self);
@@ -89,28 +90,24 @@ impl Engine {
     pub(super) fn bin_limits(&self) -> Option<Limits> {
         let found = rustix::fs::statvfs(&self.config().root).ok()?;
         let (total, free) = (found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize);
-        let size = self.bin.config.map_or(Some(0), |config| config.size);
-        Some(Limits::of(size, total, free))
+        Some(Limits::of(self.bin.bounds.size, total, free))
     }
 
     async fn trim_bin(self: &Arc<Self>) -> Result<()> {
         let engine = Arc::clone(self);
         let measured = blocking(move || engine.measure_bin()).await;
-        let (off, age) = match self.bin.config {
-            Some(config) => (false, i64::try_from(config.age.as_nanos()).unwrap_or(i64::MAX)),
-            None => (true, 0),
-        };
+        let age = self.bin.age();
         let _turn = self.bin.turn.lock().await;
         // Layers are collected once for many things.
         let mut owed = false;
         loop {
-            let mut entries: Vec<(String, Arc<BinRecord>)> = self.bin.all().into_iter().collect();
+            let mut entries: Vec<(String, Arc<BinRecord>)> = self.bin.arrived().into_iter().collect();
             entries.sort_by_key(|(_, entry)| entry.time);
             let Some((key, oldest)) = entries.first() else {
                 break;
             };
             let old = time::now().saturating_sub(oldest.time);
-            let goes = off || old > age || entries.len() > MOST_THINGS || {
+            let goes = old > age || entries.len() > MOST_THINGS || {
                 if std::mem::take(&mut owed) {
                     self.collect_images().await?;
                 }
@@ -162,7 +159,7 @@ impl Engine {
     pub async fn bin_empty(self: &Arc<Self>) -> Result<BinEmptied> {
         let _turn = self.bin.turn.lock().await;
         let mut emptied = BinEmptied::default();
-        let entries = self.bin.all();
+        let entries = self.bin.arrived();
         let shared = entries
             .values()
             .any(|entry| !matches!(entry.thing, Thing::Volume { .. }));
@@ -191,7 +188,7 @@ impl Engine {
     }
 
     fn measure_bin(&self) -> Result<()> {
-        for (key, entry) in self.bin.all() {
+        for (key, entry) in self.bin.arrived() {
             if entry.size.is_none() && entry.thing.has_files() {
                 let size = self.entry_size(&key, &entry)?;
                 let measured = BinRecord {
@@ -216,7 +213,7 @@ impl Engine {
 
     /// Bytes of layers that nothing but the bin needs. Blocks.
     pub(super) fn layers_of_bin(&self) -> Result<u64> {
-        let all: BTreeSet<String> = self.bin.all().into_keys().collect();
+        let all: BTreeSet<String> = self.bin.arrived().into_keys().collect();
         if all.is_empty() {
             return Ok(0);
         }

@@ -7,12 +7,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use vessel_api::{UndoReport, Undone};
+use vessel_image::{Digest, Lease};
 
 use super::list::{Command, commands};
-use super::{BinRecord, Thing};
+use super::{Bin, BinRecord, Thing};
 use crate::container::Container;
 use crate::container::record::{Record, State, Status};
-use crate::error::Context;
 use crate::image_index::ImageRecord;
 use crate::images::{CHANGES, chain_id, short};
 use crate::{Engine, Error, ErrorKind, Result, blocking};
@@ -25,12 +25,12 @@ impl Engine {
     /// There is nothing like that; nothing of it could be brought back.
     pub async fn undo(self: &Arc<Self>, which: &str) -> Result<UndoReport> {
         let _turn = self.bin.turn.lock().await;
-        let mut found = commands(self.bin.all())
+        let mut found = commands(self.bin.arrived())
             .into_iter()
             .filter(|command| which.is_empty() || command.is(which));
         let Some(Command { id, mut entries }) = found.next() else {
             return Err(Error::not_found(match which {
-                "" if self.bin.config.is_none() => {
+                "" if !self.bin.keeps => {
                     "there is nothing to undo: the daemon runs without a bin (vessel daemon --bin auto keeps what is removed)".to_owned()
                 }
                 "" => "there is nothing to undo: the bin is empty".to_owned(),
@@ -126,16 +126,11 @@ impl Engine {
                 record.id.get(..12).unwrap_or_default()
             ))
         })?;
+        // Held until the container is known: a collection may run.
+        let mut lease = self.images().content().lease();
         let done = || -> Result<Arc<Container>> {
-            let content = self.images().content();
-            for layer in &record.layers {
-                content
-                    .layer(&chain_id(layer)?)
-                    .map_err(crate::image_index::from_image)?;
-            }
-            let there = self.paths.container(&id);
-            std::fs::rename(files, &there)
-                .context(|| format!("move {} to {}", files.display(), there.display()))?;
+            self.pin_layers(&record.layers, &mut lease)?;
+            let cgroup = self.cgroup_for(&record)?;
             let state = State {
                 status: match state.status {
                     Status::Created => Status::Created,
@@ -148,14 +143,21 @@ impl Engine {
                 health: None,
                 ..state
             };
-            self.states.put_now(&id, &state)?;
-            self.records.put_now(&id, &record)?;
-            let cgroup = self.cgroup_for(&record)?;
+            Bin::with_moved(files, &self.paths.container(&id), || {
+                self.states.put_now(&id, &state)?;
+                self.records.put_now(&id, &record).inspect_err(|_| {
+                    // Without a record the next start removes it.
+                    let _ = self.states.delete_now(&id);
+                })
+            })?;
             Ok(Container::new(record.clone(), state, cgroup))
         };
         let container = done().inspect_err(|_| self.containers.free_name(&record.name, &id))?;
         self.containers.insert(container);
-        self.own_volumes(&id, owned)?;
+        if let Err(error) = self.own_volumes(&id, owned) {
+            // It is back, whatever becomes of them later.
+            tracing::warn!("{error}; volumes of container {id} are not removed with it");
+        }
         self.container_event(&record, "create", &[]);
         let missing: Vec<&str> = record
             .mounts
@@ -170,6 +172,17 @@ impl Engine {
         })
     }
 
+    /// Keeps layers as long as the lease.
+    fn pin_layers(&self, chains: &[String], lease: &mut Lease) -> Result<()> {
+        let content = self.images().content();
+        for chain in chains {
+            let chain = chain_id(chain)?;
+            lease.pin_layer(&chain);
+            content.layer(&chain).map_err(crate::image_index::from_image)?;
+        }
+        Ok(())
+    }
+
     async fn restore_image(
         self: &Arc<Self>,
         id: &str,
@@ -178,15 +191,20 @@ impl Engine {
         indexes: &BTreeMap<String, String>,
     ) -> Result<String> {
         let _change = CHANGES.lock().await;
-        let content = self.images().content().clone();
-        let chains = record.chain_ids.clone();
-        blocking(move || {
-            for chain in &chains {
-                content
-                    .layer(&chain_id(chain)?)
-                    .map_err(crate::image_index::from_image)?;
+        // Held until the image is recorded: a collection may run.
+        let mut lease = self.images().content().lease();
+        let (engine, chains) = (Arc::clone(self), record.chain_ids.clone());
+        let blobs: Vec<Digest> = [id]
+            .into_iter()
+            .chain(record.documents.iter().map(String::as_str))
+            .filter_map(|digest| digest.parse().ok())
+            .collect();
+        let lease = blocking(move || {
+            engine.pin_layers(&chains, &mut lease)?;
+            for blob in &blobs {
+                lease.pin_blob(blob);
             }
-            Ok(())
+            Ok(lease)
         })
         .await?;
         let mut record = record;
@@ -197,6 +215,7 @@ impl Engine {
             record.repo_digests.dedup();
         }
         self.images().insert(id, record).await?;
+        drop(lease);
         let mut taken = Vec::new();
         for name in names {
             match self.images().id_of_tag(name) {

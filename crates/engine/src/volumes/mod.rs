@@ -28,7 +28,7 @@ use crate::container::record::{MountKind, MountRecord};
 use crate::error::Context;
 use crate::oci_spec::mount_points::volume_name;
 use crate::paths::remove_tree;
-use crate::removed::{Thing, container_key, taken};
+use crate::removed::{Bin, Thing, container_key, taken};
 use crate::state::Table;
 use crate::{Durability, Engine, Error, ErrorKind, Filters, Result, Store, blocking};
 
@@ -256,8 +256,9 @@ impl Engine {
             Some(record) => self.bin.keep(None, || volume_thing(name, &record))?,
             None => None,
         };
-        if let Some(key) = kept {
-            self.move_to_bin(name, &key)?;
+        if let Some(key) = kept
+            && self.move_to_bin(name, &key)?
+        {
             self.volume_event(name, "destroy", &[]);
             return Ok(());
         }
@@ -272,22 +273,27 @@ impl Engine {
         Ok(())
     }
 
-    /// Moves a volume that nobody uses to the bin, where it has an entry.
-    fn move_to_bin(&self, name: &str, key: &str) -> Result<()> {
+    /// Moves a volume that nobody uses to the bin, where it has an entry. False: it cannot be kept, has none any more, and is
+    /// where it was.
+    fn move_to_bin(&self, name: &str, key: &str) -> Result<bool> {
         let record = self.volumes.get(name).unwrap_or_default();
         let (optional, data) = (!record.options.is_empty(), self.paths.volume(name));
-        let (there, aside) = (self.paths.volumes().join(name), self.bin.files(key));
+        let (there, files) = (self.paths.volumes().join(name), self.bin.files(key));
         let moved = self.volumes.uses.remove(name, optional, &data, || {
             let mut records = self.volumes.write();
-            std::fs::rename(&there, &aside)
-                .context(|| format!("move {} to {}", there.display(), aside.display()))?;
-            self.volumes.table.delete_now(name)?;
+            if !Bin::move_in(&there, &files)? {
+                return Ok(false);
+            }
+            if let Err(error) = self.volumes.table.delete_now(name) {
+                let _ = std::fs::rename(&files, &there);
+                return Err(error);
+            }
             records.remove(name);
-            Ok(())
+            Ok(true)
         });
         match moved {
-            Ok(()) => self.bin.kept(),
-            Err(_) => self.bin.forget(key),
+            Ok(true) => self.bin.kept(key),
+            Ok(false) | Err(_) => self.bin.forget(key),
         }
         moved
     }
@@ -305,9 +311,7 @@ impl Engine {
             if records.contains_key(name) || there.exists() {
                 return Err(taken("volume", name));
             }
-            std::fs::rename(files, &there)
-                .context(|| format!("move {} to {}", files.display(), there.display()))?;
-            self.volumes.table.put_now(name, &record)?;
+            Bin::with_moved(files, &there, || self.volumes.table.put_now(name, &record))?;
             records.insert(name.to_owned(), record);
         }
         self.volume_event(name, "create", &[]);
@@ -385,6 +389,13 @@ impl Engine {
         Ok(removed)
     }
 
+    fn remove_for_good(&self, name: &str) -> Result<()> {
+        remove_files(&self.put_aside(name)?)?;
+        // When it was the last one.
+        let _ = std::fs::remove_dir(self.paths.removed_volumes());
+        Ok(())
+    }
+
     /// Finishes what an earlier daemon had begun, and removes the volumes of containers that do not exist.
     pub(crate) fn sweep_volumes(&self) {
         let warn = |result: Result<()>| {
@@ -409,15 +420,13 @@ impl Engine {
             {
                 // It was about to follow its container.
                 let key = self.bin.keep_with(&container, volume_thing(&name, &record));
-                warn(key.and_then(|key| self.move_to_bin(&name, &key)));
+                warn(key.and_then(|key| match self.move_to_bin(&name, &key)? {
+                    true => Ok(()),
+                    false => self.remove_for_good(&name),
+                }));
             } else if orphan && self.volume_references(&name) == 0 {
                 tracing::info!("removing the volume {name}: the container it was made for does not exist");
-                let removed = self.put_aside(&name);
-                warn(removed.and_then(|path| {
-                    remove_files(&path)?;
-                    let _ = std::fs::remove_dir(&aside);
-                    Ok(())
-                }));
+                warn(self.remove_for_good(&name));
             } else {
                 let data = self.paths.volume(&name);
                 if !record.options.is_empty() {
@@ -461,7 +470,7 @@ impl Engine {
             if self.volumes.get(&name).as_ref() != Some(&record) || self.volume_references(&name) > 0 {
                 continue;
             }
-            match self.discard_volume(&name, true).await {
+            match self.discard_volume(&name, false).await {
                 Ok(()) => {}
                 // Looked into at this moment, or with a mount of somebody's: the others go all the same.
                 Err(error) if error.kind() == ErrorKind::Conflict => {
