@@ -34,7 +34,7 @@ use crate::page::{Admitted, Page};
 use crate::response::Answer;
 use crate::room::{Guest, Room};
 use crate::takeover::{Held, Taker};
-use crate::{response, router, tls};
+use crate::{page, response, router, tls};
 
 /// How long begun work may take once the daemon is told to end.
 const DRAIN: Duration = Duration::from_secs(15);
@@ -299,10 +299,14 @@ async fn connection(
         heard.store(true, Ordering::Relaxed);
         speaking.spoke();
         let (state, taker, refuse) = (Arc::clone(&state), taker.clone(), Arc::clone(&refuse));
-        let (peer, page) = (Arc::clone(&peer), page.clone());
+        let (peer, page, speaking) = (Arc::clone(&peer), page.clone(), Arc::clone(&speaking));
         taker.request_begins(&request);
         async move {
             let answer = answer(state, request, taker, &peer, in_clear, page.as_deref()).await;
+            // What streams is under way until it ends; then the next request says that it did.
+            if matches!(answer.body(), Body::Empty | Body::Whole(_)) {
+                speaking.answered();
+            }
             if answer.headers().get(CONNECTION).is_some_and(|how| how == "close") {
                 refuse.store(true, Ordering::Relaxed);
             }
@@ -355,7 +359,6 @@ async fn answer(
     in_clear: bool,
     page: Option<&Page>,
 ) -> Response<Body> {
-    let busy = Busy::new(&state);
     let (request, guarded) = match page {
         Some(page) => match page.admit(request).await {
             Admitted::Api(request) => (*request, true),
@@ -363,6 +366,8 @@ async fn answer(
         },
         None => (request, false),
     };
+    // Not before: who does not log in keeps nobody waiting.
+    let busy = Busy::new(&state);
     tracing::debug!(method = %request.method(), uri = %request.uri(), "request");
     let (routed, goes_on) = match foreign(&request).filter(|_| in_clear && !guarded) {
         Some(why) => (Err(ApiError::new(StatusCode::FORBIDDEN, why)), false),
@@ -381,6 +386,9 @@ async fn answer(
     };
     drop(busy);
     response::add_common_headers(answer.headers_mut());
+    if guarded {
+        page::guard_data(answer.headers_mut());
+    }
     if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
         taker.forget();
     } else if !goes_on {

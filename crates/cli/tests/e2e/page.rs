@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::harness::{Daemon, daemon_with_bin};
+use crate::harness::{Daemon, daemon_with_bin, prepared_daemon};
 
 struct Browser {
     child: Child,
@@ -137,6 +137,12 @@ impl Browser {
         }
     }
 
+    fn click(&mut self, text: &str) {
+        self.eval(&format!(
+            "[...document.querySelectorAll('button')].find((button) => button.textContent === '{text}').click()"
+        ));
+    }
+
     fn picture(&mut self, name: &str) {
         if let Ok(directory) = std::env::var("VESSEL_SCREENSHOTS") {
             let picture = self.call("Page.captureScreenshot", json!({"format": "png"}));
@@ -153,9 +159,12 @@ impl Drop for Browser {
     }
 }
 
-/// A daemon with a page, and its address.
+/// A daemon with a page and a bin, and the page's address.
 fn with_page() -> Option<(Daemon, String)> {
-    let mut daemon = daemon_with_bin()?;
+    Some(serve_page(daemon_with_bin()?))
+}
+
+fn serve_page(mut daemon: Daemon) -> (Daemon, String) {
     daemon.stop();
     // Free at this moment.
     let port = std::net::TcpListener::bind("127.0.0.1:0")
@@ -171,7 +180,7 @@ fn with_page() -> Option<(Daemon, String)> {
         .rfind(|line| line.contains("The page: "))
         .expect("it is printed");
     let url = line.split("The page: ").nth(1).unwrap().trim().to_owned();
-    Some((daemon, url))
+    (daemon, url)
 }
 
 fn ask(address: &str, request: &str) -> String {
@@ -228,7 +237,22 @@ fn the_page_keeps_strangers_and_other_sites_out() {
         "{cookie}"
     );
     let cookie = format!("Cookie: {}\n", cookie.split(';').next().unwrap());
-    assert!(get("/api/containers/json", &cookie).starts_with("HTTP/1.1 200"));
+    let key: Value = serde_json::from_str(said.split("\r\n\r\n").nth(1).unwrap()).unwrap();
+    let key = format!("X-Vessel-Key: {}\n", key["Key"].as_str().unwrap());
+    // Another port of this host gets the cookie, and the page's script has the key.
+    assert!(get("/api/containers/json", &cookie).starts_with("HTTP/1.1 401"));
+    assert!(get("/api/containers/json", &key).starts_with("HTTP/1.1 401"));
+    let cookie = format!("{cookie}{key}");
+    let answer = get("/api/containers/json", &cookie);
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    for header in [
+        "x-content-type-options: nosniff",
+        "content-security-policy: default-src 'none'; frame-ancestors 'none'; sandbox",
+        "x-frame-options: DENY",
+        "cache-control: no-store",
+    ] {
+        assert!(answer.contains(header), "{header} {answer}");
+    }
     for (more, host) in [
         ("Origin: http://evil.example\n", address),
         ("Sec-Fetch-Site: cross-site\n", address),
@@ -256,6 +280,56 @@ fn the_page_keeps_strangers_and_other_sites_out() {
     );
     assert!(ws.starts_with("HTTP/1.1 403"), "{ws}");
     drop(daemon);
+}
+
+#[test]
+fn a_login_that_does_not_come_is_not_waited_for() {
+    let Some((mut daemon, url)) = with_page() else {
+        return;
+    };
+    let place = url.split("/#").next().unwrap();
+    let address = place.strip_prefix("http://").unwrap();
+    let head = format!(
+        "POST /login HTTP/1.1\nHost: {address}\nOrigin: {place}\nContent-Length: 32\nConnection: close\n\n"
+    );
+    let said = ask(address, &head);
+    assert!(said.starts_with("HTTP/1.1 408"), "{said}");
+    let mut waits = TcpStream::connect(address).unwrap();
+    waits.write_all(head.replace('\n', "\r\n").as_bytes()).unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    let begin = Instant::now();
+    daemon.stop();
+    assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+}
+
+#[test]
+fn without_a_bin_the_page_says_so_before_it_removes() {
+    let Some(daemon) = prepared_daemon(|daemon| daemon.more.extend(["--bin".into(), "off".into()])) else {
+        return;
+    };
+    let (daemon, url) = serve_page(daemon);
+    let Some(mut browser) = Browser::start() else {
+        return;
+    };
+    daemon
+        .vessel(&["create", "--name", "web", "busybox", "true"])
+        .ok();
+    browser.open(&url);
+    browser.until("web");
+    browser.click("Remove");
+    let text = browser.until("Remove container web?");
+    assert!(
+        text.contains("There is no bin: it cannot be brought back."),
+        "{text}"
+    );
+    browser.eval("document.querySelector('dialog button').click()");
+    browser.eval("new Promise((done) => setTimeout(done, 500))");
+    assert_eq!(daemon.inspect("web", "{{.Name}}"), "/web");
+    browser.click("Remove");
+    browser.until("Remove container web?");
+    browser.eval("document.querySelector('dialog .danger').click()");
+    browser.until("There are no containers");
+    assert!(browser.text().contains("Removed: container web."));
 }
 
 #[test]
@@ -339,15 +413,19 @@ fn a_browser_shows_and_does_everything() {
     // What is removed can be brought back.
     browser.eval("location.hash = '#containers'");
     browser.until("Stop");
-    browser.eval("[...document.querySelectorAll('button')].find((b) => b.textContent === 'Stop').click()");
+    browser.click("Stop");
     browser.until("Exited");
-    browser.eval("[...document.querySelectorAll('button')].find((b) => b.textContent === 'Remove').click()");
+    browser.click("Remove");
+    let text = browser.until("Remove container web?");
+    assert!(text.contains("brought back from the bin"), "{text}");
+    browser.picture("sure");
+    browser.eval("document.querySelector('dialog .danger').click()");
     browser.until("There are no containers");
     assert_eq!(daemon.vessel(&["ps", "-aq"]).ok(), "");
     browser.eval("location.hash = '#bin'");
     browser.until("Undo");
     browser.picture("bin");
-    browser.eval("[...document.querySelectorAll('button')].find((b) => b.textContent === 'Undo').click()");
+    browser.click("Undo");
     browser.until("Back: container web");
     assert_eq!(daemon.vessel(&["ps", "-aq", "--no-trunc"]).ok(), id);
     let log = daemon
@@ -372,11 +450,15 @@ fn another_site_in_the_same_browser_gets_nothing() {
     // Another origin of this host: what it asks, the browser sends, and the page refuses.
     let place = url.split("/#").next().unwrap();
     let evil = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let other = format!("http://localhost:{}", evil.local_addr().unwrap().port());
+    let port = evil.local_addr().unwrap().port();
+    let other = format!("http://localhost:{port}");
+    let (heard, hears) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         for stream in evil.incoming().flatten() {
             let mut stream = stream;
-            let _ = stream.read(&mut [0; 4096]);
+            let mut request = vec![0; 4096];
+            let length = stream.read(&mut request).unwrap_or(0);
+            let _ = heard.send(String::from_utf8_lossy(&request[..length]).into_owned());
             let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 4\r\nConnection: close\r\n\r\nevil");
         }
     });
@@ -389,4 +471,25 @@ fn another_site_in_the_same_browser_gets_nothing() {
     assert_eq!(tried, "failed failed");
     let log = daemon.vessel(&["system", "log", "--format", "{{.Action}}"]).ok();
     assert!(!log.contains("prune"), "{log}");
+    // Cookies know no ports: a server on another one of the same host gets this page's, and that is not enough.
+    browser.open(&format!("http://127.0.0.1:{port}"));
+    let address = place.strip_prefix("http://").unwrap();
+    let cookie = loop {
+        let request = hears.recv_timeout(Duration::from_secs(20)).unwrap();
+        let cookie = request
+            .lines()
+            .find(|line| line.to_lowercase().starts_with("cookie:"));
+        if let Some(cookie) = cookie {
+            break cookie.to_owned();
+        }
+    };
+    assert!(cookie.contains("vessel-page="), "{cookie}");
+    let said = ask(
+        address,
+        &format!("GET /api/info HTTP/1.1\nHost: {address}\n{cookie}\nConnection: close\n\n"),
+    );
+    assert!(said.starts_with("HTTP/1.1 401"), "{said}");
+    browser.until("evil");
+    let stored = browser.eval("Object.keys(localStorage).length + Object.keys(sessionStorage).length");
+    assert_eq!(stored, 0);
 }

@@ -26,8 +26,12 @@ function notice(text) {
   hiding = setTimeout(() => { box.hidden = true; }, 8000);
 }
 
+// Half of what lets this page in. The other half is a cookie, which every port of this host gets; this is for this port's pages only.
+const KEY = "vessel-key";
+const key = () => localStorage.getItem(KEY) || "";
+
 async function api(method, path, body, signal) {
-  const options = { method, signal, headers: {} };
+  const options = { method, signal, headers: key() ? { "X-Vessel-Key": key() } : {} };
   if (body !== undefined) {
     options.headers["Content-Type"] = "application/json";
     options.body = JSON.stringify(body);
@@ -63,10 +67,24 @@ function button(text, act, danger) {
 
 const post = (text, path, danger) => button(text, async () => { await api("POST", path, undefined); await show(); }, danger);
 const remove = (path, what) => button("Remove", async () => {
+  const { Enabled: kept } = await (await api("GET", "/vessel/bin", undefined)).json();
+  if (!await sure(`Remove ${what}?`, kept ? "It can be brought back from the bin for a while." : "There is no bin: it cannot be brought back.", "Remove")) return;
   await api("DELETE", path, undefined);
-  notice(`${what} was removed: it is in the bin for a while.`);
+  notice(kept ? `Removed: ${what}. It is in the bin for a while.` : `Removed: ${what}.`);
   await show();
 }, true);
+
+// Asks; only the button that says so is a yes.
+function sure(question, consequence, yes) {
+  return new Promise((answer) => {
+    const dialog = el("dialog", { onclose: () => { dialog.remove(); answer(dialog.returnValue === "yes"); } },
+      el("p", {}, question), el("p", { class: "soft" }, consequence),
+      el("form", { method: "dialog", class: "bar" },
+        el("button", { value: "no", autofocus: true }, "Cancel"), el("button", { value: "yes", class: "danger" }, yes)));
+    document.body.append(dialog);
+    dialog.showModal();
+  });
+}
 
 function table(headings, rows, empty) {
   if (!rows.length) return el("p", { class: "soft" }, empty);
@@ -112,7 +130,7 @@ async function containers() {
       actions(
         running ? post("Stop", `/containers/${id}/stop`) : post("Start", `/containers/${id}/start`),
         running ? post("Restart", `/containers/${id}/restart`) : undefined,
-        running ? undefined : remove(`/containers/${id}`, "The container")),
+        running ? undefined : remove(`/containers/${id}`, `container ${(container.Names[0] || container.Id).replace("/", "")}`)),
     ];
   });
   return [el("h1", {}, "Containers"),
@@ -123,7 +141,7 @@ async function images() {
   const list = await get("/images/json");
   const rows = list.flatMap((image) => (image.RepoTags && image.RepoTags.length ? image.RepoTags : [short(image.Id)])
     .map((name) => [name, mono(short(image.Id)), ago(image.Created), number(bytes(image.Size)),
-      actions(remove(`/images/${name.split("/").map(encodeURIComponent).join("/")}`, "The image"))]));
+      actions(remove(`/images/${name.split("/").map(encodeURIComponent).join("/")}`, `image ${name}`))]));
   return [el("h1", {}, "Images"), table(["Name", "ID", "Made", "Size", ""], rows, "There are no images.")];
 }
 
@@ -133,7 +151,7 @@ async function networks() {
     ((network.IPAM && network.IPAM.Config) || []).map((config) => config.Subnet).join(", "),
     network.Internal ? "internal" : "",
     actions(["bridge", "host", "none"].includes(network.Name) ? undefined
-      : remove(`/networks/${encodeURIComponent(network.Id)}`, "The network"))]);
+      : remove(`/networks/${encodeURIComponent(network.Id)}`, `network ${network.Name}`))]);
   return [el("h1", {}, "Networks"), table(["Name", "ID", "Driver", "Subnet", "", ""], rows, "There are no networks.")];
 }
 
@@ -144,7 +162,7 @@ async function volumes() {
     const used = sizes.get(volume.Name) || { Size: 0, RefCount: 0 };
     return [volume.Name.length === 64 ? mono(short(volume.Name)) : volume.Name, volume.CreatedAt.slice(0, 16).replace("T", " "),
       used.RefCount ? `${used.RefCount} container${used.RefCount > 1 ? "s" : ""}` : "nobody", number(bytes(Math.max(0, used.Size))),
-      actions(remove(`/volumes/${encodeURIComponent(volume.Name)}`, "The volume"))];
+      actions(remove(`/volumes/${encodeURIComponent(volume.Name)}`, `volume ${volume.Name}`))];
   });
   return [el("h1", {}, "Volumes"), table(["Name", "Made", "Used by", "Size", ""], rows, "There are no volumes.")];
 }
@@ -170,7 +188,8 @@ async function bin() {
       notice(`Back: ${back}.${failed ? ` Not back: ${failed}` : ""}`);
       await show();
     }))]);
-  const text = list.Enabled ? `${bytes(list.Size)} of ${bytes(list.Limit)}` : "The daemon runs without a bin.";
+  const size = `${bytes(list.Size)} of ${bytes(list.Limit)}`;
+  const text = list.Enabled ? size : `The daemon runs without a bin${rows.length ? ` and keeps nothing more; ${size} are left of before` : ""}.`;
   return [el("h1", {}, "Bin"), el("p", { class: "soft" }, text), table(["Kind", "Name", "Removed", "Size", ""], rows, "The bin is empty.")];
 }
 
@@ -229,7 +248,8 @@ async function terminal(id, inspected) {
     })).json();
     const exec = encodeURIComponent(made.Id);
     const scheme = location.protocol === "https:" ? "wss:" : "ws:";
-    const socket = new WebSocket(`${scheme}//${location.host}/api/vessel/exec/${exec}/ws`);
+    const socket = new WebSocket(`${scheme}//${location.host}/api/vessel/exec/${exec}/ws`,
+      ["vessel.page", ...(key() ? [`vessel.key.${key()}`] : [])]);
     socket.binaryType = "arraybuffer";
     const screen = new Terminal(
       (data) => { if (socket.readyState === 1) socket.send(data); },
@@ -324,7 +344,7 @@ function login() {
   const form = el("form", {
     onsubmit: async (event) => {
       event.preventDefault();
-      if (await enter(input.value.trim())) { await show(); } else { notice("That is not the token."); }
+      if (await enter(input.value.trim())) { await begin(); } else { notice("That is not the token."); }
     },
   }, el("h1", {}, "Vessel"), el("p", {}, "The daemon printed a token when it began to serve this page."), input, el("button", {}, "Log in"));
   main.replaceChildren(form);
@@ -333,6 +353,7 @@ function login() {
 
 async function enter(token) {
   const response = await fetch("login", { method: "POST", body: token });
+  if (response.ok) localStorage.setItem(KEY, (await response.json()).Key);
   return response.ok;
 }
 
@@ -352,16 +373,17 @@ async function show() {
   }
 }
 
-// Lists follow what happens.
+// Lists follow what happens: soon, and however much it is. A log or a terminal that was opened meanwhile stays as it is.
 async function follow() {
   let timer;
+  const again = () => {
+    timer = undefined;
+    if (!location.hash.startsWith("#container/")) show();
+  };
   for (;;) {
     try {
       for await (const _ of pieces(await api("GET", "/events", undefined, undefined))) {
-        const name = location.hash.slice(1).split("/")[0] || "containers";
-        if (name === "container") continue;
-        clearTimeout(timer);
-        timer = setTimeout(show, 300);
+        if (timer === undefined) timer = setTimeout(again, 300);
       }
     } catch (error) {
       if (error.name === "AbortError") return;
@@ -376,9 +398,17 @@ if (given) {
   history.replaceState(null, "", location.pathname);
   await enter(given[1]);
 }
-window.addEventListener("hashchange", show);
-await show();
-api("GET", "/info", undefined, undefined).then((response) => response.json()).then((info) => {
+let following = false;
+
+async function begin() {
+  await show();
+  const info = await (await api("GET", "/info", undefined, undefined)).json();
   document.getElementById("host").textContent = `${info.Name}, ${info.ContainersRunning} running`;
-  follow();
-}).catch(() => {});
+  if (following) return;
+  following = true;
+  await follow();
+  following = false;
+}
+
+window.addEventListener("hashchange", show);
+begin().catch(() => {});

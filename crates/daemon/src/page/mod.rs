@@ -1,16 +1,21 @@
 //! The page: a small program for browsers, served by a listener of its own, and the API for it below `/api`.
 //!
 //! Off unless it is asked for. Whoever has the page has the API, so it guards itself:
-//! - over TCP, a token that was printed once is exchanged for a cookie that scripts cannot read and other sites' requests do
-//!   not carry (`HttpOnly; SameSite=Strict`); over a Unix socket the file's mode decides, as with the API;
+//! - over TCP, a token that was printed once is exchanged for two secrets, and requests need both: a cookie that scripts
+//!   cannot read and other sites' requests do not carry (`HttpOnly; SameSite=Strict`), but which browsers send to every port
+//!   of a host (RFC 6265, section 8.5); and a key that the page's script keeps, which is its origin's, port and all, and
+//!   sends as a header (for websockets, which have no headers of scripts, as a protocol). Over a Unix socket the file's
+//!   mode decides, as with the API;
 //! - the `Host` has to be an address or localhost: a name that somebody else leads here (DNS rebinding) is refused;
 //! - an `Origin` has to be this page's own, and must be there wherever something is changed or a websocket opened;
 //! - nothing is loaded from elsewhere, nothing in line (`Content-Security-Policy`), no other page may frame it.
 
+use std::time::Duration;
+
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use hyper::header::{
-    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, COOKIE, HOST, HeaderValue, ORIGIN, REFERRER_POLICY,
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, COOKIE, HOST, HeaderName, HeaderValue, ORIGIN, REFERRER_POLICY,
     SET_COOKIE, UPGRADE, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
 use hyper::{HeaderMap, Method, Request, Response, StatusCode};
@@ -41,8 +46,18 @@ const FILES: [(&str, &str, &str); 5] = [
 ];
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 const COOKIE_NAME: &str = "vessel-page";
+/// What the script sends with each request.
+const KEY_HEADER: &str = "x-vessel-key";
+/// The websocket protocol that the page speaks, and what stands before the key in the other one it offers.
+const PROTOCOL: &str = "vessel.page";
+const KEY_PROTOCOL: &str = "vessel.key.";
+const PROTOCOLS: HeaderName = HeaderName::from_static("sec-websocket-protocol");
+/// For what the API says: it is data, whatever it looks like.
+const DATA_POLICY: &str = "default-src 'none'; frame-ancestors 'none'; sandbox";
 /// A token has 32 digits.
 const MAX_TOKEN: usize = 128;
+/// How long the token may take to arrive.
+const TOKEN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A page and who may have it.
 #[derive(Debug)]
@@ -51,6 +66,8 @@ pub struct Page {
     token: Option<String>,
     /// What a cookie has to say.
     session: String,
+    /// What the page's script has to say.
+    key: String,
     /// Whether it is reached by `https`.
     secure: bool,
 }
@@ -76,6 +93,7 @@ impl Page {
         Self {
             token,
             session: vessel_engine::operation::secret(),
+            key: vessel_engine::operation::secret(),
             secure,
         }
     }
@@ -98,6 +116,11 @@ impl Page {
                                 // They have been looked at, and mean nothing to the API.
                                 request.headers_mut().remove(ORIGIN);
                                 request.headers_mut().remove(COOKIE);
+                                request.headers_mut().remove(KEY_HEADER);
+                                if request.headers_mut().remove(PROTOCOLS).is_some() {
+                                    let protocol = HeaderValue::from_static(PROTOCOL);
+                                    request.headers_mut().insert(PROTOCOLS, protocol);
+                                }
                                 return Admitted::Api(Box::new(request));
                             }
                             None => Err(ApiError::page_not_found()),
@@ -114,7 +137,7 @@ impl Page {
             Ok(answer) => answer,
             Err(error) => response::error(&error),
         };
-        guard(answer.headers_mut());
+        guard(answer.headers_mut(), POLICY);
         Admitted::Answer(Box::new(answer))
     }
 
@@ -158,17 +181,29 @@ impl Page {
         if self.token.is_none() {
             return true;
         }
-        headers
-            .get_all(COOKIE)
-            .iter()
-            .filter_map(|cookies| cookies.to_str().ok())
+        let texts = |name: HeaderName| {
+            let values = headers.get_all(name).into_iter();
+            values.filter_map(|value| value.to_str().ok())
+        };
+        let session = texts(COOKIE)
             .flat_map(|cookies| cookies.split(';'))
             .filter_map(|cookie| cookie.trim().split_once('='))
-            .any(|(name, value)| name == COOKIE_NAME && same(value, &self.session))
+            .any(|(name, value)| name == COOKIE_NAME && same(value, &self.session));
+        let protocol = texts(PROTOCOLS)
+            .flat_map(|protocols| protocols.split(','))
+            .filter_map(|protocol| protocol.trim().strip_prefix(KEY_PROTOCOL));
+        let mut keys = texts(HeaderName::from_static(KEY_HEADER)).chain(protocol);
+        session && keys.any(|key| same(key, &self.key))
     }
 
     async fn login(&self, request: Request<Incoming>) -> Result<Response<Body>, ApiError> {
-        let body = Limited::new(request.into_body(), MAX_TOKEN).collect().await;
+        let body = Limited::new(request.into_body(), MAX_TOKEN).collect();
+        let body = tokio::time::timeout(TOKEN_TIMEOUT, body).await.map_err(|_| {
+            ApiError::new(
+                StatusCode::REQUEST_TIMEOUT,
+                "the token did not arrive within 10 seconds",
+            )
+        })?;
         let given = body.map(http_body_util::Collected::to_bytes).unwrap_or_default();
         let right = match (&self.token, std::str::from_utf8(&given)) {
             (None, _) => true,
@@ -185,7 +220,7 @@ impl Page {
             "{COOKIE_NAME}={}; Path=/; HttpOnly; SameSite=Strict{secure}",
             self.session
         );
-        let mut answer = response::status(StatusCode::NO_CONTENT);
+        let mut answer = response::json(&serde_json::json!({ "Key": self.key }))?;
         let cookie = HeaderValue::from_str(&cookie)
             .map_err(|error| ApiError::internal(format!("the cookie cannot be written: {error}")))?;
         answer.headers_mut().insert(SET_COOKIE, cookie);
@@ -227,9 +262,14 @@ fn file<B>(request: &Request<B>) -> Result<Response<Body>, ApiError> {
     }
 }
 
-fn guard(headers: &mut HeaderMap) {
+/// Guards what the API answers through the page.
+pub fn guard_data(headers: &mut HeaderMap) {
+    guard(headers, DATA_POLICY);
+}
+
+fn guard(headers: &mut HeaderMap, policy: &'static str) {
     for (name, value) in [
-        (CONTENT_SECURITY_POLICY, POLICY),
+        (CONTENT_SECURITY_POLICY, policy),
         (X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (X_FRAME_OPTIONS, "DENY"),
         (REFERRER_POLICY, "no-referrer"),
@@ -245,13 +285,12 @@ fn guard(headers: &mut HeaderMap) {
         "cross-origin-resource-policy",
         HeaderValue::from_static("same-origin"),
     );
-    if !headers.contains_key(CONTENT_TYPE) {
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
-    }
 }
 
 #[cfg(test)]
 mod tests {
+    use hyper::header::CONTENT_TYPE;
+
     use super::*;
 
     fn request(method: &str, path: &str, headers: &[(&str, &str)]) -> Request<()> {
@@ -306,14 +345,31 @@ mod tests {
     }
 
     #[test]
-    fn a_cookie_or_nothing() {
+    fn a_cookie_and_a_key_or_nothing() {
         let page = Page::new(Some(token()), false);
-        let with = |cookie: &str| {
+        let all = |pairs: &[(&'static str, &str)]| {
             let mut headers = HeaderMap::new();
-            headers.insert(COOKIE, cookie.parse().unwrap());
+            for (name, value) in pairs {
+                headers.insert(*name, value.parse().unwrap());
+            }
             headers
         };
-        assert!(page.knows(&with(&format!("a=b; vessel-page={}", page.session))));
+        let with = |cookie: &str| all(&[("cookie", cookie), ("x-vessel-key", &page.key)]);
+        let right = format!("a=b; vessel-page={}", page.session);
+        assert!(page.knows(&with(&right)));
+        let offered = format!("vessel.page, vessel.key.{}", page.key);
+        assert!(page.knows(&all(&[("cookie", &right), ("sec-websocket-protocol", &offered)])));
+        // A server on another port of this host has the cookie.
+        for other in [
+            vec![("cookie", right.as_str())],
+            vec![("cookie", &right), ("x-vessel-key", "0")],
+            vec![("cookie", &right), ("x-vessel-key", &page.session)],
+            vec![("cookie", &right), ("sec-websocket-protocol", "vessel.key.0")],
+            vec![("cookie", &right), ("sec-websocket-protocol", &page.key)],
+            vec![("x-vessel-key", &page.key)],
+        ] {
+            assert!(!page.knows(&all(&other)), "{other:?}");
+        }
         for wrong in [
             "vessel-page=",
             "vessel-page=0",

@@ -118,12 +118,20 @@ export class Terminal {
     }
     if ("()*+#% ".includes(next)) return text[at + 2] === undefined ? 0 : 3;
     if (next === "7") this.saved = [this.x, this.y, this.style];
-    else if (next === "8") [this.x, this.y, this.style] = this.saved;
+    else if (next === "8") this.restore(this.saved);
     else if (next === "D") this.down();
     else if (next === "E") { this.x = 0; this.down(); }
     else if (next === "M") this.up();
     else if (next === "c") this.reset();
     return 2;
+  }
+
+  // Where the cursor was: the screen may have become smaller since.
+  restore([x, y, style]) {
+    this.x = Math.min(x, this.columns - 1);
+    this.y = Math.min(y, this.rows - 1);
+    this.style = style;
+    this.wrapping = false;
   }
 
   control(code) {
@@ -227,7 +235,7 @@ export class Terminal {
       case "n": if (first(0) === 6) this.say(`\x1b[${this.y + 1};${this.x + 1}R`); break;
       case "c": this.say("\x1b[?6c"); break;
       case "s": this.saved = [this.x, this.y, this.style]; break;
-      case "u": [this.x, this.y, this.style] = this.saved; break;
+      case "u": this.restore(this.saved); break;
     }
   }
 
@@ -252,11 +260,12 @@ export class Terminal {
         this.other = [this.lines, this.x, this.y];
         this.lines = Array.from({ length: this.rows }, () => this.blank());
       } else {
-        [this.lines, this.x, this.y] = this.other;
+        const [lines, x, y] = this.other;
+        this.lines = lines;
         this.other = null;
         while (this.lines.length > this.rows) this.lines.shift();
         while (this.lines.length < this.rows) this.lines.push(this.blank());
-        this.y = Math.min(this.y, this.rows - 1);
+        this.restore([x, y, this.style]);
       }
       this.top = 0; this.bottom = this.rows - 1;
     }
