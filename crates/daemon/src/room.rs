@@ -1,18 +1,21 @@
 //! Room for connections: how many there are at most, and who goes when there is none left.
 //!
 //! Clients keep connections for a next request that may never come. When all room is taken and another client is at the door,
-//! the connection whose last request is the longest ago is asked to leave: one that is idle is closed at once, as any server
-//! may close it, and the client connects again when it has something to say. One with a request under way finishes it first;
+//! the connection that is idle for the longest time since an answer is asked to leave: it is closed at once, as any server
+//! may close it, and the client connects again when it has something to say. When there is none, those are asked that have
+//! said nothing yet, after a short grace: they may be about to. Then those with a request under way, who finish it first;
 //! meanwhile the next is asked. Streams that have left HTTP are never asked.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 /// How long one that was asked to leave may take before another is asked.
 const PATIENCE: Duration = Duration::from_millis(20);
+/// How long one that connected has to say something before it is asked to leave.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// The room of a listener.
 #[derive(Debug)]
@@ -21,11 +24,40 @@ pub struct Room {
     guests: Mutex<Guests>,
 }
 
-/// Who may be asked to leave, by when they spoke last.
+/// Who may be asked to leave, by what they do and since when.
 #[derive(Debug, Default)]
 struct Guests {
     next: u64,
-    by_turn: BTreeMap<u64, Arc<Notify>>,
+    idle: BTreeMap<u64, Arc<Notify>>,
+    silent: BTreeMap<u64, (Instant, Arc<Notify>)>,
+    busy: BTreeMap<u64, Arc<Notify>>,
+}
+
+impl Guests {
+    /// Who is to leave next.
+    fn pop(&mut self) -> Option<Arc<Notify>> {
+        if let Some((_, guest)) = self.idle.pop_first() {
+            return Some(guest);
+        }
+        if let Some(silent) = self.silent.first_entry()
+            && silent.get().0.elapsed() >= GRACE
+        {
+            return Some(silent.remove().1);
+        }
+        self.busy.pop_first().map(|(_, guest)| guest)
+    }
+
+    /// Takes one out that was not asked yet.
+    fn take(&mut self, turn: u64) -> Option<Arc<Notify>> {
+        let silent = |guests: &mut Self| Some(guests.silent.remove(&turn)?.1);
+        let found = self.busy.remove(&turn).or_else(|| self.idle.remove(&turn));
+        found.or_else(|| silent(self))
+    }
+
+    fn turn(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
 }
 
 /// A connection that speaks HTTP.
@@ -51,8 +83,8 @@ impl Room {
             return Some(permit);
         }
         loop {
-            let longest = locked(&self.guests).by_turn.pop_first();
-            if let Some((_, guest)) = longest {
+            let leaves = locked(&self.guests).pop();
+            if let Some(guest) = leaves {
                 guest.notify_one();
             }
             let entered = Arc::clone(&self.free).acquire_owned();
@@ -67,9 +99,8 @@ impl Room {
     pub fn guest(self: &Arc<Self>) -> Guest {
         let leave = Arc::new(Notify::new());
         let mut guests = locked(&self.guests);
-        let turn = guests.next;
-        guests.next += 1;
-        guests.by_turn.insert(turn, Arc::clone(&leave));
+        let turn = guests.turn();
+        guests.silent.insert(turn, (Instant::now(), Arc::clone(&leave)));
         Guest {
             room: Arc::clone(self),
             turn: Mutex::new(turn),
@@ -79,16 +110,24 @@ impl Room {
 }
 
 impl Guest {
-    /// It spoke: all others are to leave before it. One that was asked already leaves all the same.
+    /// It has a request. One that was asked to leave already does so all the same.
     pub fn spoke(&self) {
         let mut guests = locked(&self.room.guests);
         let mut turn = locked(&self.turn);
-        let Some(leave) = guests.by_turn.remove(&turn) else {
-            return;
-        };
-        *turn = guests.next;
-        guests.next += 1;
-        guests.by_turn.insert(*turn, leave);
+        if let Some(leave) = guests.take(*turn) {
+            *turn = guests.turn();
+            guests.busy.insert(*turn, leave);
+        }
+    }
+
+    /// It has an answer, all of which is there.
+    pub fn answered(&self) {
+        let mut guests = locked(&self.room.guests);
+        let mut turn = locked(&self.turn);
+        if let Some(leave) = guests.take(*turn) {
+            *turn = guests.turn();
+            guests.idle.insert(*turn, leave);
+        }
     }
 
     /// Resolves when it is to leave.
@@ -100,7 +139,7 @@ impl Guest {
 impl Drop for Guest {
     fn drop(&mut self) {
         let mut guests = locked(&self.room.guests);
-        guests.by_turn.remove(&*locked(&self.turn));
+        guests.take(*locked(&self.turn));
     }
 }
 
@@ -115,11 +154,14 @@ mod tests {
     use tokio::time::timeout;
 
     #[tokio::test]
-    async fn who_spoke_last_the_longest_ago_leaves_first() {
+    async fn who_is_idle_the_longest_leaves_first() {
         let room = Room::new(2);
         let (one, other) = (room.enter().await.unwrap(), room.enter().await.unwrap());
         let (first, second) = (room.guest(), room.guest());
-        first.spoke();
+        for guest in [&second, &first] {
+            guest.spoke();
+            guest.answered();
+        }
         let mut entering = Box::pin(room.enter());
         let waited = timeout(Duration::from_millis(5), &mut entering).await;
         assert!(waited.is_err());
@@ -143,6 +185,34 @@ mod tests {
         assert!(timeout(Duration::from_millis(50), &mut entering).await.is_err());
         drop(one);
         assert!(timeout(Duration::from_secs(5), entering).await.unwrap().is_some());
+    }
+
+    #[tokio::test]
+    async fn who_is_about_to_speak_is_not_sent_away() {
+        let room = Room::new(2);
+        let _permits = (room.enter().await.unwrap(), room.enter().await.unwrap());
+        let (silent, busy) = (room.guest(), room.guest());
+        busy.spoke();
+        let mut entering = Box::pin(room.enter());
+        assert!(timeout(GRACE / 4, &mut entering).await.is_err());
+        let asked = |guest| async move {
+            let guest: &Guest = guest;
+            timeout(Duration::from_millis(1), guest.asked_to_leave())
+                .await
+                .is_ok()
+        };
+        assert!(asked(&busy).await && !asked(&silent).await);
+        // It says nothing after all.
+        assert!(timeout(GRACE, &mut entering).await.is_err());
+        assert!(asked(&silent).await);
+        // One that has its answer goes before one that has not.
+        let (first, second) = (room.guest(), room.guest());
+        first.spoke();
+        second.spoke();
+        second.answered();
+        assert!(timeout(PATIENCE / 2, &mut entering).await.is_err());
+        assert!(timeout(PATIENCE, &mut entering).await.is_err());
+        assert!(asked(&second).await);
     }
 
     #[tokio::test]
