@@ -57,7 +57,7 @@ impl Run for Args {
     }
 }
 
-/// `TIME ID WHO ACTION OBJECT (name=value) OUTCOME`
+/// `TIME ID WHO ACTION OBJECT (name=value) OUTCOME`, without what a terminal would act on: names come from anybody.
 fn line(operation: &Operation) -> String {
     let local = operation.time.parse::<jiff::Timestamp>().map(|time| {
         let zoned = time.to_zoned(jiff::tz::TimeZone::system());
@@ -90,7 +90,14 @@ fn line(operation: &Operation) -> String {
         200 => format!(" failed: {}", operation.error),
         status => format!(" refused ({status}): {}", operation.error),
     });
-    out
+    if !out.contains(char::is_control) {
+        return out;
+    }
+    let escaped = |letter: char| match letter.is_control() {
+        true => letter.escape_default().to_string(),
+        false => letter.to_string(),
+    };
+    out.chars().map(escaped).collect()
 }
 
 /// `root[docker 1234]`, `name@address`.
@@ -138,6 +145,12 @@ mod tests {
         assert!(line(&operation).ends_with("refused (404): No such container: web"));
         operation.status = 200;
         assert!(line(&operation).ends_with("failed: No such container: web"));
+        operation.error = "no\u{1b}[2J\nsuch".into();
+        assert!(
+            line(&operation).ends_with("failed: no\\u{1b}[2J\\nsuch"),
+            "{}",
+            line(&operation)
+        );
         (operation.pid, operation.client, operation.address) = (0, "alice".into(), "10.0.0.1:7".into());
         assert_eq!(who(&operation), "alice@10.0.0.1:7");
     }

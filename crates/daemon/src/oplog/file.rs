@@ -113,11 +113,17 @@ impl OperationLog {
     }
 
     fn rotate(&self, open: &mut Open) -> io::Result<()> {
+        // Before any is renamed: as long as there is no new one, the older ones stay what they are.
+        let mut new = self.path.clone().into_os_string();
+        new.push(".new");
+        let file = appendable(Path::new(&new))?;
+        file.set_len(0)?;
         for number in (1..OLDER as u64).rev() {
             absent(std::fs::rename(self.older(number), self.older(number + 1)))?;
         }
         absent(std::fs::rename(&self.path, self.older(1)))?;
-        open.file = appendable(&self.path)?;
+        std::fs::rename(&new, &self.path)?;
+        open.file = file;
         open.size = 0;
         open.generation += 1;
         Ok(())
@@ -222,6 +228,28 @@ mod tests {
             })
             .collect();
         assert_eq!(ids, (1000 - ids.len()..1000).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn without_a_new_file_the_older_ones_stay() {
+        let directory = tempfile::tempdir().unwrap();
+        let log = OperationLog::open(directory.path(), 4000).unwrap();
+        for id in 0..10 {
+            log.append(&operation(id));
+        }
+        let before = lines(&log);
+        // Not even root can open it to write.
+        let obstacle = directory.path().join("operations.log.new");
+        std::fs::create_dir(&obstacle).unwrap();
+        for id in 10..100 {
+            log.append(&operation(id));
+        }
+        let left = lines(&log);
+        assert_eq!(left[..before.len()], before);
+        std::fs::remove_dir(&obstacle).unwrap();
+        log.append(&operation(100));
+        let now = lines(&log);
+        assert!(now.last().unwrap().contains("000000000100"), "{now:?}");
     }
 
     #[test]

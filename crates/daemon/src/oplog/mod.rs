@@ -122,7 +122,10 @@ impl Pending {
         line.id = vessel_engine::operation::Operation::new(String::new()).id;
         line.time = time::rfc3339(time::now());
         line.action = "image build".to_owned();
-        line.details = attributes;
+        line.details = attributes
+            .into_iter()
+            .map(|(name, value)| (name, fields::shortened(&value)))
+            .collect();
         Self {
             log: Arc::clone(log),
             line,
