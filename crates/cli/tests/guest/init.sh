@@ -16,11 +16,11 @@ if [ "$1" = second ]; then
     ip link set lo up
     while read -r name; do
         options=
-        [ "$name" = brd ] && options="rd_nr=2 rd_size=65536"
+        [ "$name" = brd ] && options="rd_nr=3 rd_size=65536"
         # shellcheck disable=SC2086
         insmod "/modules/$name.ko" $options || echo "guest: the module $name cannot be loaded"
     done </modules/order
-    # A file system on a block device: 6.1 cannot map owners on a tmpfs. (The second RAM disk is for I/O limits.)
+    # A file system on a block device: 6.1 cannot map owners on a tmpfs. (The second RAM disk is for I/O limits, the third for quotas.)
     mkdir /data
     mke2fs /dev/ram0 65536 >/dev/null && mount -t ext4 /dev/ram0 /data
     for word in $(cat /proc/cmdline); do

@@ -28,9 +28,10 @@ use cpio::Archive;
 const LIMIT: Duration = Duration::from_secs(300);
 
 /// What containers of the checks use, by module name; what they depend on is found out.
-const MODULES: [&str; 10] = [
+const MODULES: [&str; 11] = [
     "overlay",
     "brd",
+    "quota_v2",
     "veth",
     "bridge",
     "br_netfilter",
@@ -97,6 +98,10 @@ fn prepare() -> Result<(Vec<u8>, std::path::PathBuf), String> {
     );
     archive.file("init", 0o755, include_bytes!("init.sh"));
     first_bundle(&mut archive, &busybox);
+    match quota_image() {
+        Ok(image) => archive.file("quota.ext4", 0o644, &image),
+        Err(reason) => println!("no file system with project quotas: {reason}"),
+    }
     let mut order = String::new();
     for (name, module) in kernel.modules(&MODULES) {
         archive.file(&format!("modules/{name}.ko"), 0o644, &module);
@@ -104,6 +109,29 @@ fn prepare() -> Result<(Vec<u8>, std::path::PathBuf), String> {
     }
     archive.file("modules/order", 0o644, order.as_bytes());
     Ok((archive.finish(), kernel.image))
+}
+
+/// An ext4 with project quotas, which busybox cannot make.
+fn quota_image() -> Result<Vec<u8>, String> {
+    let dir = tempfile::tempdir().map_err(|error| error.to_string())?;
+    let path = dir.path().join("image");
+    let made = std::fs::File::create(&path).and_then(|file| file.set_len(16 << 20));
+    made.map_err(|error| error.to_string())?;
+    let output = std::process::Command::new("mkfs.ext4")
+        .args([
+            "-q",
+            "-O",
+            "quota,project,^has_journal",
+            "-E",
+            "quotatype=prjquota",
+        ])
+        .arg(&path)
+        .output()
+        .map_err(|error| format!("mkfs.ext4: {error}"))?;
+    if !output.status.success() {
+        return Err(String::from_utf8_lossy(&output.stderr).trim().to_owned());
+    }
+    Ok(read(path))
 }
 
 /// A bundle for `init.sh`, which shows its root.

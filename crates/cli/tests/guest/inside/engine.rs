@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::Check;
 use super::bundle::{CGROUPS, Ended, ROOTFS, command, vessel, wait_for};
 
-pub const CHECKS: [Check; 11] = [
+pub const CHECKS: [Check; 12] = [
     ("engine-hello", hello),
     ("engine-run", run),
     ("engine-layers", layers),
@@ -23,6 +23,7 @@ pub const CHECKS: [Check; 11] = [
     ("engine-bridge", bridge),
     ("engine-daemon-death", daemon_death),
     ("engine-user-namespace", user_namespace),
+    ("engine-quota", quota),
 ];
 
 static DAEMON: Mutex<Option<Child>> = Mutex::new(None);
@@ -499,4 +500,61 @@ fn user_namespace() -> Result<()> {
     let words: Vec<&str> = text.split_whitespace().collect();
     ensure!(words == ["0", "0", "0", "0", "100000", "65536"], "{text}");
     stop()
+}
+
+/// On an ext4 with project quotas: `--storage-opt size=`, and the same of a volume.
+fn quota() -> Result<()> {
+    if !std::path::Path::new("/quota.ext4").exists() {
+        println!("left out: the host has no mkfs.ext4");
+        return Ok(());
+    }
+    stop()?;
+    command(Command::new("dd").args(["if=/quota.ext4", "of=/dev/ram2", "bs=1M"]))?.ok()?;
+    std::fs::create_dir_all("/quota")?;
+    command(Command::new("mount").args(["-t", "ext4", "-o", "prjquota", "/dev/ram2", "/quota"]))?.ok()?;
+    start(&["--root", "/quota/vessel"])?;
+    import()?;
+    let fill = "head -c 3000000 /dev/zero > FILE; echo $? $(stat -c %s FILE)";
+    let write = |arguments: &[&str], file: &str| -> Result<u64> {
+        let said = script(arguments, &fill.replace("FILE", file))?.ok()?;
+        let (code, size) = said.trim().split_once(' ').with_context(|| said.clone())?;
+        let size = size.parse()?;
+        ensure!((code == "0") == (size == 3_000_000), "{said}");
+        Ok(size)
+    };
+    ensure!(write(&[], "/big")? == 3_000_000, "without a limit there is one");
+    let size = write(&["--storage-opt", "size=1m"], "/big")?;
+    ensure!((500_000..=1 << 20).contains(&size), "1 MiB holds {size} bytes");
+    // It is the directory's: a new daemon need know nothing.
+    let words = [
+        "create",
+        "--name",
+        "limited",
+        "--network",
+        "none",
+        "--storage-opt",
+        "size=1m",
+        "busybox",
+    ];
+    let words = [&words[..], &["sh", "-c", "head -c 3000000 /dev/zero > /big"]].concat();
+    engine(&words)?.ok()?;
+    engine(&["volume", "create", "-o", "size=1m", "small"])?.ok()?;
+    stop()?;
+    start(&["--root", "/quota/vessel"])?;
+    ensure!(
+        engine(&["start", "-a", "limited"])?.code != 0,
+        "the limit did not outlive the daemon"
+    );
+    let size = write(&["-v", "small:/m"], "/m/big")?;
+    ensure!(
+        (500_000..=1 << 20).contains(&size),
+        "1 MiB of a volume holds {size} bytes"
+    );
+    let text = script(&["-v", "small:/m"], "df -k /m | tail -n 1 | awk '{print $2}'")?.ok()?;
+    ensure!(text.trim() == "1024", "df says {text}");
+    engine(&["rm", "limited"])?.ok()?;
+    engine(&["volume", "rm", "small"])?.ok()?;
+    stop()?;
+    command(Command::new("umount").arg("/quota"))?.ok()?;
+    Ok(())
 }
