@@ -62,5 +62,7 @@ mod raw_streams;
 mod registries;
 #[path = "e2e/undo.rs"]
 mod undo;
+#[path = "e2e/volume_plugins.rs"]
+mod volume_plugins;
 #[path = "e2e/volumes.rs"]
 mod volumes;

@@ -62,6 +62,7 @@ pub use image_index::{Image, ImageIndex};
 pub use logs::{LogStream, LogsOptions};
 pub use removed::BinConfig;
 pub use state::{Durability, Store};
+pub use volumes::plugin::DEFAULT_DIRS as DEFAULT_PLUGIN_DIRS;
 
 /// How an engine is set up.
 #[derive(Debug, Clone)]
@@ -92,6 +93,8 @@ pub struct EngineConfig {
     pub bin: Option<BinConfig>,
     /// Where specifications of devices (CDI) are, those of later directories before those of earlier ones.
     pub cdi_spec_dirs: Vec<PathBuf>,
+    /// Where volume plug-ins are found.
+    pub plugin_dirs: Vec<PathBuf>,
 }
 
 /// A range of IDs.
@@ -229,7 +232,8 @@ impl Engine {
         let registries = vessel_image::registry::RegistryClient::new(config.registries.clone())
             .map_err(image_index::from_image)?;
         let places = store.table("places");
-        let volumes = volumes::Volumes::open(&store)?;
+        let volumes =
+            volumes::Volumes::open(&store, volumes::plugin::Plugins::new(config.plugin_dirs.clone()))?;
         let (records, states) = (
             store.table::<Record>("containers"),
             store.table::<State>("states"),

@@ -90,11 +90,10 @@ pub(crate) fn release(directory: &Path) {
     }
 }
 
-/// What Docker says without them, and what would help.
 fn none_here() -> Error {
     Error::invalid(
-        "--storage-opt is supported only for overlay over xfs with 'pquota' mount option, or over ext4 that has the features \
-         quota and project and is mounted with 'prjquota': the file system of the daemon's root is neither",
+        "the file system of the daemon's root has no project quotas; xfs mounted with 'pquota' has them, and ext4 with the \
+         features quota and project mounted with 'prjquota'",
     )
 }
 
@@ -320,10 +319,7 @@ mod tests {
         let error = Projects::default()
             .limit(&[directory.path()], 1 << 20)
             .unwrap_err();
-        assert!(
-            error.message().starts_with("--storage-opt is supported only"),
-            "{error}"
-        );
+        assert!(error.message().contains("has no project quotas"), "{error}");
         assert_eq!(error.kind(), crate::ErrorKind::Invalid);
         release(directory.path());
     }

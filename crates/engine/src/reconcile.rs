@@ -46,13 +46,17 @@ impl Engine {
             if let Err(error) = self.containers.take_name(&record.name, &id) {
                 tracing::warn!("{error}");
             }
-            let launched = state.launched;
+            let (launched, mount_id) = (state.launched, state.mount_id.clone());
             let container = Container::new(record, state, cgroup);
             self.containers.insert(Arc::clone(&container));
+            if launched || !mount_id.is_empty() {
+                self.adopt_volumes(container.id(), &container.record().mounts, &mount_id);
+            }
             if launched {
-                self.adopt_volumes(container.id(), &container.record().mounts);
                 live.push(container)
             } else {
+                // Of a start that came to nothing plug-ins may know.
+                self.release_volumes(container.id());
                 idle.push(container)
             }
         }

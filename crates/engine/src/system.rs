@@ -106,7 +106,7 @@ impl Engine {
             driver: STORAGE_DRIVER.to_owned(),
             driver_status: storage_status(&self.config().root),
             plugins: PluginsInfo {
-                volume: vec!["local".to_owned()],
+                volume: self.volume_drivers(),
                 network: ["bridge", "host", "ipvlan", "macvlan", "null"]
                     .map(str::to_owned)
                     .to_vec(),
@@ -185,7 +185,10 @@ impl Engine {
             }
             usage.volumes = blocking(move || {
                 // What others mount there is not ours, and a server may not answer.
-                for volume in volumes.iter_mut().filter(|volume| volume.options.is_empty()) {
+                let plain = |volume: &&mut vessel_api::Volume| {
+                    volume.driver == "local" && volume.options.keys().all(|name| name == "size")
+                };
+                for volume in volumes.iter_mut().filter(plain) {
                     let size = crate::volumes::tree_size(Path::new(&volume.mountpoint)) as i64;
                     if let Some(data) = &mut volume.usage_data {
                         data.size = size;

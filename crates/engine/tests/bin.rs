@@ -75,6 +75,7 @@ fn config(directory: &Path, bin: Option<BinConfig>) -> EngineConfig {
         userns_remap: None,
         dns: Vec::new(),
         init: false,
+        plugin_dirs: Vec::new(),
         cdi_spec_dirs: Vec::new(),
         registries: Default::default(),
         trust: Default::default(),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use tracing_subscriber::EnvFilter;
 use vessel_daemon::{Config, Listen, PageConfig, TlsFiles};
-use vessel_engine::{BinConfig, DEFAULT_CDI_DIRS, EngineConfig, IdRange};
+use vessel_engine::{BinConfig, DEFAULT_CDI_DIRS, DEFAULT_PLUGIN_DIRS, EngineConfig, IdRange};
 
 use crate::app::Run;
 use crate::context::{Context, Places};
@@ -83,6 +83,9 @@ pub struct Args {
     /// Directories with specifications of devices (CDI); later ones come before earlier ones
     #[arg(long, value_name = "dir", default_values = DEFAULT_CDI_DIRS)]
     cdi_spec_dir: Vec<PathBuf>,
+    /// Directories with sockets and addresses of volume plug-ins
+    #[arg(long, value_name = "dir", default_values = DEFAULT_PLUGIN_DIRS)]
+    plugin_dir: Vec<PathBuf>,
     /// What to log: error, warn, info, debug or trace
     #[arg(short, long, value_name = "string", default_value = "info")]
     log_level: String,
@@ -142,6 +145,7 @@ impl Run for Args {
             },
             registries: self.registries.settings(),
             cdi_spec_dirs: self.cdi_spec_dir,
+            plugin_dirs: self.plugin_dir,
         };
         let secure = tls.is_some();
         let page = match self.page {

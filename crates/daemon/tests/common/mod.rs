@@ -83,6 +83,7 @@ pub fn config(directory: &TempDir) -> Config {
             registries: Default::default(),
             trust: Default::default(),
             cdi_spec_dirs: Vec::new(),
+            plugin_dirs: Vec::new(),
             bin: None,
         },
         listen: vec![Listen::Unix(directory.path().join("vessel.sock"))],

@@ -11,7 +11,7 @@ use crate::error::Context;
 use crate::oci_spec::modes::{Namespace, NetworkMode};
 use crate::oci_spec::{merge, mount_points, ports, security, validate};
 use crate::paths::remove_tree;
-use crate::{Durability, Engine, Error, Image, Result, blocking, ids, quota};
+use crate::{Durability, Engine, Error, ErrorKind, Image, Result, blocking, ids, quota};
 
 impl Engine {
     /// Makes a container. Without a name it gets one.
@@ -109,12 +109,6 @@ impl Engine {
         }
         let others = |name: &str| Ok(self.container(name)?.record().mounts.clone());
         let mut mounts = mount_points::mount_points(&config, &host_config, others)?;
-        let driver = host_config.volume_driver.as_str();
-        if !matches!(driver, "" | "local") && mounts.iter().any(|mount| mount.kind == MountKind::Volume) {
-            return Err(Error::not_found(format!(
-                "error looking up volume plugin {driver}: plugin \"{driver}\" not found"
-            )));
-        }
         for mount in &mounts {
             if mount.kind == MountKind::Bind
                 && !mount.create_source
@@ -200,7 +194,13 @@ impl Engine {
             make(&work, 0o700)?;
             if limit > 0 {
                 // The kernel moves files from the one to the other, which it does within a project only.
-                projects.limit(&[&upper, &work], limit)?;
+                let limited = projects.limit(&[&upper, &work], limit);
+                limited.map_err(|error| match error.kind() {
+                    ErrorKind::Invalid => error.wrap(
+                        "--storage-opt is supported only for overlay over xfs with 'pquota' mount option",
+                    ),
+                    _ => error,
+                })?;
             }
             Ok(())
         });

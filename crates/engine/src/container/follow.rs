@@ -89,6 +89,7 @@ impl Engine {
                 state.status = if again { Status::Restarting } else { Status::Exited };
             }
             state.launched = false;
+            state.mount_id.clear();
             state.pid = 0;
             state.endpoints.clear();
             state.oom_killed = exit.oom_killed;

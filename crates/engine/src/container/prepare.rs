@@ -83,7 +83,7 @@ impl Engine {
         let security = security::security(host, self.capabilities)?;
         self.use_volumes(&record.id, &record.mounts)?;
         let mut sources = Vec::new();
-        let mounts = self.mount_sources(&record.mounts, &mut sources)?;
+        let mounts = self.mount_sources(record, &mut sources)?;
         let ipc = Ipc::parse(&host.ipc_mode)?;
         let mut namespaces = self.namespaces(record, &ipc)?;
         if namespaces.user.is_some() && record.mounts.iter().any(|mount| mount.idmap) {
@@ -327,16 +327,17 @@ impl Engine {
 
     fn mount_sources(
         &self,
-        mounts: &[MountRecord],
+        record: &Record,
         sources: &mut Vec<(PathBuf, OwnedFd)>,
     ) -> Result<Vec<UserMount>> {
-        mounts
+        record
+            .mounts
             .iter()
             .map(|mount| {
                 let source = match mount.kind {
                     MountKind::Tmpfs => PathBuf::new(),
                     MountKind::Volume => {
-                        let data = self.paths.volume(&mount.name);
+                        let data = self.volume_path(&record.id, &mount.name)?;
                         if mount.subpath.is_empty() {
                             data
                         } else {

@@ -102,6 +102,8 @@ pub struct MountRecord {
     pub volume_labels: Map<String>,
     /// Its driver's options.
     pub driver_options: Map<String>,
+    /// The volume's driver; empty in a request that names none.
+    pub driver: String,
 }
 
 impl MountRecord {
@@ -109,7 +111,8 @@ impl MountRecord {
     pub fn to_api(&self) -> MountPoint {
         let (kind, driver) = match self.kind {
             MountKind::Bind => ("bind", ""),
-            MountKind::Volume => ("volume", "local"),
+            MountKind::Volume if self.driver.is_empty() => ("volume", "local"),
+            MountKind::Volume => ("volume", self.driver.as_str()),
             MountKind::Tmpfs => ("tmpfs", ""),
         };
         MountPoint {
@@ -192,6 +195,9 @@ pub struct State {
     /// Its ends of networks while it runs, by the network's name.
     #[serde(alias = "endpoint", deserialize_with = "one_or_many")]
     pub endpoints: BTreeMap<String, EndpointRecord>,
+    /// What plug-ins know this run by, if any keeps a volume of it; empty: none is to be told that it is over.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub mount_id: String,
     /// The boot it was started in.
     pub boot_id: String,
     /// What the health check found; none without one.

@@ -81,6 +81,7 @@ impl Engine {
         let record = container.record();
         self.change(container, |state| {
             state.launched = false;
+            state.mount_id.clear();
             state.pid = 0;
             state.endpoints.clear();
             state.exit_code = error.exit_code();
@@ -105,7 +106,9 @@ impl Engine {
 
     async fn launch(self: &Arc<Self>, container: &Arc<Container>) -> Result<()> {
         let (engine, owned) = (Arc::clone(self), Arc::clone(container));
-        let (shim, endpoints) = blocking(move || engine.launch_blocking(&owned)).await?;
+        self.mount_plugged(container).await?;
+        let launched = blocking(move || engine.launch_blocking(&owned)).await;
+        let (shim, endpoints) = launched.inspect_err(|_| self.release_plugged(container.id()))?;
         let LaunchedShim {
             pid: shim_pid,
             control,

@@ -95,10 +95,11 @@ impl Root {
             if writable && container.status().has_process() {
                 continue;
             }
-            let held = engine.hold_volumes(&record.mounts).await?;
+            let mut mounts = record.mounts.clone();
+            let held = engine.hold_volumes(&mut mounts).await?;
             return Ok(Self::Stopped {
                 paths,
-                mounts: record.mounts.clone(),
+                mounts,
                 writable,
                 _op: op,
                 _held: held,

@@ -54,7 +54,11 @@ pub fn mount_points(
         Ok(())
     };
     for bind in &host.binds {
-        add(bind_text(bind)?, &mut found)?;
+        let mut mount = bind_text(bind)?;
+        if mount.kind == MountKind::Volume {
+            mount.driver.clone_from(&host.volume_driver);
+        }
+        add(mount, &mut found)?;
     }
     for mount in &host.mounts {
         add(mount_request(mount)?, &mut found)?;
@@ -83,6 +87,7 @@ pub fn mount_points(
             kind: MountKind::Volume,
             destination,
             anonymous: true,
+            driver: host.volume_driver.clone(),
             ..MountRecord::default()
         });
     }
@@ -210,12 +215,6 @@ fn mount_request(asked: &Mount) -> Result<MountRecord> {
             foreign("TmpfsOptions", asked.tmpfs_options.is_some())?;
             let options = asked.volume_options.clone().unwrap_or_default();
             let driver = options.driver_config.unwrap_or_default();
-            if !matches!(driver.name.as_str(), "" | "local") {
-                return Err(refuse(format!(
-                    "there is no volume driver {:?}: only local is built in",
-                    driver.name
-                )));
-            }
             if !asked.source.is_empty() {
                 volume_name(&asked.source)?;
             }
@@ -232,6 +231,7 @@ fn mount_request(asked: &Mount) -> Result<MountRecord> {
             mount.subpath = options.subpath;
             mount.volume_labels = options.labels;
             mount.driver_options = driver.options;
+            mount.driver = driver.name;
             mount.mode = "z".into();
         }
         "tmpfs" => {

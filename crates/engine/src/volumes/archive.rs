@@ -31,6 +31,7 @@ impl Engine {
     /// No such volume; what is mounted on it cannot be.
     pub async fn volume_archive(&self, name: &str) -> Result<TarJob> {
         let record = self.volumes.get(name).ok_or_else(|| missing(name))?;
+        of_ours(name, &record)?;
         let held = self.hold_volume(name, &record).await?;
         let data = self.paths.volume(name);
         Ok(TarJob::new(move |output| {
@@ -74,6 +75,7 @@ impl Engine {
     /// No such volume; there is one of the new name; the disk.
     pub async fn volume_clone(self: &Arc<Self>, from: &str, to: &str, labels: Map<String>) -> Result<Volume> {
         let source = self.volumes.get(from).ok_or_else(|| missing(from))?;
+        of_ours(from, &source)?;
         if from == to || self.volumes.get(to).is_some() {
             return Err(Error::conflict(format!(
                 "a volume {to} exists already: choose another name, or remove it first"
@@ -95,8 +97,8 @@ impl Engine {
         self.fill_volume(to, record, fill).await
     }
 
-    async fn hold_volume(&self, name: &str, record: &VolumeRecord) -> Result<Option<super::Held>> {
-        if record.options.is_empty() {
+    async fn hold_volume(&self, name: &str, record: &VolumeRecord) -> Result<Option<super::uses::Held>> {
+        if !record.is_mounted() {
             return Ok(None);
         }
         let (uses, volumes) = (Arc::clone(&self.volumes.uses), self.paths.volumes());
@@ -123,6 +125,7 @@ impl Engine {
             }
             let made = engine.ensure_volume(&name, record, Durability::Disk).await?;
             let record = engine.volumes.get(&name).unwrap_or_default();
+            of_ours(&name, &record)?;
             let filled = engine.fill(&name, &record, fill).await;
             if made
                 && filled.is_err()
@@ -177,6 +180,17 @@ impl Engine {
         })
         .await
     }
+}
+
+/// Refuses a volume whose files are a plug-in's.
+fn of_ours(name: &str, record: &VolumeRecord) -> Result<()> {
+    if record.is_local() {
+        return Ok(());
+    }
+    Err(Error::unsupported(format!(
+        "the volume {name} is one of the plugin {}: only volumes of the driver local are exported, imported and copied",
+        record.driver()
+    )))
 }
 
 fn open(directory: &Path) -> Result<OwnedFd> {

@@ -1,7 +1,8 @@
 //! The options of the driver `local`: `type`, `device` and `o`, as mount(8) takes them. A volume that has them is mounted on
 //! its directory while it is used ([`super::uses`]).
 //!
-//! The rules and words are those of Docker's driver. Its `size` needs project quotas and is refused. An NFS server's `addr`
+//! The rules and words are those of Docker's driver. `size` limits a plain directory by a quota of its file system
+//! ([`crate::quota`]). An NFS server's `addr`
 //! must be an address: the kernel does not look names up.
 
 use std::path::Path;
@@ -74,11 +75,12 @@ pub(super) fn check(options: &Map<String>) -> Result<()> {
     for (option, value) in options {
         match option.as_str() {
             "type" | "o" | "device" => {}
-            "size" => {
-                return Err(Error::unsupported(
-                    "quota size requested but no quota support: use type=tmpfs with o=size=…",
+            "size" if limit(options)? > 0 && is_mount(options) => {
+                return Err(Error::invalid(
+                    "the option \"size\" limits a directory of this host: what is mounted is limited by o=size=…, if its file system can do that",
                 ));
             }
+            "size" => {}
             _ => return Err(Error::invalid(format!("invalid option: {option:?}"))),
         }
         if value.contains('\0') {
@@ -105,6 +107,16 @@ pub(super) fn check(options: &Map<String>) -> Result<()> {
         )));
     }
     Ok(())
+}
+
+/// Whether options make a mount.
+pub(super) fn is_mount(options: &Map<String>) -> bool {
+    options.keys().any(|name| name != "size")
+}
+
+/// The limit of a plain directory in bytes; 0: none.
+pub(super) fn limit(options: &Map<String>) -> Result<u64> {
+    options.get("size").map_or(Ok(0), |size| crate::quota::size(size))
 }
 
 fn option<'a>(options: &'a Map<String>, name: &str) -> &'a str {
@@ -251,7 +263,9 @@ mod tests {
             error(&[("type", "none"), ("o", "bind")]),
             "missing required option: \"device\""
         );
-        assert!(error(&[("size", "1g")]).contains("no quota support"));
+        assert!(check(&options(&[("size", "1g")])).is_ok());
+        assert!(error(&[("size", "1g"), ("type", "tmpfs"), ("device", "x")]).contains("o=size="));
+        assert!(error(&[("size", "much")]).contains("invalid size"));
         let server = |addr| check(&options(&[("type", "nfs"), ("device", ":/x"), ("o", addr)]));
         assert!(server("addr=192.0.2.1,nfsvers=4").is_ok());
         assert!(server("addr=2001:db8::1").is_ok());

@@ -1,4 +1,5 @@
-//! Volumes: directories under `volumes/NAME/_data` that outlive containers. The driver is `local`.
+//! Volumes: directories under `volumes/NAME/_data` that outlive containers, of the driver `local`; or what a plug-in
+//! ([`plugin`], [`plugged`]) keeps, of which there is a record only.
 //!
 //! A volume's record is written before its directory is made. To be removed, the directory first goes to
 //! `volumes/.removed/NAME`, then the record goes, then the files: so the next daemon knows what an interrupted one was
@@ -7,7 +8,11 @@
 
 mod archive;
 mod copy;
+mod list;
 mod local;
+mod mounted;
+mod plugged;
+pub(crate) mod plugin;
 mod remove;
 mod uses;
 
@@ -17,11 +22,11 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockWriteGuard, Weak};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::OwnedMutexGuard;
-use vessel_api::{Map, Volume, VolumeCreateRequest, VolumeList, VolumesPruneReport};
+use vessel_api::{Map, Volume, VolumeCreateRequest, VolumesPruneReport};
 
 use copy::{copy_up, unfinished};
+use plugged::Plugged;
 pub(crate) use remove::remove_files;
-pub(crate) use uses::Held;
 use uses::Uses;
 
 use crate::container::record::{MountKind, MountRecord};
@@ -43,8 +48,36 @@ pub(crate) struct VolumeRecord {
     anonymous: bool,
     /// The container it was made for and is removed with; empty: it is removed by its name only.
     owner: String,
-    /// What is mounted on it while it is used; none: it is a plain directory.
+    /// What its driver is told; see [`local`].
     options: Map<String>,
+    /// The plug-in whose volume it is; empty: `local`.
+    driver: String,
+}
+
+impl VolumeRecord {
+    /// Whether its files are a directory of ours.
+    fn is_local(&self) -> bool {
+        self.driver.is_empty()
+    }
+
+    /// Whether something is mounted on its directory while it is used.
+    fn is_mounted(&self) -> bool {
+        self.is_local() && local::is_mount(&self.options)
+    }
+
+    fn driver(&self) -> &str {
+        match self.driver.as_str() {
+            "" => "local",
+            driver => driver,
+        }
+    }
+}
+
+/// Volumes that are mounted for as long as this lives.
+#[derive(Debug)]
+pub(crate) struct Held {
+    _local: Option<uses::Held>,
+    _plugged: Option<plugged::Held>,
 }
 
 /// The label by which Docker marks volumes nobody named.
@@ -58,6 +91,7 @@ pub(crate) struct Volumes {
     /// By name, while somebody has or waits for it: see [`Self::turn`].
     turns: Mutex<BTreeMap<String, Weak<tokio::sync::Mutex<()>>>>,
     uses: Arc<Uses>,
+    plugged: Arc<Plugged>,
 }
 
 /// The volumes of a container that is being made. They are not removed before this is dropped.
@@ -69,7 +103,7 @@ pub(crate) struct Settled {
 }
 
 impl Volumes {
-    pub fn open(store: &Store) -> Result<Self> {
+    pub fn open(store: &Store, plugins: plugin::Plugins) -> Result<Self> {
         let table: Table<VolumeRecord> = store.table("volumes");
         let records = table.all()?.into_iter().collect();
         Ok(Self {
@@ -77,6 +111,7 @@ impl Volumes {
             records: RwLock::new(records),
             turns: Mutex::default(),
             uses: Arc::default(),
+            plugged: Arc::new(Plugged::new(plugins)),
         })
     }
 
@@ -120,9 +155,12 @@ impl Engine {
     fn volume(&self, name: &str, record: VolumeRecord) -> Volume {
         Volume {
             created_at: seconds(record.created),
-            driver: "local".into(),
+            driver: record.driver().to_owned(),
+            mountpoint: match record.is_local() {
+                true => self.paths.volume(name).to_string_lossy().into_owned(),
+                false => String::new(),
+            },
             labels: record.labels,
-            mountpoint: self.paths.volume(name).to_string_lossy().into_owned(),
             name: name.to_owned(),
             options: record.options,
             scope: "local".into(),
@@ -135,24 +173,36 @@ impl Engine {
     /// # Errors
     /// A bad name, another driver than `local`, options that make no mount, the disk.
     pub async fn volume_create(&self, request: VolumeCreateRequest) -> Result<Volume> {
-        if !matches!(request.driver.as_str(), "" | "local") {
-            return Err(Error::not_found(format!(
-                "error looking up volume plugin {}: plugin \"{0}\" not found: only the driver local is built in",
-                request.driver
-            )));
-        }
-        local::check(&request.driver_opts)?;
         let anonymous = request.name.is_empty();
         let name = if anonymous { crate::ids::id() } else { request.name };
         let record = VolumeRecord {
             labels: request.labels,
             anonymous,
             options: request.driver_opts,
+            driver: driver_of(&request.driver),
             ..VolumeRecord::default()
+        };
+        self.check_driver(&name, &record, !request.driver.is_empty())?;
+        // Who makes it with a plug-in waits for that one's answer; of this name only.
+        let _turn = match record.is_local() {
+            true => None,
+            false => Some(self.volumes.turn(&name).await),
         };
         self.ensure_volume(&name, record, Durability::Disk).await?;
         let record = self.volumes.get(&name).unwrap_or_default();
         Ok(self.volume(&name, record))
+    }
+
+    /// Refuses another driver than that of the volume that is there, and options that a new one of ours cannot have.
+    fn check_driver(&self, name: &str, record: &VolumeRecord, named: bool) -> Result<()> {
+        match self.volumes.get(name) {
+            Some(there) if named && there.driver != record.driver => Err(Error::conflict(format!(
+                "create {name}: driver '{}' already has volume '{name}': volume name must be unique",
+                there.driver()
+            ))),
+            _ if record.is_local() => local::check(&record.options),
+            _ => Ok(()),
+        }
     }
 
     /// Makes a volume unless it is there. Returns whether it was made.
@@ -167,6 +217,11 @@ impl Engine {
         if record.anonymous {
             record.labels.insert(ANONYMOUS_LABEL.into(), String::new());
         }
+        if !record.is_local() && !self.has_volume(name) {
+            let plugin = self.volumes.plugged.plugins.get(&record.driver).await?;
+            let created = plugin.create(name, &record.options).await;
+            created.map_err(|error| error.wrap(format!("create {name}")))?;
+        }
         {
             // Whoever finds the record finds the directory.
             let mut records = self.volumes.write();
@@ -174,58 +229,48 @@ impl Engine {
                 return Ok(false);
             }
             self.volumes.table.put_now(name, &record)?;
-            if let Err(error) = make_directory(&self.paths.volume(name)) {
+            if record.is_local()
+                && let Err(error) = self.make_files(name, &record)
+            {
                 self.volumes.table.delete_now(name)?;
                 return Err(error);
             }
             records.insert(name.to_owned(), record);
         }
-        self.volume_event(name, "create", &[]);
+        self.volume_event(name, "create");
         self.volumes.table.sync(durability).await?;
         Ok(true)
     }
 
-    fn volume_event(&self, name: &str, action: &str, more: &[(&str, &str)]) {
-        let mut attributes = Map::from([("driver".to_owned(), "local".to_owned())]);
-        attributes.extend(
-            more.iter()
-                .map(|(key, value)| ((*key).to_owned(), (*value).to_owned())),
-        );
-        self.events.publish("volume", action, name, attributes);
-    }
-
-    /// The volumes.
-    ///
-    /// # Errors
-    /// A filter that is not known.
-    pub async fn volume_list(&self, filters: &Filters) -> Result<VolumeList> {
-        filters.check(&["dangling", "driver", "label", "name"])?;
-        let dangling = filters.flag("dangling")?;
-        let volumes = self
-            .volumes
-            .all()
-            .into_iter()
-            .filter(|(name, record)| {
-                filters.any("name", |part| name.contains(part))
-                    && filters.matches("driver", "local")
-                    && filters.labels(&record.labels)
-                    && dangling.is_none_or(|dangling| dangling == (self.volume_references(name) == 0))
-            })
-            .map(|(name, record)| self.volume(&name, record))
-            .collect();
-        Ok(VolumeList {
-            volumes,
-            warnings: Vec::new(),
+    /// Makes the directory of a new volume, with its limit.
+    fn make_files(&self, name: &str, record: &VolumeRecord) -> Result<()> {
+        let data = self.paths.volume(name);
+        make_directory(&data)?;
+        let limit = local::limit(&record.options)?;
+        if limit == 0 {
+            return Ok(());
+        }
+        // All that is made for the volume is made in the directory above, and inherits its project.
+        let above = self.paths.volumes().join(name);
+        let limited = self.projects.limit(&[&above, &data], limit);
+        limited.map_err(|error| {
+            let _ = remove_tree(&above);
+            match error.kind() {
+                ErrorKind::Invalid => {
+                    Error::invalid(format!("quota size requested but no quota support: {error}"))
+                }
+                _ => error,
+            }
         })
     }
 
-    /// One volume.
-    ///
-    /// # Errors
-    /// `get NAME: no such volume`.
-    pub async fn volume_inspect(&self, name: &str) -> Result<Volume> {
-        let record = self.volumes.get(name).ok_or_else(|| missing(name))?;
-        Ok(self.volume(name, record))
+    fn volume_event(&self, name: &str, action: &str) {
+        self.volume_event_of(name, action, self.volumes.get(name).unwrap_or_default().driver());
+    }
+
+    fn volume_event_of(&self, name: &str, action: &str, driver: &str) {
+        let attributes = Map::from([("driver".to_owned(), driver.to_owned())]);
+        self.events.publish("volume", action, name, attributes);
     }
 
     /// Removes a volume; with `force` it is no error when there is none.
@@ -247,11 +292,38 @@ impl Engine {
                 users.join(", ")
             )));
         }
-        self.discard_volume(name, true).await
+        match self.discard_volume(name, true).await {
+            Err(error) if force && self.volumes.get(name).is_some_and(|record| !record.is_local()) => {
+                // What the plug-in has of it stays there; here it is forgotten.
+                tracing::warn!("{error}");
+                self.forget_volume(name)
+            }
+            done => done,
+        }
+    }
+
+    /// Forgets a volume whose files are a plug-in's.
+    fn forget_volume(&self, name: &str) -> Result<()> {
+        let driver = self.volumes.get(name).unwrap_or_default().driver().to_owned();
+        self.volumes.table.delete_now(name)?;
+        self.volumes.write().remove(name);
+        self.volume_event_of(name, "destroy", &driver);
+        Ok(())
     }
 
     /// Removes a volume nobody uses, for good unless it is to be kept in the bin. The caller has its turn.
     async fn discard_volume(&self, name: &str, keep: bool) -> Result<()> {
+        if let Some(record) = self.volumes.get(name).filter(|record| !record.is_local()) {
+            self.volumes.plugged.ended(name).await;
+            let removed = async {
+                let plugin = self.volumes.plugged.plugins.get(&record.driver).await?;
+                plugin.remove(name).await
+            };
+            removed
+                .await
+                .map_err(|error| error.wrap(format!("remove {name}")))?;
+            return self.forget_volume(name);
+        }
         let kept = match self.volumes.get(name).filter(|_| keep) {
             Some(record) => self.bin.keep(None, || volume_thing(name, &record))?,
             None => None,
@@ -259,7 +331,7 @@ impl Engine {
         if let Some(key) = kept
             && self.move_to_bin(name, &key)?
         {
-            self.volume_event(name, "destroy", &[]);
+            self.volume_event_of(name, "destroy", "local");
             return Ok(());
         }
         let removed = self.put_aside(name)?;
@@ -269,7 +341,7 @@ impl Engine {
             let _records = self.volumes.write();
             let _ = std::fs::remove_dir(self.paths.removed_volumes());
         }
-        self.volume_event(name, "destroy", &[]);
+        self.volume_event_of(name, "destroy", "local");
         Ok(())
     }
 
@@ -277,7 +349,7 @@ impl Engine {
     /// where it was.
     fn move_to_bin(&self, name: &str, key: &str) -> Result<bool> {
         let record = self.volumes.get(name).unwrap_or_default();
-        let (optional, data) = (!record.options.is_empty(), self.paths.volume(name));
+        let (optional, data) = (record.is_mounted(), self.paths.volume(name));
         let (there, files) = (self.paths.volumes().join(name), self.bin.files(key));
         let moved = self.volumes.uses.remove(name, optional, &data, || {
             let mut records = self.volumes.write();
@@ -314,7 +386,7 @@ impl Engine {
             Bin::with_moved(files, &there, || self.volumes.table.put_now(name, &record))?;
             records.insert(name.to_owned(), record);
         }
-        self.volume_event(name, "create", &[]);
+        self.volume_event(name, "create");
         Ok(())
     }
 
@@ -352,10 +424,7 @@ impl Engine {
 
     /// Takes a volume that nobody uses out of the records. Returns where its files are then.
     fn put_aside(&self, name: &str) -> Result<PathBuf> {
-        let optional = self
-            .volumes
-            .get(name)
-            .is_some_and(|record| !record.options.is_empty());
+        let optional = self.volumes.get(name).is_some_and(|record| record.is_mounted());
         let data = self.paths.volume(name);
         self.volumes
             .uses
@@ -412,7 +481,8 @@ impl Engine {
         }
         warn(remove_files(&aside));
         for (name, record) in self.volumes.all() {
-            let orphan = !record.owner.is_empty() && self.containers.get(&record.owner).is_none();
+            let orphan =
+                record.is_local() && !record.owner.is_empty() && self.containers.get(&record.owner).is_none();
             let container = self.bin.get(&container_key(&record.owner));
             if orphan
                 && self.volume_references(&name) == 0
@@ -428,8 +498,11 @@ impl Engine {
                 tracing::info!("removing the volume {name}: the container it was made for does not exist");
                 warn(self.remove_for_good(&name));
             } else {
+                if !record.is_local() {
+                    continue;
+                }
                 let data = self.paths.volume(&name);
-                if !record.options.is_empty() {
+                if record.is_mounted() {
                     warn(self.volumes.uses.settle(&name, &data));
                 }
                 let copy = unfinished(&data);
@@ -456,14 +529,16 @@ impl Engine {
         let all = filters.flag("all")?.unwrap_or(false);
         let mut report = VolumesPruneReport::default();
         for (name, record) in self.volumes.all() {
-            if !(all || record.anonymous)
+            // As Docker, of plug-ins it removes none: they may be those of other hosts.
+            if !record.is_local()
+                || !(all || record.anonymous)
                 || !filters.labels(&record.labels)
                 || self.volume_references(&name) > 0
             {
                 continue;
             }
             let data = self.paths.volume(&name);
-            let plain = record.options.is_empty();
+            let plain = !record.is_mounted();
             let size = blocking(move || Ok(if plain { tree_size(&data) } else { 0 })).await?;
             let _turn = self.volumes.turn(&name).await;
             // It took a while: another may have it now, or another may have come in its place.
@@ -483,55 +558,6 @@ impl Engine {
             report.volumes_deleted.push(name);
         }
         Ok(report)
-    }
-
-    /// Those of some mounts' volumes that are mounted while they are used, with their options.
-    fn optional_volumes(&self, mounts: &[MountRecord]) -> Vec<(String, Map<String>)> {
-        mounts
-            .iter()
-            .filter(|mount| mount.kind == MountKind::Volume)
-            .filter_map(|mount| {
-                let options = self.volumes.get(&mount.name)?.options;
-                (!options.is_empty()).then(|| (mount.name.clone(), options))
-            })
-            .collect()
-    }
-
-    /// Mounts the volumes of a container that is about to start, until [`Self::release_volumes`]. May block.
-    pub(crate) fn use_volumes(&self, container: &str, mounts: &[MountRecord]) -> Result<()> {
-        for (name, options) in self.optional_volumes(mounts) {
-            self.volumes
-                .uses
-                .acquire(&name, container, &options, &self.paths.volume(&name))?;
-        }
-        Ok(())
-    }
-
-    /// Mounts volumes for as long as what is returned lives.
-    pub(crate) async fn hold_volumes(&self, mounts: &[MountRecord]) -> Result<Option<Held>> {
-        let list = self.optional_volumes(mounts);
-        if list.is_empty() {
-            return Ok(None);
-        }
-        let (uses, volumes) = (Arc::clone(&self.volumes.uses), self.paths.volumes());
-        blocking(move || uses.hold(&list, &volumes)).await
-    }
-
-    /// Takes the mounts off that only an ended container used. May block.
-    pub(crate) fn release_volumes(&self, container: &str) {
-        self.volumes.uses.release(container, &self.paths.volumes());
-    }
-
-    /// Whether a container uses volumes that are to be released when it ends.
-    pub(crate) fn has_mounted_volumes(&self, container: &str) -> bool {
-        self.volumes.uses.has_any(container)
-    }
-
-    /// Notes the volumes of a container that an earlier daemon started.
-    pub(crate) fn adopt_volumes(&self, container: &str, mounts: &[MountRecord]) {
-        for (name, _) in self.optional_volumes(mounts) {
-            self.volumes.uses.adopt(&name, container);
-        }
     }
 
     fn volume_users(&self, name: &str) -> impl Iterator<Item = std::sync::Arc<crate::Container>> {
@@ -590,23 +616,33 @@ impl Engine {
         durability: Durability,
         made: &mut Vec<String>,
     ) -> Result<()> {
-        local::check(&mount.driver_options)?;
         let record = VolumeRecord {
             anonymous: mount.anonymous,
             owner: owner.to_owned(),
             labels: mount.volume_labels.clone(),
             options: mount.driver_options.clone(),
+            driver: driver_of(&mount.driver),
             ..VolumeRecord::default()
         };
+        self.check_driver(&mount.name, &record, !mount.driver.is_empty())?;
         if self.ensure_volume(&mount.name, record, durability).await? {
             made.push(mount.name.clone());
         }
-        let data = self.paths.volume(&mount.name);
-        mount.source = data.to_string_lossy().into_owned();
+        let record = self.volumes.get(&mount.name).unwrap_or_default();
+        record.driver().clone_into(&mut mount.driver);
+        mount.source = match record.is_local() {
+            true => self.paths.volume(&mount.name).to_string_lossy().into_owned(),
+            false => String::new(),
+        };
         if !mount.no_copy && mount.subpath.is_empty() {
-            let _held = self.hold_volumes(std::slice::from_ref(mount)).await?;
-            let (layers, destination, owned) = (layers.to_vec(), mount.destination.clone(), data.clone());
-            let alone = self.volume_references(&mount.name) == 0;
+            let _held = self.hold_volumes(std::slice::from_mut(mount)).await?;
+            let (layers, destination, owned) = (
+                layers.to_vec(),
+                mount.destination.clone(),
+                PathBuf::from(&mount.source),
+            );
+            // What a plug-in keeps may be anybody's.
+            let alone = record.is_local() && self.volume_references(&mount.name) == 0;
             blocking(move || copy_up(layers, &destination, &owned, alone))
                 .await
                 .map_err(|error| {
@@ -678,6 +714,14 @@ fn make_directory(data: &Path) -> Result<()> {
     };
     data.parent().map_or(Ok(()), |parent| mode(parent, 0o700))?;
     mode(data, 0o755)
+}
+
+/// A driver as it is recorded.
+fn driver_of(name: &str) -> String {
+    match name {
+        "local" => String::new(),
+        name => name.to_owned(),
+    }
 }
 
 fn volume_thing(name: &str, record: &VolumeRecord) -> Thing {

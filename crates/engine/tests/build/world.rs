@@ -168,6 +168,7 @@ fn config(directory: &Path) -> EngineConfig {
         registries: Default::default(),
         trust: Default::default(),
         cdi_spec_dirs: Vec::new(),
+        plugin_dirs: Vec::new(),
         bin: None,
     }
 }
