@@ -150,6 +150,7 @@ fn all_steps_come_from_a_cache_of_elsewhere() {
         assert_eq!(cat(&two, "/from/stamp"), cat(&one, "/from/stamp"));
         // Nothing of it is in the way of the next kind.
         two.vessel(&["rmi", "-f", &id(&two)]).ok();
+        two.empty_bin();
         two.vessel(&["builder", "prune", "-af"]).ok();
     }
 }

@@ -144,7 +144,9 @@ volumes: {{data: }}
     let after = ids();
     assert_eq!(before.lines().next(), after.lines().next());
     assert_ne!(before.lines().nth(1), after.lines().nth(1));
-    assert_eq!(run(&["logs", "--no-log-prefix", "web"]).ok(), "web of somebody");
+    daemon.until("it has said so", |_| {
+        run(&["logs", "--no-log-prefix", "web"]).ok() == "web of somebody"
+    });
 
     // Several containers of a service, and fewer.
     run(&["up", "-d", "--scale", "web=3"]).ok();

@@ -261,6 +261,13 @@ impl Daemon {
         self.command(args).output().expect("the client runs").into()
     }
 
+    /// Lets go of what was removed, where it is kept: for tests that count on it to be gone.
+    #[allow(dead_code, reason = "e2e asks for it, torture does not")]
+    #[track_caller]
+    pub fn empty_bin(&self) {
+        self.vessel(&["system", "bin", "empty", "-f"]).ok();
+    }
+
     /// Runs a client command with something on its standard input.
     pub fn feed(&self, args: &[&str], input: &[u8]) -> Said {
         let mut child = self

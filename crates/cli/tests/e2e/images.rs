@@ -45,6 +45,7 @@ fn images_in_use_stay() {
     assert!(said.contains("in use") || said.contains("using"), "{said}");
     daemon.vessel(&["rm", "user"]).ok();
     daemon.vessel(&["rmi", "busybox"]).ok();
+    daemon.empty_bin();
     daemon.until("no layer is left", |daemon| {
         std::fs::read_dir(daemon.root().join("layers")).is_ok_and(|entries| entries.count() == 0)
     });

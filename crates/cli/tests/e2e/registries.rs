@@ -109,6 +109,7 @@ fn what_was_pushed_can_be_pulled_and_run() {
         ])
         .ok();
     daemon.vessel(&["rmi", "-f", &before]).ok();
+    daemon.empty_bin();
     let said = daemon.vessel(&["pull", &one]).ok();
     assert!(
         said.contains("Pull complete") && said.contains("Downloaded newer image"),
@@ -325,6 +326,7 @@ fn a_pull_survives_the_death_of_the_daemon() {
     daemon.vessel(&["push", &name]).ok();
     let image = id(&daemon, "busybox");
     daemon.vessel(&["rmi", "-f", &image]).ok();
+    daemon.empty_bin();
     let line = Line::to(registry.address, 500_000);
     let slow = format!("{}/box:1", line.address);
     let mut client = daemon

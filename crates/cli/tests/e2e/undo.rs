@@ -224,7 +224,7 @@ fn the_bin_has_bounds_and_can_be_off() {
     running.wait().unwrap();
     assert_eq!(bin(&daemon), Vec::<String>::new());
     daemon.stop();
-    daemon.more.clear();
+    daemon.more = vec!["--bin".into(), "off".into()];
     daemon.start();
     daemon.vessel(&["rm", "web"]).ok();
     daemon.vessel(&["volume", "create", "data"]).ok();
