@@ -94,8 +94,16 @@ impl Engine {
     }
 
     async fn trim_bin(self: &Arc<Self>) -> Result<()> {
+        // What goes whatever its size is need not be measured.
+        self.let_go(false).await?;
         let engine = Arc::clone(self);
         let measured = blocking(move || engine.measure_bin()).await;
+        self.let_go(true).await?;
+        measured
+    }
+
+    /// Lets go of what is too old or too much; of what is too large if sizes count.
+    async fn let_go(self: &Arc<Self>, sizes: bool) -> Result<()> {
         let age = self.bin.age();
         let _turn = self.bin.turn.lock().await;
         // Layers are collected once for many things.
@@ -107,7 +115,7 @@ impl Engine {
                 break;
             };
             let old = time::now().saturating_sub(oldest.time);
-            let goes = old > age || entries.len() > MOST_THINGS || {
+            let goes = old > age || entries.len() > MOST_THINGS || sizes && {
                 if std::mem::take(&mut owed) {
                     self.collect_images().await?;
                 }
@@ -136,7 +144,7 @@ impl Engine {
         if owed {
             self.collect_images().await?;
         }
-        measured
+        Ok(())
     }
 
     /// Bytes of layers that nothing but the bin needs, as they were when the bin last changed: to look costs a file for each
