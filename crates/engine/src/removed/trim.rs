@@ -136,7 +136,7 @@ impl Engine {
             if oldest.thing.has_files() {
                 let files = self.bin.files(key);
                 // What cannot be removed now goes at the next start.
-                blocking(move || remove_files(&files)).await?;
+                blocking(move || remove_all(&files)).await?;
             }
             // Layers may have been waiting for a container, too.
             owed |= !matches!(oldest.thing, Thing::Volume { .. } | Thing::Network { .. });
@@ -182,7 +182,7 @@ impl Engine {
                 };
                 engine.bin.forget(&key);
                 if owned.thing.has_files() {
-                    remove_files(&engine.bin.files(&key))?;
+                    remove_all(&engine.bin.files(&key))?;
                 }
                 Ok(size)
             })
@@ -241,6 +241,12 @@ impl Engine {
         unused.freed = unused.freed.saturating_sub(already.freed);
         Ok(unused)
     }
+}
+
+/// Removes the files of an entry; a container's have a limit of their own.
+fn remove_all(files: &std::path::Path) -> Result<()> {
+    crate::quota::release(&files.join("upper"));
+    remove_files(files)
 }
 
 #[cfg(test)]

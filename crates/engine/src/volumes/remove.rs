@@ -19,6 +19,7 @@ const DEPTH: usize = 128;
 /// Something is mounted in it (that stays, and what leads to it); the disk.
 pub(crate) fn remove_files(path: &Path) -> Result<()> {
     let what = || format!("remove {}", path.display());
+    crate::quota::release(path);
     let top = match open(CWD, path) {
         Ok(top) => top,
         Err(Errno::NOENT) => return Ok(()),
