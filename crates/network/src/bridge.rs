@@ -13,7 +13,9 @@ use crate::address::{MacAddr, check_name};
 use crate::addresses::{Addresses, gateway_v6_of, place_v6};
 use crate::endpoint::{AddressV6, Endpoint, EndpointRecord, EndpointRequest};
 use crate::error::{Error, ErrorKind, Result};
-use crate::interface::{enable_v6, ensure_interface, forward_v6, has_bridge_netfilter, remove_interface};
+use crate::interface::{
+    enable_v6, ensure_interface, forward_v6, give_back, has_bridge_netfilter, remove_interface,
+};
 use crate::link::{self, VethSpec};
 use crate::netlink::message::Batch;
 use crate::netlink::{Family, Socket};
@@ -45,6 +47,9 @@ pub struct BridgeConfig {
     pub icc: bool,
     /// Whether packets that leave the host get its address.
     pub masquerade: bool,
+    /// The interface is somebody else's, there before and after: it gets what the network needs, and keeps the rest.
+    #[serde(default)]
+    pub foreign: bool,
     /// Whether there is no way from the bridge to the outside, nor to other bridges, nor back.
     #[serde(default)]
     pub internal: bool,
@@ -82,6 +87,7 @@ impl Default for BridgeConfig {
             mtu: None,
             icc: true,
             masquerade: true,
+            foreign: false,
             internal: false,
             range: None,
             taken: Vec::new(),
@@ -163,7 +169,8 @@ impl Bridge {
     }
 
     /// The same for several bridges that share a table: their rules become effective together, so that at no time there are
-    /// those of some only. A bridge that cannot be made does not keep the others from it.
+    /// those of some only. A bridge that cannot be made does not keep the others from it; where there can be no rules for IPv6,
+    /// those bridges cannot be made that have it, and there are their rules for IPv4.
     ///
     /// # Errors
     /// When the rules cannot be installed.
@@ -172,12 +179,31 @@ impl Bridge {
             .iter()
             .map(|config| Self::prepare(table, config))
             .collect();
+        let rules: Vec<BridgeRules> = made
+            .iter()
+            .flatten()
+            .map(|bridge| bridge.shared.rules())
+            .collect();
+        let has_v6 = rules.iter().any(|rules| rules.v6.is_some());
         // The rules first: the host is at no time a router for everybody.
-        table.add(made.iter().flatten().map(|bridge| bridge.shared.rules()))?;
-        netns::ensure_sysctl("ipv4/ip_forward", "1")?;
-        if made.iter().flatten().any(|bridge| bridge.shared.v6.is_some()) {
-            forward_v6()?;
+        let refused = match table.add(rules.iter().cloned()) {
+            Err(error) if has_v6 => {
+                table.add(rules.into_iter().map(|rules| BridgeRules { v6: None, ..rules }))?;
+                Some(error)
+            }
+            Err(error) => return Err(error),
+            Ok(()) if has_v6 => forward_v6(&table.bridges()).err(),
+            Ok(()) => None,
+        };
+        if let Some(error) = refused {
+            for bridge in &mut made {
+                if bridge.as_ref().is_ok_and(|bridge| bridge.shared.v6.is_some()) {
+                    *bridge = Err(error
+                        .within("there is no IPv6 for the network: make it without --ipv6, or see to this"));
+                }
+            }
         }
+        netns::ensure_sysctl("ipv4/ip_forward", "1")?;
         for bridge in &mut made {
             let localnet = bridge.as_ref().map_or(Ok(()), |bridge| {
                 netns::ensure_sysctl(&format!("ipv4/conf/{}/route_localnet", bridge.name()), "1")
@@ -460,15 +486,17 @@ impl Bridge {
         Ok(inventory)
     }
 
-    /// Removes the bridge, unless it was there before it became one of ours (`foreign`), the interfaces of its endpoints and
-    /// its rules. The table stays.
-    pub fn retire(&self, foreign: bool) -> Result<()> {
+    /// Removes the bridge, unless it is somebody else's, the interfaces of its endpoints and its rules. The table stays.
+    pub fn retire(&self) -> Result<()> {
         self.reaper.flush();
         let config = &self.shared.config;
         let inventory = Self::inventory(config)?;
-        let bridge = inventory.bridge.iter().filter(|_| !foreign);
+        let bridge = inventory.bridge.iter().filter(|_| !config.foreign);
         for name in inventory.interfaces.iter().chain(bridge) {
             remove_interface(&mut lock(&self.shared.route), name)?;
+        }
+        if config.foreign && config.v6.is_some() {
+            give_back(&mut lock(&self.shared.route), &config.name)?;
         }
         self.shared.table.remove(&config.name)
     }
@@ -580,10 +608,13 @@ impl Shared {
 }
 
 fn is_ours(name: &str, kind: Option<&str>) -> bool {
-    kind == Some("veth")
-        && name
-            .strip_prefix(HOST_PREFIX)
-            .is_some_and(|id| id.len() == ID_LEN && id.bytes().all(|b| b.is_ascii_hexdigit()))
+    kind == Some("veth") && is_endpoint(name)
+}
+
+/// Whether an interface of the host is called as those of endpoints are.
+pub(crate) fn is_endpoint(name: &str) -> bool {
+    name.strip_prefix(HOST_PREFIX)
+        .is_some_and(|id| id.len() == ID_LEN && id.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 
 const ID_LEN: usize = 10;

@@ -56,6 +56,13 @@ fn names(table: &str) -> (String, String) {
     (format!("vi{id:08x}o"), format!("vi{id:08x}i"))
 }
 
+/// Whether an interface is called as the ends of such pairs are.
+pub(crate) fn is_end(name: &str) -> bool {
+    name.strip_prefix("vi")
+        .and_then(|rest| rest.strip_suffix(['i', 'o']))
+        .is_some_and(|id| id.len() == 8 && id.bytes().all(|b| b.is_ascii_hexdigit()))
+}
+
 /// Makes the pair, or what of it is missing.
 pub(crate) fn ensure(route: &mut Socket, table: &str) -> Result<Detour> {
     let (out, back) = names(table);

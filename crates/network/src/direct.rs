@@ -154,11 +154,17 @@ impl Direct {
         &self.0.config.name
     }
 
-    /// Makes an endpoint of a namespace.
+    /// Makes an endpoint of a namespace. `before` is told of it before there is anything of it: nobody finds the interface of
+    /// one that was not recorded.
     ///
     /// # Errors
     /// An address that is taken; a kernel without interfaces of the kind.
-    pub fn attach_to(&self, netns: BorrowedFd<'_>, request: &EndpointRequest) -> Result<EndpointRecord> {
+    pub fn attach_to(
+        &self,
+        netns: BorrowedFd<'_>,
+        request: &EndpointRequest,
+        before: &mut dyn FnMut(&EndpointRecord),
+    ) -> Result<EndpointRecord> {
         let shared = &*self.0;
         let id = random_id()?;
         let ifname = format!("mv{id}");
@@ -175,6 +181,7 @@ impl Direct {
             inside: request.ifname.as_deref().unwrap_or(FIRST).to_owned(),
             ports: Vec::new(),
         };
+        before(&record);
         let made = Socket::open(Family::Route).and_then(|mut outside| {
             netns::within(netns, |netns, inside| {
                 shared.plug(&mut outside, netns, inside, request, &record)
@@ -213,11 +220,6 @@ impl Direct {
     /// Makes the parent again if it was made for the network and is lost.
     pub fn repair(&self) -> Result<()> {
         parent_index(&mut Socket::open(Family::Route)?, &self.0.parent).map(drop)
-    }
-
-    /// Removes the parent if it was made for the network.
-    pub fn retire(&self) -> Result<()> {
-        remove_parent(&self.0.parent)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::sync::Arc;
 
 /// The result of everything in this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -27,11 +28,11 @@ pub enum ErrorKind {
 }
 
 /// An error of the network: a kind to decide on, a sentence to show, and the system's own error as the source.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Error {
     kind: ErrorKind,
     message: String,
-    source: Option<io::Error>,
+    source: Option<Arc<io::Error>>,
 }
 
 impl Error {
@@ -75,7 +76,7 @@ impl Error {
         Self {
             kind,
             message: format!("cannot {what}: {}{hint}", describe(&source)),
-            source: Some(source),
+            source: Some(Arc::new(source)),
         }
     }
 
@@ -86,7 +87,15 @@ impl Error {
 
     /// The system's error number, when the system was asked.
     pub fn raw_os_error(&self) -> Option<i32> {
-        self.source.as_ref().and_then(io::Error::raw_os_error)
+        self.source.as_ref().and_then(|source| source.raw_os_error())
+    }
+
+    /// The same, of which `what` says first what it means.
+    pub(crate) fn within(&self, what: &str) -> Self {
+        Self {
+            message: format!("{what}: {}", self.message),
+            ..self.clone()
+        }
     }
 }
 
@@ -107,7 +116,7 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.source.as_ref().map(|e| e as _)
+        self.source.as_deref().map(|e| e as _)
     }
 }
 

@@ -1,6 +1,5 @@
 //! The bridge as an interface of the host: made, repaired, removed; and what the host needs to forward for it.
 
-use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -8,12 +7,12 @@ use rustix::io::Errno;
 
 use crate::address::{MacAddr, check_name};
 use crate::addresses::{check, gateway_of, gateway_v6_of};
-use crate::bridge::{BridgeConfig, ConfigV6};
+use crate::bridge::{BridgeConfig, ConfigV6, is_endpoint};
 use crate::error::{Error, ErrorKind, Result};
 use crate::netlink::message::Batch;
 use crate::netlink::{Family, Refusal, Socket};
 use crate::nft::Ip;
-use crate::{link, netns, subnet};
+use crate::{detour, link, netns, subnet};
 
 /// Whether there is a bridge of this name on the host.
 ///
@@ -51,39 +50,39 @@ pub(crate) fn remove_interface(route: &mut Socket, name: &str) -> Result<()> {
     }
 }
 
-/// Has the host forward IPv6, without forgetting what routers tell it: a host that forwards takes no advertisements of them,
-/// unless an interface is told to.
-pub(crate) fn forward_v6() -> Result<()> {
+/// Has the host forward IPv6, without making it deaf to its routers: a host that forwards takes no advertisements of them,
+/// unless an interface is told to. So every interface is told to that takes them now, whether or not one has come yet: after a
+/// start of the host that may be later. What is ours, the bridges and what ends on them, is not.
+pub(crate) fn forward_v6(bridges: &[String]) -> Result<()> {
     const ALL: &str = "ipv6/conf/all/forwarding";
-    if netns::read_sysctl(ALL).is_ok_and(|value| value.trim_end() == "1") {
+    let is = |path: &str, value: &str| netns::read_sysctl(path).is_ok_and(|read| read.trim_end() == value);
+    if is(ALL, "1") {
         return Ok(());
     }
-    let mut route = Socket::open(Family::Route)?;
-    let routes = link::routes(&mut route, Ip::V6).map_err(|r| r.on("of this host"))?;
-    let advertised: BTreeSet<u32> = routes
-        .into_iter()
-        .filter(|route| route.protocol == RTPROT_RA)
-        .map(|route| route.interface)
-        .collect();
-    for index in advertised {
-        let Ok(name) = rustix::net::netdevice::index_to_name(&route, index) else {
-            continue;
-        };
-        let accept = format!("ipv6/conf/{name}/accept_ra");
-        if netns::read_sysctl(&accept).is_ok_and(|value| value.trim_end() == "1") {
-            netns::write_sysctl(&accept, "2")?;
+    for name in netns::interfaces()? {
+        let ours = bridges.contains(&name) || is_endpoint(&name) || detour::is_end(&name);
+        // Where forwarding is on already, advertisements are passed over already.
+        let taken = !ours
+            && is(&format!("ipv6/conf/{name}/forwarding"), "0")
+            && is(&format!("ipv6/conf/{name}/accept_ra"), "1");
+        if taken {
+            netns::write_sysctl_if_there(&format!("ipv6/conf/{name}/accept_ra"), "2")?;
         }
     }
     netns::write_sysctl(ALL, "1")
 }
 
-/// `RTPROT_RA` (`linux/rtnetlink.h`): a route that a router's advertisement made.
-const RTPROT_RA: u8 = 9;
-
 /// Switches IPv6 on for an interface whose addresses and routes are given: routers are not listened to, since every neighbour can
 /// play one (CVE-2020-13401), and duplicates are not looked for.
 pub(crate) fn enable_v6(interface: &str) -> Result<()> {
-    for (what, value) in [("disable_ipv6", "0"), ("accept_ra", "0"), ("accept_dad", "0")] {
+    set_v6(
+        interface,
+        &[("disable_ipv6", "0"), ("accept_ra", "0"), ("accept_dad", "0")],
+    )
+}
+
+fn set_v6(interface: &str, settings: &[(&str, &str)]) -> Result<()> {
+    for (what, value) in settings {
         let path = format!("ipv6/conf/{interface}/{what}");
         match netns::ensure_sysctl(&path, value) {
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {
@@ -175,10 +174,9 @@ pub(crate) fn ensure_interface(
         link::filter_bridged(&mut batch, name);
     }
     match &config.v6 {
-        Some(v6) => {
-            link::no_link_local(&mut batch, name);
-            add_v6(route, &mut batch, name, index, v6)?;
-        }
+        Some(v6) => add_v6(route, &mut batch, config, index, v6)?,
+        // Who made it may have IPv6 there for other things.
+        None if config.foreign => {}
         // Only IPv4 lives here: no link-local address, through which the host could be reached around the rules.
         None => netns::write_sysctl_if_there(&format!("ipv6/conf/{name}/disable_ipv6"), "1")?,
     }
@@ -212,16 +210,48 @@ fn addresses_v4(route: &mut Socket, index: u32) -> Result<Vec<(Ipv4Addr, u8)>, R
 /// one that Docker gives.
 const LINK_LOCAL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 
-/// What is missing of the bridge's IPv6.
-fn add_v6(route: &mut Socket, batch: &mut Batch, name: &str, index: u32, config: &ConfigV6) -> Result<()> {
-    enable_v6(name)?;
+/// What is missing of the bridge's IPv6. One that is somebody else's keeps the link-local address that it has, and goes on
+/// listening to whom it listens.
+fn add_v6(
+    route: &mut Socket,
+    batch: &mut Batch,
+    config: &BridgeConfig,
+    index: u32,
+    v6: &ConfigV6,
+) -> Result<()> {
+    let name = config.name.as_str();
+    if config.foreign {
+        set_v6(name, &[("disable_ipv6", "0")])?;
+    } else {
+        enable_v6(name)?;
+        link::no_link_local(batch, name);
+    }
     let there = link::addresses(route, Ip::V6, Some(index)).map_err(|r| r.on(name))?;
-    let own = gateway_v6_of(config)?;
+    let has = |wanted: Ipv6Addr| {
+        there.iter().any(|(address, _)| match address {
+            IpAddr::V6(address) if wanted == LINK_LOCAL && config.foreign => address.is_unicast_link_local(),
+            address => *address == wanted,
+        })
+    };
+    let own = gateway_v6_of(v6)?;
     let link: IpNet = Ipv6Net::new_assert(LINK_LOCAL, 64).into();
-    for (address, subnet) in [(LINK_LOCAL, link), (own, config.subnet.into())] {
-        if !there.iter().any(|(other, _)| *other == address) {
+    for (address, subnet) in [(LINK_LOCAL, link), (own, v6.subnet.into())] {
+        if !has(address) {
             link::add_address(batch, index, address.into(), subnet);
         }
     }
     Ok(())
+}
+
+/// Takes from a bridge that is somebody else's what nobody would expect there. Addresses stay, as what listens on them may.
+pub(crate) fn give_back(route: &mut Socket, name: &str) -> Result<()> {
+    let Some(link) = link::find(route, name).map_err(|r| r.on(name))? else {
+        return Ok(());
+    };
+    let mut batch = Batch::new();
+    link::unroute_loopback(&mut batch, link.index);
+    match route.request(batch) {
+        Err(refusal) if !matches!(refusal.errno, Errno::SRCH | Errno::NODEV) => Err(refusal.on(name)),
+        _ => Ok(()),
+    }
 }

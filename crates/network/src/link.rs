@@ -401,25 +401,43 @@ pub(crate) fn remove_default_route(batch: &mut Batch, ip: Ip) {
 ///
 /// None can have it on the wire: the kernel discards those. But an answer from behind a bridge to one of the host's own clients
 /// at `::1`, whose connection was translated, has it when it has been translated back; in IPv4 that is what `route_localnet`
-/// is for.
+/// is for. Each interface has a route of its own: the kernel takes the one by which the packet came.
 pub(crate) fn route_loopback(batch: &mut Batch, index: u32) {
-    /// Behind the route of the loopback interface, which the host's packets to itself take.
-    const METRIC: u32 = 4096;
-    let mut head = default_route(Ip::V6);
-    head[1] = 128;
-    head[4] = libc::RT_TABLE_LOCAL;
-    head[7] = libc::RTN_LOCAL;
     batch.push(
         "route the loopback address by",
         libc::RTM_NEWROUTE,
         (libc::NLM_F_CREATE | libc::NLM_F_REPLACE) as u16,
-        &head,
-        |a| {
-            put_address(a, libc::RTA_DST, Ipv6Addr::LOCALHOST.into());
-            a.u32(libc::RTA_OIF, index);
-            a.u32(libc::RTA_PRIORITY, METRIC);
-        },
+        &loopback_route(),
+        |a| loopback_by(a, index),
     );
+}
+
+/// The opposite of [`route_loopback`].
+pub(crate) fn unroute_loopback(batch: &mut Batch, index: u32) {
+    batch.push(
+        "route the loopback address no longer by",
+        libc::RTM_DELROUTE,
+        0,
+        &loopback_route(),
+        |a| loopback_by(a, index),
+    );
+}
+
+fn loopback_route() -> [u8; 12] {
+    let mut head = default_route(Ip::V6);
+    head[1] = 128;
+    head[4] = libc::RT_TABLE_LOCAL;
+    head[7] = libc::RTN_LOCAL;
+    head
+}
+
+fn loopback_by(a: &mut Attrs<'_>, index: u32) {
+    /// Behind the route of the loopback interface, which the host's packets to itself take. Routes of one metric would replace
+    /// each other.
+    const METRIC: u32 = 4096;
+    put_address(a, libc::RTA_DST, Ipv6Addr::LOCALHOST.into());
+    a.u32(libc::RTA_OIF, index);
+    a.u32(libc::RTA_PRIORITY, METRIC.saturating_add(index));
 }
 
 /// What the kernel tells of an interface.
@@ -543,28 +561,15 @@ pub(crate) fn addresses(
     Ok(of_family(ip, listing)?.iter().filter_map(|e| parse(e)).collect())
 }
 
-/// A route as far as it matters here.
-pub(crate) struct Route {
-    pub(crate) destination: Option<IpNet>,
-    /// Who made it: `RTPROT_*`.
-    pub(crate) protocol: u8,
-    pub(crate) interface: u32,
-}
-
-/// All routes of a family, in every table.
-pub(crate) fn routes(socket: &mut Socket, ip: Ip) -> Result<Vec<Route>, Refusal> {
+/// Where all routes of a family lead, in every table; default routes may be left out.
+pub(crate) fn destinations(socket: &mut Socket, ip: Ip) -> Result<Vec<IpNet>, Refusal> {
     let mut head = [0u8; 12];
     head[0] = ip.number();
     let listing = socket.dump(|batch| batch.push("list the routes", libc::RTM_GETROUTE, 0, &head, |_| ()));
     let parse = |payload: &[u8]| {
         let prefix = *payload.get(1)?;
-        let attrs = AttrIter(payload.get(12..)?);
-        let destination = attrs.find(libc::RTA_DST).and_then(|bytes| address(ip, bytes));
-        Some(Route {
-            destination: destination.and_then(|address| IpNet::new(address, prefix).ok()),
-            protocol: *payload.get(5)?,
-            interface: attrs.find(libc::RTA_OIF).and_then(u32_of).unwrap_or(0),
-        })
+        let destination = AttrIter(payload.get(12..)?).find(libc::RTA_DST)?;
+        IpNet::new(address(ip, destination)?, prefix).ok()
     };
     Ok(of_family(ip, listing)?.iter().filter_map(|e| parse(e)).collect())
 }

@@ -13,7 +13,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::link;
 use crate::netlink::message::Batch;
 use crate::netlink::{Family, Socket};
@@ -90,6 +90,27 @@ impl Netns {
                 }
             }
             Ok(())
+        })
+    }
+
+    /// The first name of `eth0`, `eth1`, … that no interface has there, and that is none of `taken`.
+    pub fn free_name(&self, taken: &[&str]) -> Result<String> {
+        within(self.as_fd(), |_, socket| {
+            // More than a namespace has interfaces.
+            for index in 0..u32::MAX {
+                let name = format!("eth{index}");
+                if !taken.contains(&name.as_str())
+                    && link::find(socket, &name)
+                        .map_err(|r| r.on("a container"))?
+                        .is_none()
+                {
+                    return Ok(name);
+                }
+            }
+            Err(Error::new(
+                ErrorKind::Exhausted,
+                "a container has no name left for an interface",
+            ))
         })
     }
 
@@ -192,6 +213,25 @@ pub(crate) fn write_sysctl_if_there(path: &str, value: &str) -> Result<()> {
 /// The value of a file below `/proc/sys/net`, in the calling thread's namespace.
 pub(crate) fn read_sysctl(path: &str) -> io::Result<String> {
     fs::read_to_string(format!("/proc/sys/net/{path}"))
+}
+
+/// The interfaces of the calling thread's namespace that IPv6 knows; none where there is no IPv6.
+pub(crate) fn interfaces() -> Result<Vec<String>> {
+    let failed = |error| Error::io("list net/ipv6/conf", error);
+    let listing = match fs::read_dir("/proc/sys/net/ipv6/conf") {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        listing => listing.map_err(failed)?,
+    };
+    let mut names = Vec::new();
+    for entry in listing {
+        let name = entry.map_err(failed)?.file_name();
+        names.extend(
+            name.into_string()
+                .ok()
+                .filter(|name| name != "all" && name != "default"),
+        );
+    }
+    Ok(names)
 }
 
 /// The index of an interface in the calling thread's namespace.

@@ -84,11 +84,10 @@ pub(crate) fn in_use(socket: &mut Socket) -> Result<Vec<Ipv4Net>> {
 /// What the host routes or owns of one family, apart from default routes.
 pub(crate) fn in_use_by_host(socket: &mut Socket, ip: Ip) -> Result<Vec<IpNet>> {
     let host = "of this host";
-    let routes = link::routes(socket, ip).map_err(|r| r.on(host))?;
+    let routes = link::destinations(socket, ip).map_err(|r| r.on(host))?;
     let addresses = link::addresses(socket, ip, None).map_err(|r| r.on(host))?;
     Ok(routes
         .into_iter()
-        .filter_map(|route| route.destination)
         .chain(
             addresses
                 .into_iter()

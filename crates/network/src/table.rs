@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use rustix::io::Errno;
 
@@ -32,8 +32,6 @@ struct Shared {
     host_decides: bool,
     /// The families of which they did when the table was opened.
     had_detour: Vec<Ip>,
-    /// The families of which the host forwards for bridges only.
-    bridges_only: Vec<Ip>,
     /// Also serializes changes of the published ports, so that a reconciliation sees no half of one.
     nft: Mutex<Socket>,
     books: Mutex<Books>,
@@ -41,13 +39,30 @@ struct Shared {
 
 #[derive(Default)]
 struct Books {
-    bridges: BTreeMap<String, BridgeRules>,
+    /// What the rules in the kernel say. It changes when they have.
+    installed: Installed,
     /// By interface: the published ports of endpoints that were not released.
     mappings: HashMap<String, Vec<Mapping>>,
     /// By protocol and port of the host: on which of its addresses, and whose. Only for conflicts.
     ports: HashMap<(Protocol, u16), Vec<(IpAddr, String)>>,
-    /// There is a table of IPv6, because there is, or was, a bridge with it; and whether its rules translate `::1`.
-    v6: Option<bool>,
+}
+
+/// The rules of all bridges.
+#[derive(Clone, Default)]
+struct Installed {
+    bridges: BTreeMap<String, BridgeRules>,
+    v4: Option<Part>,
+    /// There is one, because there is, or was, a bridge with IPv6.
+    v6: Option<Part>,
+}
+
+/// The table of one family.
+#[derive(Clone, Copy)]
+struct Part {
+    /// The host forwards for bridges only: what it was when there was nothing of the table yet.
+    bridges_only: bool,
+    /// The host's own clients reach published ports by the loopback address.
+    by_loopback: bool,
 }
 
 impl Table {
@@ -70,15 +85,8 @@ impl Table {
     fn new(name: &str, host_decides: bool) -> Result<Self> {
         check_name("an nftables table", name)?;
         let mut nft = Socket::open(Family::Netfilter)?;
-        let (mut bridges_only, mut had_detour) = (Vec::new(), Vec::new());
-        for (ip, switch) in [(Ip::V4, "ipv4/ip_forward"), (Ip::V6, "ipv6/conf/all/forwarding")] {
-            let forwards = netns::read_sysctl(switch).is_ok_and(|value| value.trim_end() == "1");
-            if !forwards
-                || ruleset::bridges_only(&mut nft, ip, name)
-                    .map_err(|r| r.on(format_args!("table {name}")))?
-            {
-                bridges_only.push(ip);
-            }
+        let mut had_detour = Vec::new();
+        for ip in Ip::ALL {
             if ruleset::has_detour(&mut nft, ip, name).map_err(|r| r.on(format_args!("table {name}")))? {
                 had_detour.push(ip);
             }
@@ -91,7 +99,6 @@ impl Table {
                 name: name.to_owned(),
                 host_decides,
                 had_detour,
-                bridges_only,
                 nft: Mutex::new(nft),
                 books: Mutex::default(),
             }),
@@ -104,36 +111,52 @@ impl Table {
     }
 
     /// Adds rules, or replaces those of the same bridges, in one transaction.
+    ///
+    /// # Errors
+    /// When the kernel refuses them: then everything is as before.
     pub(crate) fn add(&self, bridges: impl IntoIterator<Item = BridgeRules>) -> Result<()> {
         let mut nft = lock(&self.shared.nft);
-        {
-            let mut books = lock(&self.shared.books);
-            for rules in bridges {
-                books.bridges.insert(rules.bridge.clone(), rules);
-            }
+        let mut wanted = self.books().installed.clone();
+        for rules in bridges {
+            wanted.bridges.insert(rules.bridge.clone(), rules);
         }
-        self.install(&mut nft)
+        self.install(&mut nft, wanted)
     }
 
-    /// Removes the rules of a bridge.
-    pub(crate) fn remove(&self, bridge: &str) -> Result<()> {
+    /// Removes the rules of a bridge; one that has none is fine.
+    ///
+    /// # Errors
+    /// When the kernel refuses: then everything is as before.
+    pub fn remove(&self, bridge: &str) -> Result<()> {
         let mut nft = lock(&self.shared.nft);
-        if lock(&self.shared.books).bridges.remove(bridge).is_none() {
+        let mut wanted = self.books().installed.clone();
+        if wanted.bridges.remove(bridge).is_none() {
             return Ok(());
         }
-        self.install(&mut nft)
+        self.install(&mut nft, wanted)
     }
 
-    fn install(&self, nft: &mut Socket) -> Result<()> {
-        let by_loopback = translates_loopback();
-        let (bridges, v6) = {
-            let mut books = lock(&self.shared.books);
-            if books.v6.is_some() || books.bridges.values().any(|bridge| bridge.v6.is_some()) {
-                books.v6 = Some(by_loopback);
-            }
-            let bridges: Vec<BridgeRules> = books.bridges.values().cloned().collect();
-            (bridges, books.v6)
-        };
+    /// The names of the bridges that it has rules of.
+    pub(crate) fn bridges(&self) -> Vec<String> {
+        self.books().installed.bridges.keys().cloned().collect()
+    }
+
+    fn books(&self) -> MutexGuard<'_, Books> {
+        lock(&self.shared.books)
+    }
+
+    /// Makes the kernel have these rules, and then the books.
+    fn install(&self, nft: &mut Socket, mut wanted: Installed) -> Result<()> {
+        wanted.v4 = Some(Part {
+            bridges_only: self.bridges_only(nft, Ip::V4, wanted.v4)?,
+            by_loopback: true,
+        });
+        if wanted.v6.is_some() || wanted.bridges.values().any(|bridge| bridge.v6.is_some()) {
+            wanted.v6 = Some(Part {
+                bridges_only: self.bridges_only(nft, Ip::V6, wanted.v6)?,
+                by_loopback: translates_loopback(),
+            });
+        }
         let detour = match self.shared.host_decides {
             true => Some(detour::ensure(
                 &mut Socket::open(Family::Route)?,
@@ -141,22 +164,42 @@ impl Table {
             )?),
             false => None,
         };
-        let rules = |ip| Ruleset {
-            ip,
-            detour: detour.as_ref(),
-            had_detour: self.shared.had_detour.contains(&ip),
-            table: &self.shared.name,
-            bridges: &bridges,
-            bridges_only: self.shared.bridges_only.contains(&ip),
-            by_loopback: ip == Ip::V4 || by_loopback,
-        };
+        let bridges: Vec<BridgeRules> = wanted.bridges.values().cloned().collect();
         let all = transaction(|batch| {
-            rules(Ip::V4).ensure(batch);
-            if v6.is_some() {
-                rules(Ip::V6).ensure(batch);
+            for (ip, part) in [(Ip::V4, wanted.v4), (Ip::V6, wanted.v6)] {
+                let Some(part) = part else {
+                    continue;
+                };
+                let rules = Ruleset {
+                    ip,
+                    detour: detour.as_ref(),
+                    had_detour: self.shared.had_detour.contains(&ip),
+                    table: &self.shared.name,
+                    bridges: &bridges,
+                    bridges_only: part.bridges_only,
+                    by_loopback: part.by_loopback,
+                };
+                rules.ensure(batch);
             }
         });
-        nft.transaction(all).map_err(|refusal| self.failed(refusal))
+        nft.transaction(all).map_err(|refusal| self.failed(refusal))?;
+        self.books().installed = wanted;
+        Ok(())
+    }
+
+    /// Whether the host is to forward for bridges only, which is decided when there begins to be something of a family: it did
+    /// not forward then, or an earlier process of ours had it do so.
+    fn bridges_only(&self, nft: &mut Socket, ip: Ip, part: Option<Part>) -> Result<bool> {
+        if let Some(part) = part {
+            return Ok(part.bridges_only);
+        }
+        let switch = match ip {
+            Ip::V4 => "ipv4/ip_forward",
+            Ip::V6 => "ipv6/conf/all/forwarding",
+        };
+        let forwards = netns::read_sysctl(switch).is_ok_and(|value| value.trim_end() == "1");
+        Ok(!forwards
+            || ruleset::bridges_only(nft, ip, &self.shared.name).map_err(|refusal| self.failed(refusal))?)
     }
 
     fn failed(&self, refusal: Refusal) -> Error {
@@ -170,7 +213,7 @@ impl Table {
         let mut reservations: Vec<Reservation> = Vec::with_capacity(specs.len());
         for spec in specs {
             let more = {
-                let books = lock(&self.shared.books);
+                let books = self.books();
                 reserve(spec, record.v6.is_some(), |host, port| {
                     if reservations.iter().any(|earlier| {
                         earlier.port.host_port == port
@@ -191,15 +234,16 @@ impl Table {
         if mappings.is_empty() {
             return Ok(reservations);
         }
+        let installed = self.books().installed.clone();
         if mappings.iter().any(|m| m.target.is_ipv6())
-            && lock(&self.shared.books).v6 != Some(translates_loopback())
+            && installed.v6.map(|part| part.by_loopback) != Some(translates_loopback())
         {
             // Bridge netfilter was switched on or off since.
-            self.install(&mut socket)?;
+            self.install(&mut socket, installed)?;
         }
         self.insert(&mut socket, &mappings)?;
         for mapping in &mappings {
-            lock(&self.shared.books).remember(&record.ifname, *mapping);
+            self.books().remember(&record.ifname, *mapping);
         }
         record.ports.extend(reservations.iter().map(|r| r.port));
         drop(socket);
@@ -238,15 +282,27 @@ impl Table {
             .map_err(|r| self.failed(r))
     }
 
-    /// Withdraws all published ports of an endpoint; what they were.
+    /// Withdraws all published ports of an endpoint.
+    ///
+    /// # Errors
+    /// When the kernel does not let go of them.
+    pub fn give_up(&self, record: &EndpointRecord) -> Result<()> {
+        self.withdraw(record).map(drop)
+    }
+
+    /// The same; what they were.
     pub(crate) fn withdraw(&self, record: &EndpointRecord) -> Result<Vec<Mapping>> {
         let mut socket = lock(&self.shared.nft);
         let mappings = {
             self.adopt(record)?;
-            let books = lock(&self.shared.books);
-            books.mappings.get(&record.ifname).cloned().unwrap_or_default()
+            let books = self.books();
+            let v6 = books.installed.v6.is_some();
+            let mut mappings = books.mappings.get(&record.ifname).cloned().unwrap_or_default();
+            mappings.retain(|mapping| v6 || mapping.target.is_ipv4());
+            mappings
         };
         if mappings.is_empty() {
+            self.books().forget(&record.ifname);
             return Ok(mappings);
         }
         let table = &self.shared.name;
@@ -264,7 +320,7 @@ impl Table {
             }
             Err(refusal) => return Err(self.failed(refusal)),
         }
-        lock(&self.shared.books).forget(&record.ifname);
+        self.books().forget(&record.ifname);
         Ok(mappings)
     }
 
@@ -290,7 +346,7 @@ impl Table {
         let mut socket = lock(&self.shared.nft);
         let elements: Vec<Mapping> = mappings.iter().map(|(_, mapping)| *mapping).collect();
         self.insert(&mut socket, &elements)?;
-        let mut books = lock(&self.shared.books);
+        let mut books = self.books();
         for (ifname, mapping) in mappings {
             books.remember(&ifname, mapping);
         }
@@ -299,12 +355,16 @@ impl Table {
         Ok(())
     }
 
-    /// Takes the ports of an endpoint that somebody else has recorded into the books.
-    pub(crate) fn adopt(&self, record: &EndpointRecord) -> Result<()> {
+    /// Takes the ports of an endpoint that somebody else has recorded into the books: so they stay, whatever becomes of its
+    /// bridge.
+    ///
+    /// # Errors
+    /// When it has not the addresses that its ports would need.
+    pub fn adopt(&self, record: &EndpointRecord) -> Result<()> {
         if record.ports.is_empty() {
             return Ok(());
         }
-        let mut books = lock(&self.shared.books);
+        let mut books = self.books();
         for port in &record.ports {
             books.remember(&record.ifname, mapping(port, record)?);
         }
@@ -318,16 +378,20 @@ impl Table {
 
     fn restore_with(&self, nft: &mut Socket) -> Result<(usize, usize)> {
         let table = &self.shared.name;
-        self.install(nft)?;
-        let wanted: BTreeSet<Mapping> = lock(&self.shared.books)
-            .mappings
-            .values()
-            .flatten()
-            .copied()
-            .collect();
+        let installed = self.books().installed.clone();
+        self.install(nft, installed)?;
+        let (wanted, v6): (BTreeSet<Mapping>, bool) = {
+            let books = self.books();
+            let wanted = books.mappings.values().flatten().copied().collect();
+            (wanted, books.installed.v6.is_some())
+        };
+        // Of a family without rules there is nothing to be found.
+        let ruled = |mapping: &Mapping| v6 || mapping.target.is_ipv4();
+        let wanted: BTreeSet<Mapping> = wanted.into_iter().filter(ruled).collect();
         let present: BTreeSet<Mapping> = elements::dump(nft, table)
             .map_err(|r| self.failed(r))?
             .into_iter()
+            .filter(ruled)
             .collect();
         let remove: Vec<Mapping> = present.difference(&wanted).copied().collect();
         let add: Vec<Mapping> = wanted.difference(&present).copied().collect();

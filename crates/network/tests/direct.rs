@@ -45,13 +45,13 @@ fn endpoints_are_neighbours_of_the_outside() {
         let before = dump();
         let net = Direct::ensure(&network("mv-a"), &parent(DirectMode::MacvlanBridge)).unwrap();
         let (a, b) = (namespace(), namespace());
-        let first = net.attach_to(a.as_fd(), &plain()).unwrap();
+        let first = net.attach_to(a.as_fd(), &plain(), &mut |_| ()).unwrap();
         let wanted = EndpointRequest {
             address: Some("203.0.113.9".parse().unwrap()),
             address_v6: Some("2001:db8:1::9".parse().unwrap()),
             ..plain()
         };
-        let second = net.attach_to(b.as_fd(), &wanted).unwrap();
+        let second = net.attach_to(b.as_fd(), &wanted, &mut |_| ()).unwrap();
         assert_eq!(first.address.to_string(), "203.0.113.64");
         assert_eq!(first.mac, MacAddr::for_ip(v4(first.address)));
         assert_eq!(second.v6.unwrap().address.to_string(), "2001:db8:1::9");
@@ -73,7 +73,7 @@ fn endpoints_are_neighbours_of_the_outside() {
         for net in [&net, &later] {
             let c = namespace();
             assert_eq!(
-                net.attach_to(c.as_fd(), &wanted).unwrap_err().kind(),
+                net.attach_to(c.as_fd(), &wanted, &mut |_| ()).unwrap_err().kind(),
                 ErrorKind::Conflict
             );
             assert_eq!(c.run(|| sh("ip -o link | wc -l")).unwrap(), "1\n");
@@ -81,9 +81,9 @@ fn endpoints_are_neighbours_of_the_outside() {
         net.unplug(b.as_fd(), &second).unwrap();
         net.release(&second);
         assert_eq!(b.run(|| sh("ip -o link | wc -l")).unwrap(), "1\n");
-        net.attach_to(b.as_fd(), &wanted).unwrap();
+        net.attach_to(b.as_fd(), &wanted, &mut |_| ()).unwrap();
         // On the host there is nothing of it.
-        net.retire().unwrap();
+        remove_parent(&parent(DirectMode::MacvlanBridge)).unwrap();
         assert_eq!(dump(), before);
     });
 }
@@ -98,8 +98,8 @@ fn private_and_internal_ones_are_kept_apart() {
         };
         let net = Direct::ensure(&config, &parent(DirectMode::MacvlanPrivate)).unwrap();
         let (a, b) = (namespace(), namespace());
-        let first = net.attach_to(a.as_fd(), &plain()).unwrap();
-        net.attach_to(b.as_fd(), &plain()).unwrap();
+        let first = net.attach_to(a.as_fd(), &plain(), &mut |_| ()).unwrap();
+        net.attach_to(b.as_fd(), &plain(), &mut |_| ()).unwrap();
         tcp_server(&a, 80);
         assert!(tcp(outside, first.address, 80).is_ok());
         assert!(tcp(&b, first.address, 80).is_err());
@@ -129,11 +129,11 @@ fn a_parent_is_there_or_made() {
                 Ok(net) => {
                     assert!(sh(&format!("ip -d link show {name}")).contains(kind));
                     let a = namespace();
-                    net.attach_to(a.as_fd(), &plain()).unwrap();
+                    net.attach_to(a.as_fd(), &plain(), &mut |_| ()).unwrap();
                     sh(&format!("ip link delete {name}"));
                     net.repair().unwrap();
                     assert!(interface_exists(name).unwrap());
-                    net.retire().unwrap();
+                    remove_parent(&at(name, true)).unwrap();
                     assert!(!interface_exists(name).unwrap());
                 }
                 // One clear sentence, where the kernel lacks the kind.
@@ -148,10 +148,10 @@ fn a_parent_is_there_or_made() {
         sh("ip link add br9 type bridge; ip link set up0 master br9");
         let net = Direct::ensure(&network("mv-z"), &parent(DirectMode::MacvlanBridge)).unwrap();
         let a = namespace();
-        let error = net.attach_to(a.as_fd(), &plain()).unwrap_err();
+        let error = net.attach_to(a.as_fd(), &plain(), &mut |_| ()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
         sh("ip link delete br9");
-        assert!(net.attach_to(a.as_fd(), &plain()).is_ok());
+        assert!(net.attach_to(a.as_fd(), &plain(), &mut |_| ()).is_ok());
     });
 }
 
@@ -161,7 +161,7 @@ fn ipvlan_where_the_kernel_has_it() {
         for mode in [DirectMode::IpvlanL2, DirectMode::IpvlanL3] {
             let net = Direct::ensure(&network("mv-i"), &parent(mode)).unwrap();
             let (a, b) = (namespace(), namespace());
-            let first = match net.attach_to(a.as_fd(), &plain()) {
+            let first = match net.attach_to(a.as_fd(), &plain(), &mut |_| ()) {
                 Ok(first) => first,
                 Err(error) => {
                     assert_eq!(error.kind(), ErrorKind::Unsupported);
@@ -170,7 +170,7 @@ fn ipvlan_where_the_kernel_has_it() {
                     return;
                 }
             };
-            net.attach_to(b.as_fd(), &plain()).unwrap();
+            net.attach_to(b.as_fd(), &plain(), &mut |_| ()).unwrap();
             tcp_server(&a, 80);
             assert!(tcp(&b, first.address, 80).is_ok());
             if mode == DirectMode::IpvlanL2 {

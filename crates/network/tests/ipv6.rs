@@ -243,14 +243,199 @@ fn ipv6_is_switched_on_and_off_as_asked() {
 #[test]
 fn the_hosts_own_way_out_stays() {
     with_outside(|_| {
+        // None of them has heard of a router yet, as after a start of the host.
         sh(
-            "sysctl -q net.ipv6.conf.up0.accept_ra=1; ip -6 route add default via fe80::99 dev up0 proto ra; ip link add quiet type bridge",
+            "ip link add quiet type bridge; ip link add deaf type bridge; sysctl -q net.ipv6.conf.up0.accept_ra=1 net.ipv6.conf.deaf.accept_ra=0",
         );
-        let bridge = Bridge::ensure(&both()).unwrap();
+        let four = Bridge::ensure(&BridgeConfig {
+            name: "vt4".into(),
+            ..config()
+        })
+        .unwrap();
+        let end = four.attach(&plain()).unwrap();
+        let accepts = |name: &str| sh(&format!("sysctl -n net.ipv6.conf.{name}.accept_ra"));
+        let before = [accepts("vt4"), accepts(&end.record.ifname)];
+        let table = Table::open("vt").unwrap();
+        let both = BridgeConfig {
+            subnet: Some("172.30.0.0/24".parse().unwrap()),
+            ..both()
+        };
+        let made = Bridge::ensure_all(
+            &table,
+            &[
+                BridgeConfig {
+                    name: "vt4".into(),
+                    ..config()
+                },
+                both,
+            ],
+        );
+        assert!(made.unwrap().iter().all(Result::is_ok));
         assert_eq!(sh("sysctl -n net.ipv6.conf.all.forwarding"), "1\n");
-        assert_eq!(sh("sysctl -n net.ipv6.conf.up0.accept_ra"), "2\n");
-        assert_eq!(sh("sysctl -n net.ipv6.conf.quiet.accept_ra"), "1\n");
-        assert_eq!(sh("sysctl -n net.ipv6.conf.vt0.accept_ra"), "0\n");
-        bridge.remove().unwrap();
+        for (name, value) in [("up0", "2\n"), ("quiet", "2\n"), ("deaf", "0\n"), ("vt0", "0\n")] {
+            assert_eq!(accepts(name), value, "{name}");
+        }
+        assert_eq!([accepts("vt4"), accepts(&end.record.ifname)], before);
+    });
+}
+
+/// Two bridges with both families and a table.
+fn two_bridges() -> [BridgeConfig; 2] {
+    let second = BridgeConfig {
+        name: "vt1".into(),
+        subnet: Some("172.31.7.0/24".parse().unwrap()),
+        v6: Some(ConfigV6 {
+            subnet: "fd00:bb::/64".parse().unwrap(),
+            gateway: None,
+            range: None,
+            taken: Vec::new(),
+        }),
+        ..config()
+    };
+    let first = BridgeConfig {
+        subnet: Some("172.31.6.0/24".parse().unwrap()),
+        ..both()
+    };
+    [first, second]
+}
+
+#[test]
+fn ports_of_every_bridge_are_at_the_loopback_address() {
+    with_outside(|_| {
+        sh("sysctl -q net.bridge.bridge-nf-call-ip6tables=0");
+        let table = Table::open("vt").unwrap();
+        let host = Netns::current().unwrap();
+        let made = Bridge::ensure_all(&table, &two_bridges()).unwrap();
+        let bridges: Vec<Bridge> = made.into_iter().map(Result::unwrap).collect();
+        let ends: Vec<_> = bridges
+            .iter()
+            .zip(8080..)
+            .map(|(bridge, port)| {
+                let mut end = bridge.attach(&plain()).unwrap();
+                tcp_server_of_both(&end.netns, 80);
+                let kept = bridge.publish(&mut end.record, &[anywhere(port, 80)]).unwrap();
+                (end, kept)
+            })
+            .collect();
+        for (port, gateway) in [(8080, "fd00:aa::1"), (8081, "fd00:bb::1")] {
+            assert_eq!(tcp(&host, Ipv6Addr::LOCALHOST, port).unwrap(), gateway);
+        }
+        // Made to match again, and with one of them gone.
+        for (bridge, (end, _)) in bridges.iter().zip(&ends) {
+            bridge.reconcile(std::slice::from_ref(&end.record)).unwrap();
+        }
+        bridges[1].retire().unwrap();
+        assert!(tcp(&host, Ipv6Addr::LOCALHOST, 8080).is_ok());
+        bridges[0].retire().unwrap();
+    });
+}
+
+/// What is in the way of IPv6 is in the way of IPv6 only, and no longer than it is there.
+#[test]
+fn rules_that_the_kernel_refuses_harm_nobody_else() {
+    with_outside(|outside| {
+        let table = Table::open("vt").unwrap();
+        // Something else by the name of one of our maps.
+        sh("nft 'add table ip6 vt; add set ip6 vt published { type inet_service; }'");
+        let [first, second] = two_bridges();
+        let four = BridgeConfig {
+            v6: None,
+            ..first.clone()
+        };
+        let made = Bridge::ensure_all(&table, &[four.clone(), second.clone()]).unwrap();
+        let [Ok(bridge), Err(error)] = made.as_slice() else {
+            panic!("one of them was to fail");
+        };
+        assert!(error.to_string().contains("there is no IPv6"), "{error}");
+        // Whoever had it has its rules for IPv4, as at a start of the daemon with endpoints that live on.
+        assert!(sh("nft list table ip vt").contains("vt1"));
+        table.remove("vt1").unwrap();
+        assert!(!sh("nft list table ip vt").contains("vt1"));
+        let mut end = bridge.attach(&plain()).unwrap();
+        tcp_server(&end.netns, 80);
+        let _kept = bridge.publish(&mut end.record, &[anywhere(8080, 80)]).unwrap();
+        assert_eq!(tcp(outside, HOST, 8080).unwrap(), OUTSIDE.to_string());
+        bridge.reconcile(std::slice::from_ref(&end.record)).unwrap();
+        assert!(Bridge::ensure_all(&table, std::slice::from_ref(&second)).unwrap()[0].is_err());
+        let more = BridgeConfig {
+            name: "vt2".into(),
+            subnet: Some("172.31.8.0/24".parse().unwrap()),
+            ..config()
+        };
+        assert!(Bridge::ensure_all(&table, &[more]).unwrap()[0].is_ok());
+        sh("nft delete table ip6 vt");
+        assert!(Bridge::ensure_all(&table, &[second]).unwrap()[0].is_ok());
+        assert!(sh("nft list table ip6 vt").contains("fd00:bb::/64"));
+    });
+}
+
+/// Who became a router of IPv6 after the daemon began, and before it had to do with IPv6, stays one.
+#[test]
+fn a_router_of_ipv6_stays_one() {
+    with_outside(|_| {
+        let table = Table::open("vt").unwrap();
+        let [first, second] = two_bridges();
+        let four = BridgeConfig { v6: None, ..first };
+        assert!(Bridge::ensure_all(&table, &[four]).unwrap()[0].is_ok());
+        sh("sysctl -q net.ipv6.conf.all.forwarding=1");
+        assert!(Bridge::ensure_all(&table, std::slice::from_ref(&second)).unwrap()[0].is_ok());
+        assert!(!sh("nft list table ip6 vt").contains("chain others"));
+    });
+    with_outside(|_| {
+        let [_, second] = two_bridges();
+        for _ in 0..2 {
+            // The second time it is ours that forwards.
+            let table = Table::open("vt").unwrap();
+            assert!(Bridge::ensure_all(&table, std::slice::from_ref(&second)).unwrap()[0].is_ok());
+            assert!(sh("nft list table ip6 vt").contains("chain others"));
+        }
+    });
+}
+
+/// A bridge that an administrator made is his before and after.
+#[test]
+fn a_bridge_of_somebody_else_keeps_what_it_has() {
+    with_outside(|outside| {
+        sh(&format!("ip addr add {HOST6}/64 dev up0 nodad"));
+        outside
+            .run(|| sh(&format!("ip addr add {OUTSIDE6}/64 dev eth0 nodad")))
+            .unwrap();
+        sh(
+            "ip link add vt0 type bridge; ip link set vt0 up; ip addr add 172.31.6.1/24 dev vt0; ip addr add fd00:aa::1/64 dev vt0 nodad; sysctl -q net.ipv6.conf.vt0.accept_ra=1",
+        );
+        let look = || {
+            sh(
+                "ip -o -6 addr show dev vt0 | sed 's/tentative//'; ip -6 route show table local ::1; cd /proc/sys/net/ipv6/conf/vt0; cat accept_ra accept_dad disable_ipv6",
+            )
+        };
+        let before = look();
+        let table = Table::open("vt").unwrap();
+        let four = BridgeConfig {
+            foreign: true,
+            v6: None,
+            ..both()
+        };
+        let made = Bridge::ensure_all(&table, &[four])
+            .unwrap()
+            .pop()
+            .unwrap()
+            .unwrap();
+        assert_eq!(look(), before);
+        made.retire().unwrap();
+        let six = BridgeConfig {
+            foreign: true,
+            ..both()
+        };
+        let made = Bridge::ensure_all(&table, &[six])
+            .unwrap()
+            .pop()
+            .unwrap()
+            .unwrap();
+        let end = made.attach(&plain()).unwrap();
+        tcp_server_of_both(outside, 80);
+        assert_eq!(tcp(&end.netns, self::six(OUTSIDE6), 80).unwrap(), HOST6);
+        made.release(&end.record).unwrap();
+        made.retire().unwrap();
+        assert_eq!(look(), before);
     });
 }

@@ -261,6 +261,15 @@ pub struct ConnectArgs {
     /// Options of the driver: NAME=VALUE
     #[arg(long, value_name = "list")]
     driver_opt: Vec<String>,
+    /// The container's default route goes to the network that has the highest
+    #[arg(
+        long,
+        value_name = "int",
+        default_value_t = 0,
+        hide_default_value = true,
+        allow_negative_numbers = true
+    )]
+    gw_priority: i64,
     /// IPv4 address
     #[arg(long, value_name = "ip", default_value = "", hide_default_value = true)]
     ip: String,
@@ -290,6 +299,7 @@ impl Run for ConnectArgs {
             links: self.link,
             aliases: self.alias,
             driver_opts: env::to_map(&self.driver_opt),
+            gw_priority: self.gw_priority,
             ..EndpointSettings::default()
         };
         let request = NetworkConnectRequest {

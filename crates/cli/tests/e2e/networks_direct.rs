@@ -203,3 +203,190 @@ fn the_hosts_firewall_decides_about_ports() {
     daemon.start();
     assert!(!host.sh("ip -o link").contains(": vi"));
 }
+
+/// The network that leads to the neighbour.
+fn lan(daemon: &Daemon) {
+    let args = [
+        "network",
+        "create",
+        "-d",
+        "macvlan",
+        "--subnet",
+        "192.0.2.0/24",
+        "--gateway",
+        "192.0.2.1",
+        "-o",
+        "parent=up0",
+        "lan",
+    ];
+    daemon.vessel(&args).ok();
+}
+
+/// The interfaces that a container has, by another way than the daemon's.
+fn interfaces(daemon: &Daemon, container: &str) -> String {
+    let pid = daemon.inspect(container, "{{.State.Pid}}");
+    let output = Command::new("nsenter")
+        .args(["-n", "-t", &pid, "ip", "-o", "addr"])
+        .output()
+        .expect("nsenter");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[test]
+fn a_daemon_killed_in_the_middle_knows_what_is_in_a_container() {
+    let Some((mut daemon, _host, _neighbour)) = on_a_wire() else {
+        return;
+    };
+    lan(&daemon);
+    sleeper(&daemon, "one", &[]);
+    let connect = ["network", "connect", "--ip", "192.0.2.9", "lan", "one"];
+    let disconnect = ["network", "disconnect", "lan", "one"];
+    let mut connected = false;
+    for round in 0..16_u64 {
+        let args = if connected { &disconnect[..] } else { &connect };
+        let mut client = daemon.command(args);
+        let mut client = client
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("a client");
+        std::thread::sleep(std::time::Duration::from_millis(3 + round));
+        daemon.crash();
+        client.wait().expect("a client that ends");
+        daemon.start();
+        // Whoever has the address is known to have it.
+        if interfaces(&daemon, "one").contains("192.0.2.9/") {
+            assert_eq!(address(&daemon, "one", "lan"), "192.0.2.9", "round {round}");
+        }
+        // What was begun can be finished, or begun again.
+        daemon.vessel(args);
+        connected = !connected;
+        let has = interfaces(&daemon, "one").contains("192.0.2.9/");
+        assert_eq!(has, connected, "round {round}: {}", interfaces(&daemon, "one"));
+    }
+}
+
+#[test]
+fn an_interface_of_the_containers_own_is_in_nobodys_way() {
+    let Some((daemon, _host, neighbour)) = on_a_wire() else {
+        return;
+    };
+    lan(&daemon);
+    daemon
+        .vessel(&[
+            "network",
+            "create",
+            "--subnet",
+            &daemon.further_subnet(0),
+            "other",
+        ])
+        .ok();
+    sleeper(&daemon, "one", &[]);
+    let pid = daemon.inspect("one", "{{.State.Pid}}");
+    let made = Command::new("nsenter")
+        .args([
+            "-n", "-t", &pid, "ip", "link", "add", "eth1", "type", "veth", "peer", "name", "eth3",
+        ])
+        .status();
+    assert!(made.expect("nsenter").success());
+    daemon
+        .vessel(&["network", "connect", "--ip", "192.0.2.9", "lan", "one"])
+        .ok();
+    daemon.vessel(&["network", "connect", "other", "one"]).ok();
+    neighbour.sh("busybox ping -c 1 -W 2 192.0.2.9");
+    let all = interfaces(&daemon, "one");
+    assert!(
+        all.contains("eth2    inet 192.0.2.9/24") && all.contains("eth4    inet "),
+        "{all}"
+    );
+}
+
+/// Answers go by the default route: where ports are to be published it goes where there are any.
+#[test]
+fn ports_are_published_beside_a_macvlan() {
+    let Some((daemon, host, neighbour)) = on_a_wire() else {
+        return;
+    };
+    lan(&daemon);
+    daemon
+        .vessel(&["network", "create", "--subnet", &daemon.further_subnet(0), "zoo"])
+        .ok();
+    let script = "while :; do echo served | nc -l -p 80; done";
+    let create = |name: &str, more: &[&str]| {
+        let args = [&["create", "--name", name, "--network", "lan"][..], more].concat();
+        daemon
+            .vessel(&[&args[..], &["busybox", "sh", "-c", script]].concat())
+            .ok();
+    };
+    create("web", &["-p", "8080:80"]);
+    daemon.vessel(&["network", "connect", "zoo", "web"]).ok();
+    daemon.vessel(&["start", "web"]).ok();
+    // One who is a neighbour there gets his answers by the wire; this one is further away.
+    host.sh("ip route add 198.51.100.7 via 192.0.2.1");
+    neighbour.sh("ip addr add 198.51.100.7/32 dev lo; ip route add 192.0.2.2 dev eth0 src 198.51.100.7");
+    daemon.until("an answer by the published port", |_| {
+        neighbour.sh("timeout 2 bash -c 'exec 3<>/dev/tcp/192.0.2.2/8080; head -c 6 <&3' 2>/dev/null || true")
+            == "served"
+    });
+    // Without ports it is the name that decides, and the priority before all.
+    create("plain", &[]);
+    daemon.vessel(&["network", "connect", "zoo", "plain"]).ok();
+    create("told", &["-p", "8081:80"]);
+    daemon.vessel(&["network", "disconnect", "lan", "told"]).ok();
+    daemon.vessel(&["network", "connect", "zoo", "told"]).ok();
+    daemon
+        .vessel(&["network", "connect", "--gw-priority", "1", "lan", "told"])
+        .ok();
+    for name in ["plain", "told"] {
+        daemon.vessel(&["start", name]).ok();
+        let route = daemon.vessel(&["exec", name, "ip", "route"]).ok();
+        assert!(route.contains("default via 192.0.2.1"), "{name}: {route}");
+    }
+    assert_eq!(daemon.vessel(&["port", "told"]).ok(), "");
+    assert!(daemon.log().contains("ports are not published"));
+}
+
+/// Somebody's table in the way of IPv6 keeps neither the daemon from starting nor the rest from working.
+#[test]
+fn a_daemon_starts_when_there_can_be_no_ipv6() {
+    let Some((mut daemon, host, neighbour)) = on_a_wire() else {
+        return;
+    };
+    let subnet = daemon.further_subnet(0);
+    daemon
+        .vessel(&["network", "create", "--ipv6", "--subnet", &subnet, "six"])
+        .ok();
+    let script = "while :; do echo served | nc -l -p 80; done";
+    daemon
+        .vessel(&[
+            "run",
+            "-d",
+            "--name",
+            "web",
+            "--network",
+            "six",
+            "-p",
+            "8080:80",
+            "busybox",
+            "sh",
+            "-c",
+            script,
+        ])
+        .ok();
+    daemon.stop();
+    let table = daemon.bridge().to_owned();
+    host.sh(&format!(
+        "nft delete table ip6 {table}; nft 'add table ip6 {table}; add set ip6 {table} published {{ type inet_service; }}'"
+    ));
+    daemon.start();
+    daemon.until("an answer over IPv4", |_| {
+        neighbour.sh("timeout 2 bash -c 'exec 3<>/dev/tcp/192.0.2.2/8080; head -c 6 <&3' 2>/dev/null || true")
+            == "served"
+    });
+    let run = ["run", "--rm", "--network", "six", "busybox", "true"];
+    let said = daemon.vessel(&run).fails(125);
+    assert!(said.contains("there is no IPv6"), "{said}");
+    daemon.vessel(&["run", "--rm", "busybox", "true"]).ok();
+    host.sh(&format!("nft delete table ip6 {table}"));
+    daemon.vessel(&run).ok();
+}

@@ -188,15 +188,15 @@ impl Engine {
             Err(error) => error,
         };
         exec.container.inner().execs.retain(|other| *other != exec.id);
-        exec.end(error.exit_code().clamp(126, 127));
-        let missing = matches!(
-            error.kind(),
-            ErrorKind::CommandNotFound | ErrorKind::CommandNotExecutable
-        );
-        if !missing || request.detach {
+        exec.end(match error.kind() {
+            ErrorKind::CommandNotFound => 127,
+            _ => 126,
+        });
+        if request.detach {
             return Err(error);
         }
-        // As with Docker, an attached client reads it as output and then asks for the exit code.
+        // As with Docker, an attached client reads it as output and then asks for the exit code: of a status the docker
+        // command line tells nothing but its number.
         let stream = said(error.message(), exec.request.tty).await?;
         Ok(Some(Attached {
             tty: exec.request.tty,

@@ -105,14 +105,14 @@ impl End {
         Ok(ends)
     }
 
-    /// The end that becomes `eth{index}`, with the default routes that lead to it.
-    fn request(&self, index: usize, ways: &Ways) -> EndpointRequest {
+    /// The end that becomes `interface`, with the default routes that lead to it.
+    fn request(&self, interface: String, ways: &Ways) -> EndpointRequest {
         let leads_here = |way: &Option<String>| way.as_deref() == Some(self.network.as_str());
         EndpointRequest {
             address: self.address,
             address_v6: self.address_v6,
             mac: self.mac,
-            ifname: Some(format!("eth{index}")),
+            ifname: Some(interface),
             no_default_route: !leads_here(&ways.v4),
             no_default_route_v6: !leads_here(&ways.v6),
             netns: namespace_config(),
@@ -188,6 +188,11 @@ impl Networks {
         let ports = ports.as_slice();
         let v6 = ways.v6.as_ref().filter(|way| self.publishes(way));
         if !ways.v4.as_ref().is_some_and(|way| self.publishes(way)) {
+            tracing::warn!(
+                network = ways.v4,
+                "ports are not published: the container's default route goes to a network without published ports; give \
+                 another network of it the highest gw-priority"
+            );
             return Ok(Vec::new());
         }
         if v6.is_none() || v6 == ways.v4.as_ref() {
@@ -284,30 +289,36 @@ impl Networks {
         ports: &[PortSpec],
         endpoints: &mut BTreeMap<String, EndpointRecord>,
     ) -> Result<Vec<OwnedFd>> {
-        let ways = self.ways(ends.iter().map(|end| (end.network.as_str(), end.priority)));
+        let priorities = ends.iter().map(|end| (end.network.as_str(), end.priority));
+        let ways = self.ways(priorities, !ports.is_empty());
         for (index, (end, network)) in ends.iter().zip(networks).enumerate() {
-            let request = end.request(index, &ways);
-            if let Some(record) = self.attach_to(network.as_deref(), netns.as_fd(), &request)? {
+            let request = end.request(format!("eth{index}"), &ways);
+            // A namespace of which nothing is recorded yet dies with this process.
+            let made = self.attach_to(network.as_deref(), netns.as_fd(), &request, &mut |_| ())?;
+            if let Some(record) = made {
                 endpoints.insert(end.network.clone(), record);
             }
         }
         self.publish_on_ways(endpoints, &ways, ports)
     }
 
-    /// One more end for a container that runs.
+    /// One more end for a container that runs; `before` is told of it, see [`Wire::attach_to`].
     pub(super) fn add(
         &self,
-        netns: BorrowedFd<'_>,
+        netns: &Netns,
         end: &End,
         there: &BTreeMap<String, EndpointRecord>,
+        before: &mut dyn FnMut(&EndpointRecord),
     ) -> Result<EndpointRecord> {
         let network = match end.network.as_str() {
             DEFAULT => None,
             name => Some(self.find_user(name).ok_or_else(|| not_found(name))?),
         };
-        let free = (0..).find(|index| there.values().all(|other| other.inside != format!("eth{index}")));
-        let request = end.request(free.unwrap_or(there.len()), &Ways::default());
-        match self.attach_to(network.as_deref(), netns, &request)? {
+        let taken: Vec<&str> = there.values().map(|other| other.inside.as_str()).collect();
+        // Whoever may do so in the container may have made interfaces of his own.
+        let free = netns.free_name(&taken).map_err(from_network)?;
+        let request = end.request(free, &Ways::default());
+        match self.attach_to(network.as_deref(), netns.as_fd(), &request, before)? {
             Some(record) => Ok(record),
             None => Err(Error::unsupported(
                 "this daemon runs without a default bridge: connect to another network",
@@ -321,6 +332,7 @@ impl Networks {
         network: Option<&UserNetwork>,
         netns: BorrowedFd<'_>,
         request: &EndpointRequest,
+        before: &mut dyn FnMut(&EndpointRecord),
     ) -> Result<Option<EndpointRecord>> {
         let Some(network) = network else {
             let Some(bridge) = self.bridge() else {
@@ -338,7 +350,7 @@ impl Networks {
             }
             link.coming += 1;
         }
-        let made = wire.attach_to(netns, request);
+        let made = wire.attach_to(netns, request, before);
         let mut link = network.link();
         link.coming -= 1;
         let record = made?;
@@ -361,11 +373,15 @@ impl Networks {
     pub fn release(&self, record: &EndpointRecord) {
         let wire = self.wire_of(record);
         if let Some(network) = self.by_bridge(&record.bridge) {
-            network.link().ends.remove(&record.ifname);
+            let mut link = network.link();
+            link.ends.remove(&record.ifname);
+            link.unknown.retain(|end| end.ifname != record.ifname);
         }
-        if let Some(wire) = wire
-            && let Err(error) = wire.release(record)
-        {
+        let released = match wire {
+            Some(wire) => wire.release(record),
+            None => self.table.give_up(record).map_err(from_network),
+        };
+        if let Err(error) = released {
             tracing::warn!(
                 endpoint = record.id,
                 "{error}; the next start of the daemon cleans up"
@@ -403,14 +419,18 @@ impl Networks {
                 .is_some_and(|network| network.record.parent.is_none())
     }
 
-    /// The networks that the default routes go to: none that is internal; of the others the one with the highest priority, then
-    /// the one whose name comes first, for IPv6 of those that have it.
-    pub(super) fn ways<'a>(&self, networks: impl Iterator<Item = (&'a str, i64)>) -> Ways {
+    /// The networks that the default routes go to: none that is internal; of the others the one with the highest priority, then,
+    /// where a container is to have `published` ports, those on which there are any, since answers go by the route; then the one
+    /// whose name comes first. For IPv6 it is one of those that have it.
+    pub(super) fn ways<'a>(&self, networks: impl Iterator<Item = (&'a str, i64)>, published: bool) -> Ways {
         let open: Vec<(&str, i64)> = networks.filter(|(name, _)| !self.is_internal(name)).collect();
         let first = |v6: bool| {
             open.iter()
                 .filter(|(name, _)| !v6 || self.has_v6(name))
-                .min_by_key(|(name, priority)| (std::cmp::Reverse(*priority), *name))
+                .min_by_key(|(name, priority)| {
+                    let publishes = published && self.publishes(name);
+                    (std::cmp::Reverse((*priority, publishes)), *name)
+                })
                 .map(|(name, _)| (*name).to_owned())
         };
         Ways {

@@ -15,6 +15,7 @@ use crate::container::prepare::open_namespace;
 use crate::container::record::{Record, Status};
 use crate::container::{Container, names as name_files};
 use crate::oci_spec::modes::NetworkMode;
+use crate::oci_spec::ports;
 use crate::{Durability, Engine, Error, ErrorKind, Result, blocking};
 
 impl Engine {
@@ -56,9 +57,7 @@ impl Engine {
             )));
         }
         let running = status.has_process();
-        if running
-            && (record.networks.contains_key(&network) || container.state().endpoints.contains_key(&network))
-        {
+        if running && record.networks.contains_key(&network) {
             return Err(Error::new(
                 ErrorKind::Forbidden,
                 format!(
@@ -72,18 +71,37 @@ impl Engine {
         if !running {
             return self.keep(container, changed).await;
         }
-        let (engine, owned) = (Arc::clone(self), Arc::clone(container));
-        let made = blocking(move || {
-            let state = owned.state();
-            let netns = Netns::from(open_namespace(state.pid, "net")?);
-            let end = engine.networks.add(netns.as_fd(), &end, &state.endpoints)?;
-            Ok((netns, end))
+        let (engine, owned, name) = (Arc::clone(self), Arc::clone(container), network.clone());
+        let netns = blocking(move || {
+            let netns = Netns::from(open_namespace(owned.state().pid, "net")?);
+            // One that is recorded only with the state was begun by a daemon that was killed.
+            if let Some(begun) = owned.state().endpoints.get(&name).cloned() {
+                engine.networks.unplug(netns.as_fd(), &begun)?;
+                engine.change(&owned, |state| {
+                    state.endpoints.remove(&name);
+                });
+                engine.networks.release(&begun);
+                engine.networks.settle_releases(&begun);
+            }
+            // The end is recorded with the state: a daemon that is killed now leaves an interface that the next one knows.
+            let record = |end: &EndpointRecord| {
+                engine.change(&owned, |state| {
+                    state.endpoints.insert(name.clone(), end.clone());
+                });
+            };
+            let there = owned.state().endpoints;
+            match engine.networks.add(&netns, &end, &there, &mut |end| record(end)) {
+                Ok(made) => record(&made),
+                Err(error) => {
+                    engine.change(&owned, |state| {
+                        state.endpoints.remove(&name);
+                    });
+                    return Err(error);
+                }
+            }
+            Ok(netns)
         });
-        let (netns, made) = made.await?;
-        // The end is recorded with the state: a daemon that is killed now leaves an interface that the next one knows.
-        self.change(container, |state| {
-            state.endpoints.insert(network.clone(), made);
-        });
+        let netns = netns.await?;
         let kept = self.keep(container, changed).await;
         let (engine, owned, name) = (Arc::clone(self), Arc::clone(container), network.clone());
         let rerouted = blocking(move || {
@@ -142,6 +160,17 @@ impl Engine {
         let Some(mut gone) = state.endpoints.get(network).cloned() else {
             return Ok(());
         };
+        // Before it is forgotten, by whoever is killed in between or cannot do it.
+        let (engine, owned, end) = (Arc::clone(self), Arc::clone(container), gone.clone());
+        let unplugged = blocking(move || match owned.state().status.has_process() {
+            true => match open_namespace(owned.state().pid, "net") {
+                Ok(netns) => engine.networks.unplug(netns.as_fd(), &end),
+                // It has just ended.
+                Err(_) => Ok(()),
+            },
+            false => Ok(()),
+        });
+        unplugged.await?;
         let mut left = state.endpoints.clone();
         left.remove(network);
         let next = self.container_ways(&record, &left);
@@ -168,9 +197,6 @@ impl Engine {
                 true => open_namespace(state.pid, "net").ok(),
                 false => None,
             };
-            if let Some(netns) = &netns {
-                engine.networks.unplug(netns.as_fd(), &gone)?;
-            }
             engine.networks.release(&gone);
             engine.networks.settle_releases(&gone);
             if let Some(netns) = netns {
@@ -266,8 +292,10 @@ impl Engine {
                 .get(name)
                 .map_or(0, |settings| settings.gw_priority)
         };
-        self.networks
-            .ways(endpoints.keys().map(|name| (name.as_str(), priority(name))))
+        let priorities = endpoints.keys().map(|name| (name.as_str(), priority(name)));
+        // What cannot be read was refused when the container was made.
+        let ports = ports::published(&record.config, &record.host).unwrap_or_default();
+        self.networks.ways(priorities, !ports.is_empty())
     }
 
     fn set_default_routes(

@@ -6,18 +6,15 @@ use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use vessel_api::{Ipam, IpamConfig, Map, NetworkCreateRequest, NetworkCreateResponse};
-use vessel_network::{BridgeConfig, ConfigV6, DirectMode, Parent, choose_subnet, choose_subnet_v6};
+use vessel_network::{BridgeConfig, ConfigV6, choose_subnet, choose_subnet_v6};
 
+use super::parent::{self, IPVLAN, MACVLAN, leads_nowhere};
 use super::{Link, NetworkRecord, Networks, UserNetwork, Wire, from_network, held};
 use crate::removed::taken;
 use crate::{Durability, Engine, Error, ErrorKind, Result, blocking};
 
 /// Names that mean something else.
 const RESERVED: [&str; 4] = ["bridge", "host", "none", "default"];
-const MACVLAN: &str = "macvlan";
-const IPVLAN: &str = "ipvlan";
-/// How parents begin that are made for one network and lead nowhere, as with Docker.
-const NOWHERE: &str = "dm-";
 /// Where ports are published that name no address of the host.
 pub(super) const HOST_BINDING: &str = "com.docker.network.bridge.host_binding_ipv4";
 /// What a name may be long: it is part of file names and messages of others.
@@ -46,7 +43,7 @@ impl Engine {
 }
 
 impl Networks {
-    fn create(&self, request: &NetworkCreateRequest, engine: &str) -> Result<NetworkRecord> {
+    pub(super) fn create(&self, request: &NetworkCreateRequest, engine: &str) -> Result<NetworkRecord> {
         check(request)?;
         let name = request.name.as_str();
         let _making = held(&self.making);
@@ -86,7 +83,12 @@ impl Networks {
         for subnet in subnets.into_iter().chain(v6).filter(|_| !record.foreign) {
             check_overlap(subnet, &others)?;
         }
-        self.establish(record)
+        let mut record = record.clone();
+        if let Some(parent) = &mut record.parent {
+            // By now it may be somebody else's.
+            parent.ours = parent::is_made(&parent.name, parent.ours, &others)?;
+        }
+        self.establish(&record)
     }
 
     /// Records a network and makes its bridge. The caller makes networks.
@@ -115,11 +117,14 @@ impl Networks {
 
     /// Nothing is left of a network whose bridge could not be made.
     fn undo(&self, record: &NetworkRecord) {
+        let bridge = &record.bridge.name;
         let removed = match &record.parent {
-            Some(parent) => vessel_network::remove_parent(parent),
+            Some(_) => self.remove_parent(record),
             None if record.foreign => Ok(()),
-            None => vessel_network::remove_bridge(&record.bridge.name),
+            None => vessel_network::remove_bridge(bridge).map_err(from_network),
         };
+        // Of a network without a bridge there are none.
+        let removed = removed.and_then(|()| self.table.remove(bridge).map_err(from_network));
         if let Err(error) = removed {
             tracing::warn!("{error}");
         }
@@ -139,7 +144,7 @@ impl Networks {
         let ipam = request.ipam.clone().unwrap_or_default();
         let (asked, asked_v6) = pools_of(&ipam)?;
         let options = Options::read(&request.options)?;
-        let parent = parent_of(request, &id)?;
+        let parent = parent::asked(request, &id, &others)?;
         let internal = request.internal || parent.as_ref().is_some_and(leads_nowhere);
         let name = match (&parent, &options.name) {
             // No interface has this one.
@@ -180,6 +185,7 @@ impl Networks {
             mtu: options.mtu,
             icc: options.icc,
             masquerade: options.masquerade,
+            foreign,
             internal,
             range: asked.range,
             taken: asked.taken,
@@ -269,34 +275,6 @@ fn check(request: &NetworkCreateRequest) -> Result<()> {
         )));
     }
     Ok(())
-}
-
-/// What a network is on in place of a bridge, if its driver is one of those that have none. Its name is the option `parent`; one
-/// that is a VLAN of an interface that is there is made, and without a name one that leads nowhere.
-fn parent_of(request: &NetworkCreateRequest, id: &str) -> Result<Option<Parent>> {
-    let driver = request.driver.as_str();
-    if !matches!(driver, MACVLAN | IPVLAN) {
-        return Ok(None);
-    }
-    let option = |key: &str| request.options.get(key).map_or("", String::as_str);
-    if let flag @ ("private" | "vepa") = option("ipvlan_flag") {
-        return Err(Error::unsupported(format!(
-            "the option ipvlan_flag={flag} is not there: leave it out, or say bridge"
-        )));
-    }
-    let mode = DirectMode::new(driver, option(&format!("{driver}_mode"))).map_err(from_network)?;
-    let (name, ours) = match option("parent") {
-        "" => (format!("{NOWHERE}{}", &id[..12]), true),
-        name => {
-            let there = vessel_network::interface_exists(name).map_err(from_network)?;
-            (name.to_owned(), !there && name.contains('.'))
-        }
-    };
-    Ok(Some(Parent { name, ours, mode }))
-}
-
-fn leads_nowhere(parent: &Parent) -> bool {
-    parent.ours && parent.name.starts_with(NOWHERE)
 }
 
 /// Docker's options of bridges.

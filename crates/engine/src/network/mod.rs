@@ -9,6 +9,7 @@ mod connect;
 mod create;
 mod list;
 mod names;
+mod parent;
 mod record;
 mod remove;
 mod wire;
@@ -64,6 +65,8 @@ struct Link {
     wire: Option<Wire>,
     /// The interfaces of endpoints that were given out.
     ends: BTreeSet<String>,
+    /// Those that an earlier daemon gave out, until there is a wire that knows of them.
+    unknown: Vec<EndpointRecord>,
     /// How many ends are being made.
     coming: usize,
     removed: bool,
@@ -105,10 +108,7 @@ impl Networks {
         };
         let table = table.map_err(from_network)?;
         let mut configs: Vec<BridgeConfig> = default.iter().cloned().collect();
-        configs.extend(user.iter().map(|record| BridgeConfig {
-            table: table.name().to_owned(),
-            ..record.bridge.clone()
-        }));
+        configs.extend(user.iter().map(|record| record.bridge(&table)));
         let mut bridges = Vec::new();
         if !configs.is_empty() {
             bridges = Bridge::ensure_all(&table, &configs).map_err(from_network)?;
@@ -134,6 +134,15 @@ impl Networks {
             user.iter()
                 .filter_map(|network| held(&network.link).wire.as_ref()?.bridge().cloned()),
         );
+        // What of a bridge could not be made takes its ports from nobody.
+        for end in user
+            .iter()
+            .flat_map(|network| held(&network.link).unknown.clone())
+        {
+            if let Err(error) = table.adopt(&end) {
+                tracing::warn!(endpoint = end.id, "{error}");
+            }
+        }
         settle(&all.collect::<Vec<_>>(), ends)?;
         let pool = default
             .map(|bridge| {
@@ -275,8 +284,12 @@ impl UserNetwork {
             }
         }
         let link = Link {
-            wire: wire.ok(),
             ends: ends().map(|end| end.ifname.clone()).collect(),
+            unknown: match &wire {
+                Ok(_) => Vec::new(),
+                Err(()) => ends().cloned().collect(),
+            },
+            wire: wire.ok(),
             ..Link::default()
         };
         Self {
@@ -299,6 +312,15 @@ impl UserNetwork {
             return Ok(wire.clone());
         }
         let wire = Wire::make(table, &self.record)?;
+        match &wire {
+            Wire::Bridge(bridge) => settle(std::slice::from_ref(bridge), &link.unknown)?,
+            Wire::Direct(direct) => {
+                for end in &link.unknown {
+                    direct.adopt(end).map_err(from_network)?;
+                }
+            }
+        }
+        link.unknown.clear();
         link.wire = Some(wire.clone());
         Ok(wire)
     }

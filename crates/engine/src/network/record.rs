@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use vessel_api::{IpamConfig, Map};
-use vessel_network::{BridgeConfig, Parent};
+use vessel_network::{BridgeConfig, Parent, Table};
 
 /// A network, as it was asked for, with what was chosen for it. It never changes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -44,5 +44,15 @@ impl NetworkRecord {
     /// The driver that was asked for.
     pub fn driver(&self) -> &'static str {
         self.parent.as_ref().map_or("bridge", |parent| parent.mode.kind())
+    }
+
+    /// Its bridge, with rules in this table.
+    pub fn bridge(&self, table: &Table) -> BridgeConfig {
+        BridgeConfig {
+            table: table.name().to_owned(),
+            // Records of earlier versions say it of the network only.
+            foreign: self.foreign,
+            ..self.bridge.clone()
+        }
     }
 }

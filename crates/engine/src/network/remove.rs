@@ -66,8 +66,10 @@ impl Engine {
 }
 
 impl Networks {
-    fn remove(&self, network: &UserNetwork) -> Result<()> {
+    pub(super) fn remove(&self, network: &UserNetwork) -> Result<()> {
         let record = &network.record;
+        // Whether others are on the same parent must not change meanwhile.
+        let _making = record.parent.as_ref().map(|_| held(&self.making));
         let wire = {
             let mut link = network.link();
             if link.removed {
@@ -87,9 +89,10 @@ impl Networks {
         };
         // First the bridge: what is killed in between is made again by the next start.
         let removed = match wire {
-            Some(wire) => wire.retire(record.foreign),
+            Some(wire) => wire.retire(),
             None => Ok(()),
         };
+        let removed = removed.and_then(|()| self.remove_parent(record));
         let removed = removed.and_then(|()| self.records.delete_now(&record.id));
         if let Err(error) = removed {
             network.link().removed = false;

@@ -2,7 +2,7 @@
 
 use std::os::fd::BorrowedFd;
 
-use vessel_network::{Bridge, BridgeConfig, Direct, EndpointRecord, EndpointRequest, Table};
+use vessel_network::{Bridge, Direct, EndpointRecord, EndpointRequest, Table};
 
 use super::{NetworkRecord, from_network};
 use crate::{Error, Result};
@@ -21,10 +21,7 @@ impl Wire {
             let direct = Direct::ensure(&record.bridge, parent).map_err(from_network)?;
             return Ok(Self::Direct(direct));
         }
-        let config = BridgeConfig {
-            table: table.name().to_owned(),
-            ..record.bridge.clone()
-        };
+        let config = record.bridge(table);
         let made = Bridge::ensure_all(table, std::slice::from_ref(&config)).map_err(from_network)?;
         match made.into_iter().next() {
             Some(bridge) => bridge.map(Self::Bridge).map_err(from_network),
@@ -39,10 +36,17 @@ impl Wire {
         }
     }
 
-    pub fn attach_to(&self, netns: BorrowedFd<'_>, request: &EndpointRequest) -> Result<EndpointRecord> {
+    /// Makes an end of a namespace. `before` is told of one that is only in the namespace, before it is made; those of bridges are
+    /// found by their other side.
+    pub fn attach_to(
+        &self,
+        netns: BorrowedFd<'_>,
+        request: &EndpointRequest,
+        before: &mut dyn FnMut(&EndpointRecord),
+    ) -> Result<EndpointRecord> {
         match self {
             Self::Bridge(bridge) => bridge.attach_to(netns, request),
-            Self::Direct(direct) => direct.attach_to(netns, request),
+            Self::Direct(direct) => direct.attach_to(netns, request, before),
         }
         .map_err(from_network)
     }
@@ -72,12 +76,11 @@ impl Wire {
         }
     }
 
-    /// Removes what was made for the network.
-    pub fn retire(&self, foreign: bool) -> Result<()> {
+    /// Removes what was made for the network, except a parent, which others may be on.
+    pub fn retire(&self) -> Result<()> {
         match self {
-            Self::Bridge(bridge) => bridge.retire(foreign),
-            Self::Direct(direct) => direct.retire(),
+            Self::Bridge(bridge) => bridge.retire().map_err(from_network),
+            Self::Direct(_) => Ok(()),
         }
-        .map_err(from_network)
     }
 }

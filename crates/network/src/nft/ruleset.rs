@@ -198,6 +198,12 @@ impl Ruleset<'_> {
         let Some(detour) = self.detour else {
             return;
         };
+        if self.ip == Ip::V6 {
+            // They are not translated, see there.
+            self.rule(batch, INPUT, |r| {
+                r.destination_in(link_local()).verdict(Verdict::Accept)
+            });
+        }
         for map in &elements::MAPS {
             self.rule(batch, INPUT, |r| {
                 for interface in ["lo", &detour.back] {
