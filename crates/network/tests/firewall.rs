@@ -35,7 +35,7 @@ fn anywhere(port: u16, target_port: u16, protocol: Protocol) -> PortSpec {
     }
 }
 
-/// A host as an administrator sets it up who wants ssh and nothing else.
+/// A host as an administrator sets it up who wants ssh and nothing else, and who says so to those who try.
 const FIREWALL: &str = "nft -f - <<'END'
 table inet filter {
     set ports { type inet_service; elements = { 22 } }
@@ -46,6 +46,8 @@ table inet filter {
         iifname lo accept
         meta l4proto { icmp, ipv6-icmp } accept
         meta l4proto { tcp, udp } th dport @ports accept
+        meta l4proto tcp reject with tcp reset
+        meta l4proto udp reject
     }
 }
 END";
@@ -97,7 +99,7 @@ fn the_hosts_input_policy_decides() {
         assert!(tcp(&b.netns, HOST, 8080).is_ok());
         assert!(tcp(outside, HOST, 8081).is_err());
         // The administrator's own chain still comes first, and is never rewritten.
-        sh("nft add rule ip vt user meta l4proto tcp ct original proto-dst 8080 drop");
+        sh("nft add rule ip vt user meta l4proto tcp ct original proto-dst 8080 reject with tcp reset");
         assert!(tcp(outside, HOST, 8080).is_err());
         bridge.reconcile(std::slice::from_ref(&a.record)).unwrap();
         assert!(tcp(outside, HOST, 8080).is_err());
@@ -132,5 +134,32 @@ fn without_the_setting_a_published_port_is_open_and_the_detour_is_gone() {
         assert_eq!(tcp(outside, HOST, 8080).unwrap(), OUTSIDE.to_string());
         assert!(!sh("ip -o link").contains(": vi"));
         next.remove().unwrap();
+    });
+}
+
+/// What is not translated takes no detour.
+#[test]
+fn link_local_addresses_of_the_host_are_refused_at_once() {
+    with_outside(|outside| {
+        sh("ip addr add fe80::2/64 dev up0 nodad");
+        outside
+            .run(|| sh("ip addr add fe80::1/64 dev eth0 nodad"))
+            .unwrap();
+        let bridge = bridge(Table::open_behind_input("vt").unwrap());
+        let mut a = bridge.attach(&plain()).unwrap();
+        tcp_server_of_both(&a.netns, 80);
+        let _kept = bridge
+            .publish(&mut a.record, &[anywhere(8080, 80, Protocol::Tcp)])
+            .unwrap();
+        assert_eq!(tcp(outside, HOST, 8080).unwrap(), OUTSIDE.to_string());
+        let refused = outside
+            .run(|| {
+                let scope = sh("ip -o link show eth0 | cut -d: -f1").trim().parse().unwrap();
+                let to = std::net::SocketAddrV6::new("fe80::2".parse().unwrap(), 8080, 0, scope);
+                std::net::TcpStream::connect_timeout(&to.into(), TIMEOUT).unwrap_err()
+            })
+            .unwrap();
+        assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+        bridge.remove().unwrap();
     });
 }
