@@ -63,4 +63,7 @@ TARGETS = [
     Target("tcp-loopback", "docker", 1, at_least=True),
     Target("tcp-host", "docker", 1, at_least=True),
     Target("tcp-between", "docker", 1, at_least=True),
+    Target("dns-name-lost", None, 0),
+    Target("dns-reverse-lost", None, 0),
+    Target("dns-forward-lost", None, 0),
 ]

@@ -1,6 +1,6 @@
 """The scenarios, in the order in which they run. Each module has NAME, ABOUT and `measure(bench)`."""
 
-from . import build_cached, build_cold, clients, context, events, exec_true, load, logs, many, oci_run, pull, push, registry_server, run_rm, start_at_once, tcp
+from . import build_cached, build_cold, clients, context, dns, events, exec_true, load, logs, many, oci_run, pull, push, registry_server, run_rm, start_at_once, tcp
 
 ALL = {
     module.NAME: module
@@ -21,5 +21,6 @@ ALL = {
         events,
         clients,
         tcp,
+        dns,
     )
 }

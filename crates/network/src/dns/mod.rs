@@ -8,8 +8,8 @@
 //!   of a known name do not exist. The time to live is five seconds.
 //! - Everything else goes to the servers of the asker, one after the other, from the host's namespace, each question from a socket
 //!   of its own with an ID of its own; answers are passed on as they are. Who has no servers gets SERVFAIL.
-//! - At most 1024 questions are under way at a time, 256 of one namespace; what is beyond is answered with SERVFAIL. Over TCP it
-//!   is 64 connections, 8 of one namespace.
+//! - At most 4096 questions are under way at a time, or as many as a quarter of the process's descriptors, and a quarter of that of
+//!   one namespace; what is beyond is answered with SERVFAIL. Over TCP it is 64 connections, 8 of one namespace.
 //!
 //! The parser is our own: one kind of question is read, two kinds of records are written, the rest is passed on unread, which
 //! leaves less to get wrong than a general library and its own dependencies.
