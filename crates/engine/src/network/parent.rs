@@ -107,6 +107,7 @@ mod tests {
                 registries: Default::default(),
                 trust: Default::default(),
                 bin: None,
+                cdi_spec_dirs: Vec::new(),
             };
             let open = || Networks::open(&config, &store, "0123456789ab", &[]).unwrap();
             let create = |networks: &Networks, name: &str| {
