@@ -88,11 +88,26 @@ impl std::fmt::Debug for Networks {
 impl Networks {
     /// Makes all bridges, or takes those there are, and makes them match `ends`. Blocks.
     pub fn open(config: &EngineConfig, store: &Store, id: &str, ends: &[EndpointRecord]) -> Result<Self> {
+        Self::open_on(
+            default_bridge(config)?,
+            config.ports_behind_input,
+            store,
+            id,
+            ends,
+        )
+    }
+
+    fn open_on(
+        default: Option<BridgeConfig>,
+        ports_behind_input: bool,
+        store: &Store,
+        id: &str,
+        ends: &[EndpointRecord],
+    ) -> Result<Self> {
         let records = store.table::<NetworkRecord>("networks");
         let user = records.all()?.into_iter().map(|(_, record)| record);
         let (direct, user): (Vec<NetworkRecord>, Vec<NetworkRecord>) =
             user.partition(|record| record.parent.is_some());
-        let default = default_bridge(config)?;
         let claim = match &default {
             Some(default) => Some(Claim::take(&default.name).map_err(from_network)?),
             None => None,
@@ -102,7 +117,7 @@ impl Networks {
             // Several engines without a bridge of their own may share a host.
             None => format!("vessel-{}", id.get(..8).unwrap_or("none")),
         };
-        let table = match config.ports_behind_input {
+        let table = match ports_behind_input {
             true => Table::open_behind_input(&table),
             false => Table::open(&table),
         };

@@ -74,8 +74,8 @@ impl Networks {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Store;
     use crate::network::held;
-    use crate::{EngineConfig, Store};
     use vessel_api::Map;
     use vessel_network::{Netns, NetnsConfig};
 
@@ -94,22 +94,7 @@ mod tests {
         host.run(|| {
             let directory = tempfile::tempdir().unwrap();
             let (store, _) = Store::open(directory.path()).unwrap();
-            let config = EngineConfig {
-                root: directory.path().join("root"),
-                run: directory.path().join("run"),
-                bridge: "none".into(),
-                bridge_address: None,
-                ports_behind_input: false,
-                cgroup_parent: "/none".into(),
-                userns_remap: None,
-                dns: Vec::new(),
-                init: false,
-                registries: Default::default(),
-                trust: Default::default(),
-                bin: None,
-                cdi_spec_dirs: Vec::new(),
-            };
-            let open = || Networks::open(&config, &store, "0123456789ab", &[]).unwrap();
+            let open = || Networks::open_on(None, false, &store, "0123456789ab", &[]).unwrap();
             let create = |networks: &Networks, name: &str| {
                 let request = NetworkCreateRequest {
                     name: name.into(),
