@@ -115,15 +115,17 @@ impl Engine {
                 break;
             };
             let old = time::now().saturating_sub(oldest.time);
-            let goes = old > age || entries.len() > MOST_THINGS || sizes && {
-                if std::mem::take(&mut owed) {
-                    self.collect_images().await?;
-                }
-                let shared = self.shared_of_bin().await?;
-                let files: u64 = entries.iter().filter_map(|(_, entry)| entry.size).sum();
-                self.bin_limits()
-                    .is_some_and(|limits| limits.exceeded(files + shared, old))
-            };
+            let goes = old > age
+                || entries.len() > MOST_THINGS
+                || sizes && {
+                    if std::mem::take(&mut owed) {
+                        self.collect_images().await?;
+                    }
+                    let shared = self.shared_of_bin().await?;
+                    let files: u64 = entries.iter().filter_map(|(_, entry)| entry.size).sum();
+                    self.bin_limits()
+                        .is_some_and(|limits| limits.exceeded(files + shared, old))
+                };
             if !goes {
                 break;
             }
