@@ -70,7 +70,7 @@ pub struct Args {
     #[arg(long, value_name = "address", value_parser = page_address)]
     page: Option<PageAddress>,
     /// Bytes of what users removed that are kept for `vessel undo`; auto: a tenth of the file system, 10 GB at most; off: none
-    #[arg(long, env = "VESSEL_BIN", value_name = "bytes|auto|off", default_value = "off", value_parser = bin_size)]
+    #[arg(long, env = "VESSEL_BIN", value_name = "bytes|auto|off", default_value = "auto", value_parser = bin_size)]
     bin: BinSize,
     /// How long it is kept at most
     #[arg(long, value_name = "duration", default_value = "24h", value_parser = age)]
