@@ -41,7 +41,7 @@ model! {
         pub id: String,
         /// When it began, RFC 3339.
         pub time: String,
-        /// Who: `unix`, `tcp`, `tls` or `daemon`.
+        /// Who: `unix`, `tcp`, `tls`, `page` or `daemon`.
         pub via: String,
         /// The user of the process that asked over a Unix socket.
         pub uid: Option<u32>,

@@ -1,7 +1,7 @@
 //! The HTTP server of the Docker Engine API, versions 1.24 to 1.52.
 //!
 //! Routes map requests to the engine and answers to Docker's shapes, statuses and messages; nothing here knows of
-//! kernels or of files beyond the daemon's own sockets. What a daemon without swarm, plugins, registries or a
+//! kernels or of files beyond the daemon's own sockets and its operation log. What a daemon without swarm, plugins, registries or a
 //! builder would say to requests for those is said here, too.
 //!
 //! The reference is the Docker Engine API specification; where real clients rely on more than it says (headers,

@@ -4,12 +4,10 @@ use vessel_api::EventMessage;
 use vessel_client::EventsOptions;
 
 use super::logs::time;
-use super::{filters, template};
+use super::{filters, in_brackets, print_each, template};
 use crate::app::Run;
 use crate::context::Context;
 use crate::failure::{Failure, Result};
-use crate::output;
-use crate::output::template::Data;
 
 /// Show what happens, as it happens
 #[derive(Debug, clap::Args)]
@@ -31,27 +29,14 @@ pub struct Args {
 impl Run for Args {
     fn run(self, context: &Context) -> Result {
         let template = template(self.format.as_deref().unwrap_or_default())?;
-        let wrong = |name: &str| {
-            let name = name.to_string();
-            move |why| Failure::new(format!("invalid value for \"{name}\": {why}"))
-        };
+        let wrong =
+            |name: &'static str| move |why| Failure::new(format!("invalid value for \"{name}\": {why}"));
         let options = EventsOptions {
             since: time(&self.since).map_err(wrong("since"))?,
             until: time(&self.until).map_err(wrong("until"))?,
             filters: filters(&self.filter)?,
         };
-        for event in context.client()?.events(&options)? {
-            let event = event?;
-            let line = match &template {
-                Some(template) => {
-                    let value = serde_json::to_value(&event).map_err(Failure::new)?;
-                    template.apply(&Data::new(&value)).map_err(Failure::new)?
-                }
-                None => line(&event),
-            };
-            output::print_line(&line)?;
-        }
-        Ok(())
+        print_each(context.client()?.events(&options)?, template.as_ref(), line)
     }
 }
 
@@ -70,17 +55,13 @@ fn line(event: &EventMessage) -> String {
         .unwrap_or_default();
     // Go writes UTC as a letter.
     let time = time.replace("+00:00", "Z");
-    let mut out = format!("{time} {} {} {}", event.kind, event.action, event.actor.id);
-    if !event.actor.attributes.is_empty() {
-        let attributes: Vec<_> = event
-            .actor
-            .attributes
-            .iter()
-            .map(|(name, value)| format!("{name}={value}"))
-            .collect();
-        out.push_str(&format!(" ({})", attributes.join(", ")));
-    }
-    out
+    format!(
+        "{time} {} {} {}{}",
+        event.kind,
+        event.action,
+        event.actor.id,
+        in_brackets(&event.actor.attributes)
+    )
 }
 
 #[cfg(test)]

@@ -65,7 +65,7 @@ pub mod wait;
 
 use crate::failure::{Failure, Result};
 use crate::output;
-use crate::output::template::Format;
+use crate::output::template::{Data, Format};
 
 /// `--format` of commands that show one thing: without it in their own words.
 #[derive(Debug, clap::Args)]
@@ -97,6 +97,38 @@ fn template(format: &str) -> Result<Option<Format>> {
     };
     let template = Format::parse(text).map_err(|error| Failure::new(error).with_code(64))?;
     Ok(Some(template))
+}
+
+/// Prints each of what comes at once, as a line of its own, or as the template says.
+fn print_each<T: serde::Serialize>(
+    items: impl Iterator<Item = vessel_client::Result<T>>,
+    template: Option<&Format>,
+    line: impl Fn(&T) -> String,
+) -> Result {
+    for item in items {
+        let item = item?;
+        let text = match template {
+            Some(template) => {
+                let value = serde_json::to_value(&item).map_err(Failure::new)?;
+                template.apply(&Data::new(&value)).map_err(Failure::new)?
+            }
+            None => line(&item),
+        };
+        output::print_line(&text)?;
+    }
+    Ok(())
+}
+
+/// ` (name=value, name=value)`, and nothing for none.
+fn in_brackets<'a>(pairs: impl IntoIterator<Item = (&'a String, &'a String)>) -> String {
+    let pairs: Vec<_> = pairs
+        .into_iter()
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect();
+    if pairs.is_empty() {
+        return String::new();
+    }
+    format!(" ({})", pairs.join(", "))
 }
 
 /// Does something for each name and prints the name; goes on after an error and fails at the end.

@@ -4,12 +4,10 @@ use vessel_api::Operation;
 use vessel_client::LogOptions;
 
 use super::logs::time;
-use super::template;
+use super::{in_brackets, print_each, template};
 use crate::app::Run;
 use crate::context::Context;
 use crate::failure::{Failure, Result};
-use crate::output;
-use crate::output::template::Data;
 
 /// Show who did what, the newest last
 #[derive(Debug, clap::Args)]
@@ -42,18 +40,11 @@ impl Run for Args {
             tail: self.tail,
             follow: self.follow,
         };
-        for operation in context.client()?.operation_log(&options)? {
-            let operation = operation?;
-            let line = match &template {
-                Some(template) => {
-                    let value = serde_json::to_value(&operation).map_err(Failure::new)?;
-                    template.apply(&Data::new(&value)).map_err(Failure::new)?
-                }
-                None => line(&operation),
-            };
-            output::print_line(&line)?;
-        }
-        Ok(())
+        print_each(
+            context.client()?.operation_log(&options)?,
+            template.as_ref(),
+            line,
+        )
     }
 }
 
@@ -73,14 +64,7 @@ fn line(operation: &Operation) -> String {
     if !operation.object.is_empty() {
         out.push_str(&format!(" {}", operation.object));
     }
-    if !operation.details.is_empty() {
-        let details: Vec<String> = operation
-            .details
-            .iter()
-            .map(|(name, value)| format!("{name}={value}"))
-            .collect();
-        out.push_str(&format!(" ({})", details.join(", ")));
-    }
+    out.push_str(&in_brackets(&operation.details));
     out.push_str(&match operation.status {
         0 => " not waited for".to_owned(),
         101 | 200..=299 | 304 if operation.error.is_empty() => {
@@ -100,7 +84,7 @@ fn line(operation: &Operation) -> String {
     out.chars().map(escaped).collect()
 }
 
-/// `root[docker 1234]`, `name@address`.
+/// `uid 0 docker[1234]`, `name@address`.
 fn who(operation: &Operation) -> String {
     if operation.pid != 0 {
         let uid = operation

@@ -178,7 +178,7 @@ fn a_shared_volume_is_shared() {
     ];
     let said = daemon.vessel(&run.concat());
     let seen = dir.join("inner/seen");
-    for _ in 0..100 {
+    for _ in 0..600 {
         if seen.exists() {
             break;
         }

@@ -26,7 +26,15 @@ fn commands_are_logged_with_who_gave_them_and_without_secrets() {
     let variable = format!("PASSWORD={secret}");
     let create = daemon
         .command(&[
-            "create", "--name", "web", "-e", &variable, "busybox", "echo", secret,
+            "create",
+            "--name",
+            "web",
+            "-e",
+            &variable,
+            "--entrypoint",
+            "echo",
+            "busybox",
+            secret,
         ])
         .stdout(Stdio::piped())
         .spawn()
@@ -104,10 +112,27 @@ fn a_failure_after_the_head_is_the_outcome_and_followers_see_all() {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let mut lines = BufReader::new(follower.stdout.take().unwrap()).lines();
-    std::thread::sleep(std::time::Duration::from_millis(300));
-    daemon.vessel(&["volume", "create", "data"]).ok();
-    assert_eq!(lines.next().unwrap().unwrap(), "volume create 201 ");
+    let output = BufReader::new(follower.stdout.take().unwrap());
+    let (told, lines) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        output
+            .lines()
+            .map_while(Result::ok)
+            .try_for_each(|line| told.send(line))
+    });
+    // It tells what happens from the moment that it is connected.
+    let mut number = 0;
+    let first = loop {
+        number += 1;
+        assert!(number < 100, "nothing is told");
+        daemon
+            .vessel(&["volume", "create", &format!("data{number}")])
+            .ok();
+        if let Ok(line) = lines.recv_timeout(std::time::Duration::from_millis(300)) {
+            break line;
+        }
+    };
+    assert_eq!(first, "volume create 201 ");
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(
         dir.path().join("Dockerfile"),
@@ -123,13 +148,16 @@ fn a_failure_after_the_head_is_the_outcome_and_followers_see_all() {
         dir.path().to_str().unwrap(),
     ]);
     assert_ne!(build.code, 0);
-    let line = lines.next().unwrap().unwrap();
+    let line = lines
+        .iter()
+        .find(|line| line != "volume create 201 ")
+        .expect("the build is told");
     assert!(
         line.starts_with("image build ") && line.len() > "image build 200 ".len(),
         "{line}"
     );
-    daemon.vessel(&["volume", "rm", "data"]).ok();
-    assert_eq!(lines.next().unwrap().unwrap(), "volume remove 204 ");
+    daemon.vessel(&["volume", "rm", "data1"]).ok();
+    assert_eq!(lines.recv().unwrap(), "volume remove 204 ");
     follower.kill().unwrap();
     follower.wait().unwrap();
     let all = std::fs::read_to_string(daemon.root().join("operations.log")).unwrap();

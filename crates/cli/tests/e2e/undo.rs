@@ -199,7 +199,7 @@ fn the_bin_has_bounds_and_can_be_off() {
         return;
     };
     daemon.stop();
-    daemon.more.extend(["--bin-age".into(), "2s".into()]);
+    daemon.more.extend(["--bin-age".into(), "8s".into()]);
     daemon.start();
     daemon
         .vessel(&["create", "--name", "web", "busybox", "true"])

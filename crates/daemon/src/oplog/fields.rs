@@ -104,12 +104,14 @@ pub(super) fn of_body(route: &str, body: &Value, details: &mut Map<String>) {
         Value::String(line) => line.split_whitespace().next(),
         _ => None,
     };
-    if (route.ends_with("/create") || route.ends_with("/exec"))
-        && let Some(program) = program("Entrypoint").or_else(|| program("Cmd"))
-        // With an entry point of the image's, the first word is an argument; and a variable may stand before a program.
-        && !program.starts_with('-')
-        && !program.contains('=')
-    {
+    // What a container is created with may all be arguments, of an entry point of the image's.
+    let program = match route {
+        route if route.ends_with("/exec") => program("Cmd"),
+        route if route.ends_with("/create") => program("Entrypoint"),
+        _ => None,
+    };
+    // A variable may stand before a program.
+    if let Some(program) = program.filter(|program| !program.is_empty() && !program.contains('=')) {
         details.insert("Program".to_owned(), shortened(program));
     }
 }
@@ -148,7 +150,7 @@ mod tests {
     #[test]
     fn bodies_tell_what_is_listed_only() {
         let body = serde_json::json!({
-            "Image": "busybox", "Env": ["PASSWORD=hunter2"], "Cmd": ["mysql", "-phunter2"], "Entrypoint": null,
+            "Image": "busybox", "Env": ["PASSWORD=hunter2"], "Cmd": ["hunter2", "-phunter2"], "Entrypoint": ["mysql", "-phunter2"],
             "Labels": {"a": "hunter2"},
             "HostConfig": {"Privileged": true, "AutoRemove": false, "Binds": ["/etc:/etc"], "Memory": 7,
                 "LogConfig": {"Config": {"token": "hunter2"}}},

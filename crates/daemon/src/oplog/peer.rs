@@ -1,6 +1,5 @@
 //! Who is at the other end of a connection.
 
-use std::os::fd::AsFd;
 use std::sync::OnceLock;
 
 use vessel_api::Operation;
@@ -40,19 +39,16 @@ impl Peer {
 
     fn of_conn(conn: &Conn) -> Self {
         match conn {
-            Conn::Unix(stream) => match rustix::net::sockopt::socket_peercred(stream.as_fd()) {
-                Ok(peer) => Self {
+            Conn::Unix(stream) => {
+                let peer = stream.peer_cred().ok();
+                Self {
                     via: "unix",
-                    uid: Some(peer.uid.as_raw()),
-                    pid: peer.pid.as_raw_nonzero().get(),
+                    uid: peer.map(|peer| peer.uid()),
+                    // 0 is one outside this process's namespace of processes.
+                    pid: peer.and_then(|peer| peer.pid()).unwrap_or_default(),
                     ..Self::default()
-                },
-                // Of another process namespace.
-                Err(_) => Self {
-                    via: "unix",
-                    ..Self::default()
-                },
-            },
+                }
+            }
             Conn::Tcp(stream) => Self {
                 via: "tcp",
                 address: stream

@@ -80,8 +80,10 @@ impl Engine {
                 .filter(|word| !word.is_empty())
                 .map(|word| String::from_utf8_lossy(word).into_owned())
                 .collect();
-            let comm = fs::read_to_string(proc.join("comm")).unwrap_or_default();
-            let name = format!("{pid} ({})", comm.trim_end());
+            // A process names itself, with any bytes.
+            let comm = fs::read(proc.join("comm")).unwrap_or_default();
+            let comm = String::from_utf8_lossy(&comm).replace(char::is_control, "");
+            let name = format!("{pid} ({comm})");
             if pid == own {
                 items.push(of("process", &name, &Owner::engine(), "the daemon"));
                 continue;

@@ -3,7 +3,7 @@
 //! What there is, is read from the host: files below root and run directory, mounts on them, the interfaces of its bridges,
 //! the rules of its table, the cgroups below its parent, its processes and those of containers. Records say what it belongs
 //! to; what none explains is said to be unknown. What belongs to nobody only because it comes or goes at this moment
-//! is looked at once more before that is said.
+//! is looked at again before that is said.
 
 mod facts;
 mod files;
@@ -18,8 +18,14 @@ use vessel_api::{ExplainedItem, Explanation};
 use crate::{Engine, Result, blocking};
 use facts::Facts;
 
-/// How long what is unknown is given to become known, or to go.
-const SECOND_LOOK: Duration = Duration::from_millis(300);
+/// How long what is unknown is given to become known, or to go: it is looked at again after each of these. Files of what
+/// removed itself go in the background, and so do interfaces and processes of what has ended.
+const PAUSES: [Duration; 4] = [
+    Duration::from_millis(100),
+    Duration::from_millis(300),
+    Duration::from_millis(600),
+    Duration::from_millis(1000),
+];
 
 /// The kinds, in the order they are told.
 const KINDS: [&str; 6] = ["file", "mount", "interface", "rule", "cgroup", "process"];
@@ -31,15 +37,18 @@ impl Engine {
     /// When root or run directory cannot be read, or the kernel refuses a list.
     pub async fn explain(self: &Arc<Self>) -> Result<Explanation> {
         let mut items = self.look().await?;
-        if items.iter().any(|item| !item.known) {
-            tokio::time::sleep(SECOND_LOOK).await;
+        for pause in PAUSES {
+            if items.iter().all(|item| item.known) {
+                break;
+            }
+            tokio::time::sleep(pause).await;
             let before: BTreeSet<String> = items
                 .iter()
                 .filter(|item| !item.known)
                 .map(|item| item.name.clone())
                 .collect();
             items = self.look().await?;
-            // What only the second look does not know has just come.
+            // What only this look does not know has just come.
             items.retain(|item| item.known || before.contains(&item.name));
         }
         items.sort_by_cached_key(|item| {

@@ -60,7 +60,11 @@ impl Drop for Held {
         }
         // Somebody mounts it at this moment, which may take long: whoever drops this need not wait.
         let (uses, user, volumes) = (Arc::clone(&self.uses), self.user.clone(), self.volumes.clone());
-        std::thread::spawn(move || uses.release(&user, &volumes));
+        let release = move || uses.release(&user, &volumes);
+        if let Err(error) = std::thread::Builder::new().spawn(release) {
+            // The next daemon knows that nobody has it.
+            tracing::warn!("a volume of {} stays mounted: start a thread: {error}", self.user);
+        }
     }
 }
 

@@ -1,9 +1,11 @@
 //! `/dev`: the standard nodes, the configured ones, and the links programs expect.
 
-use std::os::fd::BorrowedFd;
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Uid};
+use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Uid};
 use rustix::io::Errno;
 
 use super::mounts::{attach, copy_of, is_bind};
@@ -91,7 +93,12 @@ pub fn populate(root: BorrowedFd<'_>, devices: &[Device]) -> Result<()> {
                     )));
                 }
             }
-            Err(Errno::PERM) => bind_host(root, &Path::new("/dev").join(name))?,
+            Err(Errno::PERM) => bind_host(
+                root,
+                &Path::new("/dev").join(name),
+                FileType::CharacterDevice,
+                number,
+            )?,
             Err(errno) => return Err(errno).context(|| format!("make the device /dev/{name}")),
         }
     }
@@ -157,7 +164,7 @@ fn make(root: BorrowedFd<'_>, device: &Device) -> Result<()> {
                 .context(|| "replace what the image has there")?;
             rustix::fs::mknodat(&parent, name, kind, mode, rdev).context(|| "make the node")?;
         }
-        Err(Errno::PERM) => return bind_host(root, &device.path),
+        Err(Errno::PERM) => return bind_host(root, &device.path, kind, rdev),
         Err(errno) => return Err(errno).context(|| "make the node"),
     }
     // mknod obeys the umask, which is 0 here, but not the owner.
@@ -174,16 +181,52 @@ fn make(root: BorrowedFd<'_>, device: &Device) -> Result<()> {
     Ok(())
 }
 
-fn bind_host(root: BorrowedFd<'_>, path: &Path) -> Result<()> {
+/// Opens the host's node of a device: what is at `path`, or where the kernel says that the node of this number is, which is
+/// elsewhere when the container has it under another name.
+fn host_node(path: &Path, kind: FileType, rdev: u64) -> Result<OwnedFd> {
     // No links: the container's root lies over `/` by now, and one that climbs there would lead into it.
-    let host = rustix::fs::openat2(
-        rustix::fs::CWD,
-        path,
-        OFlags::PATH | OFlags::CLOEXEC,
+    let open = |path: &Path| {
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        let node = rustix::fs::openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS)?;
+        let found = rustix::fs::fstat(&node)?;
+        match FileType::from_raw_mode(found.st_mode) == kind && found.st_rdev == rdev {
+            true => Ok(node),
+            false => Err(Errno::NODEV),
+        }
+    };
+    open(path)
+        .or_else(|errno| match name_in_sysfs(kind, rdev) {
+            Some(name) => open(&Path::new("/dev").join(name)),
+            None => Err(errno),
+        })
+        .context(|| format!("open the host's node of {}", path.display()))
+}
+
+/// The name below `/dev` that the kernel gives a device (`/sys/dev`, sysfs-dev in the kernel's ABI documents).
+fn name_in_sysfs(kind: FileType, rdev: u64) -> Option<String> {
+    let class = match kind {
+        FileType::CharacterDevice => "char",
+        FileType::BlockDevice => "block",
+        _ => return None,
+    };
+    let (major, minor) = (rustix::fs::major(rdev), rustix::fs::minor(rdev));
+    let sys = rustix::fs::open("/sys", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).ok()?;
+    let file = rustix::fs::openat2(
+        sys,
+        format!("dev/{class}/{major}:{minor}/uevent"),
+        OFlags::RDONLY | OFlags::CLOEXEC,
         Mode::empty(),
-        ResolveFlags::NO_SYMLINKS,
+        ResolveFlags::BENEATH,
     )
-    .context(|| format!("open the host's {}, which must be no link", path.display()))?;
+    .ok()?;
+    let mut text = String::new();
+    File::from(file).take(4096).read_to_string(&mut text).ok()?;
+    let name = text.lines().find_map(|line| line.strip_prefix("DEVNAME="))?;
+    Some(name.to_owned())
+}
+
+fn bind_host(root: BorrowedFd<'_>, path: &Path, kind: FileType, rdev: u64) -> Result<()> {
+    let host = host_node(path, kind, rdev)?;
     let target = mount_target(root, path, TargetKind::File)?;
     let failed = || format!("bind the host's {}", path.display());
     let copy = copy_of(host, Recursion::One).context(failed)?;

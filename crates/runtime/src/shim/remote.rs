@@ -414,7 +414,6 @@ mod tests {
         for _ in 0..5000 {
             remote.send(Stream::Output, b"early\n", NOW);
         }
-        assert!(begin.elapsed() < Duration::from_millis(900));
         assert!(matches!(
             remote.socket,
             Some(Socket::Stream { connecting: true, .. })
