@@ -153,7 +153,9 @@ impl Server {
         if let Some(page) = config.page {
             let secure = security.is_some() && !matches!(page.listen, Listen::Unix(_));
             let listener = Listener::open_page(page.listen, &config.group, security.as_ref()).await?;
-            let page = Arc::new(Page::new(page.token, secure));
+            let page = Page::new(page.token, secure)
+                .map_err(|error| Error::Config(format!("the page's secrets cannot be made: {error}")))?;
+            let page = Arc::new(page);
             listeners.push((Arc::new(listener), Some(page)));
         }
         let (root, uploads) = (config.engine.root.clone(), config.engine.root.join("uploads"));

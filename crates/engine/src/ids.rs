@@ -2,30 +2,39 @@
 
 use rustix::rand::{GetRandomFlags, getrandom};
 
-/// Random bytes; the kernel's generator does not fail once the system has booted.
-fn random<const N: usize>() -> [u8; N] {
+/// Bytes of the kernel's generator, which does not fail once the system has booted.
+fn unguessable<const N: usize>() -> std::io::Result<[u8; N]> {
     let mut bytes = [0; N];
     let mut filled = 0;
     while filled < N {
         match getrandom(&mut bytes[filled..], GetRandomFlags::empty()) {
             Ok(count) => filled += count,
             Err(rustix::io::Errno::INTR) => {}
-            // Not a secret: the clock will do where there is no generator.
-            Err(_) => {
-                for (index, byte) in bytes[filled..].iter_mut().enumerate() {
-                    *byte = (crate::time::now() >> (index % 8)) as u8;
-                }
-                filled = N;
-            }
+            Err(errno) => return Err(errno.into()),
         }
     }
-    bytes
+    Ok(bytes)
+}
+
+/// Random bytes that are no secret: the clock will do where there is no generator.
+fn random<const N: usize>() -> [u8; N] {
+    unguessable()
+        .unwrap_or_else(|_| std::array::from_fn(|index| (crate::time::now() >> (index % 8 * 8)) as u8))
+}
+
+fn hexadecimal(bytes: [u8; 32]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// 64 hexadecimal digits that nobody can guess.
+pub fn secret() -> std::io::Result<String> {
+    unguessable().map(hexadecimal)
 }
 
 /// A new ID: 64 hexadecimal digits. The short form is never a number, which some tools would take for one.
 pub fn id() -> String {
     loop {
-        let id: String = random::<32>().iter().map(|byte| format!("{byte:02x}")).collect();
+        let id = hexadecimal(random());
         if !id[..12].bytes().all(|byte| byte.is_ascii_digit()) {
             return id;
         }

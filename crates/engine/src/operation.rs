@@ -25,8 +25,11 @@ impl Operation {
 }
 
 /// 64 random hexadecimal digits that nobody can guess.
-pub fn secret() -> String {
-    crate::ids::id()
+///
+/// # Errors
+/// The kernel's generator cannot be read.
+pub fn secret() -> std::io::Result<String> {
+    crate::ids::secret()
 }
 
 /// Does some work for a command.

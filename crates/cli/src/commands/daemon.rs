@@ -152,7 +152,8 @@ impl Run for Args {
             None => None,
             Some(PageAddress::Unix(path)) => Some((Listen::Unix(path), None)),
             Some(PageAddress::Tcp(address)) => {
-                let token = vessel_daemon::page::token();
+                let token = vessel_daemon::page::token()
+                    .map_err(|error| Failure::new(format!("the page's token cannot be made: {error}")))?;
                 let scheme = if secure { "https" } else { "http" };
                 output::warn(&format!("The page: {scheme}://{address}/#token={token}"));
                 Some((Listen::Tcp(address), Some(token)))

@@ -99,7 +99,11 @@ impl OperationLog {
             if open.size > 0 && open.size + line.len() as u64 > self.share {
                 self.rotate(open)?;
             }
-            open.file.write_all(&line)?;
+            if let Err(error) = open.file.write_all(&line) {
+                // What was written of it would be glued to the next.
+                open.file.set_len(open.size)?;
+                return Err(error);
+            }
             open.size += line.len() as u64;
             Ok(())
         };

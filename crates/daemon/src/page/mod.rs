@@ -10,6 +10,7 @@
 //! - an `Origin` has to be this page's own, and must be there wherever something is changed or a websocket opened;
 //! - nothing is loaded from elsewhere, nothing in line (`Content-Security-Policy`), no other page may frame it.
 
+use std::io;
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Limited};
@@ -81,21 +82,27 @@ pub enum Admitted {
 }
 
 /// A new token: 32 hexadecimal digits.
-pub fn token() -> String {
-    let mut id = vessel_engine::operation::secret();
+///
+/// # Errors
+/// The kernel's generator cannot be read.
+pub fn token() -> io::Result<String> {
+    let mut id = vessel_engine::operation::secret()?;
     id.truncate(32);
-    id
+    Ok(id)
 }
 
 impl Page {
     /// A page for whoever has the token.
-    pub fn new(token: Option<String>, secure: bool) -> Self {
-        Self {
+    ///
+    /// # Errors
+    /// The kernel's generator cannot be read.
+    pub fn new(token: Option<String>, secure: bool) -> io::Result<Self> {
+        Ok(Self {
             token,
-            session: vessel_engine::operation::secret(),
-            key: vessel_engine::operation::secret(),
+            session: vessel_engine::operation::secret()?,
+            key: vessel_engine::operation::secret()?,
             secure,
-        }
+        })
     }
 
     /// Answers a request, or hands it on to the API.
@@ -303,7 +310,7 @@ mod tests {
 
     #[test]
     fn other_sites_are_refused() {
-        let page = Page::new(Some(token()), false);
+        let page = Page::new(Some(token().unwrap()), false).unwrap();
         let host = ("host", "127.0.0.1:8080");
         let own = ("origin", "http://127.0.0.1:8080");
         for (method, headers) in [
@@ -346,7 +353,7 @@ mod tests {
 
     #[test]
     fn a_cookie_and_a_key_or_nothing() {
-        let page = Page::new(Some(token()), false);
+        let page = Page::new(Some(token().unwrap()), false).unwrap();
         let all = |pairs: &[(&'static str, &str)]| {
             let mut headers = HeaderMap::new();
             for (name, value) in pairs {
@@ -379,9 +386,9 @@ mod tests {
             assert!(!page.knows(&with(wrong)), "{wrong}");
         }
         assert!(!page.knows(&HeaderMap::new()));
-        assert!(Page::new(None, false).knows(&HeaderMap::new()));
-        assert_ne!(token(), token());
-        assert_eq!(token().len(), 32);
+        assert!(Page::new(None, false).unwrap().knows(&HeaderMap::new()));
+        assert_ne!(token().unwrap(), token().unwrap());
+        assert_eq!(token().unwrap().len(), 32);
     }
 
     #[test]
