@@ -22,6 +22,8 @@ use crate::storage::Storage;
 
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+/// What clients of the protocol before `/v2/` say, of which `docker search` is what is left.
+const DOCKER_TOKEN: HeaderName = HeaderName::from_static("x-docker-token");
 
 /// How a registry behaves.
 #[derive(Debug, Clone)]
@@ -327,6 +329,14 @@ impl Registry {
         match route.repository() {
             Some(name) if !auth.may(&who, name, action) => {
                 Err(denied(who, format!("{} of {name} is not allowed", action.name())))
+            }
+            // dockerd shows the password it has without being asked, and cannot be asked for more: a search without
+            // one is of somebody who is not logged in. Other clients are challenged, for they may have one.
+            None if matches!(route, Route::Search)
+                && request.headers().contains_key(DOCKER_TOKEN)
+                && auth.may_anybody_read() =>
+            {
+                Ok(who)
             }
             None if matches!(who, Identity::Anonymous) && !matches!(route, Route::Home) => {
                 Err(denied(who, "log in first".into()))

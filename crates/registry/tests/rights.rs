@@ -197,6 +197,23 @@ async fn tokens_and_rules() {
             .unwrap()
             .contains("team/a")
     );
+    // `docker search` of somebody who is not logged in finds what anybody may pull; others are asked who they are.
+    let search = |old: bool| {
+        let request = registry.request(Method::GET, "/v1/search?q=a");
+        let request = if old {
+            request.header("x-docker-token", "true")
+        } else {
+            request
+        };
+        request.send()
+    };
+    let found = search(true).await.unwrap().text().await.unwrap();
+    assert!(found.contains("public/a") && !found.contains("team/a"), "{found}");
+    assert_eq!(
+        search(false).await.unwrap().status(),
+        StatusCode::UNAUTHORIZED,
+        "who knows challenges gets one"
+    );
     // The page is for nobody in particular, too.
     let home = registry.get("/").await.text().await.unwrap();
     assert!(home.contains("public/a") && !home.contains("team/a"));
@@ -232,6 +249,19 @@ async fn tokens_and_rules() {
         StatusCode::UNAUTHORIZED,
         "no token for a token"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_search_where_nobody_may_read_needs_a_password() {
+    let (_directory, registry) = guarded(false, false).await;
+    let search = || {
+        registry
+            .request(Method::GET, "/v1/search?q=a")
+            .header("x-docker-token", "true")
+    };
+    assert_eq!(search().send().await.unwrap().status(), StatusCode::UNAUTHORIZED);
+    let response = search().basic_auth("ann", Some("ann")).send().await.unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
 }
 
 #[tokio::test(flavor = "multi_thread")]

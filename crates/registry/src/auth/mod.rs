@@ -212,6 +212,15 @@ impl Auth {
         }
     }
 
+    /// Whether somebody without a password may read anything.
+    pub fn may_anybody_read(&self) -> bool {
+        self.anonymous_pull
+            || self
+                .rules
+                .as_ref()
+                .is_some_and(|rules| rules.get().allow_anybody(Action::Pull))
+    }
+
     /// Whether any blob may be mounted without naming where from.
     pub fn is_uniform(&self, who: &Identity) -> bool {
         self.rules.is_none() && matches!(who, Identity::User(_))

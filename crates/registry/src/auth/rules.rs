@@ -93,6 +93,13 @@ impl Rules {
         })
     }
 
+    /// Whether there is anything that may be done without a password.
+    pub fn allow_anybody(&self, action: Action) -> bool {
+        self.rules
+            .iter()
+            .any(|rule| rule.actions.contains(&action) && rule.users.iter().any(|who| self.is(None, who)))
+    }
+
     fn is(&self, user: Option<&str>, who: &str) -> bool {
         match (user, who.strip_prefix('@')) {
             (None, _) => who == "anonymous",
@@ -197,6 +204,7 @@ mod tests {
             may(Some("bob"), "home/bob/x", Action::Delete) && !may(Some("bob"), "home/ann/x", Action::Pull)
         );
         assert!(!may(Some("**"), "home/ann/x", Action::Pull) && !may(None, "home/ann/x", Action::Pull));
+        assert!(rules.allow_anybody(Action::Pull) && !rules.allow_anybody(Action::Push));
         // A user who is called like that is not everybody without a password.
         assert!(!may(Some("anonymous"), "team/a", Action::Pull));
         for bad in [
