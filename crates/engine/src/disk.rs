@@ -1,7 +1,8 @@
 //! Where the bytes below the engine's root are: what `system df -v` shows beyond Docker's tables.
 //!
 //! Sizes are blocks on disk, hard links counted once, as du(1) counts them: the items together are what du says of the
-//! root. Docker's tables show lengths of files instead, and neither logs nor what the engine keeps for itself.
+//! root. Docker's tables show lengths of files instead, and neither logs nor what the engine keeps for itself. What belongs
+//! to nobody only because it comes or goes at this moment is looked at again, as `explain` does.
 
 use std::collections::HashSet;
 use std::fs;
@@ -10,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use vessel_api::DiskItem;
 
+use crate::explain::PAUSES;
 use crate::removed::Thing;
 use crate::{Context, Engine, Filters, Result, blocking};
 
@@ -28,6 +30,22 @@ impl Engine {
     /// # Errors
     /// When the root cannot be read.
     pub(crate) async fn disk_items(&self) -> Result<Vec<DiskItem>> {
+        let mut items = self.look_at_disk().await?;
+        for pause in PAUSES {
+            let unknown = items.iter().filter(|item| !item.known);
+            let before: HashSet<String> = unknown.map(|item| item.path.clone()).collect();
+            if before.is_empty() {
+                break;
+            }
+            tokio::time::sleep(pause).await;
+            items = self.look_at_disk().await?;
+            // What only this look does not know has just come.
+            items.retain(|item| item.known || before.contains(&item.path));
+        }
+        Ok(items)
+    }
+
+    async fn look_at_disk(&self) -> Result<Vec<DiskItem>> {
         let hex = |chain: &String| chain.rsplit(':').next().unwrap_or_default().to_owned();
         // First: what is under way now may be an image in a moment.
         let content = self.images().content();

@@ -121,3 +121,20 @@ fn every_byte_on_the_disk_is_accounted_for() {
     );
     std::fs::remove_dir_all(daemon.root().join("volumes/stray")).unwrap();
 }
+
+#[test]
+fn what_is_being_removed_is_not_unknown() {
+    let Some(daemon) = daemon() else { return };
+    // `run --rm` does not wait until all these are gone.
+    let script = "i=0; while [ $i -lt 2000 ]; do : > /f$i; i=$((i+1)); done";
+    for _ in 0..10 {
+        daemon
+            .vessel(&["run", "--rm", "--network", "none", "busybox", "sh", "-c", script])
+            .ok();
+        let text = daemon.vessel(&["system", "df", "-v", "--format", "json"]).ok();
+        let usage: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let items = usage["VesselItems"].as_array().unwrap();
+        let unknown: Vec<_> = items.iter().filter(|item| item["Known"] == false).collect();
+        assert!(unknown.is_empty(), "{unknown:#?}");
+    }
+}

@@ -20,7 +20,7 @@ use facts::Facts;
 
 /// How long what is unknown is given to become known, or to go: it is looked at again after each of these. Files of what
 /// removed itself go in the background, and so do interfaces and processes of what has ended.
-const PAUSES: [Duration; 4] = [
+pub(crate) const PAUSES: [Duration; 4] = [
     Duration::from_millis(100),
     Duration::from_millis(300),
     Duration::from_millis(600),
