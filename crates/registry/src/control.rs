@@ -100,6 +100,11 @@ impl Registry {
     }
 }
 
+/// Whether a process serves a directory.
+pub(crate) fn answers(root: &Path) -> bool {
+    UnixStream::connect(path(root)).is_ok()
+}
+
 /// Asks the process that serves a directory to collect garbage. None when no process does.
 pub fn collect_running(root: &Path, options: &CollectOptions) -> Result<Option<Collected>> {
     let path = path(root);

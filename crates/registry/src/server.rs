@@ -2,15 +2,15 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::auth::{Auth, AuthOptions};
-use crate::control::Control;
+use crate::control::{self, Control};
 use crate::error::{Error, Result};
 use crate::http::receive::blocking;
 use crate::http::server::{Limits, Listener, run};
@@ -22,6 +22,8 @@ use crate::storage::{CollectOptions, OpenError, Storage, StorageOptions};
 
 /// How often uploads that nobody goes on with are looked for.
 const SWEEP: Duration = Duration::from_secs(600);
+/// How long a directory is waited for that a process has without serving it.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Everything that can be said about a registry.
 #[derive(Debug, Clone)]
@@ -101,7 +103,7 @@ impl Server {
     /// A directory that another process has, an address that is taken, a file that cannot be used.
     pub async fn open(config: Config) -> Result<Self, OpenError> {
         let root = config.root.clone();
-        let storage = Storage::open(&root, config.storage)?;
+        let storage = open_storage(&root, &config.storage).await?;
         let auth = Auth::open(&config.auth, &root)?;
         let proxy = config
             .proxy
@@ -159,6 +161,20 @@ impl Server {
         control.abort();
         if let Some(collecting) = collecting {
             collecting.abort();
+        }
+    }
+}
+
+/// Who has the directory and answers nobody collects garbage from the command line, or is about to end: a registry that is
+/// started again after it was killed would otherwise stay down because of a collection that found it down.
+async fn open_storage(root: &Path, options: &StorageOptions) -> Result<Storage, OpenError> {
+    let begun = Instant::now();
+    loop {
+        match Storage::open(root, options.clone()) {
+            Err(OpenError::InUse(_)) if begun.elapsed() < PATIENCE && !control::answers(root) => {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            result => return result,
         }
     }
 }

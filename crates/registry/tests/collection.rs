@@ -9,7 +9,7 @@ use std::time::Duration;
 use common::{OCI_MANIFEST, image, start};
 use reqwest::{Method, StatusCode};
 use vessel_image::Digest;
-use vessel_registry::{CollectOptions, Collected, collect_running};
+use vessel_registry::{CollectOptions, Collected, Storage, StorageOptions, collect_running};
 
 fn options(untagged: bool) -> CollectOptions {
     CollectOptions {
@@ -232,4 +232,23 @@ async fn collecting_while_pushing_loses_nothing_acknowledged() {
             assert_eq!(status, StatusCode::OK, "{name} {path}");
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_waits_for_the_collection_that_found_it_down() {
+    let mut registry = start().await;
+    registry.push_image("a", "t", b"kept").await;
+    registry.stop().await;
+    // As the command has it while no registry serves.
+    let collecting = Storage::open(&registry.root, StorageOptions::default()).unwrap();
+    let end = Duration::from_millis(500);
+    let ended = tokio::spawn(async move {
+        tokio::time::sleep(end).await;
+        drop(collecting);
+    });
+    let begun = std::time::Instant::now();
+    registry.restart().await;
+    assert!(begun.elapsed() >= end / 2, "two have one directory");
+    ended.await.unwrap();
+    assert_eq!(registry.get("/v2/a/manifests/t").await.status(), StatusCode::OK);
 }

@@ -153,8 +153,12 @@ async fn serve(config: Config) -> Result {
     // Before anything is made: a signal that comes while the registry starts ends it in order.
     let shutdown = vessel_registry::end_of_process()
         .map_err(|error| Failure::new(format!("cannot wait for signals: {}", words(&error))))?;
+    tokio::pin!(shutdown);
     let tls = config.tls.is_some();
-    let server = Server::open(config).await.map_err(Failure::new)?;
+    let server = tokio::select! {
+        server = Server::open(config) => server.map_err(Failure::new)?,
+        () = &mut shutdown => return Ok(()),
+    };
     for address in server.addresses() {
         crate::output::warn(&format!(
             "vessel registry: listening at {}://{address}",
