@@ -16,6 +16,8 @@ data=${PGDATA:-/var/lib/postgresql/data}
 export PGDATA="$data"
 if [ "$(id -u)" = 0 ]; then
     install -d -o postgres -g postgres -m 700 "$data"
+    # For the server's socket: /run of an image may be empty, or hidden by a tmpfs.
+    install -d -o postgres -g postgres -m 2775 /run/postgresql
     # What an earlier start, or a volume of another host, left to others.
     find "$data" ! -user postgres -exec chown postgres:postgres {} +
     exec setpriv --reuid=postgres --regid=postgres --init-groups "$0" "$@"

@@ -15,7 +15,6 @@ debian_root "$work/layer.tar" postgresql \
     'rm -rf "$1"/var/lib/postgresql/* "$1"/etc/postgresql/*' \
     'for program in "$1"/usr/lib/postgresql/*/bin/*; do ln -sf "${program#"$1"}" "$1/usr/local/bin/"; done' \
     'chroot "$1" install -d -o postgres -g postgres -m 700 /var/lib/postgresql/data' \
-    'chroot "$1" install -d -o postgres -g postgres -m 2775 /var/run/postgresql' \
     'chroot "$1" install -d /docker-entrypoint-initdb.d' \
     'sed -i "s/^#listen_addresses = .*/listen_addresses = '"'*'"'/" "$1"/usr/share/postgresql/*/postgresql.conf.sample'
 docker_archive postgres:latest "$work/layer.tar" "{

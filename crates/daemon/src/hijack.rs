@@ -2,7 +2,8 @@
 //!
 //! After a `101`, or after the head of an answer to a client that does not ask for an upgrade, the bytes go both ways between the client and the engine's stream, whose output is in Docker's
 //! framing already. The client's half-close is the end of input; the end of output closes the client's
-//! connection. Bytes pass through one buffer per thread, so an idle connection owns none.
+//! connection, but not over input that nobody took: see [`linger`]. Bytes pass through one buffer per thread, so an idle
+//! connection owns none.
 
 use std::cell::RefCell;
 use std::io;
@@ -31,6 +32,9 @@ const BUFFER: usize = 64 * 1024;
 
 /// A program that takes no input for so long gets no more of a client that is gone.
 pub const STALLED: Duration = Duration::from_secs(if cfg!(test) { 2 } else { 30 });
+
+/// How long a client whose stream is over may take to leave.
+const LEAVING: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 5 });
 
 /// How long output is held back for a client that has not read the head of the answer.
 const HEAD: Duration = Duration::from_secs(2);
@@ -214,11 +218,37 @@ pub async fn pump(client: RawConn, first: Bytes, attached: Attached, rules: Rule
         }
     };
     // Whichever way it ends, both connections are closed on the way out.
-    tokio::select! {
+    let done = tokio::select! {
         done = output => done,
         done = input => done,
-        done = gone => done,
+        done = gone => return done,
+    };
+    drop(stream);
+    linger(&client).await;
+    done
+}
+
+/// Tells the client that its stream is over, and drops what it still sends until it leaves, too. A connection that is closed
+/// while something of it is unread is reset: the client would get an error instead of the end, and over TCP lose output
+/// that it has not read. Any client has such input whose program takes less than it is given: `cat FILE | docker run -i IMAGE head`.
+async fn linger(client: &RawConn) {
+    if rustix::net::shutdown(client.as_fd(), rustix::net::Shutdown::Write).is_err() {
+        return;
     }
+    let dropped = async {
+        loop {
+            tokio::task::consume_budget().await;
+            client.readable().await?;
+            match BUFFERS.with_borrow_mut(|buffer| client.try_read(buffer)) {
+                Ok(0) => return Ok(()),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err::<(), io::Error>(error),
+            }
+        }
+    };
+    // A client that stays longer is closed over what it says.
+    let _ = tokio::time::timeout(LEAVING, dropped).await;
 }
 
 /// Waits until the client has read what it was sent. Clients that read heads through a buffer and bodies past it, as
@@ -244,7 +274,11 @@ async fn copy_output(engine: &UnixStream, client: &RawConn, frames: bool) -> io:
         engine.readable().await?;
         // Most output fits the client's socket buffer and needs no copy of its own.
         let step = BUFFERS.with_borrow_mut(|buffer| {
-            let read = read_piece(engine, buffer, frames)?;
+            let read = match read_piece(engine, buffer, frames) {
+                // It ended without taking all of its input.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => 0,
+                read => read?,
+            };
             if read == 0 {
                 return Ok(None);
             }
@@ -342,7 +376,14 @@ async fn write_engine(engine: &UnixStream, mut bytes: &[u8], taken: &AtomicUsize
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => engine.writable().await?,
             // The program closed its input: that is its right, and its output goes on.
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
+                ) =>
+            {
+                return Ok(());
+            }
             Err(error) => return Err(error),
         }
     }
@@ -447,6 +488,36 @@ mod tests {
             }
             timeout(STALLED * 3, pumping).await.unwrap().unwrap().unwrap();
         }
+    }
+
+    #[tokio::test]
+    async fn input_that_nobody_takes_is_no_error_of_the_clients() {
+        let (mut peer, client) = UnixStream::pair().unwrap();
+        let (engine, mut program) = UnixStream::pair().unwrap();
+        let attached = Attached {
+            tty: false,
+            logs: None,
+            stream: Some(engine),
+            ended: None,
+        };
+        let rules = Rules {
+            stdin: true,
+            detach_keys: None,
+            frames: false,
+        };
+        let pumping = tokio::spawn(pump(RawConn::Unix(client), Bytes::new(), attached, rules));
+        // As much as there is room for on the way.
+        while timeout(STALLED / 10, peer.writable()).await.is_ok() {
+            let _ = peer.try_write(&[1; 4096]);
+        }
+        program.write_all(b"output").await.unwrap();
+        drop(program);
+        let mut seen = Vec::new();
+        let read = tokio::io::AsyncReadExt::read_to_end(&mut peer, &mut seen);
+        timeout(Duration::from_secs(5), read).await.unwrap().unwrap();
+        assert_eq!(seen, b"output");
+        // One that stays is left at last.
+        let _ = timeout(LEAVING * 5, pumping).await.unwrap().unwrap();
     }
 
     #[tokio::test]

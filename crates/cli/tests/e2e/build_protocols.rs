@@ -289,6 +289,20 @@ fn the_classic_endpoint_has_dockers_words() {
 }
 
 #[test]
+fn what_is_no_dockerfile_is_refused_by_a_status() {
+    let Some(daemon) = daemon() else { return };
+    for (query, dockerfile) in [("", "\n"), ("q=1", "FROM busybox\nNOSUCH x\n")] {
+        let answer = classic(&daemon, query, dockerfile);
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+    }
+    // A step that fails says what it said, also when it was to be quiet.
+    let failed = classic(&daemon, "q=1", "FROM busybox\nRUN echo bad; exit 3\n");
+    assert!(failed.contains(r#""stream":"bad\n""#), "{failed}");
+    let well = classic(&daemon, "q=1", "FROM busybox\nRUN echo good\n");
+    assert!(!well.contains("good"), "{well}");
+}
+
+#[test]
 fn the_classic_endpoint_trusts_the_images_it_is_told() {
     let Some(daemon) = daemon() else { return };
     let dockerfile = "FROM busybox\nENV A=b\nRUN touch c\nRUN touch d\n";

@@ -38,6 +38,19 @@ fn saved_images_come_back_the_same() {
 }
 
 #[test]
+fn an_images_settings_are_where_old_clients_look_for_them() {
+    let Some(daemon) = daemon() else { return };
+    let command = |place: &str| {
+        let template = format!("{{{{.{place}.Cmd}}}}");
+        daemon
+            .vessel(&["inspect", "--type", "image", "-f", &template, "busybox"])
+            .ok()
+    };
+    assert_eq!(command("Config"), "[sh]");
+    assert_eq!(command("ContainerConfig"), "[sh]");
+}
+
+#[test]
 fn images_in_use_stay() {
     let Some(daemon) = daemon() else { return };
     daemon.vessel(&["create", "--name", "user", "busybox"]).ok();

@@ -80,6 +80,15 @@ fn detached_life() {
         "42"
     );
     assert_eq!(daemon.vessel(&["exec", "web", "sh", "-c", "exit 3"]).code, 3);
+    // What cannot be started says why where its output would be, as clients that only look for an upgrade need it.
+    for (options, why) in [
+        (["-u", "nosuch"], "unable to find user nosuch"),
+        (["-w", "/nosuch"], "/nosuch"),
+    ] {
+        let said = daemon.vessel(&[&["exec"][..], &options, &["web", "true"]].concat());
+        assert_eq!(said.code, 126, "{}{}", said.out, said.err);
+        assert!(said.out.contains(why), "{}{}", said.out, said.err);
+    }
     assert_eq!(
         daemon.feed(&["exec", "-i", "web", "cat"], b"to and fro").ok(),
         "to and fro"

@@ -42,6 +42,16 @@ fn published_ports_work_from_everywhere() {
     daemon.until("an answer on loopback", |_| {
         fetch(&address).as_deref() == Some("served\n")
     });
+    // The filter is about the host's port, `expose` about the container's.
+    let (_, port) = address.rsplit_once(':').unwrap();
+    for (filter, found) in [
+        (format!("publish={port}"), "server"),
+        ("publish=8080".to_owned(), ""),
+        ("expose=8080".to_owned(), "server"),
+    ] {
+        let list = ["ps", "--filter", filter.as_str(), "--format", "{{.Names}}"];
+        assert_eq!(daemon.vessel(&list).ok(), found, "{filter}");
+    }
     let inner = daemon.inspect("server", "{{.NetworkSettings.IPAddress}}");
     daemon.until("an answer on the bridge", |_| {
         fetch(&format!("{inner}:8080")).as_deref() == Some("served\n")

@@ -117,6 +117,30 @@ fn an_exec_takes_what_follows_its_body_for_input() {
     assert_eq!(payload(&output), b"input");
 }
 
+/// A client of Docker pulls the image and tries again when a creation is answered with 404, whatever is not there.
+#[test]
+fn only_an_image_that_is_missing_is_not_found() {
+    let Some(daemon) = daemon() else { return };
+    let status = |body: &str| {
+        let mut stream = connect(&daemon);
+        let request = format!(
+            "POST /containers/create HTTP/1.1\r\nHost: d\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        stream.write_all(request.as_bytes()).unwrap();
+        head(&mut stream)[9..12].to_owned()
+    };
+    assert_eq!(status(r#"{"Image":"nosuch"}"#), "404");
+    for host in [
+        r#"{"VolumesFrom":["nosuch"]}"#,
+        r#"{"VolumeDriver":"nosuch","Binds":["name:/data"]}"#,
+        r#"{"Links":["nosuch:alias"]}"#,
+    ] {
+        let body = format!(r#"{{"Image":"busybox","HostConfig":{host}}}"#);
+        assert_eq!(status(&body), "400", "{host}");
+    }
+}
+
 #[test]
 fn a_websocket_attaches() {
     let Some(daemon) = daemon() else { return };

@@ -107,7 +107,10 @@ impl Engine {
                 _ => id[..12].to_owned(),
             };
         }
-        let others = |name: &str| Ok(self.container(name)?.record().mounts.clone());
+        let others = |name: &str| {
+            let other = self.container(name).map_err(not_the_image)?;
+            Ok(other.record().mounts.clone())
+        };
         let mut mounts = mount_points::mount_points(&config, &host_config, others)?;
         for mount in &mounts {
             if mount.kind == MountKind::Bind
@@ -132,7 +135,7 @@ impl Engine {
             Ok(settled) => settled,
             Err(error) => {
                 self.containers.free_name(&name, &id);
-                return Err(error);
+                return Err(not_the_image(error));
             }
         };
         let record = Record {
@@ -273,6 +276,15 @@ impl Engine {
             &[("oldName", format!("/{}", old.name))],
         );
         Ok(())
+    }
+}
+
+/// Of what a container needs beside its image and is not there. Clients take "not found" for the image: they would pull it
+/// and try again.
+fn not_the_image(error: Error) -> Error {
+    match error.kind() {
+        ErrorKind::NotFound => Error::invalid(error.message()),
+        _ => error,
     }
 }
 

@@ -171,8 +171,10 @@ impl Engine {
                         .iter()
                         .any(|(name, settings)| name == wanted || settings.network_id.starts_with(wanted))
                 })
-                && filters.any("publish", |port| has_port(port, &record.host.port_bindings))
-                && filters.any("expose", |port| has_port(port, &record.config.exposed_ports))
+                && filters.any("publish", |port| has_port(port, published(record, state)))
+                && filters.any("expose", |port| {
+                    has_port(port, record.config.exposed_ports.keys())
+                })
                 && filters.matches("health", state.health_name())
                 && filters.any("isolation", |_| true)
                 && filters.any("is-task", |task| matches!(task, "false" | "0"))
@@ -242,13 +244,23 @@ fn name_matches(pattern: &str, name: &str) -> bool {
     }
 }
 
+/// The host's ports that lead to a container, written `80/tcp`.
+fn published(record: &Record, state: &State) -> Vec<String> {
+    let mut ports = inspect::ports(record, state);
+    ports.retain(|port| port.public_port != 0);
+    ports
+        .iter()
+        .map(|port| format!("{}/{}", port.public_port, port.kind))
+        .collect()
+}
+
 /// `80`, `80/tcp` or `80-90/tcp` among ports written `80/tcp`.
-fn has_port<V>(wanted: &str, ports: &vessel_api::Map<V>) -> bool {
+fn has_port<T: AsRef<str>>(wanted: &str, ports: impl IntoIterator<Item = T>) -> bool {
     let Ok((range, protocol)) = crate::oci_spec::ports::parse_port(wanted) else {
         return false;
     };
-    ports.keys().any(|port| {
-        crate::oci_spec::ports::parse_port(port)
+    ports.into_iter().any(|port| {
+        crate::oci_spec::ports::parse_port(port.as_ref())
             .is_ok_and(|(there, kind)| kind == protocol && range.contains(there.start()))
     })
 }

@@ -272,6 +272,7 @@ impl Engine {
         }
         let mut repo_tags = self.images().tags_of(&found.id);
         repo_tags.sort();
+        let container = document.config.unwrap_or_default();
         Ok(ImageInspect {
             virtual_size: 0,
             id: found.id,
@@ -286,10 +287,11 @@ impl Engine {
                 .created
                 .unwrap_or_else(|| vessel_api::inspect::ZERO_TIME.to_owned()),
             container: document.container.unwrap_or_default(),
-            container_config: document.container_config,
+            // What no builder tells any more: docker-compose 1 looks for an image's volumes in it.
+            container_config: Some(document.container_config.unwrap_or_else(|| container.clone())),
             docker_version: config.docker_version.unwrap_or_default(),
             author: config.author.unwrap_or_default(),
-            config: Some(document.config.unwrap_or_default()),
+            config: Some(container),
             architecture: config.architecture,
             variant: config.variant.unwrap_or_default(),
             os: config.os,

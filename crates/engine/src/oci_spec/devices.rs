@@ -38,6 +38,19 @@ pub fn devices(host: &HostConfig) -> Result<Devices> {
             access: Some("rwm".into()),
             ..DeviceRule::default()
         });
+        // It has the host's already, and may use each of them; what remains are other names for them.
+        for mapping in &host.resources.devices {
+            let inside = mapping.path_in_container.as_str();
+            if inside.is_empty() || inside == mapping.path_on_host {
+                continue;
+            }
+            let mut renamed = Devices::default();
+            add(mapping, &mut renamed)?;
+            found
+                .nodes
+                .retain(|node| renamed.nodes.iter().all(|other| other.path != node.path));
+            found.nodes.append(&mut renamed.nodes);
+        }
         return Ok(found);
     }
     for mapping in &host.resources.devices {
@@ -242,6 +255,23 @@ mod tests {
         assert_eq!(node.path, Path::new("/dev/nothing"));
         assert_eq!(found.rules[0].access.as_deref(), Some("r"));
         assert_eq!((found.rules[1].major, found.rules[1].minor), (Some(10), None));
+    }
+
+    #[test]
+    fn privileged_containers_have_devices_by_other_names() {
+        let mut asked = host(&[("/dev/null", "/dev/nothing", "r"), ("/dev/zero", "", "")], &[]);
+        asked.privileged = true;
+        let found = devices(&asked).unwrap();
+        let named = |path: &str| {
+            found
+                .nodes
+                .iter()
+                .filter(|node| node.path == Path::new(path))
+                .count()
+        };
+        assert_eq!((named("/dev/nothing"), named("/dev/zero")), (1, 0));
+        assert_eq!(found.rules.len(), 1);
+        assert!(found.rules[0].kind.is_none());
     }
 
     #[test]

@@ -98,7 +98,9 @@ struct Inner {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// Another process has it.
-    #[error("{0} is in use by another registry or its garbage-collect; stop that one, or give another directory")]
+    #[error(
+        "{0} is in use by another registry or its garbage-collect; stop that one, or give another directory"
+    )]
     InUse(PathBuf),
     /// Anything else.
     #[error("{0}")]

@@ -3,7 +3,7 @@
 //! Steps are told in the order of the Dockerfile, although several may be under way: what a later one says waits until
 //! it is its turn.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use serde_json::json;
@@ -14,7 +14,7 @@ use vessel_build::progress::{Event, Log, Step as Named, Vertex};
 use vessel_build::request::BuildResult;
 use vessel_image::Digest;
 
-/// Output that waits for its turn, of one step.
+/// Output that waits for its turn, of one step; and what a quiet build keeps for the case that it fails.
 const MAX_WAITING: usize = 1 << 20;
 
 /// A step of the Dockerfile.
@@ -58,6 +58,11 @@ impl Piece {
 pub struct Lines {
     sender: mpsc::Sender<Bytes>,
     quiet: bool,
+    /// Whether anything was told.
+    told: bool,
+    /// The last that a quiet build did not tell, and its size.
+    held: VecDeque<String>,
+    held_bytes: usize,
     steps: BTreeMap<usize, Step>,
     numbers: BTreeMap<Digest, usize>,
     /// The step whose turn it is.
@@ -75,6 +80,9 @@ impl Lines {
         Self {
             sender,
             quiet,
+            told: false,
+            held: VecDeque::new(),
+            held_bytes: 0,
             steps: BTreeMap::new(),
             numbers: BTreeMap::new(),
             turn: 1,
@@ -83,7 +91,8 @@ impl Lines {
         }
     }
 
-    async fn send(&self, message: &JsonMessage) {
+    async fn send(&mut self, message: &JsonMessage) {
+        self.told = true;
         if let Ok(mut line) = serde_json::to_vec(message) {
             line.extend_from_slice(b"\r\n");
             // A client that is gone cancels the build by that.
@@ -91,9 +100,17 @@ impl Lines {
         }
     }
 
-    async fn text(&self, text: impl Into<String>) {
+    async fn text(&mut self, text: impl Into<String>) {
+        let text = text.into();
         if !self.quiet {
-            self.send(&JsonMessage::stream(text)).await;
+            return self.send(&JsonMessage::stream(text)).await;
+        }
+        self.held_bytes += text.len() + size_of::<String>();
+        self.held.push_back(text);
+        while self.held_bytes > MAX_WAITING
+            && let Some(first) = self.held.pop_front()
+        {
+            self.held_bytes -= first.len() + size_of::<String>();
         }
     }
 
@@ -200,11 +217,20 @@ impl Lines {
         }
     }
 
-    /// Tells how it ended.
-    pub async fn end(&self, result: Result<BuildResult, Error>, tags: &[String]) {
+    /// Tells how it ended; of a quiet build that failed, all that it did not tell before.
+    ///
+    /// # Errors
+    /// What the build failed of, when nothing was told of it yet.
+    pub async fn end(&mut self, result: Result<BuildResult, Error>, tags: &[String]) -> Result<(), Error> {
         let result = match result {
             Ok(result) => result,
             Err(error) => {
+                for text in std::mem::take(&mut self.held) {
+                    self.send(&JsonMessage::stream(text)).await;
+                }
+                if !self.told {
+                    return Err(error);
+                }
                 let message = match error.process() {
                     Some(failed) => {
                         let mut message = JsonMessage::error(format!(
@@ -218,14 +244,16 @@ impl Lines {
                     }
                     None => JsonMessage::error(error.to_string()),
                 };
-                return self.send(&message).await;
+                self.send(&message).await;
+                return Ok(());
             }
         };
         let Some(image) = result.images.first() else {
-            return;
+            return Ok(());
         };
         if self.quiet {
-            return self.send(&JsonMessage::stream(format!("{}\n", image.id))).await;
+            self.send(&JsonMessage::stream(format!("{}\n", image.id))).await;
+            return Ok(());
         }
         self.send(&JsonMessage {
             aux: Some(json!({"ID": image.id.to_string()})),
@@ -237,6 +265,7 @@ impl Lines {
         for tag in tags {
             self.text(format!("Successfully tagged {}\n", tagged(tag))).await;
         }
+        Ok(())
     }
 }
 
@@ -404,6 +433,46 @@ mod tests {
         let text = told(vec![vertex(2, "RUN b", false, false), log("RUN b", "x\n")], false).await;
         assert_eq!(text, "Step 2/2 : RUN b\nx\n");
         assert_eq!(told(vec![vertex(1, "FROM a", true, false)], true).await, "");
+    }
+
+    #[tokio::test]
+    async fn a_failure_is_a_status_until_something_was_told() {
+        for (quiet, events, words) in [
+            (false, Vec::new(), None),
+            (true, Vec::new(), None),
+            (
+                false,
+                vec![vertex(1, "FROM a", true, false)],
+                Some("Step 1/2 : FROM a"),
+            ),
+            // What a quiet build did not tell is told when it fails.
+            (
+                true,
+                vec![vertex(1, "FROM a", true, false)],
+                Some("Step 1/2 : FROM a"),
+            ),
+        ] {
+            let (sender, mut receiver) = mpsc::channel(100);
+            let (feed, source) = mpsc::channel(100);
+            for event in events {
+                feed.send(event).await.unwrap();
+            }
+            drop(feed);
+            let mut lines = Lines::new(sender, quiet, false);
+            lines.follow(source).await;
+            let failure = Error::new(vessel_build::ErrorKind::Invalid, "it is wrong");
+            let ended = lines.end(Err(failure), &[]).await;
+            drop(lines);
+            let mut text = String::new();
+            while let Some(line) = receiver.recv().await {
+                text.push_str(std::str::from_utf8(&line).unwrap());
+            }
+            assert_eq!(ended.is_err(), words.is_none(), "{text}");
+            match words {
+                Some(words) => assert!(text.contains(words) && text.contains("it is wrong"), "{text}"),
+                None => assert_eq!(text, ""),
+            }
+        }
     }
 
     #[test]

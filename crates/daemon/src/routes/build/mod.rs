@@ -14,8 +14,8 @@ use hyper::StatusCode;
 use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
-use vessel_build::PruneOptions;
 use vessel_build::request::{BuildRequest, CacheImport, Goal, NoCache, Output};
+use vessel_build::{ErrorKind, PruneOptions};
 use vessel_image::registry::Credentials;
 
 use crate::body::Body;
@@ -63,7 +63,7 @@ pub async fn build(state: &Arc<State>, mut request: Request) -> Answer {
         push: false,
         style: vessel_build::request::ImageStyle::default(),
     }];
-    let (sender, receiver) = mpsc::channel(DEPTH);
+    let (sender, mut receiver) = mpsc::channel(DEPTH);
     let busy = Busy::new(state);
     let task = tokio::spawn(async move {
         let _busy = busy;
@@ -77,9 +77,31 @@ pub async fn build(state: &Arc<State>, mut request: Request) -> Answer {
             let (result, ()) = tokio::join!(build, lines.follow(events));
             result
         };
-        lines.end(result, &query.tags).await;
+        lines.end(result, &query.tags).await
     });
-    stream_of(receiver, task.abort_handle())
+    let guard = Cancel(task.abort_handle());
+    // As with dockerd, what fails before anything was told is a status.
+    let first = receiver.recv().await;
+    if first.is_none() {
+        match task.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return Err(refusal(&error)),
+            Err(error) => {
+                return Err(ApiError::internal(format!("the build ended abnormally: {error}")));
+            }
+        }
+    }
+    stream_of(first, receiver, guard)
+}
+
+/// A build that came to nothing.
+fn refusal(error: &vessel_build::Error) -> ApiError {
+    let status = match error.kind() {
+        ErrorKind::Invalid | ErrorKind::NotFound | ErrorKind::Unsupported => StatusCode::BAD_REQUEST,
+        ErrorKind::Denied => StatusCode::FORBIDDEN,
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
+    };
+    ApiError::new(status, error.to_string())
 }
 
 /// With `cachefrom` the classic builder trusts only the images that are named, and only those that are here: it asks no
@@ -97,16 +119,20 @@ fn caches_that_are_here(state: &State, build: &mut BuildRequest) {
     }
 }
 
-/// The lines of a build as the body of an answer. A client that goes away cancels the build.
-fn stream_of(receiver: mpsc::Receiver<Bytes>, task: AbortHandle) -> Answer {
-    let guard = Cancel(task);
-    let body = stream::unfold((receiver, guard), |(mut receiver, guard)| async move {
-        let line = receiver.recv().await?;
-        Some((Ok(line), (receiver, guard)))
+/// The lines of a build, of which the first may be known, as the body of an answer. A client that goes away cancels the build.
+fn stream_of(first: Option<Bytes>, receiver: mpsc::Receiver<Bytes>, guard: Cancel) -> Answer {
+    let lines = (first, receiver, guard);
+    let body = stream::unfold(lines, |(first, mut receiver, guard)| async move {
+        let line = match first {
+            Some(line) => line,
+            None => receiver.recv().await?,
+        };
+        Some((Ok(line), (None, receiver, guard)))
     });
     response::stream("application/json", Body::stream(body))
 }
 
+/// Ends a build when it is dropped.
 struct Cancel(AbortHandle);
 
 impl Drop for Cancel {

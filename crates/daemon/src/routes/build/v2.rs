@@ -14,7 +14,7 @@ use vessel_api::JsonMessage;
 use vessel_build::request::{BuildRequest, CacheExport, DockerfileSource, Network, Output, Source};
 
 use super::query::Query;
-use super::{DEPTH, stream_of};
+use super::{Cancel, DEPTH, stream_of};
 use crate::base64;
 use crate::buildkit::context::upload;
 use crate::buildkit::jobs::Running;
@@ -163,7 +163,7 @@ pub async fn build(state: &Arc<State>, request: Request) -> Answer {
             Err(sentence) => send(&sender, JsonMessage::error(sentence)).await,
         }
     });
-    stream_of(receiver, task.abort_handle())
+    stream_of(None, receiver, Cancel(task.abort_handle()))
 }
 
 fn aux(id: &str, value: Value) -> JsonMessage {
