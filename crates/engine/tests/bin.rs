@@ -217,6 +217,11 @@ fn prune_makes_room() {
         Some(DAY),
         || (),
         async |engine| {
+            make_container(&engine, "old").await;
+            command(engine.container_remove("old", RemoveOptions::default()))
+                .await
+                .unwrap();
+            assert_eq!(names(&engine).await, ["old"]);
             make_container(&engine, "web").await;
             make_volume(&engine, "data").await;
             let filters = Filters::default();

@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::str::FromStr;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use ipnet::{Ipv4Net, Ipv6Net};
 use rustix::io::Errno;
@@ -23,6 +24,9 @@ use crate::link::{self, ChildSpec};
 use crate::netlink::message::Batch;
 use crate::netlink::{Family, Refusal, Socket};
 use crate::netns;
+
+/// How long the kernel is given to take down what had an address before.
+const TAKEN_DOWN: Duration = Duration::from_secs(5);
 
 /// How endpoints share their parent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -240,7 +244,28 @@ pub fn interface_exists(name: &str) -> Result<bool> {
 
 impl Shared {
     /// Runs on a thread inside the endpoint's namespace; `inside` is a socket of it. What hardware address it has.
+    /// Plugs an endpoint in. One that had the same address may live on for a moment: the kernel takes the namespaces of what has
+    /// ended down in the background, and until then refuses to bring up (macvlan) or to address (ipvlan) another.
     fn plug(
+        &self,
+        outside: &mut Socket,
+        netns: BorrowedFd<'_>,
+        inside: &mut Socket,
+        request: &EndpointRequest,
+        record: &EndpointRecord,
+    ) -> Result<MacAddr> {
+        let begin = Instant::now();
+        loop {
+            let plugged = self.plug_now(outside, netns, inside, request, record);
+            let taken = |error: &Error| error.raw_os_error() == Some(libc::EADDRINUSE);
+            if !plugged.as_ref().is_err_and(taken) || begin.elapsed() > TAKEN_DOWN {
+                return plugged;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    fn plug_now(
         &self,
         outside: &mut Socket,
         netns: BorrowedFd<'_>,

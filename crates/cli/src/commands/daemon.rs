@@ -262,9 +262,9 @@ enum BinSize {
 
 fn bin_size(text: &str) -> std::result::Result<BinSize, String> {
     match text {
-        "auto" | "on" => Ok(BinSize::Auto),
-        // Empty: a variable that is set to nothing asks for nothing.
-        "off" | "" => Ok(BinSize::Off),
+        // Empty: a variable that is set to nothing says nothing.
+        "auto" | "on" | "" => Ok(BinSize::Auto),
+        "off" => Ok(BinSize::Off),
         text => parse_size(text)
             .ok()
             .and_then(|size| u64::try_from(size).ok())

@@ -68,9 +68,9 @@ pub fn daemon() -> Option<Daemon> {
     prepared_daemon(|_| ())
 }
 
-/// One that keeps what was removed for a while.
+/// One that keeps what was removed for a while, however full the disk is.
 pub fn daemon_with_bin() -> Option<Daemon> {
-    prepared_daemon(|daemon| daemon.more.extend(["--bin".into(), "auto".into()]))
+    prepared_daemon(|daemon| daemon.more.extend(["--bin".into(), "1g".into()]))
 }
 
 /// One with something done before its first start.

@@ -235,8 +235,13 @@ impl Engine {
         filters.check(&["dangling", "label", "label!", "until"])?;
         let only_dangling = filters.flag("dangling")?.unwrap_or(true);
         let until = filters.until()?;
-        let _change = CHANGES.lock().await;
         let mut report = ImagesPruneReport::default();
+        if !only_dangling && until.is_none() && !filters.contains("label") && !filters.contains("label!") {
+            // All that no container uses: what was removed before is to make room, too. Before the lock, which `undo` takes
+            // after the bin's.
+            report.space_reclaimed = self.bin_release_layers().await?.space_reclaimed;
+        }
+        let _change = CHANGES.lock().await;
         // Other platforms' images of what a name stands for have no name themselves.
         let kept = |id: &str| only_dangling || !self.users_of(id).is_empty();
         let in_use = self.manifests_in_use(kept).await;
@@ -266,7 +271,7 @@ impl Engine {
         }
         // Not into the bin: it is asked for to have the space.
         let collected = self.collect_into(&mut report.images_deleted, BTreeSet::new());
-        report.space_reclaimed = collected.await?;
+        report.space_reclaimed += collected.await?;
         let attributes = Map::from([("reclaimed".to_owned(), report.space_reclaimed.to_string())]);
         self.events().publish("image", "prune", "", attributes);
         Ok(report)

@@ -167,9 +167,20 @@ impl Engine {
     /// # Errors
     /// The disk; what was removed until then is gone.
     pub async fn bin_empty(self: &Arc<Self>) -> Result<BinEmptied> {
+        self.bin_release(|_| true).await
+    }
+
+    /// Lets go of what has layers: nobody else may need them.
+    pub(crate) async fn bin_release_layers(self: &Arc<Self>) -> Result<BinEmptied> {
+        self.bin_release(|thing| matches!(thing, Thing::Image { .. } | Thing::Container { .. }))
+            .await
+    }
+
+    async fn bin_release(self: &Arc<Self>, goes: impl Fn(&Thing) -> bool) -> Result<BinEmptied> {
         let _turn = self.bin.turn.lock().await;
         let mut emptied = BinEmptied::default();
-        let entries = self.bin.arrived();
+        let mut entries = self.bin.arrived();
+        entries.retain(|_, entry| goes(&entry.thing));
         let shared = entries
             .values()
             .any(|entry| !matches!(entry.thing, Thing::Volume { .. }));

@@ -31,7 +31,8 @@ impl Engine {
         let Some(Command { id, mut entries }) = found.next() else {
             return Err(Error::not_found(match which {
                 "" if !self.bin.keeps => {
-                    "there is nothing to undo: the daemon runs without a bin (--bin off, or VESSEL_BIN)".to_owned()
+                    "there is nothing to undo: the daemon runs without a bin (--bin off, or VESSEL_BIN)"
+                        .to_owned()
                 }
                 "" => "there is nothing to undo: the bin is empty".to_owned(),
                 which => format!(

@@ -14,6 +14,16 @@ fn plugin(directory: &Path, name: &str, answer: fn(&str) -> Option<String>) {
                     head.push(stream.read_u8().await.unwrap());
                 }
                 let head = String::from_utf8(head).unwrap();
+                // A socket that is closed over something unread is reset.
+                let length = head.lines().find_map(|line| {
+                    let (name, value) = line.split_once(':')?;
+                    name.eq_ignore_ascii_case("content-length")
+                        .then(|| value.trim().parse().unwrap())
+                });
+                stream
+                    .read_exact(&mut vec![0; length.unwrap_or(0)])
+                    .await
+                    .unwrap();
                 let method = head.strip_prefix("POST /").unwrap().split(' ').next().unwrap();
                 let Some(text) = answer(method) else {
                     return std::future::pending().await;
