@@ -88,7 +88,7 @@ pub fn prepared_daemon(prepare: impl FnOnce(&mut Daemon)) -> Option<Daemon> {
         dir: tempfile::tempdir().expect("a temporary directory"),
         bridge: format!("vt{:x}n{number:x}", std::process::id()),
         // The default pools hold some thirty networks; a test run may want more.
-        subnet: format!("10.{}.{}.1/24", 20 + std::process::id() % 200, number % 256),
+        subnet: format!("10.{}.{}.1/24", 20 + std::process::id() % 100, number % 256),
         number,
         no_bridge: false,
         more: Vec::new(),
@@ -214,7 +214,8 @@ impl Daemon {
     /// A subnet for a network of this daemon's; there are eight.
     #[allow(dead_code, reason = "e2e asks for it, torture does not")]
     pub fn further_subnet(&self, which: u32) -> String {
-        let (a, b) = (20 + std::process::id() % 200, 128 + self.number % 128);
+        // Where no daemon of this process has its bridge.
+        let (a, b) = (120 + std::process::id() % 100, self.number % 256);
         format!("10.{a}.{b}.{}/27", which * 32)
     }
 
