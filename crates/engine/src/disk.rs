@@ -31,17 +31,21 @@ impl Engine {
     /// When the root cannot be read.
     pub(crate) async fn disk_items(&self) -> Result<Vec<DiskItem>> {
         let mut items = self.look_at_disk().await?;
+        let unknown = items.iter().filter(|item| !item.known);
+        let before: HashSet<String> = unknown.map(|item| item.path.clone()).collect();
+        if before.is_empty() {
+            return Ok(items);
+        }
         for pause in PAUSES {
-            let unknown = items.iter().filter(|item| !item.known);
-            let before: HashSet<String> = unknown.map(|item| item.path.clone()).collect();
-            if before.is_empty() {
+            tokio::time::sleep(pause).await;
+            let paths = before.clone();
+            if blocking(move || Ok(paths.iter().all(|path| !Path::new(path).exists()))).await? {
                 break;
             }
-            tokio::time::sleep(pause).await;
-            items = self.look_at_disk().await?;
-            // What only this look does not know has just come.
-            items.retain(|item| item.known || before.contains(&item.path));
         }
+        items = self.look_at_disk().await?;
+        // What only this look does not know has just come.
+        items.retain(|item| item.known || before.contains(&item.path));
         Ok(items)
     }
 

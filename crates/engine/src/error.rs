@@ -145,7 +145,10 @@ impl<T> Context<T> for std::io::Result<T> {
                 std::io::ErrorKind::NotFound => ErrorKind::NotFound,
                 _ => ErrorKind::System,
             };
-            Error::new(kind, format!("{}: {error}", what()))
+            Error::new(
+                kind,
+                format!("{}: {}", what(), vessel_runtime::error::in_words(&error)),
+            )
         })
     }
 }

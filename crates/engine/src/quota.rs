@@ -7,7 +7,8 @@
 //! system, or an administrator's, are not met.
 //!
 //! On ext4 a process with `CAP_SYS_RESOURCE` may go beyond a limit: a privileged container in a volume. The root of a
-//! container is an overlay, which never does.
+//! container is an overlay, which never does. But root in a container without a user namespace may give its files another
+//! project, as with Docker: the limit is against accidents there. So numbers are read where no container reaches.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;

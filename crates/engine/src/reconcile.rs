@@ -55,8 +55,6 @@ impl Engine {
             if launched {
                 live.push(container)
             } else {
-                // Of a start that came to nothing plug-ins may know.
-                self.release_volumes(container.id());
                 idle.push(container)
             }
         }
@@ -80,6 +78,11 @@ impl Engine {
             restarts.extend(wanted);
         }
         for container in idle {
+            // Of a start that came to nothing plug-ins may know. Not before all that run are noted.
+            self.release_volumes(container.id());
+            if !container.state().mount_id.is_empty() {
+                self.change(&container, |state| state.mount_id.clear());
+            }
             if self.settle_idle(&container).await {
                 restarts.push(container);
             }

@@ -243,7 +243,6 @@ pub fn interface_exists(name: &str) -> Result<bool> {
 }
 
 impl Shared {
-    /// Runs on a thread inside the endpoint's namespace; `inside` is a socket of it. What hardware address it has.
     /// Plugs an endpoint in. One that had the same address may live on for a moment: the kernel takes the namespaces of what has
     /// ended down in the background, and until then refuses to bring up (macvlan) or to address (ipvlan) another.
     fn plug(
@@ -265,6 +264,7 @@ impl Shared {
         }
     }
 
+    /// Runs on a thread inside the endpoint's namespace; `inside` is a socket of it. What hardware address it has.
     fn plug_now(
         &self,
         outside: &mut Socket,

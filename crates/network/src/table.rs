@@ -234,11 +234,10 @@ impl Table {
         if mappings.is_empty() {
             return Ok(reservations);
         }
-        let installed = self.books().installed.clone();
-        if mappings.iter().any(|m| m.target.is_ipv6())
-            && installed.v6.map(|part| part.by_loopback) != Some(translates_loopback())
-        {
+        let by_loopback = self.books().installed.v6.map(|part| part.by_loopback);
+        if mappings.iter().any(|m| m.target.is_ipv6()) && by_loopback != Some(translates_loopback()) {
             // Bridge netfilter was switched on or off since.
+            let installed = self.books().installed.clone();
             self.install(&mut socket, installed)?;
         }
         self.insert(&mut socket, &mappings)?;

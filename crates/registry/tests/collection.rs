@@ -242,11 +242,11 @@ async fn a_registry_waits_for_the_collection_that_found_it_down() {
     // As the command has it while no registry serves.
     let collecting = Storage::open(&registry.root, StorageOptions::default()).unwrap();
     let end = Duration::from_millis(500);
+    let begun = std::time::Instant::now();
     let ended = tokio::spawn(async move {
         tokio::time::sleep(end).await;
         drop(collecting);
     });
-    let begun = std::time::Instant::now();
     registry.restart().await;
     assert!(begun.elapsed() >= end / 2, "two have one directory");
     ended.await.unwrap();

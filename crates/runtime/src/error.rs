@@ -80,7 +80,7 @@ impl Error {
         let mut next = std::error::Error::source(self);
         while let Some(cause) = next {
             message.push_str(": ");
-            message.push_str(&cause.to_string());
+            message.push_str(&in_words(cause));
             next = cause.source();
         }
         Report {
@@ -114,9 +114,13 @@ impl From<Report> for Error {
     }
 }
 
-/// The plain words for an errno that users meet most; the system's own text for the rest.
-pub fn errno_text(errno: rustix::io::Errno) -> String {
-    std::io::Error::from(errno).to_string()
+/// The words of a cause, without the "(os error N)" that Rust appends to the system's.
+pub fn in_words(cause: impl std::fmt::Display) -> String {
+    let mut text = cause.to_string();
+    if let Some(end) = text.rfind(" (os error ").filter(|_| text.ends_with(')')) {
+        text.truncate(end);
+    }
+    text
 }
 
 /// Adds context to system call results.
@@ -165,7 +169,7 @@ mod tests {
         assert_eq!(report.kind, ErrorKind::NotFound);
         assert_eq!(
             report.message,
-            "mount volume data: open /x: No such file or directory (os error 2)"
+            "mount volume data: open /x: No such file or directory"
         );
         assert_eq!(Error::from(report.clone()).report(), report);
     }

@@ -110,7 +110,8 @@ impl Engine {
             (vec![shim, own.clone()], Vec::new())
         };
         if kept.is_none() && !record.host.storage_opt.is_empty() {
-            crate::quota::release(&own.join("upper"));
+            // Not by `upper`, where root of the container may have put another's number.
+            crate::quota::release(&own.join("work"));
         }
         let moved = kept.as_ref().map(|key| self.bin.files(key));
         let removed = async {

@@ -4,7 +4,7 @@
 //! (its layers and documents stay where they are and count as used), a network its record. Directories are moved within the
 //! file system, to `removed/KEY`, never copied; so a removal is one rename(2) and a record more, and less work than to remove
 //! the files. What removes itself (`--rm`), what builds make for themselves, what the engine tidies up and what a prune
-//! removes, which is asked for to have the space, does not come here; nor do files on another file system than the root.
+//! removes to make room (all but networks) does not come here; nor do files on another file system than the root.
 //!
 //! **Order.** The record of the bin is written before anything of the thing goes, and deleted after all of it is back; what
 //! a daemon that is killed in between leaves is finished or taken back by [`settle`] before anything else looks, so that there

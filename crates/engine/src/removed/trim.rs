@@ -195,7 +195,10 @@ impl Engine {
                 };
                 engine.bin.forget(&key);
                 if owned.thing.has_files() {
-                    remove_all(&engine.bin.files(&key))?;
+                    // It is forgotten, and the others go.
+                    if let Err(error) = remove_all(&engine.bin.files(&key)) {
+                        tracing::warn!("{error}; the next start of the daemon removes it");
+                    }
                 }
                 Ok(size)
             })
@@ -258,7 +261,8 @@ impl Engine {
 
 /// Removes the files of an entry; a container's have a limit of their own.
 fn remove_all(files: &std::path::Path) -> Result<()> {
-    crate::quota::release(&files.join("upper"));
+    // Not by `upper`, where root of the container may have put another's number.
+    crate::quota::release(&files.join("work"));
     remove_files(files)
 }
 

@@ -171,7 +171,7 @@ impl Engine {
     /// Makes a volume, or returns the one of that name.
     ///
     /// # Errors
-    /// A bad name, another driver than `local`, options that make no mount, the disk.
+    /// A bad name, no such plug-in, what it answers, options that make no mount, the disk.
     pub async fn volume_create(&self, request: VolumeCreateRequest) -> Result<Volume> {
         let anonymous = request.name.is_empty();
         let name = if anonymous { crate::ids::id() } else { request.name };
@@ -698,7 +698,12 @@ impl Engine {
     /// Takes back volumes made for a container that could not be created.
     pub(crate) async fn undo_volumes(&self, settled: Settled) {
         for name in &settled.made {
-            if let Err(error) = self.discard_volume(name, false).await {
+            let undone = match self.volumes.get(name) {
+                // It may have been there before, with somebody's files: the plug-in keeps it.
+                Some(record) if !record.is_local() && !record.anonymous => self.forget_volume(name),
+                _ => self.discard_volume(name, false).await,
+            };
+            if let Err(error) = undone {
                 tracing::warn!("{error}; `volume prune --all` removes it");
             }
         }

@@ -101,12 +101,15 @@ impl Plugged {
         if volumes.is_empty() {
             return Ok(None);
         }
-        let user = crate::ids::id();
-        self.acquire(&user, &user, volumes).await?;
-        Ok(Some(Held {
-            plugged: Arc::clone(self),
-            user,
-        }))
+        let (plugged, volumes) = (Arc::clone(self), volumes.to_vec());
+        // Goes on when the caller leaves: what is held is dropped then, which tells the plug-in.
+        let held = tokio::spawn(async move {
+            let user = crate::ids::id();
+            plugged.acquire(&user, &user, &volumes).await?;
+            Ok(Some(Held { plugged, user }))
+        });
+        held.await
+            .map_err(|error| Error::system(format!("mounting volumes ended abnormally: {error}")))?
     }
 
     /// Notes a user from before this daemon; where its volumes are is not known, nor of use any more.

@@ -4,8 +4,8 @@
 //! In each of the directories a plug-in `NAME` is a socket `NAME.sock` or `NAME/NAME.sock`, or a file `NAME.spec` with an
 //! address (`unix://PATH` or `tcp://IP:PORT`) or `NAME.json` (`{"Addr": …}`). Plug-ins that are images, and TLS, are not there.
 //!
-//! They are root's programs, and slow ones: every call has a time limit and an answer a bound, no lock is held and no
-//! thread is taken while one answers, and a plug-in has [`CALLS`] calls at a time at most. So one that hangs delays
+//! They are root's programs, and slow ones: every call has a time limit and an answer a bound, no lock of other containers
+//! or volumes is held and no thread is taken while one answers, and a plug-in has [`CALLS`] calls at a time at most. So one that hangs delays
 //! what is about its volumes, and nothing else. One that did not answer to a question that is for everybody (what volumes it
 //! has) is not asked again for [`SILENCE`].
 
