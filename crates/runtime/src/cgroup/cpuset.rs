@@ -30,9 +30,10 @@ pub(super) fn apply(node: Option<Node<'_>>, cpu: &Cpu, lacks: &mut Lacks) -> Res
     Ok(())
 }
 
-/// Makes a v1 cpuset usable: lists that are empty are taken from `parent`.
+/// Makes a v1 cpuset usable: lists that are empty are taken from `parent`. One that another container's start is filling at
+/// this moment may have one list and not yet the other.
 pub(super) fn inherit(dir: &Dir, parent: impl FnOnce() -> Result<Dir>) -> Result<()> {
-    if !is_empty(dir.try_read(LISTS[0])) {
+    if !LISTS.iter().any(|file| is_empty(dir.try_read(file))) {
         return Ok(());
     }
     let parent = parent()?;

@@ -63,6 +63,24 @@ impl Fake {
     }
 }
 
+/// As the parent of two containers that start at once is for a moment.
+#[test]
+fn a_cpuset_with_one_list_gets_the_other() {
+    let fake = Fake::new(Version::V1, "cpuset", "", &["cpuset.cpus", "cpuset.mems"]);
+    let leaf = fake.leaf();
+    let parent = leaf.parent().unwrap();
+    for (dir, cpus, mems) in [(fake.base.path(), "0-1\n", "0\n"), (parent, "0-1\n", "\n")] {
+        fs::write(dir.join("cpuset.cpus"), cpus).unwrap();
+        fs::write(dir.join("cpuset.mems"), mems).unwrap();
+    }
+    fake.create("{}");
+    assert_eq!(fs::read_to_string(parent.join("cpuset.mems")).unwrap(), "0");
+    assert_eq!(
+        (fake.read("cpuset.cpus"), fake.read("cpuset.mems")),
+        ("0-1".into(), "0".into())
+    );
+}
+
 #[test]
 fn v2_files() {
     let fake = Fake::new(
