@@ -75,8 +75,13 @@ fn wait(mut child: Child) -> (Option<i32>, String) {
     let deadline = Instant::now() + PATIENCE;
     while child.try_wait().unwrap().is_none() {
         if Instant::now() > deadline {
+            let pids = children(child.id()).into_iter().map(|(pid, _)| pid);
+            let states: Vec<String> = pids
+                .chain([child.id().to_string()])
+                .map(|pid| fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default())
+                .collect();
             child.kill().unwrap();
-            panic!("init did not end");
+            panic!("init did not end:\n{}", states.join("\n"));
         }
         std::thread::sleep(Duration::from_millis(5));
     }
