@@ -272,11 +272,6 @@ impl Bridge {
         self.shared.gateway
     }
 
-    /// The subnet of IPv6 and the bridge's own address in it, if it has one.
-    pub fn v6(&self) -> Option<(Ipv6Net, Ipv6Addr)> {
-        self.shared.v6
-    }
-
     /// Makes an endpoint with a new namespace.
     pub fn attach(&self, request: &EndpointRequest) -> Result<Endpoint> {
         self.make(request, |plug| {

@@ -153,11 +153,6 @@ impl Direct {
         })))
     }
 
-    /// What stands for the network in the records of its endpoints.
-    pub fn name(&self) -> &str {
-        &self.0.config.name
-    }
-
     /// Makes an endpoint of a namespace. `before` is told of it before there is anything of it: nobody finds the interface of
     /// one that was not recorded.
     ///
