@@ -1,0 +1,7 @@
+//! The virtual machine monitor: one process is one machine.
+//!
+//! An [accelerator](accel) executes guest instructions: `kvm` where the processor helps, `soft` where it does not.
+//! Everything else is written once above it: guest memory, devices, boot, the machine itself. It knows nothing of images or
+//! containers.
+
+pub mod accel;
