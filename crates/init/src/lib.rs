@@ -1,9 +1,13 @@
-//! Static PID 1 programs, embedded as bytes, and the image that is built into Vessel.
+//! Static PID 1 programs, embedded as bytes, the protocol of the one in virtual machines, and the image that is built into
+//! Vessel.
 //!
 //! The programs in `programs/` use neither libc nor std; `build.rs` compiles each of them to a static
 //! executable of a few kilobytes for x86-64 Linux. They depend on nothing in the root they run in.
 
+extern crate alloc;
+
 mod archive;
+pub mod guest;
 
 pub use archive::{HELLO_REFERENCE, hello_archive};
 

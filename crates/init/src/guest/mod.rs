@@ -1,0 +1,13 @@
+//! A guest of a virtual machine: its PID 1 as bytes, what it is asked and answers, and the host's side of asking.
+//!
+//! `/init` of a guest's initramfs loads the modules named in `/modules/order`, mounts what a system has,
+//! and then serves [`protocol::Request`]s on vsock port [`protocol::PORT`]; with `root=` on the kernel's command line it
+//! instead hands over to the system on that root. [`client`] is how the host speaks with it.
+
+#[macro_use]
+pub mod wire;
+pub mod client;
+pub mod protocol;
+
+#[cfg(test)]
+mod tests;
