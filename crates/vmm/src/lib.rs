@@ -5,3 +5,8 @@
 //! containers.
 
 pub mod accel;
+pub mod bus;
+pub mod devices;
+pub mod memory;
+pub mod pci;
+mod sync;

@@ -10,9 +10,7 @@ mod error;
 mod state;
 
 pub use error::{Error, ErrorKind, Result};
-pub use state::{
-    DescriptorTable, LapicState, Segment, VcpuEvents, VcpuRegisters, VcpuState, VmState,
-};
+pub use state::{DescriptorTable, LapicState, Segment, VcpuEvents, VcpuRegisters, VcpuState, VmState};
 
 /// Where the I/O APIC's registers are (as on every PC): a page that belongs to the accelerator.
 pub const IOAPIC_BASE: u64 = 0xfec0_0000;

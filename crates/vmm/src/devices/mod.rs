@@ -1,0 +1,3 @@
+//! Devices: what answers on the bus.
+
+pub mod virtio;
