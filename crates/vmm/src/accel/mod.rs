@@ -7,6 +7,8 @@
 use std::sync::Arc;
 
 mod error;
+#[allow(dead_code, reason = "who executes instructions is still to come")]
+mod soft;
 mod state;
 
 pub use error::{Error, ErrorKind, Result};
