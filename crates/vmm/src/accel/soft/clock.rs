@@ -166,7 +166,7 @@ impl Scale {
         } else {
             ticks << self.shift
         };
-        (u128::from(ticks) * u128::from(self.multiplier) >> 32) as u64
+        ((u128::from(ticks) * u128::from(self.multiplier)) >> 32) as u64
     }
 }
 

@@ -191,7 +191,7 @@ impl LocalApic {
         if mode == 0 && old != 0 {
             self.reset_registers();
         } else if mode == both && old != both {
-            self.command = self.command & 0xffff_ffff;
+            self.command &= 0xffff_ffff;
         }
         true
     }
