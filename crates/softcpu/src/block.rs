@@ -1,0 +1,318 @@
+//! Blocks of decoded instructions, and how they are found again.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::Arc;
+
+use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction};
+
+use crate::exception::{Fault, vector};
+use crate::memory::{PAGE, Snapshot};
+use crate::mmu::{Access, Mmu};
+use crate::op::Op;
+use crate::state::{Cpu, Segment, gpr, mode, seg};
+
+/// Instructions of a block at most.
+const LENGTH: usize = 64;
+
+/// Entries of the cache by linear address, a power of two.
+const RECENT: usize = 4096;
+
+/// Decoded instructions beyond which everything is forgotten: at 48 bytes each, 48 MB.
+const OPS_MAX: usize = 1_000_000;
+
+/// Parts of `Cpu::mode` that decoding depends on.
+const DECODED: u8 = mode::CODE64 | mode::CODE32 | mode::STACK32 | mode::REAL | mode::LONG | mode::NO_FPU;
+
+/// Consecutive instructions of one page that are executed from the first on.
+pub(crate) struct Block {
+    pub ops: Vec<Op>,
+    pub bytes: u32,
+    /// The page's physical address.
+    pub page: u64,
+    /// What [`Block::current`] was when it was decoded.
+    generation: u32,
+    /// The page's generation; `_memory` keeps it.
+    current: NonNull<AtomicU32>,
+    _memory: Arc<Snapshot>,
+}
+
+impl Block {
+    fn valid(&self) -> bool {
+        // SAFETY: the snapshot is kept for as long as the block.
+        unsafe { self.current.as_ref() }.load(Ordering::Relaxed) == self.generation
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Recent {
+    linear: u64,
+    epoch: u32,
+    mode: u8,
+    block: Option<NonNull<Block>>,
+}
+
+/// A hash for keys that are addresses.
+#[derive(Default)]
+pub(crate) struct AddressHasher(u64);
+
+impl Hasher for AddressHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.write_u64(u64::from(byte));
+        }
+    }
+
+    fn write_u64(&mut self, value: u64) {
+        self.0 = (self.0 ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(26);
+    }
+
+    fn write_u8(&mut self, value: u8) {
+        self.write_u64(u64::from(value));
+    }
+}
+
+type Blocks = HashMap<(u64, u8), Box<Block>, BuildHasherDefault<AddressHasher>>;
+
+/// The blocks of one processor.
+pub(crate) struct BlockCache {
+    /// By linear address and mode; an entry counts while its half's epoch is the same.
+    recent: Box<[Recent; RECENT]>,
+    /// By the first byte's place in this process, and the mode.
+    blocks: Blocks,
+    ops: usize,
+}
+
+impl BlockCache {
+    pub(crate) fn new() -> Self {
+        let empty = Recent {
+            linear: 0,
+            epoch: 0,
+            mode: 0,
+            block: None,
+        };
+        Self {
+            recent: Box::new([empty; RECENT]),
+            blocks: Blocks::default(),
+            ops: 0,
+        }
+    }
+
+    fn slot(linear: u64) -> usize {
+        (linear ^ linear >> 12) as usize & (RECENT - 1)
+    }
+
+    /// Forgets everything. No block may be executing.
+    pub(crate) fn clear(&mut self) {
+        for recent in self.recent.iter_mut() {
+            recent.block = None;
+        }
+        self.blocks.clear();
+        self.ops = 0;
+    }
+}
+
+impl Cpu {
+    /// The linear address of the next instruction; #GP where it cannot be.
+    fn fetch_address(&mut self) -> Result<u64, Fault> {
+        if self.long_code() {
+            if !self.canonical(self.rip) {
+                return Err(self.protection());
+            }
+            return Ok(self.rip);
+        }
+        let code = &self.segments[seg::CS];
+        if self.rip > u64::from(code.limit) {
+            return Err(self.protection());
+        }
+        Ok(code.base.wrapping_add(self.rip) & 0xffff_ffff)
+    }
+
+    /// The block that begins at the next instruction. `None`: that instruction must be executed alone.
+    #[inline(always)]
+    pub(crate) fn find_block(&mut self) -> Result<Option<NonNull<Block>>, Fault> {
+        let linear = if self.long_code() {
+            self.rip
+        } else {
+            self.fetch_address()?
+        };
+        let recent = &self.blocks.recent[BlockCache::slot(linear)];
+        if recent.linear == linear
+            && recent.mode == self.mode
+            && recent.epoch == self.mmu.epochs[(linear >> 63) as usize]
+            && let Some(block) = recent.block
+            // SAFETY: `clear` removes what it frees from `recent`.
+            && unsafe { block.as_ref() }.valid()
+        {
+            return Ok(Some(block));
+        }
+        self.find_block_slow()
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn find_block_slow(&mut self) -> Result<Option<NonNull<Block>>, Fault> {
+        let linear = self.fetch_address()?;
+        let user = self.user();
+        let entry = &self.mmu.entries[usize::from(user)][Mmu::index(linear)];
+        let host = if entry.execute == linear & !(PAGE - 1) {
+            linear.wrapping_add(entry.addend)
+        } else {
+            match self.fill(linear, Access::Execute, user)? {
+                Ok(host) => host as u64,
+                // Instructions in a device: nothing that is run here has them.
+                Err(_) => return Err(self.protection()),
+            }
+        };
+        let key = (host, self.mode & DECODED);
+        let found = self.blocks.blocks.get(&key).map(|block| (NonNull::from(&**block), block.valid()));
+        let block = match found {
+            Some((block, true)) => block,
+            _ => match self.decode_block(linear, key)? {
+                Some(block) => block,
+                None => return Ok(None),
+            },
+        };
+        self.blocks.recent[BlockCache::slot(linear)] = Recent {
+            linear,
+            epoch: self.mmu.epochs[(linear >> 63) as usize],
+            mode: self.mode,
+            block: Some(block),
+        };
+        Ok(Some(block))
+    }
+
+    fn decode_block(&mut self, linear: u64, key: (u64, u8)) -> Result<Option<NonNull<Block>>, Fault> {
+        if self.blocks.ops > OPS_MAX {
+            self.blocks.clear();
+        }
+        let physical = self.translate(linear, Access::Execute, self.user())?.physical;
+        loop {
+            let snapshot = self.snapshot.clone();
+            let Some(page) = snapshot.page(physical) else {
+                return Err(self.protection());
+            };
+            let generation = if page.mark_code() {
+                self.mmu.forget_writes(page.host);
+                self.flush_writers();
+                page.generation().load(Ordering::SeqCst)
+            } else {
+                page.generation().load(Ordering::SeqCst)
+            };
+            if !page.has_code() {
+                // Somebody wrote to it since: it must be marked again before it is read.
+                continue;
+            }
+            let offset = physical & (PAGE - 1);
+            let mut bytes = [0_u8; PAGE as usize];
+            let bytes = &mut bytes[..((PAGE - offset) as usize).min(LENGTH * 15)];
+            // SAFETY: the rest of a page of RAM.
+            unsafe { crate::access::copy(page.host.add(offset as usize), bytes.as_mut_ptr(), bytes.len()) };
+            let Some((ops, length)) = self.decode_bytes(bytes) else {
+                return Ok(None);
+            };
+            self.blocks.ops += ops.len();
+            let block = Box::new(Block {
+                ops,
+                bytes: length,
+                page: physical & !(PAGE - 1),
+                generation,
+                current: NonNull::from(page.generation()),
+                _memory: snapshot.clone(),
+            });
+            let pointer = NonNull::from(&*block);
+            if let Some(old) = self.blocks.blocks.insert(key, block) {
+                self.blocks.ops -= old.ops.len();
+                let freed = NonNull::from(&*old);
+                for recent in self.blocks.recent.iter_mut() {
+                    if recent.block == Some(freed) {
+                        recent.block = None;
+                    }
+                }
+            }
+            return Ok(Some(pointer));
+        }
+    }
+
+    /// Has every other processor forget translations, before a page's instructions are kept.
+    fn flush_writers(&mut self) {
+        let memory = self.memory.clone();
+        let index = self.index;
+        memory.flush_others(Some((index, &mut || self.answer_flush())));
+    }
+
+    fn bitness(&self) -> u32 {
+        if self.mode & mode::CODE64 != 0 {
+            64
+        } else if self.mode & mode::CODE32 != 0 {
+            32
+        } else {
+            16
+        }
+    }
+
+    /// Decodes a block out of a page's rest. `None`: the first instruction goes on in the next page.
+    fn decode_bytes(&self, bytes: &[u8]) -> Option<(Vec<Op>, u32)> {
+        let mut decoder = Decoder::with_ip(self.bitness(), bytes, 0, DecoderOptions::NONE);
+        let mut ops = Vec::with_capacity(16);
+        let mut instruction = Instruction::default();
+        let mut length = 0;
+        while ops.len() < LENGTH && decoder.can_decode() {
+            decoder.decode_out(&mut instruction);
+            if decoder.last_error() == DecoderError::NoMoreBytes {
+                break;
+            }
+            let (mut op, ends) = crate::decode::lower(&instruction, self.mode);
+            op.start = length as u16;
+            length += instruction.len() as u32;
+            ops.push(op);
+            if ends {
+                break;
+            }
+        }
+        (!ops.is_empty()).then(|| {
+            ops.shrink_to_fit();
+            (ops, length)
+        })
+    }
+
+    /// Decodes the next instruction, which may lie in two pages.
+    pub(crate) fn decode_one(&mut self) -> Result<Op, Fault> {
+        let linear = self.fetch_address()?;
+        let user = self.user();
+        let mut bytes = [0_u8; 15];
+        let here = ((PAGE - (linear & (PAGE - 1))) as usize).min(15);
+        self.read_bytes_as(linear, &mut bytes[..here], Access::Execute, user)?;
+        let mut instruction = Instruction::default();
+        let mut decoder = Decoder::with_ip(self.bitness(), &bytes[..here], 0, DecoderOptions::NONE);
+        decoder.decode_out(&mut instruction);
+        if decoder.last_error() == DecoderError::NoMoreBytes && here < 15 {
+            let next = linear.wrapping_add(here as u64);
+            self.read_bytes_as(next, &mut bytes[here..], Access::Execute, user)?;
+            let mut decoder = Decoder::with_ip(self.bitness(), &bytes, 0, DecoderOptions::NONE);
+            decoder.decode_out(&mut instruction);
+            if decoder.last_error() == DecoderError::NoMoreBytes {
+                return Err(self.raise_code(vector::GP, 0));
+            }
+        }
+        let code = &self.segments[seg::CS];
+        let last = self.rip + instruction.len() as u64 - 1;
+        if !self.long_code() && last > u64::from(code.limit) && code.has(Segment::PRESENT) {
+            return Err(self.protection());
+        }
+        let (op, _) = crate::decode::lower(&instruction, self.mode);
+        Ok(op)
+    }
+
+    /// Where the block being executed begins.
+    #[inline(always)]
+    pub(crate) fn block_start(&self) -> u64 {
+        self.regs[gpr::BLOCK]
+    }
+}
