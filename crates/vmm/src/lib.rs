@@ -5,6 +5,7 @@
 //! containers.
 
 pub mod accel;
+pub mod boot;
 pub mod bus;
 pub mod devices;
 pub mod memory;

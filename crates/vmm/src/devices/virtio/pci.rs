@@ -18,10 +18,11 @@ use std::sync::{Arc, Mutex};
 
 use serde::{Deserialize, Serialize};
 
+use super::bell::{bell, ring};
 use super::interrupt::{Interrupt, NO_VECTOR, Signals};
 use super::metrics::Metrics;
 use super::queue::{Queue, QueueHandle, QueueState};
-use super::worker::{Running, bell, ring};
+use super::worker::Running;
 use super::{
     DeviceKind, F_RING_EVENT_IDX, F_RING_INDIRECT_DESC, F_RING_RESET, F_VERSION_1, Start, VirtioDevice,
 };

@@ -411,7 +411,7 @@ impl QueueHandle {
 
     /// Has the queue's worker called again, as if the driver had rung.
     pub fn ring(&self) {
-        super::worker::ring(&self.bell);
+        super::bell::ring(&self.bell);
     }
 
     /// Calls `f` with every chain that waits. What `f` returns is given back: the chain, and how many bytes were written; `None` if the

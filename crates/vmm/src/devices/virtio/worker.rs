@@ -5,9 +5,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use rustix::event::{EventfdFlags, epoll, eventfd};
+use rustix::event::epoll;
 use rustix::io::Errno;
 
+use super::bell::{bell, ring, silence};
 use super::interrupt::Interrupt;
 use super::queue::{QueueError, QueueHandle};
 
@@ -133,21 +134,6 @@ impl Poller {
             }
         }
     }
-}
-
-/// A counter that wakes a thread.
-pub(super) fn bell() -> io::Result<OwnedFd> {
-    Ok(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?)
-}
-
-/// Wakes whoever waits for `bell`. It cannot fail but for a counter that is full, and then it was rung.
-pub(super) fn ring(bell: &OwnedFd) {
-    let _ = rustix::io::write(bell, &1_u64.to_ne_bytes());
-}
-
-/// Empties a bell.
-fn silence(bell: &OwnedFd) {
-    let _ = rustix::io::read(bell, &mut [0; 8]);
 }
 
 /// A running thread.
