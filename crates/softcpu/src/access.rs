@@ -114,7 +114,7 @@ impl Cpu {
         // The last byte's page: an access across a page's end differs from every tag here.
         if address.wrapping_add(W::BYTES - 1) & !(PAGE - 1) == entry.read {
             // SAFETY: the entry says that this page is RAM of the guest, mapped in this process, and readable.
-            return Ok(unsafe { W::load(address.wrapping_add(entry.addend) as *const u8) });
+            return Ok(unsafe { W::load((entry.host + (address & (PAGE - 1))) as *const u8) });
         }
         self.read_slow(address, access, user)
     }
@@ -125,7 +125,7 @@ impl Cpu {
         let entry = &self.mmu.entries[usize::from(user)][Mmu::index(address)];
         if address.wrapping_add(W::BYTES - 1) & !(PAGE - 1) == entry.write {
             // SAFETY: the entry says that this page is RAM of the guest, mapped in this process, and writable.
-            unsafe { W::store(address.wrapping_add(entry.addend) as *mut u8, value) };
+            unsafe { W::store((entry.host + (address & (PAGE - 1))) as *mut u8, value) };
             return Ok(());
         }
         self.write_slow(address, value, user)
@@ -258,7 +258,7 @@ impl Cpu {
     pub(crate) fn place<W: Width>(&mut self, address: u64) -> Result<Place, Fault> {
         let entry = &self.mmu.entries[usize::from(self.user())][Mmu::index(address)];
         if address.wrapping_add(W::BYTES - 1) & !(PAGE - 1) == entry.write {
-            return Ok(Place::Host(address.wrapping_add(entry.addend) as *mut u8));
+            return Ok(Place::Host((entry.host + (address & (PAGE - 1))) as *mut u8));
         }
         self.place_slow(address, W::BYTES)
     }

@@ -162,7 +162,7 @@ impl Cpu {
         let user = self.user();
         let entry = &self.mmu.entries[usize::from(user)][Mmu::index(linear)];
         let host = if entry.execute == linear & !(PAGE - 1) {
-            linear.wrapping_add(entry.addend)
+            entry.host + (linear & (PAGE - 1))
         } else {
             match self.fill(linear, Access::Execute, user)? {
                 Ok(host) => host as u64,

@@ -20,30 +20,47 @@ pub(crate) const PHYSICAL_BITS: u32 = 46;
 /// Entries of a translation buffer, a power of two.
 pub(crate) const ENTRIES: usize = 1024;
 
-/// A tag no page has.
-const NEVER: u64 = 1;
-
-/// What is remembered of one page. A tag is the page's linear address when the access may go straight to `address + addend` in this
-/// process, and [`NEVER`] otherwise.
+/// What is remembered of one page. A tag is the page's linear address when the access may go straight to the page's place in this process, and
+/// [`never`] otherwise.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub(crate) struct Entry {
     pub read: u64,
     pub write: u64,
     pub execute: u64,
-    pub addend: u64,
+    /// Where the page is in this process.
+    pub host: u64,
+}
+
+/// A tag that no page looked for in entry `index` has, nor the page after it: the address of a page that belongs into another entry.
+const fn never(index: usize) -> u64 {
+    (index as u64 ^ 2) * PAGE
 }
 
 impl Entry {
-    const EMPTY: Self = Self {
-        read: NEVER,
-        write: NEVER,
-        execute: NEVER,
-        addend: 0,
-    };
+    const fn empty(index: usize) -> Self {
+        Self {
+            read: never(index),
+            write: never(index),
+            execute: never(index),
+            host: 0,
+        }
+    }
 }
 
+/// A buffer without entries.
+const EMPTY: [Entry; ENTRIES] = {
+    let mut entries = [Entry::empty(0); ENTRIES];
+    let mut index = 0;
+    while index < ENTRIES {
+        entries[index] = Entry::empty(index);
+        index += 1;
+    }
+    entries
+};
+
 /// The translation buffers: one for the supervisor's rights, one for the user's.
+#[repr(C)]
 pub(crate) struct Mmu {
     pub entries: [[Entry; ENTRIES]; 2],
     /// Entries of the supervisor's buffer that a load of CR3 removes.
@@ -63,14 +80,14 @@ pub(crate) struct Translation {
 }
 
 impl Mmu {
-    pub(crate) fn new(membership: Membership) -> Box<Self> {
-        Box::new(Self {
-            entries: [[Entry::EMPTY; ENTRIES]; 2],
+    pub(crate) fn new(membership: Membership) -> Self {
+        Self {
+            entries: [EMPTY; 2],
             local: Vec::with_capacity(LOCAL_MAX),
             epochs: [0; 2],
             upper_local: false,
             membership,
-        })
+        }
     }
 
     pub(crate) fn index(address: u64) -> usize {
@@ -79,7 +96,7 @@ impl Mmu {
 
     /// Forgets everything.
     pub(crate) fn flush(&mut self) {
-        self.entries = [[Entry::EMPTY; ENTRIES]; 2];
+        self.entries = [EMPTY; 2];
         self.local.clear();
         self.upper_local = false;
         self.epochs = self.epochs.map(|epoch| epoch.wrapping_add(1));
@@ -87,12 +104,13 @@ impl Mmu {
 
     /// Forgets what is not global, as a load of CR3 does.
     pub(crate) fn flush_local(&mut self) {
-        self.entries[1] = [Entry::EMPTY; ENTRIES];
+        self.entries[1] = EMPTY;
         if self.local.len() >= LOCAL_MAX {
-            self.entries[0] = [Entry::EMPTY; ENTRIES];
+            self.entries[0] = EMPTY;
         } else {
             for &index in &self.local {
-                self.entries[0][usize::from(index)] = Entry::EMPTY;
+                let index = usize::from(index);
+                self.entries[0][index] = Entry::empty(index);
             }
         }
         self.local.clear();
@@ -106,10 +124,11 @@ impl Mmu {
     /// Forgets one page.
     pub(crate) fn flush_page(&mut self, address: u64) {
         for entries in &mut self.entries {
-            let entry = &mut entries[Self::index(address)];
+            let index = Self::index(address);
+            let entry = &mut entries[index];
             let page = address & !(PAGE - 1);
             if [entry.read, entry.write, entry.execute].contains(&page) {
-                *entry = Entry::EMPTY;
+                *entry = Entry::empty(index);
             }
         }
         let half = (address >> 63) as usize;
@@ -119,9 +138,9 @@ impl Mmu {
     /// Takes away the right to write to a page of RAM at this place in the process, under whatever address.
     pub(crate) fn forget_writes(&mut self, host: *mut u8) {
         for entries in &mut self.entries {
-            for entry in entries.iter_mut() {
-                if entry.write != NEVER && entry.write.wrapping_add(entry.addend) == host as u64 {
-                    entry.write = NEVER;
+            for (index, entry) in entries.iter_mut().enumerate() {
+                if entry.host == host as u64 {
+                    entry.write = never(index);
                 }
             }
         }
@@ -354,15 +373,15 @@ impl Cpu {
             page.before_write();
         }
         let linear = address & !(PAGE - 1);
-        let addend = (page.host as u64).wrapping_sub(linear);
+        let host = page.host as u64;
         let index = Mmu::index(address);
         let entry = &mut self.mmu.entries[usize::from(user)][index];
-        let same = entry.addend == addend
+        let same = entry.host == host
             && [entry.read, entry.write, entry.execute].contains(&linear);
         if !same {
             *entry = Entry {
-                addend,
-                ..Entry::EMPTY
+                host,
+                ..Entry::empty(index)
             };
         }
         match access {

@@ -14,11 +14,11 @@ const PAT_AT_RESET: u64 = 0x0007_0406_0007_0406;
 
 impl Cpu {
     /// A processor in the state after reset. Number 0 can run; the others wait for INIT and SIPI. The time-stamp counter of its environment counts `tsc_khz` thousand times a second.
-    pub fn new(memory: Arc<Memory>, index: u8, tsc_khz: u64) -> Self {
+    pub fn new(memory: Arc<Memory>, index: u8, tsc_khz: u64) -> Box<Self> {
         let attention = Arc::new(Attention::default());
         let membership = memory.join(u32::from(index), &attention);
         let snapshot = memory.current();
-        let mut cpu = Self {
+        let mut cpu = Box::new(Self {
             regs: [0; gpr::COUNT],
             rip: 0,
             status: 0,
@@ -56,7 +56,7 @@ impl Cpu {
             index: u32::from(index),
             tsc_khz,
             instructions: 0,
-        };
+        });
         cpu.msrs.pat = PAT_AT_RESET;
         // Fast strings.
         cpu.msrs.misc_enable = 1;

@@ -204,7 +204,8 @@ pub(crate) struct Msrs {
     pub misc_enable: u64,
 }
 
-/// One processor. It belongs to the thread that calls [`Cpu::run`].
+/// One processor. It belongs to the thread that calls [`Cpu::run`]. It is large: keep it in a box.
+#[repr(C)]
 pub struct Cpu {
     /// The general registers by number, then [`gpr::ZERO`] and [`gpr::BLOCK`].
     pub(crate) regs: [u64; gpr::COUNT],
@@ -225,7 +226,7 @@ pub struct Cpu {
     pub(crate) nmi_masked: bool,
     pub(crate) segments: [Segment; 6],
     pub(crate) fault: Exception,
-    pub(crate) mmu: Box<Mmu>,
+    pub(crate) mmu: Mmu,
     pub(crate) attention: Arc<Attention>,
     pub(crate) environment: Option<std::ptr::NonNull<dyn Environment>>,
     pub(crate) extended: Box<ExtendedState>,
