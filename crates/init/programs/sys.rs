@@ -166,6 +166,21 @@ unsafe extern "C" fn memcpy(to: *mut u8, from: *const u8, count: usize) -> *mut 
 }
 
 #[unsafe(no_mangle)]
+unsafe extern "C" fn memmove(to: *mut u8, from: *const u8, count: usize) -> *mut u8 {
+    // Forwards when the start of the target is not inside the source.
+    if (to as usize).wrapping_sub(from as usize) >= count {
+        // SAFETY: the caller vouches for both ranges; each byte is read before anything is written over it.
+        return unsafe { memcpy(to, from, count) };
+    }
+    // SAFETY: as above, from the last byte (there is one) to the first; the direction flag is put back.
+    unsafe {
+        asm!("std", "rep movsb", "cld", inout("rcx") count => _, inout("rdi") to.add(count - 1) => _,
+            inout("rsi") from.add(count - 1) => _, options(nostack));
+    }
+    to
+}
+
+#[unsafe(no_mangle)]
 unsafe extern "C" fn memset(to: *mut u8, byte: i32, count: usize) -> *mut u8 {
     // SAFETY: the caller vouches for the range, as for C's memset.
     unsafe {

@@ -123,12 +123,12 @@ impl Replies {
         self.bytes.extend_from_slice(bytes);
     }
 
-    /// The next reply, if it is complete. Pull all of them after each [`push`](Self::push): what is kept is then less than one
+    /// The next reply, if it is complete. Take all of them after each [`push`](Self::push): what is kept is then less than one
     /// reply and one push.
     ///
     /// # Errors
     /// When the guest refuses, or what it sends is no reply.
-    pub fn next(&mut self) -> Result<Option<Reply>, Error> {
+    pub fn pull(&mut self) -> Result<Option<Reply>, Error> {
         match parse(&self.bytes, MAX_REPLY) {
             Parsed::Partial => Ok(None),
             Parsed::Garbage => Err(Error::Garbage),

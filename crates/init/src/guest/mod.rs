@@ -1,6 +1,6 @@
 //! A guest of a virtual machine: its PID 1 as bytes, what it is asked and answers, and the host's side of asking.
 //!
-//! `/init` of a guest's initramfs loads the modules named in `/modules/order`, mounts what a system has,
+//! [`GUEST`] is `/init` of a guest's initramfs. It loads the modules named in `/modules/order`, mounts what a system has,
 //! and then serves [`protocol::Request`]s on vsock port [`protocol::PORT`]; with `root=` on the kernel's command line it
 //! instead hands over to the system on that root. [`client`] is how the host speaks with it.
 
@@ -11,3 +11,6 @@ pub mod protocol;
 
 #[cfg(test)]
 mod tests;
+
+/// PID 1 of a guest.
+pub const GUEST: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/guest"));

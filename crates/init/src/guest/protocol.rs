@@ -187,7 +187,7 @@ messages! {
 
     /// What becomes the container's `/`.
     struct Root {
-        /// `virtiofs`, or the file system on a block device.
+        /// `virtiofs`, the file system on a block device, or `bind` for a directory of the guest.
         kind: Bytes,
         /// The tag, or the device.
         source: Bytes,
@@ -201,7 +201,7 @@ messages! {
     struct Mount {
         /// The file system (`virtiofs`, `tmpfs`, `proc`, `sysfs`, `devpts`, `mqueue`, `cgroup2`, `ext4` ...), or `bind`.
         kind: Bytes,
-        /// The tag, the device, a name; for `bind` a path in the container.
+        /// The tag, the device, a name; for `bind` a path in the guest, outside of the container.
         source: Bytes,
         /// What of the file system is mounted: a path in it, a file or a directory; empty: all.
         part: Bytes,
@@ -213,8 +213,6 @@ messages! {
         propagation: u64,
         /// Options of the file system.
         options: Bytes,
-        /// Of a tmpfs: begin with what the image has at the target.
-        copy: bool,
     }
 
     /// A device node.
@@ -396,6 +394,10 @@ messages! {
     }
 }
 
+#[allow(
+    clippy::derivable_impls,
+    reason = "the macro above knows no default of an enum"
+)]
 impl Default for Failure {
     fn default() -> Self {
         Self::System

@@ -130,7 +130,7 @@ fn replies_come_out_of_any_pieces_and_leave_the_stream() {
         for piece in bytes.chunks(size) {
             replies.push(piece);
             while seen.len() < 2
-                && let Some(reply) = replies.next().unwrap()
+                && let Some(reply) = replies.pull().unwrap()
             {
                 seen.push(reply);
             }
