@@ -14,6 +14,7 @@
 
 pub(crate) mod bell;
 mod chain;
+pub mod fs;
 mod interrupt;
 mod metrics;
 mod pci;
