@@ -107,6 +107,15 @@ impl Cpu {
         self.write_as(address, value, self.user())
     }
 
+    /// Where `bytes` bytes are in this process, when a translation buffer says so for all of them.
+    #[inline(always)]
+    pub(crate) fn direct(&self, address: u64, bytes: u64, access: Access) -> Option<*mut u8> {
+        let entry = &self.mmu.entries[usize::from(self.user())][Mmu::index(address)];
+        let tag = if access == Access::Write { entry.write } else { entry.read };
+        // As in `read_as`.
+        (address.wrapping_add(bytes - 1) & !(PAGE - 1) == tag).then(|| address.wrapping_add(entry.addend) as *mut u8)
+    }
+
     /// A load with given rights.
     #[inline(always)]
     pub(crate) fn read_as<W: Width>(&mut self, address: u64, access: Access, user: bool) -> Result<W, Fault> {
@@ -194,6 +203,24 @@ impl Cpu {
         self.write_bytes_as(address, bytes, self.user())
     }
 
+    /// Whether `bytes` bytes could be written: the fault that writing them would be.
+    pub(crate) fn probe_write(&mut self, address: u64, bytes: u64) -> Result<(), Fault> {
+        let user = self.user();
+        self.probe(address, bytes, user)
+    }
+
+    fn probe(&mut self, address: u64, bytes: u64, user: bool) -> Result<(), Fault> {
+        let mut at = address;
+        let mut left = bytes;
+        while left > 0 {
+            let here = (PAGE - (at & (PAGE - 1))).min(left);
+            let _ = self.find(at, Access::Write, user)?;
+            at = at.wrapping_add(here);
+            left -= here;
+        }
+        Ok(())
+    }
+
     pub(crate) fn read_bytes_as(&mut self, address: u64, bytes: &mut [u8], access: Access, user: bool) -> Result<(), Fault> {
         let mut address = address;
         let mut rest = bytes;
@@ -213,14 +240,7 @@ impl Cpu {
     }
 
     fn write_bytes_as(&mut self, address: u64, bytes: &[u8], user: bool) -> Result<(), Fault> {
-        let mut at = address;
-        let mut left = bytes.len() as u64;
-        while left > 0 {
-            let here = (PAGE - (at & (PAGE - 1))).min(left);
-            let _ = self.find(at, Access::Write, user)?;
-            at = at.wrapping_add(here);
-            left -= here;
-        }
+        self.probe(address, bytes.len() as u64, user)?;
         let mut address = address;
         let mut rest = bytes;
         while !rest.is_empty() {

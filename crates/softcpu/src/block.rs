@@ -24,7 +24,7 @@ const RECENT: usize = 4096;
 const OPS_MAX: usize = 1_000_000;
 
 /// Parts of `Cpu::mode` that decoding depends on.
-const DECODED: u8 = mode::CODE64 | mode::CODE32 | mode::STACK32 | mode::REAL | mode::LONG | mode::NO_FPU;
+const DECODED: u8 = mode::CODE64 | mode::CODE32 | mode::STACK32 | mode::REAL | mode::LONG | mode::NO_FPU | mode::NO_SSE;
 
 /// Consecutive instructions of one page that are executed from the first on.
 pub(crate) struct Block {

@@ -14,8 +14,8 @@ mod feature {
     /// Leaf 1, EDX: FPU DE PSE TSC MSR PAE MCE CX8 APIC SEP MTRR PGE MCA CMOV PAT CLFSH MMX FXSR SSE SSE2.
     pub const ONE_EDX: u32 = 1 | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 9 | 1 << 11 | 1 << 12
         | 1 << 13 | 1 << 14 | 1 << 15 | 1 << 16 | 1 << 19 | 1 << 23 | 1 << 24 | 1 << 25 | 1 << 26;
-    /// Leaf 1, ECX: SSE3 SSSE3 CX16 SSE4.1 SSE4.2 x2APIC MOVBE POPCNT TSC-deadline XSAVE RDRAND hypervisor.
-    pub const ONE_ECX: u32 = 1 | 1 << 9 | 1 << 13 | 1 << 19 | 1 << 20 | 1 << 21 | 1 << 22 | 1 << 23 | 1 << 24 | 1 << 30 | 1 << 31;
+    /// Leaf 1, ECX: CX16 x2APIC MOVBE POPCNT TSC-deadline XSAVE RDRAND hypervisor; then what the host has of SSE.
+    pub const ONE_ECX: u32 = 1 << 13 | 1 << 21 | 1 << 22 | 1 << 23 | 1 << 24 | 1 << 26 | 1 << 30 | 1 << 31;
     /// Leaf 7, EBX: FSGSBASE, SMEP, ERMS, RDSEED.
     pub const SEVEN_EBX: u32 = 1 | 1 << 7 | 1 << 9 | 1 << 18;
     /// Leaf 7, ECX: RDPID.
@@ -49,14 +49,13 @@ impl Cpu {
             }
             1 => {
                 let [eax, ..] = host(1);
-                let mut ecx = feature::ONE_ECX;
+                let mut ecx = feature::ONE_ECX | crate::vector::features();
                 if self.cr4 & cr4::OSXSAVE != 0 {
                     ecx |= 1 << 27;
                 }
                 // One thread per package, CLFLUSH of 64 bytes.
                 let ebx = self.index << 24 | 1 << 16 | 8 << 8;
-                // XSAVE is offered as far as XCR0 goes.
-                [eax, ebx, ecx | 1 << 26, feature::ONE_EDX]
+                [eax, ebx, ecx, feature::ONE_EDX]
             }
             // Caches: none described.
             2 => [0x00ff_ff01, 0, 0, 0],
@@ -70,6 +69,8 @@ impl Cpu {
             },
             0xd => match subleaf {
                 0 => [XCR0 as u32, 576, 576, 0],
+                // XSAVEOPT.
+                1 => [1, 0, 0, 0],
                 _ => [0; 4],
             },
             // The time-stamp counter runs at EBX / EAX times a crystal of ECX hertz.

@@ -112,7 +112,7 @@ fn string_size(instruction: &Instruction) -> (u8, Register) {
 }
 
 /// A string instruction's addresses: segment of the source, size.
-fn string_memory(instruction: &Instruction, mode: u8) -> Mem {
+pub(crate) fn string_memory(instruction: &Instruction, mode: u8) -> Mem {
     let long = mode & mode::CODE64 != 0;
     let (size, segment) = string_size(instruction);
     let segment = segment_number(segment);
@@ -488,7 +488,8 @@ fn choose(instruction: &Instruction, operands: &Operands<'_>, op: &mut Op, mode:
         }
         M::Nop | M::Prefetcht0 | M::Prefetcht1 | M::Prefetcht2 | M::Prefetchnta | M::Prefetchw | M::Prefetch
         | M::Prefetchwt1 | M::Endbr64 | M::Endbr32 | M::Lfence | M::Clflush | M::Clflushopt | M::Clwb
-        | M::Reservednop | M::Cldemote | M::Wait => nothing,
+        | M::Reservednop | M::Cldemote => nothing,
+        M::Wait => crate::vector::wait,
         M::Mfence | M::Sfence => system::fence,
         M::Pause => {
             ends = true;
@@ -636,7 +637,7 @@ fn choose(instruction: &Instruction, operands: &Operands<'_>, op: &mut Op, mode:
         _ => {
             let code = instruction.condition_code();
             if code != ConditionCode::None {
-                return conditional(instruction, operands, op, code, long);
+                return conditional(instruction, operands, op, code, mode);
             }
             match crate::vector::lower(instruction, op, mode) {
                 Some(handler) => handler,
@@ -761,7 +762,8 @@ fn counter(instruction: &Instruction) -> (u8, u64) {
     (which, width)
 }
 
-fn conditional(instruction: &Instruction, operands: &Operands<'_>, op: &mut Op, code: ConditionCode, long: bool) -> bool {
+fn conditional(instruction: &Instruction, operands: &Operands<'_>, op: &mut Op, code: ConditionCode, mode: u8) -> bool {
+    let long = mode & mode::CODE64 != 0;
     let code = match code {
         ConditionCode::o => 0,
         ConditionCode::no => 1,
@@ -796,7 +798,7 @@ fn conditional(instruction: &Instruction, operands: &Operands<'_>, op: &mut Op, 
         return false;
     }
     // `fcmovcc` and what else has a condition.
-    match crate::vector::lower(instruction, op, if long { mode::CODE64 } else { 0 }) {
+    match crate::vector::lower(instruction, op, mode) {
         Some(handler) => {
             op.run = handler;
             false

@@ -40,3 +40,9 @@ pub use memory::{Memory, MemoryRegion};
 pub use run::Stop;
 pub use save::{Events, State};
 pub use state::{Cpu, DescriptorTable, Segment};
+
+/// Makes what processors need of this process: executable memory for vector instructions. Otherwise the first that is executed does it, which needs the system
+/// calls `memfd_create`, `ftruncate` and `mmap` with `PROT_EXEC`; where they are refused then, such instructions are undefined.
+pub fn prepare() -> std::io::Result<()> {
+    vector::prepare()
+}

@@ -163,6 +163,9 @@ impl Cpu {
         if self.cr0 & (cr0::TS | cr0::EM) != 0 {
             new |= mode::NO_FPU;
         }
+        if self.cr4 & cr4::OSFXSR == 0 {
+            new |= mode::NO_SSE;
+        }
         self.mode = new;
     }
 
@@ -276,6 +279,7 @@ impl Cpu {
         if (was ^ value) & (cr4::PSE | cr4::PAE | cr4::PGE | cr4::SMEP | cr4::LA57) != 0 {
             self.mmu.flush();
         }
+        self.update_mode();
         Ok(())
     }
 }

@@ -126,6 +126,7 @@ impl ExtendedState {
             // Reserved bits of MXCSR would fault on the host.
             self.legacy[26..28].fill(0);
         }
+        self.settle();
         for (register, saved) in self.ymm_high.iter_mut().zip(bytes.get(576..).unwrap_or(&[]).chunks_exact(16)) {
             register.copy_from_slice(saved);
         }
@@ -185,6 +186,8 @@ pub(crate) mod mode {
     pub const LONG: u8 = 1 << 5;
     /// x87 and SSE instructions trap (`CR0.TS` or `CR0.EM`).
     pub const NO_FPU: u8 = 1 << 6;
+    /// SSE instructions are undefined (`CR4.OSFXSR` is clear).
+    pub const NO_SSE: u8 = 1 << 7;
 }
 
 /// Registers that only `rdmsr` and `wrmsr` see and that the processor itself uses.
