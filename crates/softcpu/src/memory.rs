@@ -260,6 +260,38 @@ impl Memory {
         Some(bits)
     }
 
+    /// Writes to RAM for somebody who is no processor; what is no RAM, or is read-only, swallows it.
+    pub fn write(&self, address: u64, data: &[u8]) {
+        let snapshot = self.current();
+        let mut at = address;
+        let mut rest = data;
+        while !rest.is_empty() {
+            let offset = (at % PAGE) as usize;
+            let (now, later) = rest.split_at(rest.len().min(PAGE as usize - offset));
+            if let Some(ram) = snapshot.page(at).filter(|ram| !ram.read_only()) {
+                // SAFETY: `Memory::map`'s caller has promised that the page is there; `now` ends within it.
+                unsafe { std::ptr::copy_nonoverlapping(now.as_ptr(), ram.host.add(offset), now.len()) };
+                // Afterwards: who decodes instructions meanwhile does so again.
+                ram.before_write();
+            }
+            at = at.wrapping_add(now.len() as u64);
+            rest = later;
+        }
+    }
+
+    /// Somebody who is no processor (a device) has written here: what was decoded of it is forgotten.
+    pub fn written(&self, address: u64, length: u64) {
+        let Some(last) = length.checked_sub(1).and_then(|rest| address.checked_add(rest)) else {
+            return;
+        };
+        let snapshot = self.current();
+        for page in address / PAGE..=last / PAGE {
+            if let Some(ram) = snapshot.page(page * PAGE) {
+                ram.before_write();
+            }
+        }
+    }
+
     pub(crate) fn current(&self) -> Arc<Snapshot> {
         self.snapshot
             .lock()

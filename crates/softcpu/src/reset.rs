@@ -15,7 +15,16 @@ const PAT_AT_RESET: u64 = 0x0007_0406_0007_0406;
 impl Cpu {
     /// A processor in the state after reset. Number 0 can run; the others wait for INIT and SIPI. The time-stamp counter of its environment counts `tsc_khz` thousand times a second.
     pub fn new(memory: Arc<Memory>, index: u8, tsc_khz: u64) -> Box<Self> {
-        let attention = Arc::new(Attention::default());
+        Self::with_attention(memory, index, tsc_khz, Arc::default())
+    }
+
+    /// The same, for a processor that others reach through a word that is there already.
+    pub fn with_attention(
+        memory: Arc<Memory>,
+        index: u8,
+        tsc_khz: u64,
+        attention: Arc<Attention>,
+    ) -> Box<Self> {
         let membership = memory.join(u32::from(index), &attention);
         let snapshot = memory.current();
         let mut cpu = Box::new(Self {

@@ -38,13 +38,18 @@ impl Error {
         }
     }
 
-    /// The kernel's refusal of `what`.
-    pub fn system(what: impl Into<String>, source: io::Error) -> Self {
+    /// An error with the system's behind it.
+    pub fn with_source(kind: ErrorKind, message: impl Into<String>, source: io::Error) -> Self {
         Self {
-            kind: ErrorKind::System,
-            message: what.into(),
+            kind,
+            message: message.into(),
             source: Some(source),
         }
+    }
+
+    /// The kernel's refusal of `what`.
+    pub fn system(what: impl Into<String>, source: io::Error) -> Self {
+        Self::with_source(ErrorKind::System, what, source)
     }
 
     /// What a caller can decide on.

@@ -6,12 +6,16 @@
 
 use std::sync::Arc;
 
+mod choice;
 mod error;
+mod kvm;
 #[allow(dead_code, reason = "who executes instructions is still to come")]
 mod soft;
 mod state;
 
+pub use choice::{Choice, Chosen, choose};
 pub use error::{Error, ErrorKind, Result};
+pub use kvm::Kvm;
 pub use state::{DescriptorTable, LapicState, Segment, VcpuEvents, VcpuRegisters, VcpuState, VmState};
 
 /// Where the I/O APIC's registers are (as on every PC): a page that belongs to the accelerator.
