@@ -9,13 +9,13 @@ use std::sync::Arc;
 mod choice;
 mod error;
 mod kvm;
-#[allow(dead_code, reason = "who executes instructions is still to come")]
 mod soft;
 mod state;
 
 pub use choice::{Choice, Chosen, choose};
 pub use error::{Error, ErrorKind, Result};
 pub use kvm::Kvm;
+pub use soft::Soft;
 pub use state::{DescriptorTable, LapicState, Segment, VcpuEvents, VcpuRegisters, VcpuState, VmState};
 
 /// Where the I/O APIC's registers are (as on every PC): a page that belongs to the accelerator.
@@ -105,6 +105,12 @@ pub trait Vm: Send + Sync {
     /// Which pages of `slot` vCPUs have written since the last call: one bit for each 4096 bytes, the lowest first. Writes after this call count for the next.
     fn take_dirty_pages(&self, slot: u32) -> Result<Vec<u64>>;
 
+    /// Who is to be told of every write to the guest's RAM that is not a vCPU's, after it: a processor in software keeps what it has
+    /// decoded. `None`: nobody needs to know.
+    fn write_observer(&self) -> Option<Arc<dyn WriteObserver>> {
+        None
+    }
+
     /// A vCPU in the state after reset (SDM volume 3, "Processor State After Reset"). vCPU 0 can run; the others wait for INIT and SIPI.
     fn create_vcpu(&self, index: u8) -> Result<Box<dyn Vcpu>>;
 
@@ -119,6 +125,12 @@ pub trait Vm: Send + Sync {
 
     /// Puts it back, before any vCPU has run.
     fn restore(&self, state: &VmState) -> Result<()>;
+}
+
+/// See [`Vm::write_observer`].
+pub trait WriteObserver: Send + Sync {
+    /// A device has written `length` bytes of RAM.
+    fn written(&self, guest_address: u64, length: u64);
 }
 
 /// Why [`Vcpu::run`] came back.

@@ -63,10 +63,14 @@ impl Kvm {
     pub fn without_self_test() -> Result<Self> {
         let system = kvm_ioctls::Kvm::new().map_err(cannot_open)?;
         if system.get_api_version() != KVM_API_VERSION as i32 {
-            return Err(unavailable("/dev/kvm speaks another version of the interface than 12"));
+            return Err(unavailable(
+                "/dev/kvm speaks another version of the interface than 12",
+            ));
         }
         if let Some((_, name)) = NEEDED.iter().find(|(cap, _)| !system.check_extension(*cap)) {
-            return Err(unavailable(format!("/dev/kvm of this host's kernel lacks {name}")));
+            return Err(unavailable(format!(
+                "/dev/kvm of this host's kernel lacks {name}"
+            )));
         }
         let cpuid = system
             .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)

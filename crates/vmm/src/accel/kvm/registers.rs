@@ -86,8 +86,8 @@ pub(super) fn registers(
         .map_or(1, |register| register.value);
     VcpuRegisters {
         gpr: [
-            regs.rax, regs.rcx, regs.rdx, regs.rbx, regs.rsp, regs.rbp, regs.rsi, regs.rdi, regs.r8,
-            regs.r9, regs.r10, regs.r11, regs.r12, regs.r13, regs.r14, regs.r15,
+            regs.rax, regs.rcx, regs.rdx, regs.rbx, regs.rsp, regs.rbp, regs.rsi, regs.rdi, regs.r8, regs.r9,
+            regs.r10, regs.r11, regs.r12, regs.r13, regs.r14, regs.r15,
         ],
         rip: regs.rip,
         rflags: regs.rflags,
@@ -101,14 +101,38 @@ pub(super) fn registers(
         cr3: sregs.cr3,
         cr4: sregs.cr4,
         cr8: sregs.cr8,
-        debug: [debug.db[0], debug.db[1], debug.db[2], debug.db[3], debug.dr6, debug.dr7],
+        debug: [
+            debug.db[0],
+            debug.db[1],
+            debug.db[2],
+            debug.db[3],
+            debug.dr6,
+            debug.dr7,
+        ],
         xcr0,
     }
 }
 
 /// The general registers.
 pub(super) fn kvm_regs(from: &VcpuRegisters) -> kvm_regs {
-    let [rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi, r8, r9, r10, r11, r12, r13, r14, r15] = from.gpr;
+    let [
+        rax,
+        rcx,
+        rdx,
+        rbx,
+        rsp,
+        rbp,
+        rsi,
+        rdi,
+        r8,
+        r9,
+        r10,
+        r11,
+        r12,
+        r13,
+        r14,
+        r15,
+    ] = from.gpr;
     kvm_regs {
         rax,
         rbx,
@@ -304,15 +328,17 @@ mod tests {
             any::<Option<u8>>(),
             any::<[bool; 5]>(),
         )
-            .prop_map(|(exception, interrupt, [pending, masked, shadow, halted, waits])| VcpuEvents {
-                exception,
-                interrupt,
-                nmi_pending: pending,
-                nmi_masked: masked,
-                interrupt_shadow: shadow,
-                halted: halted && !waits,
-                waits_for_start: waits,
-            })
+            .prop_map(
+                |(exception, interrupt, [pending, masked, shadow, halted, waits])| VcpuEvents {
+                    exception,
+                    interrupt,
+                    nmi_pending: pending,
+                    nmi_masked: masked,
+                    interrupt_shadow: shadow,
+                    halted: halted && !waits,
+                    waits_for_start: waits,
+                },
+            )
     }
 
     proptest! {

@@ -10,8 +10,8 @@ use std::time::Duration;
 use rustix::mm::{MapFlags, ProtFlags};
 
 use super::super::{
-    Accelerator, Bus, DescriptorTable, Error, ErrorKind, MemoryRegion, Result, Segment, VcpuHandle, VcpuState,
-    VmConfig,
+    Accelerator, Bus, DescriptorTable, Error, ErrorKind, MemoryRegion, Result, Segment, VcpuHandle,
+    VcpuState, VmConfig,
 };
 use super::Kvm;
 
@@ -130,7 +130,9 @@ pub(super) fn run(kvm: &Kvm) -> Result<()> {
     };
     Err(Error::new(
         ErrorKind::Unavailable,
-        format!("the KVM of this host cannot run kernels: its processor has no virtualization, and what emulates it fails at {missing} ({how})"),
+        format!(
+            "the KVM of this host cannot run kernels: its processor has no virtualization, and what emulates it fails at {missing} ({how})"
+        ),
     ))
 }
 
@@ -272,5 +274,18 @@ fn enter(state: &mut VcpuState) {
     ] {
         state.msrs.retain(|(other, _)| *other != number);
         state.msrs.push((number, value));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_program_is_where_its_tables_say() {
+        assert_eq!(PROGRAM[0x60..0x62], [0x48, 0xcf], "iretq at BREAKPOINT");
+        assert_eq!(PROGRAM[0x70..0x72], [0x8c, 0xc8], "SYSCALL");
+        assert_eq!(PROGRAM[0x47..0x4c], [0xb9, 0x55, 0x70, 0, 0], "the user program");
+        assert_eq!(PROGRAM[0x55..0x57], [0x0f, 0x05], "is a syscall");
     }
 }

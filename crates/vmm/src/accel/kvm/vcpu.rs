@@ -132,14 +132,10 @@ impl Vcpu for KvmVcpu {
         self.fd
             .set_sregs(&registers::kvm_sregs(registers, efer, apic_base))
             .map_err(write)?;
-        self.fd
-            .set_regs(&registers::kvm_regs(registers))
-            .map_err(write)?;
+        self.fd.set_regs(&registers::kvm_regs(registers)).map_err(write)?;
         // SAFETY: without dynamically enabled features (this process never asks for any) KVM reads 4096 bytes.
         unsafe { self.fd.set_xsave(&xsave) }.map_err(write)?;
-        self.fd
-            .set_xcrs(&registers::kvm_xcrs(registers))
-            .map_err(write)?;
+        self.fd.set_xcrs(&registers::kvm_xcrs(registers)).map_err(write)?;
         self.fd
             .set_debug_regs(&registers::kvm_debugregs(registers))
             .map_err(write)?;
@@ -230,7 +226,10 @@ mod tests {
         for length in [1, 2, 4, 8] {
             assert_eq!(Pieces::new(0x1001, length).collect::<Vec<_>>(), [(0, length)]);
         }
-        assert_eq!(Pieces::new(0x1000, 7).collect::<Vec<_>>(), [(0, 4), (4, 2), (6, 1)]);
+        assert_eq!(
+            Pieces::new(0x1000, 7).collect::<Vec<_>>(),
+            [(0, 4), (4, 2), (6, 1)]
+        );
         assert_eq!(Pieces::new(0x1ffd, 3).collect::<Vec<_>>(), [(0, 1), (1, 2)]);
     }
 

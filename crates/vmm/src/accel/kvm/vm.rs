@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 
 use kvm_bindings::{
     CpuId, KVM_CAP_X2APIC_API, KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQCHIP_IOAPIC, KVM_MEM_LOG_DIRTY_PAGES,
-    KVM_MEM_READONLY, KVM_X2APIC_API_USE_32BIT_IDS, KvmIrqRouting, kvm_clock_data, kvm_enable_cap, kvm_irqchip,
-    kvm_irq_routing_entry, kvm_msi, kvm_userspace_memory_region,
+    KVM_MEM_READONLY, KVM_X2APIC_API_USE_32BIT_IDS, KvmIrqRouting, kvm_clock_data, kvm_enable_cap,
+    kvm_irq_routing_entry, kvm_irqchip, kvm_msi, kvm_userspace_memory_region,
 };
 use kvm_ioctls::VmFd;
 

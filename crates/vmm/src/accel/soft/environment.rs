@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use vessel_softcpu::{Attention, Environment, Reset};
 
-use super::super::{Bus, IOAPIC_BASE, LapicState};
+use super::super::{Bus, IOAPIC_BASE, LapicState, VcpuHandle};
 use super::clock::Clock;
 use super::interrupts::{Interrupts, Processor};
 
@@ -12,6 +12,26 @@ use super::interrupts::{Interrupts, Processor};
 pub(super) trait GuestMemory: Send + Sync {
     /// Writes to RAM; what is no RAM swallows it.
     fn write(&self, address: u64, data: &[u8]);
+}
+
+impl GuestMemory for vessel_softcpu::Memory {
+    fn write(&self, address: u64, data: &[u8]) {
+        self.write(address, data);
+    }
+}
+
+/// What others can do to a vCPU.
+pub(super) struct Handle {
+    index: u8,
+    interrupts: Arc<Interrupts>,
+}
+
+impl VcpuHandle for Handle {
+    fn kick(&self) {
+        if let Some(processor) = self.interrupts.processor(self.index) {
+            processor.raise(Attention::KICK);
+        }
+    }
 }
 
 mod msr {
@@ -93,12 +113,38 @@ impl Surroundings {
         self.reset
     }
 
+    /// A handle for other threads.
+    pub(super) fn handle(&self) -> Handle {
+        Handle {
+            index: self.index,
+            interrupts: self.interrupts.clone(),
+        }
+    }
+
     /// The MSRs of a snapshot that are kept here.
-    pub(super) fn msrs(&mut self) -> Vec<(u32, u64)> {
+    pub(super) fn msrs(&self) -> Vec<(u32, u64)> {
         SAVED
             .into_iter()
-            .filter_map(|number| Some((number, self.read_msr(number)?)))
+            .filter_map(|number| Some((number, self.msr(number)?)))
             .collect()
+    }
+
+    /// Reads a model-specific register. `None`: it is not one of these.
+    fn msr(&self, number: u32) -> Option<u64> {
+        let processor = self.processor();
+        Some(match number {
+            msr::TSC => processor.tsc(),
+            msr::TSC_ADJUST => self.tsc_adjust,
+            msr::APIC_BASE => processor.with(|apic| apic.base()),
+            msr::TSC_DEADLINE => processor.with(|apic| apic.tsc_deadline()),
+            msr::X2APIC_FIRST..=msr::X2APIC_LAST => {
+                let now = processor.now();
+                return processor.with(|apic| apic.read_msr(number, now));
+            }
+            msr::KVM_WALL_CLOCK => self.wall_clock,
+            msr::KVM_SYSTEM_TIME => self.system_time,
+            _ => return None,
+        })
     }
 
     /// Puts those of them back that `msrs` has, and then the local APIC's registers, which come between its mode and its deadline.
@@ -236,20 +282,7 @@ impl Environment for Surroundings {
     }
 
     fn read_msr(&mut self, number: u32) -> Option<u64> {
-        let processor = self.processor();
-        Some(match number {
-            msr::TSC => processor.tsc(),
-            msr::TSC_ADJUST => self.tsc_adjust,
-            msr::APIC_BASE => processor.with(|apic| apic.base()),
-            msr::TSC_DEADLINE => processor.with(|apic| apic.tsc_deadline()),
-            msr::X2APIC_FIRST..=msr::X2APIC_LAST => {
-                let now = processor.now();
-                return processor.with(|apic| apic.read_msr(number, now));
-            }
-            msr::KVM_WALL_CLOCK => self.wall_clock,
-            msr::KVM_SYSTEM_TIME => self.system_time,
-            _ => return None,
-        })
+        self.msr(number)
     }
 
     fn write_msr(&mut self, number: u32, value: u64) -> bool {

@@ -11,8 +11,8 @@ use rustix::io::Errno;
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
 
 use super::super::super::{Error, Result};
-use super::lock;
 use super::processor::Processor;
+use crate::sync::lock;
 
 const NEVER: u64 = u64::MAX;
 

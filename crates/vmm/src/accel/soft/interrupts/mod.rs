@@ -15,20 +15,16 @@ mod timer;
 mod vectors;
 
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use super::super::{Msi, Result};
 use super::clock::Clock;
+use crate::sync::lock;
 use alarm::Alarm;
 pub(super) use ioapic::IoApic;
 use lapic::Effect;
 use message::{DeliveryMode, Destination, Ipi, Message, Targets};
 pub(super) use processor::Processor;
-
-/// A lock whose holder panicked is taken all the same: the state machines have no intermediate states that matter to the host.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// All of a machine's interrupt controllers.
 pub(super) struct Interrupts {

@@ -9,7 +9,7 @@ use vessel_softcpu::{Attention, Reset};
 use super::super::clock::Clock;
 use super::alarm::Alarm;
 use super::lapic::LocalApic;
-use super::lock;
+use crate::sync::lock;
 
 /// What waits for a processor: bits of one word, so that asking for what is not there costs one load.
 pub(in super::super) struct Pending;
@@ -206,7 +206,13 @@ impl Processor {
     }
 
     pub(in super::super) fn take_reset(&self) -> Option<Reset> {
-        self.pends(Pending::RESET)
-            .then(|| self.with(LocalApic::take_reset))?
+        let reset = self
+            .pends(Pending::RESET)
+            .then(|| self.with(LocalApic::take_reset))?;
+        if self.pends(Pending::RESET) {
+            // SIPI was there behind INIT, and will not be announced again.
+            self.raise(Attention::INTERRUPT);
+        }
+        reset
     }
 }
