@@ -13,7 +13,7 @@ use super::registers;
 
 /// A vCPU.
 pub(super) struct SoftVcpu {
-    cpu: Cpu,
+    cpu: Box<Cpu>,
     surroundings: Surroundings,
 }
 
