@@ -113,7 +113,7 @@ impl Cpu {
         let entry = &self.mmu.entries[usize::from(self.user())][Mmu::index(address)];
         let tag = if access == Access::Write { entry.write } else { entry.read };
         // As in `read_as`.
-        (address.wrapping_add(bytes - 1) & !(PAGE - 1) == tag).then(|| address.wrapping_add(entry.addend) as *mut u8)
+        (address.wrapping_add(bytes - 1) & !(PAGE - 1) == tag).then(|| (entry.host + (address & (PAGE - 1))) as *mut u8)
     }
 
     /// A load with given rights.
