@@ -12,13 +12,14 @@ use crate::exception::{Fault, vector};
 use crate::memory::{PAGE, Snapshot};
 use crate::mmu::{Access, Mmu};
 use crate::op::Op;
+use crate::translate::{Arena, Code};
 use crate::state::{Cpu, Segment, gpr, mode, seg};
 
 /// Instructions of a block at most.
 const LENGTH: usize = 64;
 
 /// Entries of the cache by linear address, a power of two.
-const RECENT: usize = 4096;
+pub(crate) const RECENT: usize = 4096;
 
 /// Decoded instructions beyond which everything is forgotten: at 48 bytes each, 48 MB.
 const OPS_MAX: usize = 1_000_000;
@@ -32,26 +33,68 @@ pub(crate) struct Block {
     pub bytes: u32,
     /// The page's physical address.
     pub page: u64,
+    /// Where its first byte is in this process; `_memory` keeps it.
+    host: *const u8,
     /// What [`Block::current`] was when it was decoded.
     generation: u32,
     /// The page's generation; `_memory` keeps it.
     current: NonNull<AtomicU32>,
     _memory: Arc<Snapshot>,
+    /// Times it was executed by the interpreter.
+    pub executions: u32,
+    /// Its translations.
+    pub codes: Vec<Code>,
 }
 
 impl Block {
-    fn valid(&self) -> bool {
+    /// The generation of the page it was decoded from.
+    pub(crate) fn generation(&self) -> u32 {
+        self.generation
+    }
+
+    /// The bytes it was decoded from, if it is still [`Block::valid`] afterwards.
+    pub(crate) fn source(&self) -> Vec<u8> {
+        let mut bytes = vec![0; self.bytes as usize];
+        // SAFETY: inside of one page of RAM, which the snapshot keeps.
+        unsafe { crate::access::copy(self.host, bytes.as_mut_ptr(), bytes.len()) };
+        bytes
+    }
+
+    pub(crate) fn valid(&self) -> bool {
         // SAFETY: the snapshot is kept for as long as the block.
         unsafe { self.current.as_ref() }.load(Ordering::Relaxed) == self.generation
     }
 }
 
+/// What was found for a linear address. Translated code reads it.
 #[derive(Clone, Copy)]
-struct Recent {
-    linear: u64,
-    epoch: u32,
-    mode: u8,
+#[repr(C, align(64))]
+pub(crate) struct Recent {
+    pub linear: u64,
+    /// Of `Mmu::epochs`, when it was found.
+    pub epoch: u32,
+    pub mode: u8,
     block: Option<NonNull<Block>>,
+    /// The translation, or null.
+    pub code: *const u8,
+    /// The block's page's generation: what it is, and what it must be.
+    pub current: *const AtomicU32,
+    pub generation: u32,
+}
+
+/// For [`Recent::current`] of entries without a block.
+static NO_GENERATION: AtomicU32 = AtomicU32::new(0);
+
+impl Recent {
+    const EMPTY: Self = Self {
+        linear: 0,
+        epoch: 0,
+        mode: 0,
+        block: None,
+        code: std::ptr::null(),
+        current: &raw const NO_GENERATION,
+        generation: 1,
+    };
 }
 
 /// A hash for keys that are addresses.
@@ -87,20 +130,19 @@ pub(crate) struct BlockCache {
     /// By the first byte's place in this process, and the mode.
     blocks: Blocks,
     ops: usize,
+    pub arena: Arena,
+    /// How often blocks were freed: what pointed to them then is wrong.
+    pub cleared: u64,
 }
 
 impl BlockCache {
-    pub(crate) fn new() -> Self {
-        let empty = Recent {
-            linear: 0,
-            epoch: 0,
-            mode: 0,
-            block: None,
-        };
+    pub(crate) fn new(arena: Arena) -> Self {
         Self {
-            recent: Box::new([empty; RECENT]),
+            recent: Box::new([Recent::EMPTY; RECENT]),
             blocks: Blocks::default(),
             ops: 0,
+            arena,
+            cleared: 0,
         }
     }
 
@@ -110,11 +152,11 @@ impl BlockCache {
 
     /// Forgets everything. No block may be executing.
     pub(crate) fn clear(&mut self) {
-        for recent in self.recent.iter_mut() {
-            recent.block = None;
-        }
+        self.recent.fill(Recent::EMPTY);
         self.blocks.clear();
         self.ops = 0;
+        self.arena.clear();
+        self.cleared += 1;
     }
 }
 
@@ -184,12 +226,17 @@ impl Cpu {
             epoch: self.mmu.epochs[(linear >> 63) as usize],
             mode: self.mode,
             block: Some(block),
+            code: std::ptr::null(),
+            // SAFETY: found or made just now.
+            current: unsafe { block.as_ref() }.current.as_ptr(),
+            // SAFETY: as above.
+            generation: unsafe { block.as_ref() }.generation,
         };
         Ok(Some(block))
     }
 
     fn decode_block(&mut self, linear: u64, key: (u64, u8)) -> Result<Option<NonNull<Block>>, Fault> {
-        if self.blocks.ops > OPS_MAX {
+        if self.blocks.ops > OPS_MAX || self.blocks.arena.full() {
             self.blocks.clear();
         }
         let physical = self.translate(linear, Access::Execute, self.user())?.physical;
@@ -221,18 +268,22 @@ impl Cpu {
             let block = Box::new(Block {
                 ops,
                 bytes: length,
+                host: page.host.wrapping_add(offset as usize),
                 page: physical & !(PAGE - 1),
                 generation,
                 current: NonNull::from(page.generation()),
                 _memory: snapshot.clone(),
+                executions: 0,
+                codes: vec![],
             });
             let pointer = NonNull::from(&*block);
             if let Some(old) = self.blocks.blocks.insert(key, block) {
                 self.blocks.ops -= old.ops.len();
+                self.blocks.cleared += 1;
                 let freed = NonNull::from(&*old);
                 for recent in self.blocks.recent.iter_mut() {
                     if recent.block == Some(freed) {
-                        recent.block = None;
+                        *recent = Recent::EMPTY;
                     }
                 }
             }
@@ -308,6 +359,19 @@ impl Cpu {
         }
         let (op, _) = crate::decode::lower(&instruction, self.mode);
         Ok(op)
+    }
+
+    /// Remembers the translation of the block at the present address.
+    pub(crate) fn remember_code(&mut self, block: NonNull<Block>, code: *const u8) {
+        let recent = &mut self.blocks.recent[BlockCache::slot(self.rip)];
+        if recent.block == Some(block) && recent.linear == self.rip && recent.mode == self.mode {
+            recent.code = code;
+        }
+    }
+
+    /// The cache by linear address, for translated code.
+    pub(crate) fn recent(&self) -> *const Recent {
+        self.blocks.recent.as_ptr()
     }
 
     /// Where the block being executed begins.

@@ -762,9 +762,9 @@ fn counter(instruction: &Instruction) -> (u8, u64) {
     (which, width)
 }
 
-fn conditional(instruction: &Instruction, operands: &Operands<'_>, op: &mut Op, code: ConditionCode, mode: u8) -> bool {
-    let long = mode & mode::CODE64 != 0;
-    let code = match code {
+/// A condition's number, as in the encoding of `jcc`.
+pub(crate) fn condition_number(code: ConditionCode) -> u8 {
+    match code {
         ConditionCode::o => 0,
         ConditionCode::no => 1,
         ConditionCode::b => 2,
@@ -781,7 +781,12 @@ fn conditional(instruction: &Instruction, operands: &Operands<'_>, op: &mut Op, 
         ConditionCode::ge => 13,
         ConditionCode::le => 14,
         _ => 15,
-    };
+    }
+}
+
+fn conditional(instruction: &Instruction, operands: &Operands<'_>, op: &mut Op, code: ConditionCode, mode: u8) -> bool {
+    let long = mode & mode::CODE64 != 0;
+    let code = condition_number(code);
     if instruction.is_jcc_short_or_near() {
         op.imm = relative(instruction, long);
         op.run = branch::conditional(code, branch_bytes(instruction, long));

@@ -66,6 +66,11 @@ impl Attention {
         self.0.fetch_and(!bit, Ordering::SeqCst) & bit != 0
     }
 
+    /// The word itself, for translated code.
+    pub(crate) fn word(&self) -> *const u32 {
+        self.0.as_ptr()
+    }
+
     /// Whether any is set.
     #[inline(always)]
     pub fn any(&self) -> bool {

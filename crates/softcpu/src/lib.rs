@@ -33,6 +33,7 @@ mod run;
 mod save;
 mod segment;
 mod state;
+mod translate;
 mod vector;
 
 pub use environment::{Attention, Environment, Reset};

@@ -7,6 +7,7 @@ use crate::environment::Attention;
 use crate::exception::Exception;
 use crate::memory::Memory;
 use crate::mmu::Mmu;
+use crate::translate::{Arena, Runtime};
 use crate::state::{Cpu, DescriptorTable, ExtendedState, Msrs, Segment, cr0, gpr, mode, seg};
 
 /// What the page attribute table says after reset.
@@ -27,6 +28,7 @@ impl Cpu {
     ) -> Box<Self> {
         let membership = memory.join(u32::from(index), &attention);
         let snapshot = memory.current();
+        let runtime = Runtime::new(&attention);
         let mut cpu = Box::new(Self {
             regs: [0; gpr::COUNT],
             rip: 0,
@@ -59,18 +61,28 @@ impl Cpu {
             msrs: Msrs::default(),
             memory,
             snapshot,
-            blocks: BlockCache::new(),
+            blocks: BlockCache::new(Arena::new()),
             block_page: u64::MAX,
             pending: None,
             index: u32::from(index),
+            runtime,
+            scratch: 0,
+            translates: true,
             tsc_khz,
             instructions: 0,
         });
+        cpu.runtime.recent = cpu.recent();
+        cpu.translates = cpu.blocks.arena.works();
         cpu.msrs.pat = PAT_AT_RESET;
         // Fast strings.
         cpu.msrs.misc_enable = 1;
         cpu.reset_registers();
         cpu
+    }
+
+    /// Whether blocks that are executed often are translated (they are, unless the host gives no executable memory). The interpreter alone is for comparisons.
+    pub fn set_translates(&mut self, translates: bool) {
+        self.translates = translates && self.blocks.arena.works();
     }
 
     /// What INIT does: everything but the extended state, the time-stamp counter and most model-specific registers.

@@ -7,6 +7,7 @@ use crate::flags::{IF, TF};
 use crate::memory::Memory;
 use crate::op::Flow;
 use crate::state::{Cpu, gpr};
+use crate::translate::Left;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
@@ -142,7 +143,11 @@ impl Cpu {
             } else {
                 self.shadow = false;
                 match self.find_block() {
-                    Ok(Some(block)) => self.run_block(block)?,
+                    // An interrupt is to be looked at after the next instruction: translated code might go on for ever.
+                    Ok(Some(block)) if self.interrupt_waits && self.control & IF != 0 => {
+                        self.run_block(block)?;
+                    }
+                    Ok(Some(block)) => self.run_hot(block)?,
                     Ok(None) => self.alone()?,
                     Err(Fault) => self.after_fault()?,
                 }
@@ -154,6 +159,31 @@ impl Cpu {
             }
             if self.halted {
                 return Ok(());
+            }
+        }
+    }
+
+    /// Executes a block: its translation, and what is linked to that, or else in the interpreter.
+    fn run_hot(&mut self, block: NonNull<Block>) -> Result<(), TripleFault> {
+        let Some(code) = self.code(block) else {
+            return self.run_block(block);
+        };
+        self.remember_code(block, code);
+        match self.run_code(code) {
+            Left::Jump => Ok(()),
+            Left::Fault => self.after_fault(),
+            Left::Link(link) => {
+                let cleared = self.blocks.cleared;
+                if self.attention.any() {
+                    return Ok(());
+                }
+                if let Ok(Some(next)) = self.find_block()
+                    && self.blocks.cleared == cleared
+                    && let Some(code) = self.code(next)
+                {
+                    self.link(link, next, code);
+                }
+                Ok(())
             }
         }
     }

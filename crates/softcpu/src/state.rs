@@ -7,6 +7,7 @@ use crate::environment::{Attention, Environment};
 use crate::exception::Exception;
 use crate::memory::{Memory, Snapshot};
 use crate::mmu::Mmu;
+use crate::translate::Runtime;
 
 /// Numbers of the general registers in [`Cpu::regs`].
 pub(crate) mod gpr {
@@ -254,6 +255,12 @@ pub struct Cpu {
     /// An exception or interrupt that is to be delivered before the next instruction (of a restored state).
     pub(crate) pending: Option<Exception>,
     pub(crate) index: u32,
+    /// What translated code finds here.
+    pub(crate) runtime: Runtime,
+    /// A place for translated code to put a register away.
+    pub(crate) scratch: u64,
+    /// Blocks that are executed often are translated.
+    pub(crate) translates: bool,
     pub(crate) tsc_khz: u64,
     /// Instructions executed, counted by whole blocks.
     pub(crate) instructions: u64,
