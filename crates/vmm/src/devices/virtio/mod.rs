@@ -23,6 +23,7 @@ mod queue;
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+pub mod vsock;
 mod worker;
 
 use std::io;

@@ -3,10 +3,12 @@
 //! [`Server`] speaks FUSE for one directory and knows nothing of queues.
 
 mod abi;
+mod device;
 mod server;
 
 use serde::{Deserialize, Serialize};
 
+pub use device::{TAG_MAX, VirtioFs};
 pub use server::{Descriptors, Server, Worker};
 
 /// Who else changes a shared directory.

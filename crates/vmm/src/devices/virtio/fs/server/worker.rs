@@ -61,13 +61,12 @@ impl FdName {
     }
 }
 
-/// The calling thread, made fit for answering requests. It stays on that thread.
+/// The calling thread, made fit for answering requests. On another thread it would act with that thread's working directory: names of descriptors
+/// would not be found there.
 pub struct Worker {
     capabilities: CapabilitySets,
     uid: u32,
     gid: u32,
-    /// Not `Send`: what was set belongs to the thread.
-    _here: std::marker::PhantomData<*const ()>,
 }
 
 impl Worker {
@@ -85,7 +84,6 @@ impl Worker {
             capabilities: rustix::thread::capabilities(None)?,
             uid: rustix::process::geteuid().as_raw(),
             gid: rustix::process::getegid().as_raw(),
-            _here: std::marker::PhantomData,
         })
     }
 
