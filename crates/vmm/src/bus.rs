@@ -57,6 +57,11 @@ impl AddressSpace {
         write(&self.ranges).retain(|range| range.start != start);
     }
 
+    /// Takes all ranges away.
+    pub fn clear(&self) {
+        write(&self.ranges).clear();
+    }
+
     /// The device that has all of an access, and the access's offset in it.
     fn find(&self, address: u64, length: usize) -> Option<(Arc<dyn Device>, u64)> {
         let last = address.checked_add(u64::try_from(length).ok()?.checked_sub(1)?)?;

@@ -8,6 +8,7 @@ pub mod accel;
 pub mod boot;
 pub mod bus;
 pub mod devices;
+pub mod machine;
 pub mod memory;
 pub mod pci;
 mod sync;

@@ -4,6 +4,7 @@
 //! what vCPUs write; [`Memory::take_dirty_pages`] is both together.
 
 pub mod layout;
+mod log;
 
 use std::fs::File;
 use std::io;
@@ -11,16 +12,17 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use rustix::fs::{MemfdFlags, SealFlags};
-use vm_memory::bitmap::AtomicBitmap;
+use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{
     FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,
 };
 
 use crate::accel::{self, MemoryRegion, Vm};
 use layout::PAGE_SIZE;
+pub use log::WriteLog;
 
 /// A guest's memory as devices see it.
-pub type Ram = GuestMemoryMmap<AtomicBitmap>;
+pub type Ram = GuestMemoryMmap<WriteLog>;
 
 /// What is wrong with a machine's memory.
 #[derive(Debug, thiserror::Error)]
@@ -39,11 +41,11 @@ pub enum Error {
 }
 
 /// A machine's memory, and the file it is.
-#[derive(Debug)]
 pub struct Memory {
     ram: Arc<Ram>,
     file: Arc<File>,
     size: u64,
+    observer: log::Observer,
 }
 
 impl Memory {
@@ -53,15 +55,20 @@ impl Memory {
             return Err(Error::Size(size));
         }
         let file = Arc::new(File::from(memfd(size).map_err(|e| Error::Allocate(size, e))?));
+        let observer = log::Observer::default();
         let mut offset = 0;
         let mut regions = Vec::new();
         for (start, length) in layout::ram_ranges(size) {
             let length_here = usize::try_from(length).map_err(|_| Error::Size(size))?;
-            regions.push(GuestRegionMmap::from_range(
-                GuestAddress(start),
-                length_here,
-                Some(FileOffset::from_arc(file.clone(), offset)),
-            )?);
+            let log = WriteLog::new(start, length_here, observer.clone());
+            let mapping = MmapRegionBuilder::new_with_bitmap(length_here, log)
+                .with_file_offset(FileOffset::from_arc(file.clone(), offset))
+                .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
+                .with_mmap_flags(libc::MAP_SHARED | libc::MAP_NORESERVE)
+                .build()
+                .map_err(vm_memory::mmap::FromRangesError::from)?;
+            let region = GuestRegionMmap::new(mapping, GuestAddress(start));
+            regions.push(region.ok_or(Error::Size(size))?);
             offset += length;
         }
         let ram = Ram::from_regions(regions).map_err(vm_memory::mmap::FromRangesError::from)?;
@@ -69,6 +76,7 @@ impl Memory {
             ram: Arc::new(ram),
             file,
             size,
+            observer,
         })
     }
 
@@ -100,6 +108,10 @@ impl Memory {
             // SAFETY: the machine keeps this mapping until its `Vm` is gone, and `vm_memory` gives out no references into it.
             unsafe { vm.map_memory(slot, region)? };
         }
+        if let Some(observer) = vm.write_observer() {
+            // The first is the machine's: there is one accelerator.
+            let _ = self.observer.set(observer);
+        }
         Ok(())
     }
 
@@ -108,7 +120,7 @@ impl Memory {
         let mut all = Vec::new();
         for (slot, region) in (0..).zip(self.ram.iter()) {
             let mut pages = vm.take_dirty_pages(slot)?;
-            let ours = AtomicBitmap::get_and_reset(region.get_mmap().bitmap());
+            let ours = region.get_mmap().bitmap().take();
             pages.resize(pages.len().max(ours.len()), 0);
             for (page, own) in pages.iter_mut().zip(ours) {
                 *page |= own;

@@ -13,17 +13,22 @@
 //! machine is not paused; they are started and joined by the transport. A reset waits until they have finished what is in flight.
 
 pub(crate) mod bell;
+pub mod block;
 mod chain;
+pub mod console;
 pub mod fs;
 mod interrupt;
 mod metrics;
 mod pci;
 mod queue;
+pub mod rate;
+pub mod rng;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 pub mod vsock;
+pub mod timer;
 mod worker;
 
 use std::io;

@@ -313,18 +313,33 @@ impl Queue {
 
     /// Gives a chain back; the device has written `length` bytes from the start of what it may write. Of an earlier life of the queue it is
     /// dropped.
-    pub fn push(&mut self, mut chain: Chain, length: u32) -> Result<(), QueueError> {
-        chain.mark_dirty();
-        if chain.generation != self.generation || !self.state.ready {
-            return Ok(());
+    pub fn push(&mut self, chain: Chain, length: u32) -> Result<(), QueueError> {
+        self.push_all([(chain, length)])
+    }
+
+    /// Gives several chains back so that the driver sees all of them or none: a packet in several buffers.
+    pub fn push_all(&mut self, chains: impl IntoIterator<Item = (Chain, u32)>) -> Result<(), QueueError> {
+        for (mut chain, length) in chains {
+            chain.mark_dirty();
+            if !self.is_current(&chain) {
+                continue;
+            }
+            let slot = u64::from(self.state.next_used % self.state.size);
+            let at = self.state.used + 4 + 8 * slot;
+            let element = u64::from(chain.head) | u64::from(length) << 32;
+            let written = self.memory.write_obj(element.to_le(), GuestAddress(at));
+            written.map_err(|_| QueueError::Ring(at))?;
+            self.state.next_used = self.state.next_used.wrapping_add(1);
         }
-        let slot = u64::from(self.state.next_used % self.state.size);
-        let at = self.state.used + 4 + 8 * slot;
-        let element = u64::from(chain.head) | u64::from(length) << 32;
-        let written = self.memory.write_obj(element.to_le(), GuestAddress(at));
-        written.map_err(|_| QueueError::Ring(at))?;
-        self.state.next_used = self.state.next_used.wrapping_add(1);
-        self.store(self.state.next_used, self.state.used + 2)
+        if self.state.ready {
+            self.store(self.state.next_used, self.state.used + 2)?;
+        }
+        Ok(())
+    }
+
+    /// Whether a chain is of this life of the queue. One that is not is to be dropped: nobody waits for it.
+    pub fn is_current(&self, chain: &Chain) -> bool {
+        self.state.ready && chain.generation == self.generation
     }
 
     /// Asks the driver not to ring. It may all the same.

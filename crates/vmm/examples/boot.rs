@@ -1,0 +1,128 @@
+//! Boots a kernel with its serial line on this terminal:
+//!
+//!     boot --kernel vmlinuz --initrd initramfs.img --append "console=ttyS0" --memory 256 --cpus 2 --accel soft --disk root.img
+
+use std::error::Error;
+use std::fs::{File, OpenOptions};
+use std::os::fd::AsRawFd;
+use std::process::ExitCode;
+
+use vessel_vmm::accel::{Choice, choose};
+use vessel_vmm::devices::virtio::block::Engine;
+use vessel_vmm::devices::virtio::rate::RateLimits;
+use vessel_vmm::machine::{
+    BlockConfig, Config, ConsoleConfig, Descriptor, DeviceConfig, DiskFormat, End, Machine, SerialConfig,
+};
+
+struct Arguments {
+    config: Config,
+    accelerator: Choice,
+    /// Open until the machine has its own.
+    files: Vec<File>,
+    statistics: bool,
+}
+
+fn parse() -> Result<Arguments, Box<dyn Error>> {
+    let mut files = Vec::new();
+    let mut keep = |file: File| {
+        let number = Descriptor(file.as_raw_fd());
+        files.push(file);
+        number
+    };
+    let mut config = Config {
+        memory: 256 << 20,
+        vcpus: 1,
+        kernel: Descriptor(-1),
+        initramfs: None,
+        command_line: String::new(),
+        serial: Some(SerialConfig {
+            input: Some(Descriptor(0)),
+            output: Descriptor(1),
+        }),
+        hotplug: false,
+        devices: Vec::new(),
+    };
+    let mut accelerator = Choice::Soft;
+    let mut statistics = false;
+    let mut arguments = std::env::args().skip(1);
+    while let Some(option) = arguments.next() {
+        let mut value = || arguments.next().ok_or_else(|| format!("{option} wants a value"));
+        match option.as_str() {
+            "--kernel" => config.kernel = keep(File::open(value()?)?),
+            "--initrd" => config.initramfs = Some(keep(File::open(value()?)?)),
+            "--append" => config.command_line = value()?,
+            "--memory" => config.memory = value()?.parse::<u64>()? << 20,
+            "--cpus" => config.vcpus = value()?.parse()?,
+            "--accel" => accelerator = value()?.parse()?,
+            "--hotplug" => config.hotplug = true,
+            "--statistics" => statistics = true,
+            "--rng" => config.devices.push(DeviceConfig::Rng),
+            "--no-input" => config.serial.iter_mut().for_each(|serial| serial.input = None),
+            "--console" => config.devices.push(DeviceConfig::Console(ConsoleConfig {
+                input: None,
+                output: keep(File::create(value()?)?),
+            })),
+            "--disk" => {
+                let file = OpenOptions::new().read(true).write(true).open(value()?)?;
+                config.devices.push(DeviceConfig::Block(BlockConfig {
+                    file: keep(file),
+                    format: DiskFormat::Raw,
+                    read_only: false,
+                    serial: String::new(),
+                    queues: 1,
+                    engine: Engine::Auto,
+                    limits: RateLimits::default(),
+                }));
+            }
+            other => return Err(format!("{other} is no option of this example").into()),
+        }
+    }
+    Ok(Arguments {
+        config,
+        accelerator,
+        files,
+        statistics,
+    })
+}
+
+fn run() -> Result<End, Box<dyn Error>> {
+    let arguments = parse()?;
+    let chosen = choose(arguments.accelerator)?;
+    let machine = Machine::new(&*chosen.accelerator, &arguments.config)?;
+    machine.start()?;
+    drop(arguments.files);
+    let end = machine.wait();
+    if arguments.statistics {
+        for (slot, device) in machine.devices() {
+            let counters = serde_json::to_string(&device.metrics().snapshot())?;
+            report(&format!("slot {slot}: {}: {counters}", device.label()));
+        }
+    }
+    Ok(end)
+}
+
+// An example is a program of its own: it may write to its terminal.
+#[expect(clippy::print_stderr)]
+fn report(line: &str) {
+    eprintln!("{line}");
+}
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(End::PowerOff | End::Reset | End::Asked) => ExitCode::SUCCESS,
+        Ok(End::Failed(why)) => {
+            report(&why);
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            let mut line = error.to_string();
+            let mut source = error.source();
+            while let Some(error) = source {
+                line = format!("{line}: {error}");
+                source = error.source();
+            }
+            report(&line);
+            ExitCode::FAILURE
+        }
+    }
+}
