@@ -27,8 +27,8 @@ pub mod rng;
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
-pub mod vsock;
 pub mod timer;
+pub mod vsock;
 mod worker;
 
 use std::io;
