@@ -22,6 +22,9 @@ use vessel_init::guest::protocol::*;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// The descriptor the init inherits: above all that a test has open, of which none may be written over.
+const LISTENER: i32 = 900;
+
 /// The init in namespaces of its own, and the directory that becomes its container's root.
 struct Guest {
     child: Child,
@@ -82,7 +85,10 @@ impl Guest {
 
         let base = at("base");
         let mut command = Command::new("/guest");
-        command.args(["serve", "7"]).stdin(Stdio::null()).env_clear();
+        command
+            .args(["serve", &LISTENER.to_string()])
+            .stdin(Stdio::null())
+            .env_clear();
         let number = listener.as_raw_fd();
         let (image, volume) = (at("image"), at("volume"));
         // SAFETY: between fork and exec only system calls are made, on paths that were made before; what allocates does so in a
@@ -94,7 +100,7 @@ impl Guest {
                 )?;
                 enter_pid_namespace()?;
                 make_guest_root(&base, &program, &image, &volume)?;
-                let mut listener = std::mem::ManuallyDrop::new(std::os::fd::FromRawFd::from_raw_fd(7));
+                let mut listener = std::mem::ManuallyDrop::new(std::os::fd::FromRawFd::from_raw_fd(LISTENER));
                 rustix::io::dup2(std::os::fd::BorrowedFd::borrow_raw(number), &mut listener)?;
                 Ok(())
             });
