@@ -424,7 +424,7 @@ pub fn write_page_tables(bench: &Bench) {
     bench.write(pointers + 3 * 8, &(high | 7).to_le_bytes());
     bench.write(low, &0x87_u64.to_le_bytes());
     for entry in 0..512_u64 {
-        let page = (3 << 30) + (entry << 21) | 0x87;
+        let page = ((3 << 30) + (entry << 21)) | 0x87;
         bench.write(high + entry * 8, &page.to_le_bytes());
     }
 }

@@ -343,7 +343,7 @@ fn the_paravirtual_clock_runs() {
         bench.finish(&mut vcpu);
         let page: [u8; 32] = bench.read(DATA);
         let version = bench.read_u32(DATA);
-        assert!(version != 0 && version % 2 == 0, "{page:x?}");
+        assert!(version != 0 && version.is_multiple_of(2), "{page:x?}");
         // As `pvclock_read_cycles` of a guest does it.
         let ticks = bench.read_u64(DATA + 128).wrapping_sub(bench.read_u64(DATA + 8));
         let (multiplier, shift) = (u128::from(bench.read_u32(DATA + 24)), page[28] as i8);
@@ -352,7 +352,7 @@ fn the_paravirtual_clock_runs() {
         } else {
             ticks << shift
         };
-        let time = bench.read_u64(DATA + 16) + (u128::from(shifted) * multiplier >> 32) as u64;
+        let time = bench.read_u64(DATA + 16) + ((u128::from(shifted) * multiplier) >> 32) as u64;
         assert!(
             (1_000..60_000_000_000).contains(&time),
             "{time} ns since the machine began"

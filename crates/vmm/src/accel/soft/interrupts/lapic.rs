@@ -350,11 +350,6 @@ impl LocalApic {
         Some(Reset::Start(vector))
     }
 
-    /// Whether its processor waits for SIPI.
-    pub(in super::super) fn waits_for_start(&self) -> bool {
-        self.waits_for_start
-    }
-
     /// Puts back what waits.
     pub(in super::super) fn set_events(&mut self, waits_for_start: bool, nmi: bool) {
         self.waits_for_start = waits_for_start;

@@ -66,8 +66,8 @@ fn after_reset() {
     ] {
         assert_eq!(read(&mut apic, offset), value, "{offset:#x}");
     }
-    assert!(apic.waits_for_start());
-    assert!(!LocalApic::new(0).waits_for_start());
+    assert!(apic.waits_for_start);
+    assert!(!LocalApic::new(0).waits_for_start);
 }
 
 #[test]
