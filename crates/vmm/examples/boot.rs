@@ -4,6 +4,7 @@
 
 use std::error::Error;
 use std::fs::{File, OpenOptions};
+use std::io;
 use std::os::fd::AsRawFd;
 use std::process::ExitCode;
 
@@ -11,7 +12,8 @@ use vessel_vmm::accel::{Choice, choose};
 use vessel_vmm::devices::virtio::block::Engine;
 use vessel_vmm::devices::virtio::rate::RateLimits;
 use vessel_vmm::machine::{
-    BlockConfig, Config, ConsoleConfig, Descriptor, DeviceConfig, DiskFormat, End, Machine, SerialConfig,
+    BlockConfig, Config, ConsoleConfig, Descriptor, DeviceConfig, DiskFormat, End, Machine, NetConfig,
+    SerialConfig,
 };
 
 struct Arguments {
@@ -74,6 +76,18 @@ fn parse() -> Result<Arguments, Box<dyn Error>> {
                     limits: RateLimits::default(),
                 }));
             }
+            "--tap" => {
+                let (name, queues) = (value()?, 1);
+                config.devices.push(DeviceConfig::Net(NetConfig {
+                    taps: (0..queues)
+                        .map(|_| open_tap(&name).map(&mut keep))
+                        .collect::<io::Result<_>>()?,
+                    mac: "52:54:00:12:34:56".to_owned(),
+                    mtu: 0,
+                    receive_limits: RateLimits::default(),
+                    send_limits: RateLimits::default(),
+                }));
+            }
             other => return Err(format!("{other} is no option of this example").into()),
         }
     }
@@ -83,6 +97,24 @@ fn parse() -> Result<Arguments, Box<dyn Error>> {
         files,
         statistics,
     })
+}
+
+/// The TAP device of this name, made if it is not there.
+fn open_tap(name: &str) -> io::Result<File> {
+    const TUNSETIFF: libc::Ioctl = 0x4004_54ca;
+    let file = OpenOptions::new().read(true).write(true).open("/dev/net/tun")?;
+    // SAFETY: integers and arrays of them: zeroes are a value.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().take(15).zip(name.bytes()) {
+        *to = from.cast_signed();
+    }
+    // IFF_TAP, IFF_NO_PI, IFF_VNET_HDR.
+    request.ifr_ifru.ifru_flags = 0x0002 | 0x1000 | 0x4000;
+    // SAFETY: the request is what TUNSETIFF wants, and lives across the call.
+    if unsafe { libc::ioctl(file.as_raw_fd(), TUNSETIFF, &raw mut request) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(file)
 }
 
 fn run() -> Result<End, Box<dyn Error>> {

@@ -87,6 +87,8 @@ pub enum DeviceConfig {
     Rng,
     /// A console beside the serial line.
     Console(ConsoleConfig),
+    /// A network card.
+    Net(NetConfig),
 }
 
 impl DeviceConfig {
@@ -96,6 +98,7 @@ impl DeviceConfig {
             Self::Block(_) => "block",
             Self::Rng => "rng",
             Self::Console(_) => "console",
+            Self::Net(_) => "net",
         }
     }
 }
@@ -144,4 +147,24 @@ pub struct ConsoleConfig {
     pub input: Option<Descriptor>,
     /// What the guest writes.
     pub output: Descriptor,
+}
+
+/// A network card.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NetConfig {
+    /// A TAP device's queues, opened with `IFF_TAP`, `IFF_NO_PI`, `IFF_VNET_HDR` and, if there are several, `IFF_MULTI_QUEUE`: one for each pair of
+    /// queues the guest has.
+    pub taps: Vec<Descriptor>,
+    /// The card's address: `52:54:00:12:34:56`.
+    pub mac: String,
+    /// The largest payload of a packet; 0: the guest decides.
+    #[serde(default)]
+    pub mtu: u16,
+    /// Limits of what the guest receives.
+    #[serde(default)]
+    pub receive_limits: RateLimits,
+    /// Limits of what it sends.
+    #[serde(default)]
+    pub send_limits: RateLimits,
 }

@@ -8,6 +8,7 @@ use super::{DeviceConfig, DiskFormat};
 use crate::devices::virtio::VirtioDevice;
 use crate::devices::virtio::block::{Block, BlockOptions, Disk, RawDisk};
 use crate::devices::virtio::console::Console;
+use crate::devices::virtio::net::{Net, NetOptions, Tap};
 use crate::devices::virtio::rng::Rng;
 
 /// Makes a device, with descriptors of its own.
@@ -35,6 +36,16 @@ pub(super) fn build(config: &DeviceConfig) -> io::Result<Box<dyn VirtioDevice>> 
                 .map(super::Descriptor::duplicate)
                 .transpose()?;
             Box::new(Console::new(input, config.output.duplicate()?))
+        }
+        DeviceConfig::Net(config) => {
+            let taps = config.taps.iter().map(|tap| Tap::new(tap.duplicate()?));
+            let options = NetOptions {
+                mac: config.mac.parse()?,
+                mtu: config.mtu,
+                receive_limits: config.receive_limits,
+                send_limits: config.send_limits,
+            };
+            Box::new(Net::new(taps.collect::<io::Result<_>>()?, options)?)
         }
     })
 }

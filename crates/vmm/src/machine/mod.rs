@@ -16,7 +16,9 @@ use std::sync::{Arc, Mutex, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-pub use config::{BlockConfig, Config, ConsoleConfig, Descriptor, DeviceConfig, DiskFormat, SerialConfig};
+pub use config::{
+    BlockConfig, Config, ConsoleConfig, Descriptor, DeviceConfig, DiskFormat, NetConfig, SerialConfig,
+};
 
 use crate::accel::{self, Accelerator, Msi, Vm, VmConfig};
 use crate::boot::{self, Boot};

@@ -19,6 +19,7 @@ pub mod console;
 pub mod fs;
 mod interrupt;
 mod metrics;
+pub mod net;
 mod pci;
 mod queue;
 pub mod rate;

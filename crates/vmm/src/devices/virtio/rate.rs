@@ -27,6 +27,20 @@ pub struct RateLimits {
     pub operations: Option<Limit>,
 }
 
+impl RateLimits {
+    /// One of `count` equal shares.
+    pub fn share(self, count: u64) -> Self {
+        let part = |limit: Limit| Limit {
+            per_second: (limit.per_second / count.max(1)).max(1),
+            burst: limit.burst.map(|burst| (burst / count.max(1)).max(1)),
+        };
+        Self {
+            bytes: self.bytes.map(part),
+            operations: self.operations.map(part),
+        }
+    }
+}
+
 /// A bucket that fills by itself. It may go below empty, by one request: a request larger than the bucket waits no longer than its size needs.
 #[derive(Debug)]
 struct Bucket {

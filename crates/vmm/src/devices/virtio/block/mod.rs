@@ -149,7 +149,7 @@ impl VirtioDevice for Block {
             read_only: self.options.read_only,
             sectors: self.disk.size() / SECTOR,
         };
-        let limits = share(self.options.limits, self.queue_count().into());
+        let limits = self.options.limits.share(self.queue_count().into());
         let writes_through = !start.has(F_FLUSH);
         let mut threads = Vec::new();
         for queue in start.queues {
@@ -168,18 +168,6 @@ impl VirtioDevice for Block {
             });
         }
         Ok(threads)
-    }
-}
-
-/// One of `count` equal shares of limits.
-fn share(limits: RateLimits, count: u64) -> RateLimits {
-    let part = |limit: super::rate::Limit| super::rate::Limit {
-        per_second: (limit.per_second / count).max(1),
-        burst: limit.burst.map(|burst| (burst / count).max(1)),
-    };
-    RateLimits {
-        bytes: limits.bytes.map(part),
-        operations: limits.operations.map(part),
     }
 }
 

@@ -228,7 +228,7 @@ fn limits_are_kept() {
         driver.wait(0);
     }
     assert!(
-        start.elapsed() >= Duration::from_millis(200),
+        start.elapsed() >= Duration::from_millis(190),
         "{:?}",
         start.elapsed()
     );
