@@ -19,7 +19,7 @@ use crate::state::{Cpu, Segment, gpr, mode, seg};
 const LENGTH: usize = 64;
 
 /// Entries of the cache by linear address, a power of two.
-pub(crate) const RECENT: usize = 4096;
+pub(crate) const RECENT: usize = 16384;
 
 /// Decoded instructions beyond which everything is forgotten: at 48 bytes each, 48 MB.
 const OPS_MAX: usize = 1_000_000;
@@ -135,10 +135,18 @@ pub(crate) struct BlockCache {
     pub cleared: u64,
 }
 
+/// An empty cache by linear address, made where it stays: it is too large for the stack.
+fn recents() -> Box<[Recent; RECENT]> {
+    match vec![Recent::EMPTY; RECENT].into_boxed_slice().try_into() {
+        Ok(recents) => recents,
+        Err(_) => unreachable!("it has RECENT entries"),
+    }
+}
+
 impl BlockCache {
     pub(crate) fn new(arena: Arena) -> Self {
         Self {
-            recent: Box::new([Recent::EMPTY; RECENT]),
+            recent: recents(),
             blocks: Blocks::default(),
             ops: 0,
             arena,
@@ -221,6 +229,7 @@ impl Cpu {
                 None => return Ok(None),
             },
         };
+        self.mmu.note_code(linear);
         self.blocks.recent[BlockCache::slot(linear)] = Recent {
             linear,
             epoch: self.mmu.epochs[(linear >> 63) as usize],

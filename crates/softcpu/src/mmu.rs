@@ -67,6 +67,8 @@ pub(crate) struct Mmu {
     local: Vec<u16>,
     /// Counts changes of the translation of instruction addresses: [lower half, upper half].
     pub epochs: [u32; 2],
+    /// Pages of which instruction addresses were remembered since their half's epoch began: a bit each, by a hash.
+    code: Box<[[u64; FILTER]; 2]>,
     /// Instructions were fetched from a page of the upper half that is not global.
     upper_local: bool,
     pub membership: Membership,
@@ -85,6 +87,7 @@ impl Mmu {
             entries: [EMPTY; 2],
             local: Vec::with_capacity(LOCAL_MAX),
             epochs: [0; 2],
+            code: Box::new([[0; FILTER]; 2]),
             upper_local: false,
             membership,
         }
@@ -99,7 +102,8 @@ impl Mmu {
         self.entries = [EMPTY; 2];
         self.local.clear();
         self.upper_local = false;
-        self.epochs = self.epochs.map(|epoch| epoch.wrapping_add(1));
+        self.next_epoch(0);
+        self.next_epoch(1);
     }
 
     /// Forgets what is not global, as a load of CR3 does.
@@ -114,10 +118,10 @@ impl Mmu {
             }
         }
         self.local.clear();
-        self.epochs[0] = self.epochs[0].wrapping_add(1);
+        self.next_epoch(0);
         if self.upper_local {
             self.upper_local = false;
-            self.epochs[1] = self.epochs[1].wrapping_add(1);
+            self.next_epoch(1);
         }
     }
 
@@ -131,8 +135,28 @@ impl Mmu {
                 *entry = Entry::empty(index);
             }
         }
-        let half = (address >> 63) as usize;
+        let (half, word, bit) = Self::filter(address);
+        if self.code[half][word] & bit != 0 {
+            self.next_epoch(half);
+        }
+    }
+
+    /// Everything remembered of instruction addresses of a half counts no more.
+    fn next_epoch(&mut self, half: usize) {
         self.epochs[half] = self.epochs[half].wrapping_add(1);
+        self.code[half] = [0; FILTER];
+    }
+
+    /// An instruction address is about to be remembered with its half's epoch.
+    pub(crate) fn note_code(&mut self, address: u64) {
+        let (half, word, bit) = Self::filter(address);
+        self.code[half][word] |= bit;
+    }
+
+    fn filter(address: u64) -> (usize, usize, u64) {
+        let page = address / PAGE;
+        let hash = (page ^ page >> 13) as usize;
+        ((address >> 63) as usize, hash / 64 % FILTER, 1 << (hash % 64))
     }
 
     /// Takes away the right to write to a page of RAM at this place in the process, under whatever address.
@@ -146,6 +170,9 @@ impl Mmu {
         }
     }
 }
+
+/// Words of the filter of pages with remembered instructions, for each half: 4,096 bits.
+const FILTER: usize = 64;
 
 /// Beyond this many, all entries are removed instead.
 const LOCAL_MAX: usize = 256;

@@ -5,7 +5,7 @@ use std::mem::offset_of;
 
 use super::{Info, Link};
 use crate::op::Flow;
-use crate::state::{Cpu, gpr};
+use crate::state::{Cpu, gpr, mode};
 
 /// Why translated code was left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,8 +21,9 @@ pub(crate) enum Left {
 /// # Safety
 /// `code` is a translation made for this processor in its present mode and at its present address.
 pub(crate) unsafe fn enter(cpu: &mut Cpu, code: *const u8) -> Left {
+    let user = cpu.mode & mode::USER != 0;
     // SAFETY: the caller's; `cpu` is exclusively borrowed while the code executes.
-    match unsafe { enter_code(cpu, code) } {
+    match unsafe { if user { enter_user(cpu, code) } else { enter_code(cpu, code) } } {
         0 => Left::Jump,
         1 => Left::Fault,
         link => Left::Link(link as *const Link),
@@ -196,6 +197,11 @@ unsafe extern "sysv64" fn fallback(cpu: *mut Cpu, info: *const Info) -> u64 {
     cpu.block_page = info.page;
     // SAFETY: the decoder made the operands that this handler expects.
     match unsafe { (info.op.run)(cpu, &info.op) } {
+        Flow::Next if cpu.mode & mode::USER != 0 && !cpu.masks_exceptions() => {
+            // Vector instructions could fault now: they are the interpreter's.
+            cpu.rip = info.op.next(cpu);
+            0
+        }
         Flow::Next => 2,
         Flow::Jump => 0,
         Flow::Leave => {
@@ -207,4 +213,134 @@ unsafe extern "sysv64" fn fallback(cpu: *mut Cpu, info: *const Info) -> u64 {
             1
         }
     }
+}
+
+/// What the host's code expects MXCSR to be.
+static HOST_MXCSR: u32 = 0x1f80;
+
+/// As [`enter_code`], with the guest's XMM registers and MXCSR in the host's: for code of user programs.
+///
+/// # Safety
+/// As [`enter`].
+#[unsafe(naked)]
+unsafe extern "sysv64" fn enter_user(cpu: *mut Cpu, code: *const u8) -> u64 {
+    naked_asm!(
+        "mov rax, [rdi + {extended}]",
+        "movups xmm0, [rax + 160]",
+        "movups xmm1, [rax + 176]",
+        "movups xmm2, [rax + 192]",
+        "movups xmm3, [rax + 208]",
+        "movups xmm4, [rax + 224]",
+        "movups xmm5, [rax + 240]",
+        "movups xmm6, [rax + 256]",
+        "movups xmm7, [rax + 272]",
+        "movups xmm8, [rax + 288]",
+        "movups xmm9, [rax + 304]",
+        "movups xmm10, [rax + 320]",
+        "movups xmm11, [rax + 336]",
+        "movups xmm12, [rax + 352]",
+        "movups xmm13, [rax + 368]",
+        "movups xmm14, [rax + 384]",
+        "movups xmm15, [rax + 400]",
+        "ldmxcsr [rax + 24]",
+        "jmp {enter}",
+        extended = const offset_of!(Cpu, extended),
+        enter = sym enter_code,
+    )
+}
+
+/// As [`leave`], for code of user programs.
+///
+/// # Safety
+/// Only to be jumped to by translated code.
+#[unsafe(naked)]
+pub(crate) unsafe extern "sysv64" fn leave_user() {
+    naked_asm!(
+        "mov r14, [r15 + {extended}]",
+        "movups [r14 + 160], xmm0",
+        "movups [r14 + 176], xmm1",
+        "movups [r14 + 192], xmm2",
+        "movups [r14 + 208], xmm3",
+        "movups [r14 + 224], xmm4",
+        "movups [r14 + 240], xmm5",
+        "movups [r14 + 256], xmm6",
+        "movups [r14 + 272], xmm7",
+        "movups [r14 + 288], xmm8",
+        "movups [r14 + 304], xmm9",
+        "movups [r14 + 320], xmm10",
+        "movups [r14 + 336], xmm11",
+        "movups [r14 + 352], xmm12",
+        "movups [r14 + 368], xmm13",
+        "movups [r14 + 384], xmm14",
+        "movups [r14 + 400], xmm15",
+        "stmxcsr [r14 + 24]",
+        "ldmxcsr [{host}]",
+        "jmp {leave}",
+        extended = const offset_of!(Cpu, extended),
+        host = sym HOST_MXCSR,
+        leave = sym leave,
+    )
+}
+
+/// As [`fallback_entry`], for code of user programs. When it comes back, the vector registers are those of the host's code: [`reload_user`] is to be called.
+///
+/// # Safety
+/// Only to be called by translated code.
+#[unsafe(naked)]
+pub(crate) unsafe extern "sysv64" fn fallback_user() {
+    naked_asm!(
+        "mov r14, [r15 + {extended}]",
+        "movups [r14 + 160], xmm0",
+        "movups [r14 + 176], xmm1",
+        "movups [r14 + 192], xmm2",
+        "movups [r14 + 208], xmm3",
+        "movups [r14 + 224], xmm4",
+        "movups [r14 + 240], xmm5",
+        "movups [r14 + 256], xmm6",
+        "movups [r14 + 272], xmm7",
+        "movups [r14 + 288], xmm8",
+        "movups [r14 + 304], xmm9",
+        "movups [r14 + 320], xmm10",
+        "movups [r14 + 336], xmm11",
+        "movups [r14 + 352], xmm12",
+        "movups [r14 + 368], xmm13",
+        "movups [r14 + 384], xmm14",
+        "movups [r14 + 400], xmm15",
+        "stmxcsr [r14 + 24]",
+        "ldmxcsr [{host}]",
+        "jmp {fallback}",
+        extended = const offset_of!(Cpu, extended),
+        host = sym HOST_MXCSR,
+        fallback = sym fallback_entry,
+    )
+}
+
+/// Has the guest's vector registers in the host's again.
+///
+/// # Safety
+/// Only to be called by translated code.
+#[unsafe(naked)]
+pub(crate) unsafe extern "sysv64" fn reload_user() {
+    naked_asm!(
+        "mov r14, [r15 + {extended}]",
+        "movups xmm0, [r14 + 160]",
+        "movups xmm1, [r14 + 176]",
+        "movups xmm2, [r14 + 192]",
+        "movups xmm3, [r14 + 208]",
+        "movups xmm4, [r14 + 224]",
+        "movups xmm5, [r14 + 240]",
+        "movups xmm6, [r14 + 256]",
+        "movups xmm7, [r14 + 272]",
+        "movups xmm8, [r14 + 288]",
+        "movups xmm9, [r14 + 304]",
+        "movups xmm10, [r14 + 320]",
+        "movups xmm11, [r14 + 336]",
+        "movups xmm12, [r14 + 352]",
+        "movups xmm13, [r14 + 368]",
+        "movups xmm14, [r14 + 384]",
+        "movups xmm15, [r14 + 400]",
+        "ldmxcsr [r14 + 24]",
+        "ret",
+        extended = const offset_of!(Cpu, extended),
+    )
 }

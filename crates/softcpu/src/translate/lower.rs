@@ -206,7 +206,18 @@ impl Lowering<'_> {
 
     fn leave_plain(&mut self) -> Emitted {
         self.emitter.push(&Instruction::with2(C::Xor_r32_rm32, R13D, R13D)?)?;
-        self.emitter.through(C::Jmp_rm64, offset_of!(Cpu, runtime.leave))
+        self.leave()
+    }
+
+    /// Leaves, R13 being what is to be said.
+    fn leave(&mut self) -> Emitted {
+        let leave = if self.user() { offset_of!(Cpu, runtime.leave_user) } else { offset_of!(Cpu, runtime.leave) };
+        self.emitter.through(C::Jmp_rm64, leave)
+    }
+
+    /// A user program's code: vector registers are the guest's.
+    fn user(&self) -> bool {
+        self.mode & mode::USER != 0
     }
 
     fn info(&mut self, op: &Op) -> *const Info {
@@ -222,6 +233,10 @@ impl Lowering<'_> {
 
     fn call(&mut self, info: *const Info) -> Emitted {
         self.emitter.constant(R13, info as u64)?;
+        if self.user() {
+            self.emitter.through(C::Call_rm64, offset_of!(Cpu, runtime.fallback_user))?;
+            return self.emitter.through(C::Call_rm64, offset_of!(Cpu, runtime.reload_user));
+        }
         self.emitter.through(C::Call_rm64, offset_of!(Cpu, runtime.fallback))
     }
 
@@ -289,13 +304,6 @@ impl Lowering<'_> {
                 return Ok(true);
             }
             M::Jmp | M::Call if instruction.is_jmp_near_indirect() || instruction.is_call_near_indirect() => {
-                // Calls push: the target is read first.
-                if instruction.mnemonic() == M::Call {
-                    self.save_flags()?;
-                    self.interpret(op)?;
-                    // The interpreter leaves by `Flow::Jump`: nothing comes after.
-                    return Ok(true);
-                }
                 if instruction.op0_kind() == OpKind::Memory {
                     let slow = self.memory(instruction, op, 8, false, step.live)?;
                     self.emitter.load(R14, at(R13, 0))?;
@@ -303,6 +311,12 @@ impl Lowering<'_> {
                     self.slow(slow, back, op, false);
                 } else {
                     self.read_register(R14, instruction.op0_register())?;
+                }
+                if instruction.mnemonic() == M::Call {
+                    let scratch = offset_of!(Cpu, scratch);
+                    self.emitter.store(field(scratch), R14)?;
+                    self.push_constant(step, op, next)?;
+                    self.emitter.load(R14, field(scratch))?;
                 }
                 self.save_flags()?;
                 self.go_r14()?;
@@ -335,7 +349,7 @@ impl Lowering<'_> {
                 self.conditional(step, op, next)?;
                 return Ok(true);
             }
-            mnemonic if copies(mnemonic) => {
+            mnemonic if copies(mnemonic) || self.vector(instruction) => {
                 if self.copy(step, op)? {
                     return Ok(false);
                 }
@@ -358,7 +372,7 @@ impl Lowering<'_> {
 
     /// R13 becomes the place of `bytes` bytes at the linear address in it. The host's flags are clobbered.
     fn check(&mut self, bytes: u32, write: bool) -> Emitted<Label> {
-        let user = usize::from(self.mode & mode::USER != 0);
+        let user = usize::from(self.user());
         let table = offset_of!(Cpu, mmu) + offset_of!(Mmu, entries) + user * ENTRIES * size_of::<Entry>();
         let tag = if write { offset_of!(Entry, write) } else { offset_of!(Entry, read) };
         self.emitter.translate(table, tag, bytes)
@@ -516,12 +530,14 @@ impl Lowering<'_> {
         let guest = &step.instruction;
         let mut host = *guest;
         let count = guest.op_count();
+        let vector = self.vector(guest);
         let mut memory = None;
         for operand in 0..count {
             match guest.op_kind(operand) {
                 OpKind::Register => {
                     let register = guest.op_register(operand);
-                    if matches!(register, Register::AH | Register::BH | Register::CH | Register::DH) || !register.is_gpr() {
+                    let high = matches!(register, Register::AH | Register::BH | Register::CH | Register::DH);
+                    if high || !(register.is_gpr() || vector && register.is_xmm()) {
                         return Ok(false);
                     }
                 }
@@ -540,7 +556,7 @@ impl Lowering<'_> {
             return Ok(false);
         }
         let wanted = step.live | step.reads;
-        let mut slow = None;
+        let (mut slow, mut unaligned) = (None, None);
         if let Some(operand) = memory {
             let compares = matches!(guest.mnemonic(), Mnemonic::Cmp | Mnemonic::Test | Mnemonic::Bt);
             let write = operand == 0 && !compares && !one_source(guest.mnemonic(), count);
@@ -548,6 +564,11 @@ impl Lowering<'_> {
             // What the instruction replaces need not be saved, unless it also reads it.
             let keep = wanted & !(step.writes & !step.reads);
             slow = Some(self.memory(guest, op, bytes, write, keep)?);
+            if vector && bytes == 16 && !takes_unaligned(guest.mnemonic()) {
+                // #GP is the interpreter's to raise.
+                self.emitter.push(&Instruction::with2(C::Test_rm8_imm8, R13L, 15)?)?;
+                unaligned = Some(self.emitter.jump(C::Jne_rel32_64)?);
+            }
             host.set_memory_base(R13);
             host.set_memory_index(Register::None);
             host.set_memory_index_scale(1);
@@ -562,6 +583,9 @@ impl Lowering<'_> {
                 continue;
             }
             let register = guest.op_register(operand);
+            if register.is_xmm() {
+                continue;
+            }
             let replaced = match resident(register) {
                 None => mapped(register).ok_or(Unencodable)?,
                 Some(number) => {
@@ -613,12 +637,20 @@ impl Lowering<'_> {
                 }
             }
         }
-        if let Some(from) = slow {
+        for from in [slow, unaligned].into_iter().flatten() {
             let back = self.emitter.position();
             let restore = self.flags != Flags::Memory;
             self.slow(from, back, op, restore);
         }
         Ok(true)
+    }
+
+    /// Whether this is a vector instruction that is executed as itself: SSE on registers and memory.
+    fn vector(&self, instruction: &Instruction) -> bool {
+        use iced_x86::CpuidFeature as F;
+        let known = instruction.cpuid_features().iter().all(|feature| matches!(feature, F::SSE | F::SSE2 | F::SSE3 | F::SSSE3 | F::SSE4_1 | F::SSE4_2));
+        let vectors = (0..instruction.op_count()).any(|operand| instruction.op_kind(operand) == OpKind::Register && instruction.op_register(operand).is_xmm());
+        self.user() && self.mode & mode::NO_FPU == 0 && known && vectors && instruction.mnemonic() != Mnemonic::Maskmovdqu
     }
 
     /// Restores the flags with R13 and R14 in use.
@@ -694,7 +726,7 @@ impl Lowering<'_> {
             self.emitter.constant(R13, target)?;
             self.emitter.store(field(RIP_FIELD), R13)?;
             self.emitter.constant(R13, pointer as u64)?;
-            return self.emitter.through(C::Jmp_rm64, offset_of!(Cpu, runtime.leave));
+            return self.leave();
         }
         self.emitter.constant(R14, target)?;
         self.go_r14()
@@ -760,6 +792,12 @@ fn jcc(condition: u8) -> C {
 /// `mul` and `imul` of one operand: it is only read.
 fn one_source(mnemonic: Mnemonic, operands: u32) -> bool {
     operands == 1 && matches!(mnemonic, Mnemonic::Mul | Mnemonic::Imul)
+}
+
+/// Vector instructions whose operand of 16 bytes may lie anywhere.
+fn takes_unaligned(mnemonic: Mnemonic) -> bool {
+    use Mnemonic as M;
+    matches!(mnemonic, M::Movups | M::Movupd | M::Movdqu | M::Lddqu | M::Pcmpestri | M::Pcmpestrm | M::Pcmpistri | M::Pcmpistrm)
 }
 
 /// Moves between the accumulator and an absolute address of 64 bits.

@@ -6,7 +6,7 @@
 //!
 //! # Registers
 //! RAX, RCX, RDX, RBX, RBP, RSI, RDI, R8 to R11 of the guest are in the host's. The guest's RSP is in R12; its R12 to R15 stay in `Cpu::regs`. R13 and R14 are free for the code, R15 points to
-//! the `Cpu`, RSP is the host's. Between blocks the guest's flags are in `Cpu::status`; inside of one they are in the host's as long as nothing disturbs them.
+//! the `Cpu`, RSP is the host's. In code of user programs the XMM registers and MXCSR are the guest's. Between blocks the guest's flags are in `Cpu::status`; inside of one they are in the host's as long as nothing disturbs them.
 //!
 //! # What a translation is valid for
 //! One linear address, mode and privilege, and one generation of its page. It is entered through the cache by linear address, which checks all of
@@ -69,6 +69,10 @@ pub(crate) struct Runtime {
     pub fallback: u64,
     /// [`enter::leave`].
     pub leave: u64,
+    /// The same for user programs' code.
+    pub fallback_user: u64,
+    pub leave_user: u64,
+    pub reload_user: u64,
     /// The attention word.
     pub attention: *const u32,
     /// The cache by linear address.
@@ -80,6 +84,9 @@ impl Runtime {
         Self {
             fallback: enter::fallback_entry as *const () as u64,
             leave: enter::leave as *const () as u64,
+            fallback_user: enter::fallback_user as *const () as u64,
+            leave_user: enter::leave_user as *const () as u64,
+            reload_user: enter::reload_user as *const () as u64,
             attention: attention.word(),
             recent: std::ptr::null(),
         }
@@ -90,6 +97,9 @@ impl Cpu {
     /// The translation of `block` at the current address, made now if there is none and it is worth it.
     pub(crate) fn code(&mut self, block: NonNull<Block>) -> Option<*const u8> {
         if self.mode & mode::CODE64 == 0 || !self.translates {
+            return None;
+        }
+        if self.mode & mode::USER != 0 && !self.masks_exceptions() {
             return None;
         }
         let mut pointer = block;
@@ -111,6 +121,11 @@ impl Cpu {
         let entry = code.entry;
         block.codes.push(code);
         Some(entry)
+    }
+
+    /// Whether MXCSR masks all exceptions: then no vector instruction can fault for its values.
+    pub(crate) fn masks_exceptions(&self) -> bool {
+        self.extended.mxcsr() & 0x1f80 == 0x1f80
     }
 
     /// Executes translated code until it is left.

@@ -142,7 +142,7 @@ impl ExtendedState {
         self.word(2)
     }
 
-    fn mxcsr(&self) -> u32 {
+    pub(crate) fn mxcsr(&self) -> u32 {
         u32::from(self.word(24)) | u32::from(self.word(26)) << 16
     }
 
