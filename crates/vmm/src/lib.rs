@@ -7,7 +7,9 @@
 pub mod accel;
 pub mod boot;
 pub mod bus;
+pub mod control;
 pub mod devices;
+pub mod jail;
 pub mod machine;
 pub mod memory;
 pub mod pci;
