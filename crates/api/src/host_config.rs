@@ -144,8 +144,20 @@ model! {
     }
 
     /// The body of `POST /containers/{id}/update`.
+    ///
+    /// Limits of block devices stand here once more: `None` leaves those of a kind as they are, an empty list lifts them.
     pub struct UpdateRequest {
         pub restart_policy: RestartPolicy,
+        #[serde(skip_serializing_if = "empty")]
+        pub blkio_weight_device: Option<Vec<WeightDevice>>,
+        #[serde(skip_serializing_if = "empty")]
+        pub blkio_device_read_bps: Option<Vec<ThrottleDevice>>,
+        #[serde(skip_serializing_if = "empty")]
+        pub blkio_device_write_bps: Option<Vec<ThrottleDevice>>,
+        #[serde(rename = "BlkioDeviceReadIOps", skip_serializing_if = "empty")]
+        pub blkio_device_read_iops: Option<Vec<ThrottleDevice>>,
+        #[serde(rename = "BlkioDeviceWriteIOps", skip_serializing_if = "empty")]
+        pub blkio_device_write_iops: Option<Vec<ThrottleDevice>>,
     }
     flatten {
         pub resources: Resources,

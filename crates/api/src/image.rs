@@ -1,5 +1,7 @@
 //! Images.
 
+use serde_json::Value;
+
 use crate::container::ContainerConfig;
 use crate::inspect::GraphDriver;
 use crate::json::{Map, empty, model, null_if_empty};
@@ -50,6 +52,31 @@ model! {
         #[serde(rename = "RootFS")]
         pub root_fs: RootFs,
         pub metadata: ImageMetadata,
+        /// Where it comes from.
+        #[serde(skip_serializing_if = "empty")]
+        pub identity: Option<ImageIdentity>,
+    }
+
+    /// Where an image comes from, as far as the engine has seen it itself.
+    pub struct ImageIdentity {
+        #[serde(skip_serializing_if = "empty")]
+        pub pull: Vec<PullIdentity>,
+    }
+
+    /// A repository that an image was pulled from or pushed to.
+    pub struct PullIdentity {
+        pub repository: String,
+    }
+
+    /// One element of `GET /images/{name}/attestations`: an in-toto statement about an image.
+    pub struct AttestationStatement {
+        /// The statement's descriptor, as the OCI image specification has it.
+        pub descriptor: Value,
+        /// The URI of what it says.
+        pub predicate_type: String,
+        /// The statement itself, where it was asked for.
+        #[serde(skip_serializing_if = "empty")]
+        pub statement: Option<Value>,
     }
 
     /// The layers of an image.

@@ -8,6 +8,8 @@
 #[path = "e2e/harness.rs"]
 mod harness;
 
+#[path = "e2e/api_versions.rs"]
+mod api_versions;
 #[path = "e2e/build_caches.rs"]
 mod build_caches;
 #[path = "e2e/build_protocols.rs"]

@@ -1,4 +1,4 @@
-//! The HTTP server of the Docker Engine API, versions 1.24 to 1.52.
+//! The HTTP server of the Docker Engine API, versions 1.24 to 1.55.
 //!
 //! Routes map requests to the engine and answers to Docker's shapes, statuses and messages; nothing here knows of
 //! kernels or of files beyond the daemon's own sockets and its operation log. What a daemon without swarm, plugins, registries or a

@@ -175,6 +175,7 @@ pub const ANSWERS: &[Difference] = &[
     later(52, CONTAINER, "Config", |config| {
         without_empty(config, &["OnBuild"])
     }),
+    since(53, IMAGE, "Identity"),
     before(44, DISK, "Images/*/VirtualSize", size_of),
     since(42, DISK, "BuildCache/*/Parents"),
     before(42, DISK, "BuilderSize", |usage| {
@@ -251,6 +252,11 @@ pub const REQUESTS: &[Difference] = &[
     }),
     since(40, UPDATE, "PidsLimit"),
     gone(42, UPDATE, "KernelMemory"),
+    since(55, UPDATE, "BlkioWeightDevice"),
+    since(55, UPDATE, "BlkioDeviceReadBps"),
+    since(55, UPDATE, "BlkioDeviceWriteBps"),
+    since(55, UPDATE, "BlkioDeviceReadIOps"),
+    since(55, UPDATE, "BlkioDeviceWriteIOps"),
     since(42, EXEC, "ConsoleSize"),
 ];
 
@@ -445,7 +451,7 @@ mod tests {
             "NetworkSettings": {"Networks": {"bridge": {"Aliases": null}, "n": {"Aliases": ["x"], "DNSNames": ["n"], "GwPriority": 3}}},
         });
         let image = json!({
-            "Size": 7, "Container": "c", "ContainerConfig": {}, "Parent": "", "Comment": "c",
+            "Size": 7, "Container": "c", "ContainerConfig": {}, "Parent": "", "Comment": "c", "Identity": {"Pull": []},
             "Config": {"Hostname": "", "Tty": false, "Cmd": null, "User": "u", "Volumes": {}},
         });
         let info = json!({
@@ -503,6 +509,7 @@ mod tests {
                 48,
                 ALWAYS,
             ),
+            (IMAGE, &image, "/Identity", 53, ALWAYS),
             (IMAGE, &image, "/VirtualSize", 24, 44),
             (IMAGE, &image, "/Container", 24, 45),
             // Gone in 1.45 of Docker: docker-compose 1 asks for the newest version, and for this to make a container anew.
@@ -572,6 +579,19 @@ mod tests {
             for minor in ApiVersion::OLDEST.minor..=ApiVersion::NEWEST.minor {
                 let there = asked(minor).unwrap().pointer(pointer).is_some();
                 assert_eq!(there, minor >= first, "{pointer} in 1.{minor}");
+            }
+        }
+        for name in [
+            "BlkioWeightDevice",
+            "BlkioDeviceReadBps",
+            "BlkioDeviceWriteBps",
+            "BlkioDeviceReadIOps",
+            "BlkioDeviceWriteIOps",
+        ] {
+            for minor in ApiVersion::OLDEST.minor..=ApiVersion::NEWEST.minor {
+                let mut body = json!({name: []});
+                request(UPDATE, ApiVersion::new(minor), &mut body).unwrap();
+                assert_eq!(body.get(name).is_some(), minor >= 55, "{name} in 1.{minor}");
             }
         }
         assert_eq!(asked(39).unwrap()["HostConfig"]["IpcMode"], "shareable");

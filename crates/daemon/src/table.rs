@@ -245,7 +245,7 @@ pub static ROUTES: &[Route] = rows! {
         |s, r, p| exec::resize(s, r, &p[0]).await;
     GET "/exec/{id}/json", "Everything about it", [], NONE => 200 of::<api::ExecInspect>(), |s, _, p| exec::inspect(s, &p[0]).await;
 
-    GET "/images/json", "List images", [flag("all"), flag("digests"), flag("shared-size"), text("filter"), FILTERS], NONE
+    GET "/images/json", "List images", [flag("all"), flag("digests"), flag("shared-size"), flag("manifests"), flag("identity"), text("filter"), FILTERS], NONE
         => 200 of::<Vec<api::ImageSummary>>(), |s, r, _| images::list(s, &r).await;
     GET "/images/get", "Images as an archive", [list("names"), text("platform")], NONE => 200 Body::Tar,
         |s, r, _| images::save(s, &r, None).await;
@@ -260,6 +260,9 @@ pub static ROUTES: &[Route] = rows! {
         |s, r, _| images::prune(s, &r).await;
     GET "/images/{name:.*}/json", "Everything about an image", [], NONE => 200 of::<api::ImageInspect>(),
         |s, _, p| images::inspect(s, &p[0]).await;
+    GET "/images/{name:.*}/attestations", "Statements about it that came with it, from 1.55",
+        [list("platform"), list("type"), flag("statement")], NONE => 200 of::<Vec<api::AttestationStatement>>(),
+        |s, r, p| images::attestations(s, &r, &p[0]).await;
     GET "/images/{name:.*}/history", "How it was made", [text("platform")], NONE => 200 of::<Vec<api::HistoryItem>>(),
         |s, r, p| images::history(s, &r, &p[0]).await;
     GET "/images/{name:.*}/explain", "What its layers hold, and what of it is wasted", [], NONE

@@ -17,9 +17,9 @@ impl ApiVersion {
     /// The oldest version answered.
     pub const OLDEST: Self = Self::new(24);
     /// The newest version answered; what a request without a prefix gets.
-    pub const NEWEST: Self = Self::new(52);
+    pub const NEWEST: Self = Self::new(55);
     /// The newest version as text.
-    pub const NEWEST_TEXT: &str = "1.52";
+    pub const NEWEST_TEXT: &str = "1.55";
     /// The oldest version as text.
     pub const OLDEST_TEXT: &str = "1.24";
 
@@ -92,7 +92,7 @@ mod tests {
         assert_eq!(ApiVersion::strip("/v1.24").unwrap(), (ApiVersion::new(24), ""));
         for bad in [
             "/v1.23/info",
-            "/v1.53/info",
+            "/v1.56/info",
             "/v2/info",
             "/v0.99/info",
             "/v1.2.3/info",
@@ -117,7 +117,7 @@ mod tests {
         let error = ApiVersion::strip("/v1.99/info").unwrap_err();
         assert_eq!(
             error.message(),
-            "client version 1.99 is too new. Maximum supported API version is 1.52"
+            "client version 1.99 is too new. Maximum supported API version is 1.55"
         );
     }
 }

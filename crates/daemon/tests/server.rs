@@ -14,7 +14,7 @@ fn ping_has_the_headers_clients_negotiate_by() {
     let daemon = Daemon::start();
     let ping = daemon.get("/_ping");
     assert_eq!((ping.status, ping.text()), (200, "OK"));
-    assert_eq!(ping.header("Api-Version"), Some("1.52"));
+    assert_eq!(ping.header("Api-Version"), Some("1.55"));
     assert_eq!(ping.header("Ostype"), Some("linux"));
     assert_eq!(ping.header("Docker-Experimental"), Some("false"));
     assert_eq!(ping.header("Swarm"), Some("inactive"));
@@ -26,17 +26,17 @@ fn ping_has_the_headers_clients_negotiate_by() {
     assert!(ping.header("Server").unwrap().starts_with("Vessel/"));
     let head = daemon.request("HEAD", "/_ping", "", b"");
     assert_eq!((head.status, head.body.len()), (200, 0));
-    assert_eq!(head.header("Api-Version"), Some("1.52"));
+    assert_eq!(head.header("Api-Version"), Some("1.55"));
 }
 
 #[test]
 fn versions_are_negotiated_with_dockers_texts() {
     let daemon = Daemon::start();
-    for path in ["/version", "/v1.24/version", "/v1.47/version", "/v1.52/version"] {
+    for path in ["/version", "/v1.24/version", "/v1.47/version", "/v1.55/version"] {
         let version = daemon.get(path);
         assert_eq!(version.status, 200, "{path}");
         let version = version.json();
-        assert_eq!(version["ApiVersion"], "1.52");
+        assert_eq!(version["ApiVersion"], "1.55");
         assert_eq!(version["MinAPIVersion"], "1.24");
         assert_eq!(version["Os"], "linux");
         // The parts came with 1.35.
@@ -52,7 +52,7 @@ fn versions_are_negotiated_with_dockers_texts() {
     let new = daemon.get("/v1.99/version");
     assert_eq!(
         new.message(),
-        "client version 1.99 is too new. Maximum supported API version is 1.52"
+        "client version 1.99 is too new. Maximum supported API version is 1.55"
     );
 }
 
@@ -62,7 +62,7 @@ fn what_leads_nowhere_is_page_not_found() {
     for (method, path) in [
         ("GET", "/"),
         ("GET", "/nothing"),
-        ("GET", "/v1.52"),
+        ("GET", "/v1.55"),
         ("PATCH", "/containers/json"),
         ("GET", "/containers"),
         ("GET", "/containers/x/nothing"),

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use serde::{Deserialize, Serialize};
@@ -32,6 +33,19 @@ pub struct ImageRecord {
     /// Digests of indexes and manifests it came with, which are kept as blobs.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub documents: Vec<String>,
+    /// Digests of what was said about it where it was pulled, which are kept as blobs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub attestations: Vec<String>,
+}
+
+impl ImageRecord {
+    /// Digests of all blobs it needs beside its configuration.
+    pub(crate) fn blobs(&self) -> impl Iterator<Item = &str> {
+        let digests = self.repo_digests.iter();
+        let manifests = digests.filter_map(|digest| Some(digest.split_once('@')?.1));
+        let documents = self.documents.iter().chain(&self.attestations);
+        manifests.chain(documents.map(String::as_str))
+    }
 }
 
 /// An image that was looked up.
@@ -58,6 +72,8 @@ pub struct ImageIndex {
     tags: Table<String>,
     indexes: Table<String>,
     flusher: Flusher,
+    /// How often a name was given or taken away.
+    changes: AtomicU64,
     state: RwLock<Index>,
 }
 
@@ -142,6 +158,7 @@ impl ImageIndex {
             tags,
             indexes,
             flusher,
+            changes: AtomicU64::new(0),
             state: RwLock::new(state),
         })
     }
@@ -173,6 +190,11 @@ impl ImageIndex {
                 .map(|(id, record)| (id.clone(), record.clone()))
                 .collect()
         })
+    }
+
+    /// How often a name has been given or taken away: what names meant is what they mean as long as this is the same.
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
     }
 
     /// All names (familiar form, with tag) with the image's ID.
@@ -255,6 +277,7 @@ impl ImageIndex {
         self.forget_index(name)?;
         self.tags.put_now(name, &id.to_owned())?;
         let before = self.write(|index| index.tags.insert(name.to_owned(), id.to_owned()));
+        self.changes.fetch_add(1, Ordering::Release);
         self.tags.sync(Durability::Disk).await?;
         Ok(before)
     }
@@ -267,6 +290,7 @@ impl ImageIndex {
         self.forget_index(name)?;
         self.tags.delete_now(name)?;
         let before = self.write(|index| index.tags.remove(name));
+        self.changes.fetch_add(1, Ordering::Release);
         self.tags.sync(Durability::Disk).await?;
         Ok(before)
     }

@@ -13,7 +13,7 @@ use crate::harness::{Daemon, daemon};
 /// bcrypt of `secret`.
 const HASH: &str = "$2y$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a";
 
-struct Registry {
+pub struct Registry {
     child: Child,
     address: SocketAddr,
     directory: tempfile::TempDir,
@@ -21,7 +21,7 @@ struct Registry {
 
 impl Registry {
     /// One of its own, or none with the reason printed.
-    fn start(users: bool) -> Option<Self> {
+    pub fn start(users: bool) -> Option<Self> {
         let directory = tempfile::tempdir().unwrap();
         let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let root = directory.path().display();
@@ -57,7 +57,11 @@ impl Registry {
         })
     }
 
-    fn name(&self, image: &str) -> String {
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub fn name(&self, image: &str) -> String {
         format!("{}/{image}", self.address)
     }
 }

@@ -9,7 +9,7 @@ use hyper::StatusCode;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::task::JoinHandle;
 use vessel_api::JsonMessage;
-use vessel_engine::images::{ImageListOptions, ImportOptions, Platform, Progress, PullRequest, PushRequest};
+use vessel_engine::images::{AttestationOptions, ImageListOptions, ImportOptions, Platform, Progress, PullRequest, PushRequest};
 
 use crate::body::Body;
 use crate::error::ApiError;
@@ -28,6 +28,15 @@ pub async fn list(state: &Arc<State>, request: &Request) -> Answer {
     {
         filters.add("reference", name);
     }
+    // What an image consists of is not listed here, as by a dockerd whose store has no indexes.
+    if request.version >= ApiVersion::new(54)
+        && request.query.flag("identity")
+        && !request.query.flag("manifests")
+    {
+        return Err(ApiError::bad_request(
+            "conflicting options: identity requires manifests=1",
+        ));
+    }
     let options = ImageListOptions {
         all: request.query.flag("all"),
         filters,
@@ -39,6 +48,23 @@ pub async fn list(state: &Arc<State>, request: &Request) -> Answer {
 /// `GET /images/{name}/json`.
 pub async fn inspect(state: &Arc<State>, name: &str) -> Answer {
     json(&state.engine.image_inspect(name).await?)
+}
+
+/// `GET /images/{name}/attestations`.
+pub async fn attestations(state: &Arc<State>, request: &Request, name: &str) -> Answer {
+    if request.version < ApiVersion::new(55) {
+        return Err(ApiError::page_not_found());
+    }
+    let types = request.query.all("type").map(str::trim);
+    let options = AttestationOptions {
+        platform: platform(request)?,
+        predicate_types: types
+            .filter(|kind| !kind.is_empty())
+            .map(str::to_owned)
+            .collect(),
+        statements: request.query.flag("statement"),
+    };
+    json(&state.engine.image_attestations(name, &options).await?)
 }
 
 /// `GET /images/{name}/history`.

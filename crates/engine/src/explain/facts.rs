@@ -143,10 +143,7 @@ impl Facts {
             let names = engine.images().tags_of(&id);
             let name = names.first().cloned().unwrap_or_else(|| short(&id).to_owned());
             let owner = Owner::new(format!("image {name}"), format!("vessel rmi {name}"));
-            let digests = record.repo_digests.iter();
-            let manifests = digests.filter_map(|digest| Some(digest.split_once('@')?.1));
-            let documents = record.documents.iter().map(String::as_str);
-            for blob in manifests.chain(documents).chain([id.as_str()]) {
+            for blob in record.blobs().chain([id.as_str()]) {
                 self.blobs.insert(hex(blob), owner.clone());
             }
             for layer in &record.chain_ids {
@@ -171,10 +168,8 @@ impl Facts {
             let (layers, blobs) = match &entry.thing {
                 Thing::Container { record, .. } => (record.layers.clone(), vec![record.image_id.clone()]),
                 Thing::Image { id, record, .. } => {
-                    let digests = record.repo_digests.iter();
-                    let manifests = digests.filter_map(|digest| Some(digest.split_once('@')?.1.to_owned()));
-                    let blobs = manifests.chain(record.documents.iter().cloned());
-                    (record.chain_ids.clone(), blobs.chain([id.clone()]).collect())
+                    let blobs = record.blobs().chain([id.as_str()]);
+                    (record.chain_ids.clone(), blobs.map(str::to_owned).collect())
                 }
                 Thing::Volume { .. } | Thing::Network { .. } => (Vec::new(), Vec::new()),
             };

@@ -117,13 +117,8 @@ impl Engine {
 
 fn mark_image(id: &str, record: &ImageRecord, live: &mut LiveSet) -> Result<()> {
     live.blobs.insert(id.parse::<Digest>()?);
-    for digest in &record.repo_digests {
-        if let Some((_, manifest)) = digest.split_once('@') {
-            live.blobs.insert(manifest.parse::<Digest>()?);
-        }
-    }
-    for document in &record.documents {
-        live.blobs.insert(document.parse::<Digest>()?);
+    for blob in record.blobs() {
+        live.blobs.insert(blob.parse::<Digest>()?);
     }
     for chain in &record.chain_ids {
         live.layers.insert(chain_id(chain)?);

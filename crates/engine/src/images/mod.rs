@@ -4,6 +4,7 @@
 //! An image is its configuration's digest; names are given and taken away in [`crate::image_index`]. Content belongs
 //! to the content store, and what neither an image nor a container uses is collected (`collect`).
 
+mod attestations;
 mod changes;
 mod collect;
 mod commit;
@@ -26,6 +27,7 @@ use vessel_api::{
 };
 use vessel_image::{ChainId, Digest, ImageConfig};
 
+pub use attestations::AttestationOptions;
 pub use commit::CommitOptions;
 pub use pull::{Place, PullRequest};
 pub use push::PushRequest;
@@ -273,6 +275,7 @@ impl Engine {
         let mut repo_tags = self.images().tags_of(&found.id);
         repo_tags.sort();
         let container = document.config.unwrap_or_default();
+        let identity = attestations::identity(&record.repo_digests);
         Ok(ImageInspect {
             virtual_size: 0,
             id: found.id,
@@ -308,6 +311,7 @@ impl Engine {
             metadata: ImageMetadata {
                 last_tag_time: time::rfc3339(record.tagged_at),
             },
+            identity,
         })
     }
 

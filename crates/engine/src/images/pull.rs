@@ -217,6 +217,11 @@ impl Engine {
                 record.documents.push(document);
             }
         }
+        for blob in pulled.attestations.iter().map(Digest::to_string) {
+            if !record.attestations.contains(&blob) {
+                record.attestations.push(blob);
+            }
+        }
         self.images().insert(&id, record).await?;
         let chain: Vec<ChainId> = pulled.layers.iter().map(|layer| layer.chain_id.clone()).collect();
         self.images().content().finished(&chain);

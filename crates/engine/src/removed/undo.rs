@@ -197,7 +197,7 @@ impl Engine {
         let (engine, chains) = (Arc::clone(self), record.chain_ids.clone());
         let blobs: Vec<Digest> = [id]
             .into_iter()
-            .chain(record.documents.iter().map(String::as_str))
+            .chain(record.blobs())
             .filter_map(|digest| digest.parse().ok())
             .collect();
         let lease = blocking(move || {

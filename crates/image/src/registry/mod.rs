@@ -12,6 +12,7 @@
 //! All of it is asynchronous and needs a tokio runtime with time and I/O. Everything a registry sends is hostile: it is
 //! bounded, verified against the digest that was asked for, and never believed about where credentials go.
 
+mod attestation;
 mod auth;
 mod blob;
 mod challenge;

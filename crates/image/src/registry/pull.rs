@@ -13,6 +13,7 @@ use bytes::{Buf as _, Bytes};
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use tokio::sync::mpsc;
 
+use super::attestation;
 use super::client::RegistryClient;
 use super::credentials::Credentials;
 use super::repository::{RawManifest, Repository};
@@ -86,6 +87,8 @@ pub struct PulledImage {
     pub digest: Digest,
     /// Blobs in the store: the index, if any, and the manifest.
     pub documents: Vec<Digest>,
+    /// Blobs in the store: what the index says about the image, manifests and statements.
+    pub attestations: Vec<Digest>,
     /// The layers, bottom first.
     pub layers: Vec<LayerInfo>,
     /// Where each layer's archive is at the registry, in the same order.
@@ -243,20 +246,26 @@ impl RegistryClient {
         let mut layers: Vec<Option<LayerInfo>> = vec![None; diff_ids.len()];
         let mut leases = Vec::with_capacity(layers.len());
         let mut downloaded = false;
-        while let Some((at, result)) = tasks.next().await {
-            let (layer, lease, fetched) = result.inspect_err(|error| {
-                // Another try gets no further: nothing is kept for it, nor of the layers that are on their way.
-                if !is_passing(error) {
-                    store.finished(&chain);
-                    store.forget_partial(manifest.layers.iter().map(|layer| &layer.digest));
+        let all_layers = async {
+            while let Some((at, result)) = tasks.next().await {
+                let (layer, lease, fetched) = result.inspect_err(|error| {
+                    // Another try gets no further: nothing is kept for it, nor of the layers that are on their way.
+                    if !is_passing(error) {
+                        store.finished(&chain);
+                        store.forget_partial(manifest.layers.iter().map(|layer| &layer.digest));
+                    }
+                })?;
+                downloaded |= fetched;
+                leases.push(lease);
+                if let Some(slot) = layers.get_mut(at) {
+                    *slot = Some(layer);
                 }
-            })?;
-            downloaded |= fetched;
-            leases.push(lease);
-            if let Some(slot) = layers.get_mut(at) {
-                *slot = Some(layer);
             }
-        }
+            Ok(())
+        };
+        let said = async { Ok(attestation::fetch(repository, store, &resolved.documents).await) };
+        let ((), (attestations, said_lease)) = futures_util::try_join!(all_layers, said)?;
+        leases.push(said_lease);
         drop(tasks);
         let mut documents = Vec::with_capacity(resolved.documents.len());
         for document in &resolved.documents {
@@ -266,12 +275,16 @@ impl RegistryClient {
         for layer in layers.iter().flatten() {
             lease.pin_layer(&layer.chain_id);
         }
+        for blob in &attestations {
+            lease.pin_blob(blob);
+        }
         drop(leases);
         Ok(PulledImage {
             id,
             raw_config,
             digest: resolved.top.digest.clone(),
             documents,
+            attestations,
             layers: layers.into_iter().flatten().collect(),
             blobs: manifest.layers.clone(),
             downloaded,

@@ -213,6 +213,55 @@ async fn an_honest_registry() {
     assert_eq!(place.pull(&other).await.unwrap_err().kind(), ErrorKind::Digest);
 }
 
+/// Statements about an image come with it; that one of them cannot be had is no reason to do without the image.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_said_about_an_image_comes_with_it() {
+    let digest = |bytes: &[u8]| Digest::sha256(bytes).to_string();
+    let (said, lost) = (br#"{"predicateType":"a"}"#.to_vec(), br#"{"predicateType":"b"}"#.to_vec());
+    let statement = |raw: &[u8]| {
+        serde_json::json!({"mediaType": "application/vnd.in-toto+json", "size": raw.len(), "digest": digest(raw),
+            "annotations": {"in-toto.io/predicate-type": "a"}})
+    };
+    let about = serde_json::json!({"schemaVersion": 2, "layers": [statement(&said), statement(&lost)],
+        "config": {"mediaType": "application/vnd.oci.image.config.v1+json", "size": 2, "digest": digest(b"{}")}})
+    .to_string()
+    .into_bytes();
+    let host = Platform::host();
+    let mut image = image(&host.architecture);
+    let index = serde_json::json!({"schemaVersion": 2, "manifests": [
+        {"mediaType": MANIFEST, "size": image.manifest.len(), "digest": digest(&image.manifest), "platform": host},
+        {"mediaType": MANIFEST, "size": about.len(), "digest": digest(&about), "annotations": {
+            "vnd.docker.reference.type": "attestation-manifest",
+            "vnd.docker.reference.digest": digest(&image.manifest)}}]})
+    .to_string()
+    .into_bytes();
+    image.blobs.insert(digest(&said), said.clone());
+    for document in [&about, &image.manifest] {
+        image.blobs.insert(digest(document), document.clone());
+    }
+    let served = Arc::new(image);
+    let server = Server::start(move |request| {
+        if request.path.ends_with("/manifests/latest") {
+            let kind = "application/vnd.oci.image.index.v1+json";
+            return Answer::new(200, index.clone()).header("content-type", kind);
+        }
+        match request.path.split_once("/manifests/") {
+            Some((_, digest)) => Answer::new(200, served.blobs[digest].clone()).header("content-type", MANIFEST),
+            None => served.answer(request),
+        }
+    });
+    let place = Place::new();
+    let pulled = place.pull(&server.name("x")).await.unwrap();
+    assert_eq!(pulled.documents.len(), 2);
+    let kept: Vec<String> = pulled.attestations.iter().map(Digest::to_string).collect();
+    assert_eq!(kept, [digest(&about), digest(&said)]);
+    assert_eq!(place.store.blob(&pulled.attestations[1]).unwrap(), said);
+    // What is here is not asked for again.
+    let asked = server.count("GET", &format!("/v2/x/blobs/{}", digest(&said)));
+    place.pull(&server.name("x")).await.unwrap();
+    assert_eq!(server.count("GET", &format!("/v2/x/blobs/{}", digest(&said))), asked);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_pulls_one_fetches() {
     let image = Arc::new(image("amd64"));

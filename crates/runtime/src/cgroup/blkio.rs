@@ -37,6 +37,11 @@ pub(super) fn apply(node: Option<Node<'_>>, io: &BlockIo, lacks: &mut Lacks) -> 
             let line = |scale: Scale| format!("{}:{} {}", device.major, device.minor, scale.value(weight));
             weigh_device(node, "blockIO.weightDevice", line, lacks)?;
         }
+        if device.weight == Some(0) {
+            // It has none of its own any more. Where weights are not known there is nothing to take back.
+            let line = |_: Scale| format!("{}:{} default", device.major, device.minor);
+            weigh_device(node, "blockIO.weightDevice", line, &mut Lacks::default())?;
+        }
     }
     for (property, devices, v1, v2) in [
         (
