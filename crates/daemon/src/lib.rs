@@ -38,6 +38,8 @@ pub use error::Error;
 pub use server::Server;
 pub use tls::TlsFiles;
 
+use std::net::SocketAddr;
+
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Threads that run the daemon. Everything is asynchronous, so two are enough for any number of containers.
@@ -66,11 +68,12 @@ pub fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
         .build()
 }
 
-/// Serves until SIGTERM or SIGINT. Containers outlive it.
+/// Serves until SIGTERM or SIGINT. Containers outlive it. `ready` is told, before anybody is answered, at which port the page
+/// is, if it has one.
 ///
 /// # Errors
 /// A socket that cannot be had or is in use, an engine that does not start.
-pub async fn serve(config: Config) -> Result<(), Error> {
+pub async fn serve(config: Config, ready: impl FnOnce(Option<SocketAddr>)) -> Result<(), Error> {
     let signals = |source| Error::System {
         what: "cannot listen for signals",
         source,
@@ -78,6 +81,7 @@ pub async fn serve(config: Config) -> Result<(), Error> {
     let mut terminate = signal(SignalKind::terminate()).map_err(signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(signals)?;
     let server = Server::open(config).await?;
+    ready(server.page_address());
     server
         .run(async {
             tokio::select! {

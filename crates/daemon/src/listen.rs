@@ -93,6 +93,14 @@ impl Listener {
         Ok(Self::Tcp(listener, tls.map(|tls| Arc::clone(&tls.config))))
     }
 
+    /// The address of a TCP port, which the kernel may have chosen.
+    pub fn address(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Unix { .. } => None,
+            Self::Tcp(listener, _) => listener.local_addr().ok(),
+        }
+    }
+
     /// The next client.
     pub async fn accept(&self) -> io::Result<Accepted> {
         match self {

@@ -21,45 +21,20 @@ pub fn json<T: Serialize + ?Sized>(value: &T) -> Answer {
 
 /// A JSON answer.
 pub fn json_with<T: Serialize + ?Sized>(status: StatusCode, value: &T) -> Answer {
-    written(status, serde_json::to_vec(value))
+    let text = serde_json::to_vec(value)
+        .map_err(|error| ApiError::internal(format!("the answer could not be written as JSON: {error}")))?;
+    Ok(written(status, text))
 }
 
-fn written(status: StatusCode, text: serde_json::Result<Vec<u8>>) -> Answer {
-    let mut text = text
-        .map_err(|error| ApiError::internal(format!("the answer could not be written as JSON: {error}")))?;
+/// JSON that is text already, with status 200.
+pub fn json_text(text: Vec<u8>) -> Answer {
+    Ok(written(StatusCode::OK, text))
+}
+
+fn written(status: StatusCode, mut text: Vec<u8>) -> Response<Body> {
     // Docker ends its JSON with a newline.
     text.push(b'\n');
-    Ok(with_type(status, JSON, Body::whole(text)))
-}
-
-/// A JSON list of which each element is written when it is there.
-pub struct JsonList(serde_json::Result<Vec<u8>>);
-
-impl Default for JsonList {
-    fn default() -> Self {
-        Self(Ok(vec![b'[']))
-    }
-}
-
-impl JsonList {
-    /// Writes one more.
-    pub fn push<T: Serialize>(&mut self, value: &T) {
-        let Ok(text) = &mut self.0 else { return };
-        if text.len() > 1 {
-            text.push(b',');
-        }
-        if let Err(error) = serde_json::to_writer(text, value) {
-            self.0 = Err(error);
-        }
-    }
-
-    /// The answer with them all.
-    pub fn answer(mut self) -> Answer {
-        if let Ok(text) = &mut self.0 {
-            text.push(b']');
-        }
-        written(StatusCode::OK, self.0)
-    }
+    with_type(status, JSON, Body::whole(text))
 }
 
 /// A status without a body.

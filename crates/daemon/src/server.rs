@@ -5,7 +5,7 @@
 
 use std::future::Future;
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -150,16 +150,21 @@ impl Server {
             let listener = Listener::open(listen, &config.group, security.as_ref()).await?;
             listeners.push((Arc::new(listener), None));
         }
-        if let Some(page) = config.page {
-            let secure = security.is_some() && !matches!(page.listen, Listen::Unix(_));
-            let listener = Listener::open_page(page.listen, &config.group, security.as_ref()).await?;
-            let page = Page::new(page.token, secure)
-                .map_err(|error| Error::Config(format!("the page's secrets cannot be made: {error}")))?;
-            let page = Arc::new(page);
-            listeners.push((Arc::new(listener), Some(page)));
-        }
+        let page = match config.page {
+            Some(page) => {
+                let secure = security.is_some() && !matches!(page.listen, Listen::Unix(_));
+                let listener = Listener::open_page(page.listen, &config.group, security.as_ref()).await?;
+                Some((listener, page.token, secure))
+            }
+            None => None,
+        };
         let (root, uploads) = (config.engine.root.clone(), config.engine.root.join("uploads"));
         let engine = Engine::open(config.engine).await?;
+        if let Some((listener, token, secure)) = page {
+            let page = Page::new(engine.id(), token, secure)
+                .map_err(|error| Error::Config(format!("the page's secrets cannot be made: {error}")))?;
+            listeners.push((Arc::new(listener), Some(Arc::new(page))));
+        }
         let log = OperationLog::open(&root, config.operation_log).map_err(|error| {
             Error::Config(format!(
                 "the operation log in {} cannot be opened: {error}; --operation-log off does without",
@@ -189,6 +194,12 @@ impl Server {
             state: Arc::new(state),
             listeners,
         })
+    }
+
+    /// The TCP port that the page is served at.
+    pub fn page_address(&self) -> Option<SocketAddr> {
+        let page = self.listeners.iter().find(|(_, page)| page.is_some());
+        page.and_then(|(listener, _)| listener.address())
     }
 
     /// Answers until `shutdown` resolves, then ends in an orderly way.

@@ -55,17 +55,21 @@ fn certificates(directory: &Path) {
     }
 }
 
+/// A port that nobody else gets until the daemon listens there.
+fn bound() -> (vessel_daemon::Listen, std::net::SocketAddr) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap();
+    (vessel_daemon::Listen::Inherited(listener.into()), port)
+}
+
 #[test]
 fn over_tls_only_clients_with_a_certificate_get_in() {
     let directory = Arc::new(tempfile::tempdir().unwrap());
     certificates(directory.path());
-    let port = std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
+    let (listen, port) = bound();
     let file = |name: &str| directory.path().join(name);
     let daemon = Daemon::start_with(Arc::clone(&directory), |config| {
-        config.listen.push(vessel_daemon::Listen::Tcp(port));
+        config.listen.push(listen);
         config.tls = Some(vessel_daemon::TlsFiles {
             certificate: file("server.pem"),
             key: file("server-key.pem"),
@@ -153,12 +157,9 @@ fn input_of_a_refused_attach_is_no_request() {
 
 #[test]
 fn in_clear_web_pages_are_not_answered() {
-    let port = std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
+    let (listen, port) = bound();
     let daemon = Daemon::start_with(Arc::new(tempfile::tempdir().unwrap()), |config| {
-        config.listen.push(vessel_daemon::Listen::Tcp(port));
+        config.listen.push(listen);
     });
     for (headers, status) in [
         (format!("Host: {port}"), 200),

@@ -181,6 +181,21 @@ impl ImageIndex {
         self.flusher.later(&self.content);
     }
 
+    /// The record of one image.
+    pub(crate) fn record(&self, id: &str) -> Option<ImageRecord> {
+        self.read(|index| index.records.get(id).cloned())
+    }
+
+    /// Whether there is an image with this ID.
+    pub(crate) fn contains(&self, id: &str) -> bool {
+        self.read(|index| index.records.contains_key(id))
+    }
+
+    /// How many images there are.
+    pub(crate) fn count(&self) -> usize {
+        self.read(|index| index.records.len())
+    }
+
     /// All images.
     pub fn all(&self) -> Vec<(String, ImageRecord)> {
         self.read(|index| {

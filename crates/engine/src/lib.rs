@@ -18,6 +18,7 @@ mod ids;
 pub mod image_index;
 pub mod images;
 pub mod logs;
+mod mountinfo;
 mod network;
 pub mod oci_spec;
 pub mod operation;

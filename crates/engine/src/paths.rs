@@ -127,6 +127,18 @@ pub(crate) fn make_init_layer(layer: &Path) -> std::io::Result<()> {
     }
 }
 
+/// Removes the files of a container, or what is left of them, with the limit that they may have.
+pub(crate) fn remove_container_files(path: &Path) -> std::io::Result<()> {
+    release_limit(path);
+    remove_tree(path)
+}
+
+/// Takes the limit back that a container's files, which are about to be removed, may have.
+pub(crate) fn release_limit(path: &Path) {
+    // Not by `upper`, where root of the container may have put another's number.
+    crate::quota::release(&path.join("work"));
+}
+
 /// Removes a directory tree that may be gone; links in it are not followed.
 pub(crate) fn remove_tree(path: &Path) -> std::io::Result<()> {
     match std::fs::remove_dir_all(path) {

@@ -12,7 +12,7 @@ use vessel_runtime::shim::protocol::{self, Reply};
 use crate::container::record::{Record, State, Status};
 use crate::container::{Container, restart, shim};
 use crate::error::Context;
-use crate::paths::remove_tree;
+use crate::paths::{remove_container_files, remove_tree};
 use crate::{Engine, Error, Result, blocking};
 
 /// How long a shim that was launched just before the last daemon ended may take to open its socket.
@@ -326,7 +326,7 @@ impl Engine {
                     );
                     // A shim without a record: its container goes first.
                     self.clear_stray(&name);
-                    if let Err(error) = remove_tree(&directory.join(&name)) {
+                    if let Err(error) = remove_container_files(&directory.join(&name)) {
                         tracing::warn!("remove {}: {error}", directory.join(&name).display());
                     }
                 }

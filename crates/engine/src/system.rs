@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
 use vessel_api::{
     ComponentVersion, DiskUsage, IndexInfo, Info, Map, PlatformName, PluginsInfo, RegistryConfig,
@@ -95,7 +96,7 @@ impl Engine {
         let count = |wanted: &[Status]| states.iter().filter(|status| wanted.contains(status)).count() as i64;
         let running = count(&[Status::Running, Status::Restarting]);
         let paused = count(&[Status::Paused]);
-        let images = self.images().all().len() as i64;
+        let images = self.images().count() as i64;
         let mut info = Info {
             id: self.id().to_owned(),
             containers: states.len() as i64,
@@ -151,7 +152,7 @@ impl Engine {
     ///
     /// # Errors
     /// When the disk cannot be read.
-    pub async fn disk_usage(&self, wanted: DiskUsageOptions) -> Result<DiskUsage> {
+    pub async fn disk_usage(self: &Arc<Self>, wanted: DiskUsageOptions) -> Result<DiskUsage> {
         let mut usage = DiskUsage::default();
         if wanted.images {
             let options = ImageListOptions {
@@ -160,10 +161,13 @@ impl Engine {
                 shared_size: true,
             };
             usage.images = self.image_list(options).await?;
-            let content = self.images().content().clone();
+            let engine = Arc::clone(self);
             usage.layers_size = blocking(move || {
-                let layers = content.layers()?;
-                Ok(layers.iter().map(|layer| layer.size).sum::<u64>() as i64)
+                // What only the bin needs is counted there.
+                let removed = engine.only_in_bin()?;
+                let layers = engine.images().content().layers()?;
+                let kept = layers.iter().filter(|layer| !removed.contains(&layer.chain_id));
+                Ok(kept.map(|layer| layer.size).sum::<u64>() as i64)
             })
             .await?;
         }

@@ -156,6 +156,91 @@ fn a_container_lives_across_engines() {
     assert!(left.is_empty(), "{left:?}");
 }
 
+/// What was written of a container is written again only as long as it is true.
+#[test]
+fn the_list_as_text_is_the_list() {
+    let Some(world) = World::new() else { return };
+    world.run(async |engine| {
+        let all = || ListOptions {
+            all: true,
+            ..ListOptions::default()
+        };
+        let listed = async || -> Vec<serde_json::Value> {
+            let list = engine.container_list(all()).await.unwrap();
+            // Once more, of what was kept the first time.
+            let mut texts = Vec::new();
+            for _ in 0..2 {
+                texts.push(engine.container_list_json(all()).await.unwrap());
+            }
+            assert_eq!(texts[0], texts[1]);
+            assert_eq!(texts[0], serde_json::to_vec(&list).unwrap());
+            serde_json::from_slice(&texts[0]).unwrap()
+        };
+        assert!(listed().await.is_empty());
+        for name in ["one", "two"] {
+            let asked = request(|config, host| {
+                // Nothing that stands in it is taken for its place of the state.
+                config.labels.insert("Status".into(), "\"Status\":\"\"".into());
+                config.labels.insert("é\n".into(), String::new());
+                config.image = "hello:latest".into();
+                host.network_mode = "later".into();
+            });
+            engine.container_create(Some(name), None, asked).await.unwrap();
+        }
+        let before = listed().await;
+        assert_eq!(before[0]["Status"], "Created");
+        assert_eq!(before[0]["Labels"]["Status"], "\"Status\":\"\"");
+        assert_eq!((&before[0]["Names"][0], &before[1]["Names"][0]), (&"/two".into(), &"/one".into()));
+        let network = |of: &serde_json::Value| of["NetworkSettings"]["Networks"]["later"]["NetworkID"].clone();
+        assert_eq!(network(&before[0]), "");
+
+        engine.container_rename("two", "three").await.unwrap();
+        assert_eq!(listed().await[0]["Names"][0], "/three");
+        let asked = vessel_api::NetworkCreateRequest {
+            name: "later".into(),
+            ..Default::default()
+        };
+        let made = engine.network_create(asked).await.unwrap();
+        assert_eq!(network(&listed().await[0]), made.id.as_str());
+        engine.network_remove("later").await.unwrap();
+        assert_eq!(network(&listed().await[1]), "");
+        // The name means another image now.
+        let other = ImportOptions {
+            repository: "hello".into(),
+            ..ImportOptions::default()
+        };
+        let empty = vec![0; 1024];
+        engine
+            .image_import(std::io::Cursor::new(empty), other, Progress::silent())
+            .await
+            .unwrap();
+        let image = listed().await[0].clone();
+        assert_eq!(image["Image"], image["ImageID"]);
+
+        let some = |key: &str, value: &str| {
+            let mut filters = Filters::default();
+            filters.add(key, value);
+            ListOptions { filters, ..all() }
+        };
+        let count = async |options: ListOptions| {
+            let text = engine.container_list_json(options).await.unwrap();
+            serde_json::from_slice::<Vec<serde_json::Value>>(&text).unwrap().len()
+        };
+        assert_eq!(count(some("name", "one")).await, 1);
+        assert_eq!(count(some("status", "running")).await, 0);
+        assert_eq!(count(ListOptions::default()).await, 0);
+        let newest = ListOptions {
+            limit: Some(1),
+            ..ListOptions::default()
+        };
+        assert_eq!(count(newest).await, 1);
+        for name in ["one", "three"] {
+            engine.container_remove(name, RemoveOptions::default()).await.unwrap();
+        }
+        assert!(listed().await.is_empty());
+    });
+}
+
 #[test]
 fn what_nobody_owns_is_removed_and_anonymous_volumes_go_with_their_container() {
     let Some(world) = World::new() else { return };

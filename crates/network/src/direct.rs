@@ -215,11 +215,6 @@ impl Direct {
     pub fn release(&self, record: &EndpointRecord) {
         lock(&self.0.addresses).free(&record.ifname);
     }
-
-    /// Makes the parent again if it was made for the network and is lost.
-    pub fn repair(&self) -> Result<()> {
-        parent_index(&mut Socket::open(Family::Route)?, &self.0.parent).map(drop)
-    }
 }
 
 /// Removes a parent that was made for a network; another one stays.

@@ -130,8 +130,6 @@ fn a_parent_is_there_or_made() {
                     assert!(sh(&format!("ip -d link show {name}")).contains(kind));
                     let a = namespace();
                     net.attach_to(a.as_fd(), &plain(), &mut |_| ()).unwrap();
-                    sh(&format!("ip link delete {name}"));
-                    net.repair().unwrap();
                     assert!(interface_exists(name).unwrap());
                     remove_parent(&at(name, true)).unwrap();
                     assert!(!interface_exists(name).unwrap());

@@ -154,11 +154,10 @@ impl Run for Args {
             Some(PageAddress::Tcp(address)) => {
                 let token = vessel_daemon::page::token()
                     .map_err(|error| Failure::new(format!("the page's token cannot be made: {error}")))?;
-                let scheme = if secure { "https" } else { "http" };
-                output::warn(&format!("The page: {scheme}://{address}/#token={token}"));
                 Some((Listen::Tcp(address), Some(token)))
             }
         };
+        let token = page.as_ref().and_then(|(_, token)| token.clone());
         let config = Config {
             engine,
             listen,
@@ -171,7 +170,12 @@ impl Run for Args {
             Failure::new(format!("cannot start threads: {}", crate::failure::words(&error)))
         })?;
         runtime
-            .block_on(vessel_daemon::serve(config))
+            .block_on(vessel_daemon::serve(config, |page| {
+                if let (Some(address), Some(token)) = (page, token) {
+                    let scheme = if secure { "https" } else { "http" };
+                    output::warn(&format!("The page: {scheme}://{address}/#token={token}"));
+                }
+            }))
             .map_err(Failure::new)
     }
 }

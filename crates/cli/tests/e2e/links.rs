@@ -69,6 +69,10 @@ fn a_linked_container_is_known_by_names_and_variables() {
         .vessel(&["create", "--link", "nosuch:x", "busybox"])
         .fails(1);
     assert!(said.contains("could not get container for nosuch"), "{said}");
+    for (word, why) in [("nosuch", "No such container: nosuch"), ("db", "Conflict")] {
+        let said = daemon.vessel(&["rm", "--link", word]).fails(1);
+        assert!(said.contains(why), "{said}");
+    }
     daemon.vessel(&["rm", "--link", "web/my-db"]).ok();
     daemon.vessel(&["start", "web"]).ok();
     assert_eq!(daemon.inspect("web", "{{json .HostConfig.Links}}"), "null");

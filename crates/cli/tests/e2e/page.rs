@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -45,6 +46,7 @@ impl Browser {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
+            .process_group(0)
             .spawn()
             .unwrap();
         let input = File::options().write(true).open(&to).unwrap();
@@ -154,8 +156,14 @@ impl Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        let _ = self.child.kill();
+        // Its helpers write into the profile, which is about to be removed.
+        let group = rustix::process::Pid::from_child(&self.child);
+        let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
         let _ = self.child.wait();
+        let begin = Instant::now();
+        while rustix::process::test_kill_process_group(group).is_ok() && begin.elapsed() < Duration::from_secs(5) {
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 }
 
@@ -166,13 +174,7 @@ fn with_page() -> Option<(Daemon, String)> {
 
 fn serve_page(mut daemon: Daemon) -> (Daemon, String) {
     daemon.stop();
-    // Free at this moment.
-    let port = std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port();
-    daemon.more.extend(["--page".into(), format!("127.0.0.1:{port}")]);
+    daemon.more.extend(["--page".into(), "127.0.0.1:0".into()]);
     daemon.start();
     let log = daemon.log();
     let line = log
@@ -483,7 +485,7 @@ fn another_site_in_the_same_browser_gets_nothing() {
             break cookie.to_owned();
         }
     };
-    assert!(cookie.contains("vessel-page="), "{cookie}");
+    assert!(cookie.contains("vessel-page-"), "{cookie}");
     let said = ask(
         address,
         &format!("GET /api/info HTTP/1.1\nHost: {address}\n{cookie}\nConnection: close\n\n"),

@@ -81,6 +81,22 @@ fn a_container_comes_back_with_all_it_had() {
     assert!(daemon.vessel(&["undo"]).fails(1).contains("the bin is empty"));
 }
 
+/// What only the bin needs is its own, not the images'; and no reason to fetch it again.
+#[test]
+fn layers_in_the_bin_are_not_those_of_images() {
+    let Some(daemon) = daemon_with_bin() else { return };
+    let size = |kind: &str| {
+        let format = format!("{{{{if eq .Type \"{kind}\"}}}}{{{{.Size}}}}{{{{end}}}}");
+        daemon.vessel(&["system", "df", "--format", &format]).ok().trim().to_owned()
+    };
+    assert_ne!(size("Images"), "0B");
+    let before = size("Images");
+    daemon.vessel(&["rmi", "busybox"]).ok();
+    assert_eq!(size("Images"), "0B");
+    daemon.vessel(&["undo"]).ok();
+    assert_eq!(size("Images"), before);
+}
+
 #[test]
 fn one_command_is_undone_as_one_and_what_is_in_the_way_is_said() {
     let Some(daemon) = daemon_with_bin() else { return };

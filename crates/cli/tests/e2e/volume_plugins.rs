@@ -17,6 +17,8 @@ struct Kept {
     volumes: BTreeMap<String, (Value, BTreeSet<String>)>,
     /// Methods that are not answered.
     silent: BTreeSet<&'static str>,
+    /// What it drives in place of volumes.
+    drives: Option<&'static str>,
     calls: Vec<String>,
 }
 
@@ -87,7 +89,7 @@ impl Plugin {
                 "Status": {"options": options}})
         };
         match method {
-            "Plugin.Activate" => json!({"Implements": ["VolumeDriver"]}),
+            "Plugin.Activate" => json!({"Implements": [kept.drives.unwrap_or("VolumeDriver")]}),
             "VolumeDriver.Capabilities" => json!({"Capabilities": {"Scope": "global"}}),
             "VolumeDriver.List" => {
                 let list: Vec<Value> = kept
@@ -303,6 +305,49 @@ fn a_plugin_keeps_volumes() {
         "{calls:?}"
     );
     assert_eq!(daemon.leftovers(), Vec::<String>::new());
+}
+
+/// A name without a driver is that of a volume that a plug-in has, before it is that of a new one.
+#[test]
+fn volumes_that_only_a_plugin_knows_are_found_by_name() {
+    let Some(daemon) = daemon_with_plugins() else {
+        return;
+    };
+    let plugin = Plugin::start(&daemon, "keeper");
+    let network = Plugin::start(&daemon, "wires");
+    network.kept.lock().unwrap().drives = Some("NetworkDriver");
+    for name in ["run", "made", "removed", "left"] {
+        std::fs::create_dir(plugin.files.join(name)).unwrap();
+        std::fs::write(plugin.files.join(name).join("file"), "theirs").unwrap();
+        let options = (json!(null), BTreeSet::new());
+        plugin.kept.lock().unwrap().volumes.insert(name.to_owned(), options);
+    }
+    let driver = |name: &str| daemon.vessel(&["volume", "inspect", "-f", "{{.Driver}}", name]).ok();
+    let cat = ["run", "--rm", "--network", "none", "-v", "run:/m", "busybox", "cat", "/m/file"];
+    assert_eq!(daemon.vessel(&cat).ok(), "theirs");
+    assert_eq!(driver("run"), "keeper");
+    daemon.vessel(&["volume", "create", "made"]).ok();
+    assert_eq!(driver("made"), "keeper");
+    daemon.vessel(&["volume", "rm", "removed"]).ok();
+    assert!(!plugin.kept.lock().unwrap().volumes.contains_key("removed"));
+    // What no plug-in has is made here, and a plug-in that drives something else is no reason to warn.
+    daemon.vessel(&["volume", "create", "ours"]).ok();
+    assert_eq!(driver("ours"), "local");
+    let said = daemon.vessel(&["volume", "ls", "-q"]);
+    assert_eq!((said.err.as_str(), said.out.lines().count()), ("", 4), "{said:?}");
+    assert!(!network.kept.lock().unwrap().calls.iter().any(|call| call.starts_with("Volume")));
+    let refused = daemon.vessel(&["volume", "create", "-d", "wires", "x"]).fails(1);
+    assert!(refused.contains("does not implement"), "{refused}");
+    daemon.vessel(&["volume", "rm", "nosuch"]).fails(1);
+
+    for number in 0..5_000 {
+        let options = (json!(null), BTreeSet::new());
+        plugin.kept.lock().unwrap().volumes.insert(format!("many-{number}"), options);
+    }
+    let begin = Instant::now();
+    let used = ["volume", "ls", "-q", "--filter", "dangling=true"];
+    assert_eq!(daemon.vessel(&used).ok().lines().count(), 5_004);
+    assert!(begin.elapsed() < Duration::from_secs(3), "{:?}", begin.elapsed());
 }
 
 #[test]

@@ -46,7 +46,8 @@ const FILES: [(&str, &str, &str); 5] = [
     ),
 ];
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
-const COOKIE_NAME: &str = "vessel-page";
+/// How the name of the cookie begins; what follows is the daemon's, for every port of a host gets the cookies of all.
+const COOKIE_NAME: &str = "vessel-page-";
 /// What the script sends with each request.
 const KEY_HEADER: &str = "x-vessel-key";
 /// The websocket protocol that the page speaks, and what stands before the key in the other one it offers.
@@ -65,7 +66,9 @@ const TOKEN_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct Page {
     /// None: whoever reaches the listener.
     token: Option<String>,
-    /// What a cookie has to say.
+    /// What the cookie is called.
+    cookie: String,
+    /// What it has to say.
     session: String,
     /// What the page's script has to say.
     key: String,
@@ -92,12 +95,14 @@ pub fn token() -> io::Result<String> {
 }
 
 impl Page {
-    /// A page for whoever has the token.
+    /// The page of a daemon, by its ID, for whoever has the token.
     ///
     /// # Errors
     /// The kernel's generator cannot be read.
-    pub fn new(token: Option<String>, secure: bool) -> io::Result<Self> {
+    pub fn new(daemon: &str, token: Option<String>, secure: bool) -> io::Result<Self> {
+        let name: String = daemon.chars().filter(char::is_ascii_alphanumeric).take(12).collect();
         Ok(Self {
+            cookie: format!("{COOKIE_NAME}{name}"),
             token,
             session: vessel_engine::operation::secret()?,
             key: vessel_engine::operation::secret()?,
@@ -195,7 +200,7 @@ impl Page {
         let session = texts(COOKIE)
             .flat_map(|cookies| cookies.split(';'))
             .filter_map(|cookie| cookie.trim().split_once('='))
-            .any(|(name, value)| name == COOKIE_NAME && same(value, &self.session));
+            .any(|(name, value)| name == self.cookie && same(value, &self.session));
         let protocol = texts(PROTOCOLS)
             .flat_map(|protocols| protocols.split(','))
             .filter_map(|protocol| protocol.trim().strip_prefix(KEY_PROTOCOL));
@@ -224,8 +229,8 @@ impl Page {
         }
         let secure = if self.secure { "; Secure" } else { "" };
         let cookie = format!(
-            "{COOKIE_NAME}={}; Path=/; HttpOnly; SameSite=Strict{secure}",
-            self.session
+            "{}={}; Path=/; HttpOnly; SameSite=Strict{secure}",
+            self.cookie, self.session
         );
         let mut answer = response::json(&serde_json::json!({ "Key": self.key }))?;
         let cookie = HeaderValue::from_str(&cookie)
@@ -310,7 +315,7 @@ mod tests {
 
     #[test]
     fn other_sites_are_refused() {
-        let page = Page::new(Some(token().unwrap()), false).unwrap();
+        let page = Page::new("ab-12", Some(token().unwrap()), false).unwrap();
         let host = ("host", "127.0.0.1:8080");
         let own = ("origin", "http://127.0.0.1:8080");
         for (method, headers) in [
@@ -353,7 +358,7 @@ mod tests {
 
     #[test]
     fn a_cookie_and_a_key_or_nothing() {
-        let page = Page::new(Some(token().unwrap()), false).unwrap();
+        let page = Page::new("ab-12", Some(token().unwrap()), false).unwrap();
         let all = |pairs: &[(&'static str, &str)]| {
             let mut headers = HeaderMap::new();
             for (name, value) in pairs {
@@ -362,7 +367,7 @@ mod tests {
             headers
         };
         let with = |cookie: &str| all(&[("cookie", cookie), ("x-vessel-key", &page.key)]);
-        let right = format!("a=b; vessel-page={}", page.session);
+        let right = format!("a=b; vessel-page-other=0; vessel-page-ab12={}", page.session);
         assert!(page.knows(&with(&right)));
         let offered = format!("vessel.page, vessel.key.{}", page.key);
         assert!(page.knows(&all(&[("cookie", &right), ("sec-websocket-protocol", &offered)])));
@@ -378,15 +383,16 @@ mod tests {
             assert!(!page.knows(&all(&other)), "{other:?}");
         }
         for wrong in [
-            "vessel-page=",
-            "vessel-page=0",
+            "vessel-page-ab12=",
+            "vessel-page-ab12=0",
             "a=b",
+            &format!("vessel-page-other={}", page.session),
             &format!("other={}", page.session),
         ] {
             assert!(!page.knows(&with(wrong)), "{wrong}");
         }
         assert!(!page.knows(&HeaderMap::new()));
-        assert!(Page::new(None, false).unwrap().knows(&HeaderMap::new()));
+        assert!(Page::new("x", None, false).unwrap().knows(&HeaderMap::new()));
         assert_ne!(token().unwrap(), token().unwrap());
         assert_eq!(token().unwrap().len(), 32);
     }

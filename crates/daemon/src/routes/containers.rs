@@ -8,7 +8,7 @@ use vessel_engine::{ListOptions, RemoveOptions, StopOptions};
 
 use crate::error::ApiError;
 use crate::request::Request;
-use crate::response::{Answer, JsonList, json, json_with, no_content, status};
+use crate::response::{self, Answer, json, json_with, no_content, status};
 use crate::server::State;
 use crate::version::ApiVersion;
 
@@ -25,12 +25,7 @@ pub async fn list(state: &Arc<State>, request: &Request) -> Answer {
         size: request.query.flag("size"),
         filters: request.filters()?,
     };
-    let mut list = JsonList::default();
-    state
-        .engine
-        .container_list_each(options, |summary| list.push(&summary))
-        .await?;
-    list.answer()
+    response::json_text(state.engine.container_list_json(options).await?)
 }
 
 /// `POST /containers/create`.

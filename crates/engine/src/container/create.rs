@@ -10,7 +10,7 @@ use super::{Container, health};
 use crate::error::Context;
 use crate::oci_spec::modes::{Namespace, NetworkMode};
 use crate::oci_spec::{merge, mount_points, ports, security, validate};
-use crate::paths::remove_tree;
+use crate::paths::remove_container_files;
 use crate::{Durability, Engine, Error, ErrorKind, Image, Result, blocking, ids, quota};
 
 impl Engine {
@@ -208,14 +208,14 @@ impl Engine {
             Ok(())
         });
         if let Err(error) = made.await {
-            let _ = remove_tree(&own);
+            let _ = remove_container_files(&own);
             return Err(error);
         }
         let cgroup = self.cgroup_for(&record)?;
         let written = self.records.put(&record.id, &record, durability).await;
         if let Err(error) = written {
             let _ = self.records.delete_now(&record.id);
-            let _ = remove_tree(&own);
+            let _ = remove_container_files(&own);
             return Err(error.wrap("record the container"));
         }
         let container = Container::new(record, State::default(), cgroup);

@@ -220,6 +220,7 @@ impl Engine {
     pub(super) async fn remove_link(&self, name: &str) -> Result<()> {
         let word = name.strip_prefix('/').unwrap_or(name);
         let Some((parent, alias)) = word.rsplit_once('/') else {
+            self.container(name)?;
             return Err(Error::conflict(
                 "Conflict, cannot remove the default link name of the container",
             ));

@@ -27,6 +27,7 @@ pub(crate) mod table;
 pub mod update;
 pub mod wait;
 
+use std::ops::{Deref, DerefMut};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -57,7 +58,9 @@ pub struct Container {
 #[derive(Debug)]
 struct Inner {
     record: Arc<Record>,
-    state: State,
+    state: Counted,
+    /// How the list showed it last.
+    row: Option<Arc<list::Row>>,
     /// Clients that attached before the start.
     waiting: Vec<(OwnedFd, Attach)>,
     /// Whether those were handed to a shim that has not said yet that the program runs.
@@ -72,6 +75,28 @@ struct Inner {
     generation: u64,
     /// Whether its record is deleted: nothing is journaled any more.
     removed: bool,
+}
+
+/// A state that counts how often it may have been changed: what was made of it is good as long as the count is the same.
+#[derive(Debug)]
+struct Counted {
+    state: State,
+    changes: u64,
+}
+
+impl Deref for Counted {
+    type Target = State;
+
+    fn deref(&self) -> &State {
+        &self.state
+    }
+}
+
+impl DerefMut for Counted {
+    fn deref_mut(&mut self) -> &mut State {
+        self.changes += 1;
+        &mut self.state
+    }
 }
 
 /// What waiters look at.
@@ -120,7 +145,8 @@ impl Container {
             adding: Arc::default(),
             inner: Mutex::new(Inner {
                 record: Arc::new(record),
-                state,
+                state: Counted { state, changes: 0 },
+                row: None,
                 waiting: Vec::new(),
                 launching: false,
                 execs: Vec::new(),

@@ -8,7 +8,7 @@ use vessel_runtime::cgroup::Cgroup;
 use super::Container;
 use super::record::{Record, Status};
 use crate::error::Context;
-use crate::paths::remove_tree;
+use crate::paths::remove_container_files;
 use crate::removed::{Bin, Thing, container_key};
 use crate::volumes::tree_size;
 use crate::{Durability, Engine, Error, ErrorKind, Filters, Result, blocking};
@@ -109,10 +109,6 @@ impl Engine {
         } else {
             (vec![shim, own.clone()], Vec::new())
         };
-        if kept.is_none() && !record.host.storage_opt.is_empty() {
-            // Not by `upper`, where root of the container may have put another's number.
-            crate::quota::release(&own.join("work"));
-        }
         let moved = kept.as_ref().map(|key| self.bin.files(key));
         let removed = async {
             if cgroup.is_none() && now.is_empty() {
@@ -124,12 +120,12 @@ impl Engine {
                     cgroup.destroy()?;
                 }
                 now.iter().try_for_each(|tree| {
-                    remove_tree(tree).context(|| format!("remove {}", tree.display()))
+                    remove_container_files(tree).context(|| format!("remove {}", tree.display()))
                 })?;
                 let Some(files) = moved else { return Ok(false) };
                 let moved = Bin::move_in(&own, &files)?;
                 if !moved {
-                    remove_tree(&own).context(|| format!("remove {}", own.display()))?;
+                    remove_container_files(&own).context(|| format!("remove {}", own.display()))?;
                 }
                 Ok(moved)
             })
@@ -177,7 +173,7 @@ impl Engine {
         if !later.is_empty() {
             tokio::task::spawn_blocking(move || {
                 for tree in later {
-                    if let Err(error) = remove_tree(&tree) {
+                    if let Err(error) = remove_container_files(&tree) {
                         tracing::warn!(
                             "remove {}: {error}; the next start of the daemon removes it",
                             tree.display()

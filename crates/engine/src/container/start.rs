@@ -200,7 +200,7 @@ impl Engine {
         self.states
             .put_now(&container.id, &state)
             .context(|| "record the start")?;
-        inner.state = state;
+        *inner.state = state;
         Ok(())
     }
 

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use vessel_api::ExplainedItem;
@@ -10,6 +9,7 @@ use vessel_network::{PublishedPort, Rule};
 
 use super::facts::{Facts, Owner};
 use super::{known, unknown};
+use crate::mountinfo::mount_points;
 use crate::network::from_network;
 use crate::paths::Paths;
 use crate::{Engine, Result};
@@ -223,39 +223,6 @@ fn mounts(paths: &Paths, facts: &Facts, items: &mut Vec<ExplainedItem>) {
     }
 }
 
-/// The mount points of proc_pid_mountinfo(5).
-fn mount_points(text: &[u8]) -> Vec<PathBuf> {
-    let lines = text.split(|byte| *byte == b'\n');
-    let fifth = |line: &[u8]| -> Option<PathBuf> {
-        let field = line.split(|byte| *byte == b' ').nth(4)?;
-        Some(PathBuf::from(std::ffi::OsStr::from_bytes(&unescaped(field))))
-    };
-    lines.filter_map(fifth).collect()
-}
-
-/// Space, tab, newline and backslash are written as three octal digits.
-fn unescaped(field: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((&byte, after)) = rest.split_first() {
-        let digits = after.first_chunk::<3>().filter(|_| byte == b'\\');
-        let value = digits
-            .and_then(|digits| std::str::from_utf8(digits).ok())
-            .and_then(|digits| u8::from_str_radix(digits, 8).ok());
-        match value {
-            Some(value) => {
-                out.push(value);
-                rest = &after[3..];
-            }
-            None => {
-                out.push(byte);
-                rest = after;
-            }
-        }
-    }
-    out
-}
-
 fn interfaces(facts: &Facts, items: &mut Vec<ExplainedItem>) {
     let all: Vec<PathBuf> = fs::read_dir("/sys/class/net")
         .into_iter()
@@ -379,16 +346,6 @@ mod tests {
         for elsewhere in ["0::/\n", "0::/vessel\n", "0::/vessels/one\n", ""] {
             assert_eq!(of(elsewhere, 8), None, "{elsewhere:?}");
         }
-    }
-
-    #[test]
-    fn mount_points_are_read_as_the_kernel_writes_them() {
-        let text = b"1 0 0:1 / /a\\040b rw - tmpfs t rw\n2 0 0:1 / /c\\011\\134 rw - tmpfs t rw\nodd\n";
-        assert_eq!(
-            mount_points(text),
-            [PathBuf::from("/a b"), PathBuf::from("/c\t\\")]
-        );
-        assert_eq!(unescaped(b"\\9\\04"), b"\\9\\04");
     }
 
     #[test]

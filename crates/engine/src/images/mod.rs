@@ -316,9 +316,8 @@ impl Engine {
     }
 
     pub(crate) fn image_record(&self, id: &str) -> Result<ImageRecord> {
-        let record = self.images().all().into_iter().find(|(known, _)| known == id);
-        record
-            .map(|(_, record)| record)
+        self.images()
+            .record(id)
             .ok_or_else(|| Error::not_found(format!("No such image: {id}")))
     }
 
@@ -381,8 +380,7 @@ impl Engine {
 
     /// The image another was committed over, if it is still there.
     fn known_parent(&self, parent: &str) -> String {
-        let there = self.images().all().iter().any(|(id, _)| id == parent);
-        if there { parent.to_owned() } else { String::new() }
+        if self.images().contains(parent) { parent.to_owned() } else { String::new() }
     }
 }
 

@@ -71,8 +71,13 @@ impl Engine {
     ) -> Result<Vec<ImageDeleteItem>> {
         let _change = CHANGES.lock().await;
         let found = self.find_image(words)?;
-        let before = self.image_thing(&found.id)?;
-        let key = self.bin.keep(None, || before)?;
+        let key = match self.bin.keeps {
+            true => {
+                let before = self.image_thing(&found.id)?;
+                self.bin.keep(None, || before)?
+            }
+            false => None,
+        };
         let mut items = Vec::new();
         let removed = self
             .remove_found(words, found.id.clone(), found.name, force, &mut items)
@@ -84,7 +89,7 @@ impl Engine {
             None => {}
         }
         removed?;
-        if self.image_record(&found.id).is_err() {
+        if !self.images().contains(&found.id) {
             self.collect_into(&mut items, key.into_iter().collect()).await?;
         }
         Ok(items)

@@ -188,12 +188,7 @@ impl Engine {
     /// The same for one that was committed over another.
     pub(super) async fn record_child(&self, image: &LoadedImage, parent: &str) -> Result<()> {
         let id = image.id.to_string();
-        let before = self
-            .images()
-            .all()
-            .into_iter()
-            .find(|(known, _)| *known == id)
-            .map(|(_, record)| record);
+        let before = self.images().record(&id);
         let record = ImageRecord {
             size: image.size(),
             chain_ids: image

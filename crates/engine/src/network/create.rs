@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use vessel_api::{Ipam, IpamConfig, Map, NetworkCreateRequest, NetworkCreateResponse};
@@ -112,6 +113,7 @@ impl Networks {
             }
         }
         held(&self.user).insert(name.to_owned(), Arc::new(network));
+        self.changes.fetch_add(1, Ordering::Release);
         Ok(())
     }
 

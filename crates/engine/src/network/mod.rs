@@ -15,6 +15,7 @@ mod remove;
 mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use vessel_network::dns;
@@ -43,6 +44,8 @@ pub(crate) struct Networks {
     records: state::Table<NetworkRecord>,
     /// Those that users have made, by name.
     user: Mutex<BTreeMap<String, Arc<UserNetwork>>>,
+    /// How often `user` has been changed.
+    changes: AtomicU64,
     /// Held while a network is made, so that no two get the same subnet or name.
     making: Mutex<()>,
     names: Arc<dns::Names>,
@@ -178,6 +181,7 @@ impl Networks {
                     .map(|network| (network.record.name.clone(), network))
                     .collect(),
             ),
+            changes: AtomicU64::new(0),
             making: Mutex::default(),
             names: Arc::default(),
             dns: OnceLock::new(),
@@ -189,6 +193,11 @@ impl Networks {
     /// The default bridge, when there is one.
     pub fn bridge(&self) -> Option<&Bridge> {
         self.pool.as_ref().map(Pool::bridge)
+    }
+
+    /// How often networks have come and gone: what was made of them is good as long as this is the same.
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
     }
 
     /// The networks that users have made, by name.

@@ -1,6 +1,7 @@
 //! Removing networks.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use vessel_api::NetworksPruneReport;
 
@@ -100,6 +101,7 @@ impl Networks {
         }
         network.link().wire = None;
         held(&self.user).remove(&record.name);
+        self.changes.fetch_add(1, Ordering::Release);
         Ok(())
     }
 }

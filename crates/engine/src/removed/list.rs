@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use vessel_api::{BinItem, BinList};
 
-use super::BinRecord;
+use super::{BinRecord, Thing};
 use crate::{Engine, Result, blocking, time};
 
 /// Commands that one client gives in so short a time are one: `docker rm a b` is two requests.
@@ -66,6 +66,8 @@ impl Engine {
         blocking(move || {
             let age = engine.bin.age();
             let mut items = Vec::new();
+            // The same for all images: the store is not read for it again.
+            let already = engine.unused_already()?;
             for command in commands(engine.bin.arrived()) {
                 for (key, entry) in &command.entries {
                     items.push(BinItem {
@@ -75,7 +77,10 @@ impl Engine {
                         id: entry.thing.id().to_owned(),
                         removed: time::rfc3339(entry.time),
                         expires: time::rfc3339(entry.time.saturating_add(age)),
-                        size: engine.entry_size(key, entry)?,
+                        size: match &entry.thing {
+                            Thing::Image { .. } => engine.unused_beside(&[key.clone()].into(), &already)?.freed,
+                            _ => engine.entry_size(key, entry)?,
+                        },
                     });
                 }
             }
@@ -98,7 +103,6 @@ impl Engine {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::removed::Thing;
 
     fn entry(time: i64, operation: &str, client: &str, name: &str) -> (String, Arc<BinRecord>) {
         let record = BinRecord {

@@ -148,7 +148,7 @@ impl Thing {
 #[derive(Debug)]
 pub(crate) struct Bin {
     /// Whether what users remove comes here.
-    keeps: bool,
+    pub(crate) keeps: bool,
     /// Those of this daemon, or of the one before that kept something.
     bounds: BinConfig,
     directory: PathBuf,

@@ -2,11 +2,12 @@
 
 use std::path::Path;
 
+use super::trim::remove_all;
 use super::{BinRecord, Thing};
 use crate::container::record::{Record, State, Status};
 use crate::error::Context;
 use crate::paths::Paths;
-use crate::volumes::{VolumeRecord, remove_files};
+use crate::volumes::VolumeRecord;
 use crate::{Result, Store};
 
 /// Finishes or takes back what was under way.
@@ -78,7 +79,7 @@ fn back_again(there: &Path, here: &Path) -> Result<bool> {
 fn sweep(paths: &Paths, known: &[String]) {
     for name in crate::reconcile::entries(&paths.removed()) {
         if !known.contains(&name)
-            && let Err(error) = remove_files(&paths.removed().join(&name))
+            && let Err(error) = remove_all(&paths.removed().join(&name))
         {
             tracing::warn!("{error}");
         }

@@ -10,10 +10,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use vessel_api::BinEmptied;
-use vessel_image::LiveSet;
+use vessel_image::{ChainId, Collected, LiveSet};
 
 use super::{BinRecord, Thing};
 use crate::disk::Meter;
+use crate::paths::release_limit;
 use crate::volumes::remove_files;
 use crate::{Engine, Result, blocking, time};
 
@@ -225,11 +226,10 @@ impl Engine {
         Ok(())
     }
 
-    /// Bytes that go with an entry: its files, or the layers that only it needs. Blocks.
+    /// Bytes of an entry's files. Blocks.
     pub(super) fn entry_size(&self, key: &str, entry: &BinRecord) -> Result<u64> {
         match (entry.size, &entry.thing) {
             (Some(size), _) => Ok(size),
-            (None, Thing::Image { .. }) => Ok(self.unused_without(&[key.to_owned()].into())?.freed),
             (None, thing) if thing.has_files() => Ok(Meter::default().tree(&self.bin.files(key))),
             _ => Ok(0),
         }
@@ -244,14 +244,32 @@ impl Engine {
         Ok(self.unused_without(&all)?.freed)
     }
 
+    /// The layers that nothing but the bin needs. Blocks.
+    pub(crate) fn only_in_bin(&self) -> Result<Vec<ChainId>> {
+        let all: BTreeSet<String> = self.bin.arrived().into_keys().collect();
+        match all.is_empty() {
+            true => Ok(Vec::new()),
+            false => Ok(self.unused_without(&all)?.layers),
+        }
+    }
+
     /// What could be collected without some entries of the bin, and cannot with them. Blocks.
-    pub(crate) fn unused_without(&self, keys: &BTreeSet<String>) -> Result<vessel_image::Collected> {
-        let (mut all, mut less) = (LiveSet::default(), LiveSet::default());
-        self.mark_live(&mut all, &BTreeSet::new())?;
-        self.mark_live(&mut less, keys)?;
-        let content = self.images().content();
-        let mut unused = content.unused(less)?;
-        let already = content.unused(all)?;
+    pub(crate) fn unused_without(&self, keys: &BTreeSet<String>) -> Result<Collected> {
+        self.unused_beside(keys, &self.unused_already()?)
+    }
+
+    /// What could be collected with all entries of the bin. Blocks.
+    pub(super) fn unused_already(&self) -> Result<Collected> {
+        let mut live = LiveSet::default();
+        self.mark_live(&mut live, &BTreeSet::new())?;
+        Ok(self.images().content().unused(live)?)
+    }
+
+    /// As [`Self::unused_without`], for who knows what could be collected already. Blocks.
+    pub(super) fn unused_beside(&self, keys: &BTreeSet<String>, already: &Collected) -> Result<Collected> {
+        let mut live = LiveSet::default();
+        self.mark_live(&mut live, keys)?;
+        let mut unused = self.images().content().unused(live)?;
         unused.layers.retain(|layer| !already.layers.contains(layer));
         unused.blobs.retain(|blob| !already.blobs.contains(blob));
         unused.freed = unused.freed.saturating_sub(already.freed);
@@ -260,9 +278,8 @@ impl Engine {
 }
 
 /// Removes the files of an entry; a container's have a limit of their own.
-fn remove_all(files: &std::path::Path) -> Result<()> {
-    // Not by `upper`, where root of the container may have put another's number.
-    crate::quota::release(&files.join("work"));
+pub(super) fn remove_all(files: &std::path::Path) -> Result<()> {
+    release_limit(files);
     remove_files(files)
 }
 

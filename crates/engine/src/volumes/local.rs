@@ -13,6 +13,7 @@ use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount_chang
 use vessel_api::Map;
 
 use crate::error::Context;
+use crate::mountinfo::mount_points;
 use crate::{Error, Result};
 
 /// What each option needs beside it.
@@ -203,26 +204,15 @@ pub(super) fn is_mounted(at: &Path) -> Result<bool> {
     }
 }
 
-/// Whether something is mounted below a directory (`/proc/self/mountinfo`, proc_pid_mountinfo(5)).
+/// Whether something is mounted below a directory.
 pub(super) fn has_mounts_below(at: &Path) -> Result<bool> {
-    use std::os::unix::ffi::OsStrExt;
     let at = match std::fs::canonicalize(at) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
         found => found.context(|| format!("look below {}", at.display()))?,
     };
-    let mut below = Vec::new();
-    for byte in at.as_os_str().as_bytes() {
-        match byte {
-            b' ' | b'\t' | b'\n' | b'\\' => below.extend_from_slice(format!("\\{byte:03o}").as_bytes()),
-            byte => below.push(*byte),
-        }
-    }
-    below.push(b'/');
     let list = std::fs::read("/proc/self/mountinfo").context(|| "read /proc/self/mountinfo")?;
-    Ok(list
-        .split(|byte| *byte == b'\n')
-        .filter_map(|line| line.split(|byte| *byte == b' ').nth(4))
-        .any(|point| point.starts_with(&below)))
+    let mut points = mount_points(&list).into_iter();
+    Ok(points.any(|point| point != at && point.starts_with(&at)))
 }
 
 /// Takes off what is mounted on a directory. Who has files open keeps them.

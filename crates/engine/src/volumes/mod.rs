@@ -182,6 +182,9 @@ impl Engine {
             driver: driver_of(&request.driver),
             ..VolumeRecord::default()
         };
+        if request.driver.is_empty() && !anonymous {
+            self.adopt_volume(&name).await?;
+        }
         self.check_driver(&name, &record, !request.driver.is_empty())?;
         // Who makes it with a plug-in waits for that one's answer; of this name only.
         let _turn = match record.is_local() {
@@ -191,6 +194,32 @@ impl Engine {
         self.ensure_volume(&name, record, Durability::Disk).await?;
         let record = self.volumes.get(&name).unwrap_or_default();
         Ok(self.volume(&name, record))
+    }
+
+    /// Makes a volume known that a plug-in has and nobody made here: as with Docker, a name without a driver means that
+    /// before it means a new volume. A plug-in that does not answer is not waited for long.
+    async fn adopt_volume(&self, name: &str) -> Result<()> {
+        volume_name(name)?;
+        if self.volumes.get(name).is_some() {
+            return Ok(());
+        }
+        let Some((driver, _)) = self.volumes.plugged.plugins.with_volume(name).await else {
+            return Ok(());
+        };
+        let record = VolumeRecord {
+            driver,
+            created: crate::time::now(),
+            ..VolumeRecord::default()
+        };
+        {
+            let mut records = self.volumes.write();
+            if records.contains_key(name) {
+                return Ok(());
+            }
+            self.volumes.table.put_now(name, &record)?;
+            records.insert(name.to_owned(), record);
+        }
+        self.volumes.table.sync(Durability::Disk).await
     }
 
     /// Refuses another driver than that of the volume that is there, and options that a new one of ours cannot have.
@@ -279,6 +308,9 @@ impl Engine {
     /// Not there; in use by a container.
     pub async fn volume_remove(&self, name: &str, force: bool) -> Result<()> {
         let _turn = self.volumes.turn(name).await;
+        if volume_name(name).is_ok() {
+            self.adopt_volume(name).await?;
+        }
         if self.volumes.get(name).is_none() {
             return if force { Ok(()) } else { Err(missing(name)) };
         }
@@ -571,6 +603,18 @@ impl Engine {
         })
     }
 
+    /// The volumes that containers use.
+    fn used_volumes(&self) -> BTreeSet<String> {
+        let mut used = BTreeSet::new();
+        for container in self.containers() {
+            let record = container.record();
+            let mounts = record.mounts.iter();
+            let volumes = mounts.filter(|mount| mount.kind == MountKind::Volume);
+            used.extend(volumes.map(|mount| mount.name.clone()));
+        }
+        used
+    }
+
     /// How many containers use a volume.
     pub fn volume_references(&self, name: &str) -> usize {
         self.volume_users(name).count()
@@ -624,6 +668,9 @@ impl Engine {
             driver: driver_of(&mount.driver),
             ..VolumeRecord::default()
         };
+        if mount.driver.is_empty() && owner.is_empty() {
+            self.adopt_volume(&mount.name).await?;
+        }
         self.check_driver(&mount.name, &record, !mount.driver.is_empty())?;
         if self.ensure_volume(&mount.name, record, durability).await? {
             made.push(mount.name.clone());

@@ -2,12 +2,13 @@
 //!
 //! Redirects are followed here, one by one: `Authorization` goes to the origin it was meant for and nowhere else, and
 //! never from `https:` to `http:`. What may succeed a moment later (a broken connection, 429, 5xx) is tried again with
-//! growing pauses, or the pause that the server asks for. Silence is bounded in both directions, duration in none.
+//! growing pauses, or the pause that the server asks for; that there is no way to a host at all (no address for its name,
+//! nobody who listens) only when it answered a short while ago. Silence is bounded in both directions, duration in none.
 
 use std::collections::HashMap;
 use std::error::Error as _;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
@@ -32,6 +33,10 @@ const MAX_COMPLAINT: usize = 64 << 10;
 const COMPLAINT_TIME: Duration = Duration::from_secs(30);
 /// Clients that are kept: redirects name hosts as they like.
 const MAX_CLIENTS: usize = 256;
+/// A host that answered within this time is there: when it cannot be reached, that will pass.
+const REACHED: Duration = Duration::from_secs(120);
+/// Hosts of which it is known when they answered.
+const MAX_REACHED: usize = 1024;
 /// Large windows: a layer is one stream, and the way may be long.
 const WINDOW: u32 = 4 << 20;
 
@@ -89,6 +94,8 @@ pub(super) struct Transport {
     /// By purpose and host, for hosts with certificates of their own or none that count; all others share one. With
     /// the certificates it was made with.
     clients: Mutex<HashMap<(Purpose, String), (tls::Stamp, Client)>>,
+    /// When a host answered last.
+    reached: Mutex<HashMap<String, Instant>>,
 }
 
 impl Transport {
@@ -97,7 +104,38 @@ impl Transport {
             settings,
             names: Names::default(),
             clients: Mutex::default(),
+            reached: Mutex::default(),
         })
+    }
+
+    /// It answered, whatever it said.
+    fn answered(&self, url: &Url) {
+        let mut reached = self.reached.lock().unwrap_or_else(PoisonError::into_inner);
+        if reached.len() >= MAX_REACHED {
+            reached.clear();
+        }
+        reached.insert(authority(url), Instant::now());
+    }
+
+    /// A failure of a request, which lasts when nothing says that there is a way to the host.
+    fn failed(&self, url: &Url, error: reqwest::Error) -> Error {
+        let no_way = error.is_connect();
+        let error = unreachable(url, error);
+        let reached = self.reached.lock().unwrap_or_else(PoisonError::into_inner);
+        let lately = reached
+            .get(&authority(url))
+            .is_some_and(|when| when.elapsed() < REACHED);
+        match error.source().and_then(|source| source.downcast_ref::<Broken>()) {
+            Some(broken) if no_way && !lately => Error::with_source(
+                error.kind(),
+                error.message(),
+                Broken {
+                    permanent: true,
+                    ..broken.clone()
+                },
+            ),
+            _ => error,
+        }
     }
 
     fn client(&self, url: &Url, purpose: Purpose) -> Result<Client> {
@@ -255,7 +293,8 @@ impl Transport {
             let response = tokio::time::timeout(self.settings.answer_timeout, request.send())
                 .await
                 .map_err(|_| silent(&url))?
-                .map_err(|error| unreachable(&url, error))?;
+                .map_err(|error| self.failed(&url, error))?;
+            self.answered(&url);
             if !response.status().is_redirection() || response.status() == StatusCode::NOT_MODIFIED || !asks {
                 return Ok(response);
             }
@@ -310,11 +349,13 @@ impl Transport {
             request = request.header(AUTHORIZATION, authorization);
         }
         let settings = &self.settings;
-        pulse
+        let response = pulse
             .bound(settings.read_timeout, settings.answer_timeout, request.send())
             .await
             .ok_or_else(|| silent(&call.url))?
-            .map_err(|error| unreachable(&call.url, error))
+            .map_err(|error| self.failed(&call.url, error))?;
+        self.answered(&call.url);
+        Ok(response)
     }
 
     /// How long to wait before try number `attempt` (from 0), or `None` when there were enough.
@@ -481,9 +522,6 @@ pub(super) fn unreachable(url: &Url, error: reqwest::Error) -> Error {
         }
         "; is its name right, and is there a name server?".to_owned()
     } else {
-        if error.is_connect() && lower.contains("refused") {
-            permanent = true;
-        }
         String::new()
     };
     let what = if error.is_timeout() {

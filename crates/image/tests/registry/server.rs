@@ -92,7 +92,22 @@ impl Server {
     }
 
     pub fn with_pace(pace: Pace, handler: impl Fn(&Request) -> Answer + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Self::listening(TcpListener::bind("127.0.0.1:0").unwrap(), pace, handler)
+    }
+
+    /// Where another was before.
+    pub fn start_at(
+        address: SocketAddr,
+        handler: impl Fn(&Request) -> Answer + Send + Sync + 'static,
+    ) -> Self {
+        Self::listening(TcpListener::bind(address).unwrap(), Pace::Fast, handler)
+    }
+
+    fn listening(
+        listener: TcpListener,
+        pace: Pace,
+        handler: impl Fn(&Request) -> Answer + Send + Sync + 'static,
+    ) -> Self {
         if !matches!(pace, Pace::Fast) {
             // What the kernel takes looks like progress.
             rustix::net::sockopt::set_socket_recv_buffer_size(&listener, 64 << 10).unwrap();

@@ -177,3 +177,41 @@ async fn identity_tokens_stand_for_the_password() {
     );
     assert!(asked[0].header("authorization").is_none());
 }
+
+/// Nobody waits for a registry that was never there. One that answered a moment ago comes back.
+#[tokio::test(flavor = "multi_thread")]
+async fn where_there_is_no_way_nothing_is_tried_again() {
+    let patient = || {
+        client(|settings| {
+            settings.retries = 8;
+            settings.insecure = vec!["127.0.0.1".into()];
+        })
+    };
+    let (place, none) = (Place::new(), Credentials::default());
+    // Bound, and nobody listens.
+    use rustix::net::{AddressFamily, SocketType, bind, getsockname, socket};
+    let silent = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    let any: std::net::SocketAddrV4 = "127.0.0.1:0".parse().unwrap();
+    bind(&silent, &any).unwrap();
+    let port = std::net::SocketAddrV4::try_from(getsockname(&silent).unwrap()).unwrap().port();
+    let begun = std::time::Instant::now();
+    let error = pull(&patient(), &place, &format!("127.0.0.1:{port}/x:1"), &none).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert!(begun.elapsed() < std::time::Duration::from_millis(500), "{:?}", begun.elapsed());
+    drop(silent);
+
+    let image = Arc::new(image("amd64"));
+    let served = Arc::clone(&image);
+    // No connection is left for the second pull.
+    let server = Server::start(move |request| served.answer(request).header("connection", "close"));
+    let (address, patient) = (server.address, patient());
+    let name = format!("{address}/x:1");
+    pull(&patient, &place, &name, &none).await.unwrap();
+    drop(server);
+    let again = tokio::spawn(async move {
+        tokio::time::sleep(std::time::Duration::from_millis(700)).await;
+        Server::start_at(address, move |request| image.answer(request))
+    });
+    pull(&patient, &place, &name, &none).await.unwrap();
+    assert!(again.await.unwrap().count("GET", "/v2/x/manifests/") > 0);
+}

@@ -8,6 +8,8 @@ use crate::netlink::message::{AttrIter, text};
 use crate::netlink::{Family, Socket};
 
 const MSG_GETRULE: u16 = 7;
+/// `NFTA_DATA_VALUE`, the kind of the attribute that holds what is compared with.
+const VALUE: u16 = 1;
 /// `NFPROTO_UNSPEC`: tables of every family.
 const ANY_FAMILY: u8 = 0;
 
@@ -27,8 +29,9 @@ pub struct Rule {
 impl Rule {
     /// Whether it speaks of an interface of this name.
     pub fn names(&self, interface: &str) -> bool {
-        // An interface is compared as a string with the zero behind it.
-        let wanted = [interface.as_bytes(), &[0]].concat();
+        // An interface is compared as a string with the zero behind it, which is the value of an attribute of its own: what
+        // stands before it is that one's head, a length and a kind, and not more of a longer name.
+        let wanted = [&VALUE.to_ne_bytes()[..], interface.as_bytes(), &[0]].concat();
         self.body.windows(wanted.len()).any(|part| part == wanted)
     }
 
@@ -80,12 +83,13 @@ mod tests {
 
     #[test]
     fn a_rule_knows_its_interfaces() {
+        let head = [20_u16, VALUE].map(u16::to_ne_bytes).concat();
         let rule = Rule {
-            body: b"\x01\x02br-ab\0\0\0x".to_vec(),
+            body: [&head[..], b"br-ab\0\0\0x"].concat(),
             ..Rule::default()
         };
         assert!(rule.names("br-ab"));
-        assert!(!rule.names("br-a") && !rule.names("br-abc"));
+        assert!(!rule.names("br-a") && !rule.names("br-abc") && !rule.names("ab") && !rule.names("r-ab"));
     }
 
     #[test]

@@ -187,11 +187,16 @@ impl Plugins {
     /// # Errors
     /// There is none of that name, it does not answer, or it drives something else.
     pub async fn get(&self, name: &str) -> Result<Arc<Plugin>> {
-        self.look_up(name, false).await
+        let found = self.look_up(name, false).await?;
+        found.ok_or_else(|| {
+            Error::invalid(format!(
+                "error looking up volume plugin {name}: Plugin does not implement the requested driver: plugin={name:?}, requested implementation=\"VolumeDriver\""
+            ))
+        })
     }
 
-    /// `briefly`: for a question that holds up everybody.
-    async fn look_up(&self, name: &str, briefly: bool) -> Result<Arc<Plugin>> {
+    /// None for one that drives something else. `briefly`: for a question that holds up everybody.
+    async fn look_up(&self, name: &str, briefly: bool) -> Result<Option<Arc<Plugin>>> {
         let looking = |error: Error| error.wrap(format!("error looking up volume plugin {name}"));
         let not_found = || looking(Error::not_found(format!("plugin \"{name}\" not found")));
         let address = self.find(name).map_err(looking)?.ok_or_else(not_found)?;
@@ -214,17 +219,15 @@ impl Plugins {
             let reply = reply.map_err(looking)?;
             let implements = reply.implements.unwrap_or_default();
             if !implements.iter().any(|what| what == "VolumeDriver") {
-                return Err(looking(Error::invalid(format!(
-                    "Plugin does not implement the requested driver: plugin={name:?}, requested implementation=\"VolumeDriver\""
-                ))));
+                return Ok(None);
             }
             plugin.activated.store(true, Ordering::Release);
         }
-        Ok(plugin)
+        Ok(Some(plugin))
     }
 
-    /// Asks all plug-ins at once, none for long. Returns the answers by plug-in, and what is to be said of those that gave
-    /// none.
+    /// Asks all plug-ins that drive volumes at once, none for long. Returns the answers by plug-in, and what is to be said of
+    /// those that gave none.
     async fn ask_all(
         self: &Arc<Self>,
         method: &'static str,
@@ -234,15 +237,15 @@ impl Plugins {
         for name in self.names() {
             let (plugins, body) = (Arc::clone(self), body.clone());
             asked.spawn(async move {
-                let answer = async {
-                    let plugin = plugins.look_up(&name, true).await?;
-                    plugin.glance(method, body).await
+                let answer = match plugins.look_up(&name, true).await {
+                    Ok(Some(plugin)) => plugin.glance(method, body).await,
+                    Ok(None) => return None,
+                    Err(error) => Err(error),
                 };
-                let answer = answer.await;
-                (name, answer)
+                Some((name, answer))
             });
         }
-        let mut answers = asked.join_all().await;
+        let mut answers: Vec<_> = asked.join_all().await.into_iter().flatten().collect();
         answers.sort_by(|one, other| one.0.cmp(&other.0));
         answers
     }
