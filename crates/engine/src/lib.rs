@@ -65,6 +65,13 @@ pub use removed::BinConfig;
 pub use state::{Durability, Store};
 pub use volumes::plugin::DEFAULT_DIRS as DEFAULT_PLUGIN_DIRS;
 
+/// What the default bridge has of IPv6.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct BridgeV6 {
+    /// Its subnet; none: that of the bridge there is, or a free one of this engine's own site.
+    pub subnet: Option<ipnet::Ipv6Net>,
+}
+
 /// How an engine is set up.
 #[derive(Debug, Clone)]
 pub struct EngineConfig {
@@ -76,6 +83,8 @@ pub struct EngineConfig {
     pub bridge: String,
     /// The default bridge's own address and prefix length; none: a free one is chosen.
     pub bridge_address: Option<(Ipv4Addr, u8)>,
+    /// What the default bridge has of IPv6; none: nothing.
+    pub bridge_v6: Option<BridgeV6>,
     /// Whether the host's own firewall rules for what comes in decide who reaches published ports.
     pub ports_behind_input: bool,
     /// The cgroup under which containers' cgroups are made, absolute in every hierarchy, e.g. `/vessel`.

@@ -70,6 +70,7 @@ fn config(directory: &Path, bin: Option<BinConfig>) -> EngineConfig {
         run: directory.join("run"),
         bridge: "vesseltest1".into(),
         bridge_address: None,
+        bridge_v6: None,
         ports_behind_input: false,
         cgroup_parent: "/vessel-engine-bin-test".into(),
         userns_remap: None,

@@ -60,6 +60,7 @@ fn config(directory: &Path) -> EngineConfig {
         run: directory.join("run"),
         bridge: "vesseltest0".into(),
         bridge_address: None,
+        bridge_v6: None,
         ports_behind_input: false,
         cgroup_parent: "/vessel-engine-test".into(),
         userns_remap: None,

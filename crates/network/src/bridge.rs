@@ -62,6 +62,25 @@ pub struct BridgeConfig {
     /// What it has of IPv6; without it IPv6 is switched off.
     #[serde(default)]
     pub v6: Option<ConfigV6>,
+    /// What the host is to addresses of IPv4 behind it.
+    #[serde(default)]
+    pub mode_v4: GatewayMode,
+    /// The same of IPv6.
+    #[serde(default)]
+    pub mode_v6: GatewayMode,
+}
+
+/// What the host is to the addresses of one family behind a bridge.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GatewayMode {
+    /// It translates: the outside sees the host's address, and published ports are ports of the host.
+    #[default]
+    Nat,
+    /// It only routes: the outside reaches published ports at the endpoints' own addresses, to which it must have a route.
+    Routed,
+    /// It has no address there. For internal bridges.
+    Isolated,
 }
 
 /// What a bridge is to have of IPv6.
@@ -92,6 +111,8 @@ impl Default for BridgeConfig {
             range: None,
             taken: Vec::new(),
             v6: None,
+            mode_v4: GatewayMode::Nat,
+            mode_v6: GatewayMode::Nat,
         }
     }
 }
@@ -270,6 +291,11 @@ impl Bridge {
     /// The bridge's own address.
     pub fn gateway(&self) -> Ipv4Addr {
         self.shared.gateway
+    }
+
+    /// Its subnet of IPv6 and its own address there, if it has any.
+    pub fn v6(&self) -> Option<(Ipv6Net, Ipv6Addr)> {
+        self.shared.v6
     }
 
     /// Makes an endpoint with a new namespace.
@@ -541,6 +567,8 @@ impl Shared {
             icc: self.config.icc,
             masquerade: self.config.masquerade && !self.config.internal,
             internal: self.config.internal,
+            routed_v4: self.config.mode_v4 == GatewayMode::Routed,
+            routed_v6: self.config.mode_v6 == GatewayMode::Routed,
         }
     }
 

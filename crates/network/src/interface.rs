@@ -7,7 +7,7 @@ use rustix::io::Errno;
 
 use crate::address::{MacAddr, check_name};
 use crate::addresses::{check, gateway_of, gateway_v6_of};
-use crate::bridge::{BridgeConfig, ConfigV6, is_endpoint};
+use crate::bridge::{BridgeConfig, ConfigV6, GatewayMode, is_endpoint};
 use crate::error::{Error, ErrorKind, Result};
 use crate::netlink::message::Batch;
 use crate::netlink::{Family, Refusal, Socket};
@@ -26,6 +26,24 @@ pub fn bridge_exists(name: &str) -> Result<bool> {
         Some(Some("bridge")) => Ok(true),
         Some(kind) => Err(no_bridge(name, kind)),
     }
+}
+
+/// The subnet of IPv6 that a bridge has now; none: there is no such bridge, or it has none.
+///
+/// # Errors
+/// When the kernel does not tell.
+pub fn bridge_subnet_v6(name: &str) -> Result<Option<Ipv6Net>> {
+    check_name("a bridge", name)?;
+    let mut route = Socket::open(Family::Route)?;
+    let Some(link) = link::find(&mut route, name).map_err(|r| r.on(name))? else {
+        return Ok(None);
+    };
+    let there = link::addresses(&mut route, Ip::V6, Some(link.index)).map_err(|r| r.on(name))?;
+    let mut subnets = there.into_iter().filter_map(|(address, prefix)| match address {
+        IpAddr::V6(address) if !address.is_unicast_link_local() => Ipv6Net::new(address, prefix).ok(),
+        _ => None,
+    });
+    Ok(subnets.next().map(|net| net.trunc()))
 }
 
 /// Removes a bridge that has no endpoints yet; one that does not exist is fine.
@@ -173,20 +191,26 @@ pub(crate) fn ensure_interface(
     if !config.icc && has_bridge_netfilter() {
         link::filter_bridged(&mut batch, name);
     }
+    let isolated_v6 = config.mode_v6 == GatewayMode::Isolated;
     match &config.v6 {
+        // Endpoints have it; the host does not.
+        Some(_) if isolated_v6 && !config.foreign => {
+            netns::write_sysctl_if_there(&format!("ipv6/conf/{name}/disable_ipv6"), "1")?;
+        }
+        Some(_) if isolated_v6 => {}
         Some(v6) => add_v6(route, &mut batch, config, index, v6)?,
         // Who made it may have IPv6 there for other things.
         None if config.foreign => {}
         // Only IPv4 lives here: no link-local address, through which the host could be reached around the rules.
         None => netns::write_sysctl_if_there(&format!("ipv6/conf/{name}/disable_ipv6"), "1")?,
     }
-    if ours != Some(gateway) {
+    if ours != Some(gateway) && config.mode_v4 != GatewayMode::Isolated {
         link::add_address(&mut batch, index, gateway.into(), subnet.into());
     }
     if existing.as_ref().is_none_or(|l| !l.up) {
         link::set_up(&mut batch, index);
     }
-    if config.v6.is_some() {
+    if config.v6.is_some() && !isolated_v6 {
         link::route_loopback(&mut batch, index);
     }
     if !batch.is_empty() {

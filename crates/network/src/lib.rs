@@ -38,12 +38,12 @@ mod table;
 
 pub use address::MacAddr;
 pub use addresses::{gateway_of, gateway_v6_of};
-pub use bridge::{Bridge, BridgeConfig, ConfigV6, Inventory, Reconciled};
+pub use bridge::{Bridge, BridgeConfig, ConfigV6, GatewayMode, Inventory, Reconciled};
 pub use claim::Claim;
 pub use direct::{Direct, DirectMode, Parent, interface_exists, remove_parent};
 pub use endpoint::{AddressV6, Endpoint, EndpointRecord, EndpointRequest};
 pub use error::{Error, ErrorKind, Result};
-pub use interface::{bridge_exists, remove_bridge};
+pub use interface::{bridge_exists, bridge_subnet_v6, remove_bridge};
 pub use netns::{Netns, NetnsConfig};
 pub use nft::listing::{Rule, rules};
 pub use pool::{Pool, PoolConfig};

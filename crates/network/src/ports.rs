@@ -94,6 +94,18 @@ pub struct PublishedPort {
     pub protocol: Protocol,
 }
 
+impl PublishedPort {
+    /// The port of an endpoint that is reached at its own address, past the host's.
+    pub fn direct(address: IpAddr, target_port: u16, protocol: Protocol) -> Self {
+        Self {
+            host_ip: address,
+            host_port: target_port,
+            target_port,
+            protocol,
+        }
+    }
+}
+
 impl fmt::Display for PublishedPort {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let host = SocketAddr::new(self.host_ip, self.host_port);
@@ -114,7 +126,7 @@ pub struct Reservation {
 }
 
 /// Which addresses of the host a wish is for, of an endpoint that may have IPv6.
-fn hosts(spec: &PortSpec, has_v6: bool) -> Result<Vec<IpAddr>> {
+pub(crate) fn hosts(spec: &PortSpec, has_v6: bool) -> Result<Vec<IpAddr>> {
     let (v4, v6) = (
         IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         IpAddr::V6(Ipv6Addr::UNSPECIFIED),
@@ -136,13 +148,12 @@ fn hosts(spec: &PortSpec, has_v6: bool) -> Result<Vec<IpAddr>> {
 }
 
 /// Reserves the first port of the wish that is free for both the host and `is_ours`, which names the endpoint that has a port
-/// already. On all of its addresses it is the same port.
+/// already. On all of the addresses it is the same port.
 pub(crate) fn reserve(
     spec: &PortSpec,
-    has_v6: bool,
+    hosts: &[IpAddr],
     is_ours: impl Fn(IpAddr, u16) -> Option<String>,
 ) -> Result<Vec<Reservation>> {
-    let hosts = hosts(spec, has_v6)?;
     if spec.target_port == 0
         || spec.host_ports.is_empty()
         || (*spec.host_ports.start() == 0 && *spec.host_ports.end() != 0)
@@ -165,7 +176,7 @@ pub(crate) fn reserve(
     };
     let mut conflict = None;
     for candidate in candidates {
-        match reserve_one(spec, &hosts, candidate, &is_ours) {
+        match reserve_one(spec, hosts, candidate, &is_ours) {
             Ok(reservations) => return Ok(reservations),
             Err(error) if error.kind() == ErrorKind::Conflict => conflict = Some(error),
             Err(error) => return Err(error),

@@ -17,7 +17,7 @@ use crate::netlink::{Family, Refusal, Socket};
 use crate::nft::elements::{self, Mapping};
 use crate::nft::ruleset::{self, BridgeRules, Ruleset};
 use crate::nft::{Ip, transaction};
-use crate::ports::{PortSpec, Protocol, PublishedPort, Reservation, reserve};
+use crate::ports::{PortSpec, Protocol, PublishedPort, Reservation, hosts, reserve};
 use crate::{conntrack, detour, netns};
 
 /// A table that bridges share. Clones are the same table.
@@ -211,10 +211,22 @@ impl Table {
         let mut socket = lock(&self.shared.nft);
         self.adopt(record)?;
         let mut reservations: Vec<Reservation> = Vec::with_capacity(specs.len());
+        let mut direct: Vec<PublishedPort> = Vec::new();
         for spec in specs {
             let more = {
                 let books = self.books();
-                reserve(spec, record.v6.is_some(), |host, port| {
+                let (past, hosts): (Vec<IpAddr>, Vec<IpAddr>) = hosts(spec, record.v6.is_some())?
+                    .into_iter()
+                    .partition(|host| books.routed(&record.bridge, *host));
+                for host in past {
+                    let address = record.addresses().find(|own| own.is_ipv4() == host.is_ipv4());
+                    let port = address.map(|own| PublishedPort::direct(own, spec.target_port, spec.protocol));
+                    direct.extend(port.filter(|port| spec.target_port != 0 && !direct.contains(port)));
+                }
+                if hosts.is_empty() {
+                    continue;
+                }
+                reserve(spec, &hosts, |host, port| {
                     if reservations.iter().any(|earlier| {
                         earlier.port.host_port == port
                             && earlier.port.protocol == spec.protocol
@@ -227,9 +239,10 @@ impl Table {
             };
             reservations.extend(more);
         }
-        let mut mappings = Vec::with_capacity(reservations.len());
-        for reservation in &reservations {
-            mappings.push(mapping(&reservation.port, record)?);
+        let ports: Vec<PublishedPort> = reservations.iter().map(|r| r.port).chain(direct).collect();
+        let mut mappings = Vec::with_capacity(ports.len());
+        for port in &ports {
+            mappings.push(mapping(port, record)?);
         }
         if mappings.is_empty() {
             return Ok(reservations);
@@ -244,7 +257,7 @@ impl Table {
         for mapping in &mappings {
             self.books().remember(&record.ifname, *mapping);
         }
-        record.ports.extend(reservations.iter().map(|r| r.port));
+        record.ports.extend(ports);
         drop(socket);
         mappings.retain(|m| m.protocol == Protocol::Udp);
         if let Err(error) = conntrack::forget_unpublished(&mappings) {
@@ -329,8 +342,11 @@ impl Table {
     /// # Errors
     /// When they cannot be withdrawn, or not be published anew: then nobody has them.
     pub fn hand_over(&self, from: &mut EndpointRecord, to: &mut EndpointRecord, v6: bool) -> Result<()> {
-        let (moved, stay): (Vec<PublishedPort>, Vec<PublishedPort>) =
+        let (mut moved, stay): (Vec<PublishedPort>, Vec<PublishedPort>) =
             from.ports.iter().partition(|port| port.host_ip.is_ipv6() == v6);
+        // What is reached at an endpoint's own address is not reached at another's.
+        let own: Vec<IpAddr> = from.addresses().collect();
+        moved.retain(|port| !own.contains(&port.host_ip));
         if moved.is_empty() {
             return Ok(());
         }
@@ -403,6 +419,12 @@ impl Table {
 }
 
 impl Books {
+    /// Whether published ports of a bridge's endpoints are reached at their own addresses, in the family of this one.
+    fn routed(&self, bridge: &str, host: IpAddr) -> bool {
+        let rules = self.installed.bridges.get(bridge);
+        rules.is_some_and(|rules| rules.routed(Ip::of(host)))
+    }
+
     fn owner_of(&self, protocol: Protocol, host: IpAddr, port: u16) -> Option<String> {
         let list = self.ports.get(&(protocol, port))?;
         list.iter()
@@ -416,6 +438,10 @@ impl Books {
             return;
         }
         of_endpoint.push(mapping);
+        if mapping.host == mapping.target {
+            // No port of the host.
+            return;
+        }
         self.ports
             .entry((mapping.protocol, mapping.host_port))
             .or_default()

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use tracing_subscriber::EnvFilter;
 use vessel_daemon::{Config, Listen, PageConfig, TlsFiles};
-use vessel_engine::{BinConfig, DEFAULT_CDI_DIRS, DEFAULT_PLUGIN_DIRS, EngineConfig, IdRange};
+use ipnet::Ipv6Net;
+use vessel_engine::{BinConfig, BridgeV6, DEFAULT_CDI_DIRS, DEFAULT_PLUGIN_DIRS, EngineConfig, IdRange};
 
 use crate::app::Run;
 use crate::context::{Context, Places};
@@ -50,6 +51,12 @@ pub struct Args {
     /// The default bridge's address and the length of its prefix
     #[arg(long, visible_alias = "bip", value_name = "ADDRESS/LENGTH", value_parser = bridge_address)]
     subnet: Option<(Ipv4Addr, u8)>,
+    /// Give the default bridge IPv6
+    #[arg(long)]
+    ipv6: bool,
+    /// The default bridge's subnet of IPv6; without it one is chosen
+    #[arg(long, value_name = "ADDRESS/LENGTH", requires = "ipv6", value_parser = subnet_v6)]
+    fixed_cidr_v6: Option<Ipv6Net>,
     /// Who decides about published ports: open (they are reached from everywhere), or input (the host's own firewall rules
     /// for what comes in)
     #[arg(long, value_name = "string", default_value = "open", value_parser = ["open", "input"])]
@@ -126,6 +133,9 @@ impl Run for Args {
             run,
             bridge: self.bridge,
             bridge_address: self.subnet,
+            bridge_v6: self.ipv6.then_some(BridgeV6 {
+                subnet: self.fixed_cidr_v6,
+            }),
             ports_behind_input: self.published_ports == "input",
             cgroup_parent: self.cgroup_parent,
             userns_remap: self.userns_remap.map(|(start, size)| IdRange { start, size }),
@@ -222,6 +232,12 @@ fn listen_at(socket: &str) -> Result<Listen> {
         Some(("tcp", address)) => Ok(Listen::Tcp(address.parse::<SocketAddr>().map_err(|_| wrong())?)),
         _ => Err(wrong()),
     }
+}
+
+fn subnet_v6(text: &str) -> std::result::Result<Ipv6Net, String> {
+    let net = text.parse::<Ipv6Net>().ok().filter(|net| (8..=120).contains(&net.prefix_len()));
+    net.map(|net| net.trunc())
+        .ok_or_else(|| format!("'{text}' does not look like 2001:db8:1::/64"))
 }
 
 fn bridge_address(text: &str) -> std::result::Result<(Ipv4Addr, u8), String> {
@@ -324,6 +340,8 @@ mod tests {
             bridge_address("10.0.0.1/24"),
             Ok((Ipv4Addr::new(10, 0, 0, 1), 24))
         );
+        assert_eq!(subnet_v6("fd00:1::5/64").unwrap().to_string(), "fd00:1::/64");
+        assert!(subnet_v6("10.0.0.0/24").is_err() && subnet_v6("fd00::/129").is_err() && subnet_v6("fd00::").is_err());
         assert!(bridge_address("10.0.0.1").is_err() && bridge_address("10.0.0.1/33").is_err());
         assert_eq!(id_range("1:2"), Ok((1, 2)));
         assert!(id_range("1:0").is_err() && id_range("4294967295:2").is_err());

@@ -33,7 +33,7 @@ fn exchange(
     (status, head, answer.split_off(end + 4))
 }
 
-fn api(daemon: &Daemon, method: &str, path: &str, body: &Value) -> (u16, Value) {
+pub fn api(daemon: &Daemon, method: &str, path: &str, body: &Value) -> (u16, Value) {
     let socket = daemon.socket();
     let stream = UnixStream::connect(socket.trim_start_matches("unix://")).unwrap();
     let body = match body {

@@ -177,6 +177,92 @@ fn both_families_from_end_to_end() {
 }
 
 #[test]
+fn the_default_network_has_ipv6_when_the_daemon_is_told_so() {
+    let Some(mut daemon) = daemon() else { return };
+    let bridge = |daemon: &Daemon| {
+        let shown = "{{.EnableIPv6}}{{range .IPAM.Config}} {{.Subnet}}{{end}}";
+        daemon.vessel(&["network", "inspect", "-f", shown, "bridge"]).ok()
+    };
+    assert!(bridge(&daemon).starts_with("false "));
+    daemon.stop();
+    let v6 = daemon.further_subnet_v6(3);
+    daemon.more.extend(["--ipv6".into(), format!("--fixed-cidr-v6={v6}:/64")]);
+    daemon.start();
+    assert!(bridge(&daemon).starts_with("true ") && bridge(&daemon).ends_with(&format!(" {v6}:/64")));
+    server(&daemon, "web", &["-p", "8080"]);
+    sleeper(&daemon, "client", &[]);
+    let address = of_network(&daemon, "web", "bridge", "GlobalIPv6Address");
+    assert!(address.starts_with(&v6), "{address}");
+    assert_eq!(daemon.inspect("web", "{{.NetworkSettings.GlobalIPv6Address}}"), address);
+    assert_eq!(of_network(&daemon, "web", "bridge", "IPv6Gateway"), format!("{v6}:1"));
+    let routes = daemon.vessel(&["exec", "web", "ip", "-6", "route"]).ok();
+    assert!(routes.contains(&format!("default via {v6}:1 ")), "{routes}");
+    assert!(reaches(&daemon, "client", &address));
+    let (v4_port, v6_port) = published(&daemon, "web");
+    served(&daemon, &format!("127.0.0.1:{v4_port}"));
+    served(&daemon, &format!("[{v6}:1]:{v6_port}"));
+    // The next daemon finds it, and one that is told nothing of it leaves the containers that run alone.
+    daemon.crash();
+    daemon.start();
+    served(&daemon, &format!("[{v6}:1]:{v6_port}"));
+    daemon.stop();
+    daemon.more.retain(|option| !option.contains("v6"));
+    daemon.start();
+    assert!(bridge(&daemon).starts_with("false "));
+    served(&daemon, &format!("127.0.0.1:{v4_port}"));
+    // Without a subnet one of the engine's own is chosen, and stays.
+    daemon.vessel(&["rm", "-f", "web", "client"]).ok();
+    daemon.stop();
+    daemon.more.push("--ipv6".into());
+    daemon.start();
+    let chosen = bridge(&daemon);
+    assert!(chosen.starts_with("true ") && chosen.contains(" fd"), "{chosen}");
+    daemon.crash();
+    daemon.start();
+    assert_eq!(bridge(&daemon), chosen);
+    daemon.stop();
+    let refused = daemon.command(&["daemon", "--fixed-cidr-v6", "fd00::/64"]).output().unwrap();
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("--ipv6"), "{refused:?}");
+}
+
+#[test]
+fn gateway_modes_are_dockers() {
+    let Some(daemon) = daemon() else { return };
+    let mode = |family: &str, mode: &str| format!("com.docker.network.bridge.gateway_mode_{family}={mode}");
+    let (subnet, subnet_v6) = (daemon.further_subnet(0), format!("{}:/64", daemon.further_subnet_v6(0)));
+    let (routed, routed_v6) = (mode("ipv4", "routed"), mode("ipv6", "routed"));
+    let create = ["network", "create", "--ipv6", "--subnet", &subnet, "--subnet", &subnet_v6];
+    daemon.vessel(&[&create[..], &["-o", &routed, "-o", &routed_v6, "routed"]].concat()).ok();
+    server(&daemon, "web", &["--network", "routed", "-p", "80:8080"]);
+    let shown = daemon.inspect("web", "{{json .NetworkSettings.Ports}}");
+    let direct = |host: &str| format!(r#"{{"HostIp":"{host}","HostPort":""}}"#);
+    assert_eq!(shown, format!(r#"{{"8080/tcp":[{},{}]}}"#, direct("0.0.0.0"), direct("::")));
+    let ports = ["ps", "--filter", "name=web", "--format", "{{.Ports}}"];
+    assert_eq!(daemon.vessel(&ports).ok(), "8080/tcp");
+    // From a container on another network, which knows no way but the host.
+    sleeper(&daemon, "far", &[]);
+    let address = of_network(&daemon, "web", "routed", "IPAddress");
+    let fetch = ["exec", "far", "nc", "-w", "3", &address, "8080"];
+    daemon.until("an answer", |daemon| daemon.vessel(&fetch).out == "served\n");
+    // Nothing of the host is taken, and no other port is open.
+    assert!(TcpStream::connect_timeout(&"127.0.0.1:80".parse().unwrap(), Duration::from_millis(300)).is_err());
+    daemon.vessel(&["exec", "-d", "web", "nc", "-l", "-p", "9", "-e", "true"]).ok();
+    assert_ne!(daemon.vessel(&["exec", "far", "nc", "-w", "1", &address, "9"]).code, 0);
+    let alone = mode("ipv4", "isolated");
+    let refused = daemon.vessel(&["network", "create", "-o", &alone, "alone"]).fails(1);
+    assert!(refused.contains("can only be used for an internal network"), "{refused}");
+    daemon.vessel(&["network", "create", "--internal", "-o", &alone, "alone"]).ok();
+    sleeper(&daemon, "one", &["--network", "alone"]);
+    sleeper(&daemon, "two", &["--network", "alone"]);
+    let two = of_network(&daemon, "two", "alone", "IPAddress");
+    assert!(reaches(&daemon, "one", &two));
+    let id = daemon.vessel(&["network", "inspect", "-f", "{{.Id}}", "alone"]).ok();
+    let bridge = format!("br-{}", &id[..12]);
+    let addresses = Command::new("ip").args(["-o", "-4", "addr", "show", "dev", &bridge]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&addresses.stdout), "");
+}
+
+#[test]
 fn subnets_that_nobody_asked_for() {
     let Some(daemon) = daemon() else { return };
     for (which, name) in [(0, "one"), (1, "two")] {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::api_versions::api;
 use crate::harness::{Daemon, prepared_daemon};
 
 /// Volumes are directories; who has them is counted by ID.
@@ -326,8 +327,9 @@ fn volumes_that_only_a_plugin_knows_are_found_by_name() {
     let cat = ["run", "--rm", "--network", "none", "-v", "run:/m", "busybox", "cat", "/m/file"];
     assert_eq!(daemon.vessel(&cat).ok(), "theirs");
     assert_eq!(driver("run"), "keeper");
-    daemon.vessel(&["volume", "create", "made"]).ok();
-    assert_eq!(driver("made"), "keeper");
+    // The command line says `local` where nothing is said, as Docker's does.
+    let (status, made) = api(&daemon, "POST", "/volumes/create", &json!({"Name": "made"}));
+    assert_eq!((status, &made["Driver"]), (201, &json!("keeper")), "{made}");
     daemon.vessel(&["volume", "rm", "removed"]).ok();
     assert!(!plugin.kept.lock().unwrap().volumes.contains_key("removed"));
     // What no plug-in has is made here, and a plug-in that drives something else is no reason to warn.

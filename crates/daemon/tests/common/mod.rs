@@ -75,6 +75,7 @@ pub fn config(directory: &TempDir) -> Config {
             run: directory.path().join("run"),
             bridge: bridge(directory),
             bridge_address: None,
+            bridge_v6: None,
             ports_behind_input: false,
             cgroup_parent: format!("/vessel-{unique}"),
             userns_remap: None,

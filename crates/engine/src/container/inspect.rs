@@ -117,6 +117,9 @@ impl Engine {
             settings.gateway.clone_from(&bridge.gateway);
             settings.ip_address.clone_from(&bridge.ip_address);
             settings.ip_prefix_len = bridge.ip_prefix_len;
+            settings.global_ipv6_address.clone_from(&bridge.global_ipv6_address);
+            settings.global_ipv6_prefix_len = bridge.global_ipv6_prefix_len;
+            settings.ipv6_gateway.clone_from(&bridge.ipv6_gateway);
             settings.mac_address.clone_from(&bridge.mac_address);
         }
         settings.networks = networks;
@@ -132,13 +135,24 @@ fn port_map(record: &Record, endpoints: &BTreeMap<String, EndpointRecord>) -> Po
         .keys()
         .map(|port| (port.clone(), None))
         .collect();
-    for port in endpoints.values().flat_map(|endpoint| &endpoint.ports) {
+    let ports = endpoints
+        .values()
+        .flat_map(|endpoint| endpoint.ports.iter().map(move |port| (endpoint, port)));
+    for (endpoint, port) in ports {
         let bindings = map
             .entry(format!("{}/{}", port.target_port, port.protocol))
             .or_default();
-        bindings.get_or_insert_default().push(PortBinding {
-            host_ip: port.host_ip.to_string(),
-            host_port: port.host_port.to_string(),
+        // As Docker: one that is reached at the container's own address has no port of the host.
+        let direct = endpoint.addresses().any(|own| own == port.host_ip);
+        bindings.get_or_insert_default().push(match (direct, port.host_ip) {
+            (false, host) => PortBinding {
+                host_ip: host.to_string(),
+                host_port: port.host_port.to_string(),
+            },
+            (true, host) => PortBinding {
+                host_ip: if host.is_ipv4() { "0.0.0.0" } else { "::" }.to_owned(),
+                host_port: String::new(),
+            },
         });
     }
     map
@@ -164,11 +178,18 @@ pub(super) fn ports(record: &Record, state: &State) -> Vec<Port> {
             kind: kind.to_owned(),
         };
         match bindings {
-            Some(bindings) => list.extend(
-                bindings
-                    .into_iter()
-                    .map(|binding| port(binding.host_ip, binding.host_port.parse().unwrap_or(0))),
-            ),
+            Some(bindings) => {
+                let (direct, published): (Vec<_>, Vec<_>) =
+                    bindings.into_iter().partition(|binding| binding.host_port.is_empty());
+                if !direct.is_empty() {
+                    list.push(port(String::new(), 0));
+                }
+                list.extend(
+                    published
+                        .into_iter()
+                        .map(|binding| port(binding.host_ip, binding.host_port.parse().unwrap_or(0))),
+                );
+            }
             None => list.push(port(String::new(), 0)),
         }
     }

@@ -206,7 +206,7 @@ impl Networks {
                 ..spec.clone()
             })
             .collect();
-        let before = record.ports.len();
+        let (before, own) = (record.ports.len(), record.address);
         let mut reservations = self.publish(record, &on_v4)?;
         let mut chosen = record.ports[before..].iter().copied();
         // The same port of the host for both, where it was not said for which.
@@ -218,7 +218,8 @@ impl Networks {
                 if spec.host_ip.is_some() {
                     continue;
                 }
-                if let Some(port) = port {
+                // One that is reached at the container's own address is none of the host.
+                if let Some(port) = port.filter(|port| port.host_ip != own) {
                     spec.host_ports = port.host_port..=port.host_port;
                 }
                 spec.host_ip = Some(Ipv6Addr::UNSPECIFIED.into());
@@ -440,10 +441,12 @@ impl Networks {
     }
 
     fn has_v6(&self, name: &str) -> bool {
-        name != DEFAULT
-            && self
+        match name {
+            DEFAULT => self.bridge().is_some_and(|bridge| bridge.v6().is_some()),
+            name => self
                 .find_user(name)
-                .is_some_and(|network| network.record.bridge.v6.is_some())
+                .is_some_and(|network| network.record.bridge.v6.is_some()),
+        }
     }
 
     /// Whether a network has no way out.

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use vessel_api::{Ipam, IpamConfig, Map, NetworkCreateRequest, NetworkCreateResponse};
-use vessel_network::{BridgeConfig, ConfigV6, choose_subnet, choose_subnet_v6};
+use vessel_network::{BridgeConfig, ConfigV6, GatewayMode, choose_subnet, choose_subnet_v6};
 
 use super::parent::{self, IPVLAN, MACVLAN, leads_nowhere};
 use super::{Link, NetworkRecord, Networks, UserNetwork, Wire, from_network, held};
@@ -147,6 +147,12 @@ impl Networks {
         let (asked, asked_v6) = pools_of(&ipam)?;
         let options = Options::read(&request.options)?;
         let parent = parent::asked(request, &id, &others)?;
+        let isolated = [options.mode_v4, options.mode_v6].contains(&GatewayMode::Isolated);
+        if isolated && !request.internal && parent.is_none() {
+            return Err(Error::invalid(
+                "gateway mode 'isolated' can only be used for an internal network (--internal)",
+            ));
+        }
         let internal = request.internal || parent.as_ref().is_some_and(leads_nowhere);
         let name = match (&parent, &options.name) {
             // No interface has this one.
@@ -192,6 +198,8 @@ impl Networks {
             range: asked.range,
             taken: asked.taken,
             v6,
+            mode_v4: options.mode_v4,
+            mode_v6: options.mode_v6,
         };
         if let Some(subnet) = subnet {
             bridge.gateway = Some(vessel_network::gateway_of(&bridge, subnet).map_err(from_network)?);
@@ -285,6 +293,8 @@ struct Options {
     icc: bool,
     masquerade: bool,
     mtu: Option<u32>,
+    mode_v4: GatewayMode,
+    mode_v6: GatewayMode,
 }
 
 impl Options {
@@ -304,17 +314,17 @@ impl Options {
             Some("false" | "0" | "f" | "F" | "FALSE" | "False") => Ok(false),
             Some(value) => Err(bad(key, value)),
         };
-        // What the gateway does for the addresses behind it. Others than translation need routes that the network has no part in.
-        for key in [
-            "com.docker.network.bridge.gateway_mode_ipv4",
-            "com.docker.network.bridge.gateway_mode_ipv6",
-        ] {
-            if let Some(mode) = option(key).filter(|mode| *mode != "nat") {
-                return Err(Error::unsupported(format!(
-                    "the gateway mode {key}={mode} is not there: leave it out, or say nat"
-                )));
-            }
-        }
+        let mode = |family: &str| match option(&format!("com.docker.network.bridge.gateway_mode_{family}")) {
+            None | Some("nat") => Ok(GatewayMode::Nat),
+            Some("routed") => Ok(GatewayMode::Routed),
+            Some("isolated") => Ok(GatewayMode::Isolated),
+            Some("nat-unprotected") => Err(Error::unsupported(
+                "the gateway mode nat-unprotected is not there: publish the ports that are to be reached, or use routed",
+            )),
+            Some(mode) => Err(Error::invalid(format!(
+                "unknown gateway mode {mode}: nat, routed or isolated is expected"
+            ))),
+        };
         if let Some(address) = option(HOST_BINDING)
             && address.parse::<Ipv4Addr>().is_err()
         {
@@ -323,6 +333,8 @@ impl Options {
         const MTU: &str = "com.docker.network.driver.mtu";
         Ok(Self {
             name: option("com.docker.network.bridge.name").map(str::to_owned),
+            mode_v4: mode("ipv4")?,
+            mode_v6: mode("ipv6")?,
             icc: flag("com.docker.network.bridge.enable_icc")?,
             masquerade: flag("com.docker.network.bridge.enable_ip_masquerade")?,
             mtu: match option(MTU) {
@@ -468,9 +480,7 @@ fn settle_v6(asked: PoolV6, engine: &str, others: &[Arc<UserNetwork>]) -> Result
                 .filter_map(|other| other.record.bridge.v6.as_ref())
                 .map(|v6| v6.subnet)
                 .collect();
-            let site = super::network_id(engine, "site");
-            let site = u64::from_str_radix(&site[..10], 16).unwrap_or(0);
-            choose_subnet_v6(site, &reserved).map_err(from_network)?
+            own_subnet_v6(engine, &reserved)?
         }
     };
     let mut v6 = ConfigV6 {
@@ -481,6 +491,13 @@ fn settle_v6(asked: PoolV6, engine: &str, others: &[Arc<UserNetwork>]) -> Result
     };
     v6.gateway = Some(vessel_network::gateway_v6_of(&v6).map_err(from_network)?);
     Ok(v6)
+}
+
+/// A free subnet of this engine's own site.
+pub(super) fn own_subnet_v6(engine: &str, reserved: &[Ipv6Net]) -> Result<Ipv6Net> {
+    let site = super::network_id(engine, "site");
+    let site = u64::from_str_radix(&site[..10], 16).unwrap_or(0);
+    choose_subnet_v6(site, reserved).map_err(from_network)
 }
 
 /// What is to be said of a subnet that has no effect: Docker passes over it, in silence.
@@ -588,7 +605,9 @@ mod tests {
         assert!(options("com.docker.network.driver.mtu", "many").is_err());
         assert!(options(HOST_BINDING, "127.0.0.1").is_ok() && options(HOST_BINDING, "lo").is_err());
         let mode = "com.docker.network.bridge.gateway_mode_ipv6";
-        assert!(options(mode, "nat").is_ok() && options(mode, "routed").is_err());
+        assert_eq!(options(mode, "nat").unwrap().mode_v6, GatewayMode::Nat);
+        assert_eq!(options(mode, "routed").unwrap().mode_v6, GatewayMode::Routed);
+        assert!(options(mode, "nat-unprotected").is_err() && options(mode, "bridged").is_err());
         assert!(options("com.example.other", "x").unwrap().masquerade);
     }
     #[test]

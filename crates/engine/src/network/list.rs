@@ -249,6 +249,14 @@ fn default_network(bridge: &Bridge, mut network: Network) -> Network {
         gateway: bridge.gateway().to_string(),
         ..IpamConfig::default()
     });
+    if let Some((subnet, gateway)) = bridge.v6() {
+        network.enable_ipv6 = true;
+        network.ipam.config.push(IpamConfig {
+            subnet: subnet.to_string(),
+            gateway: gateway.to_string(),
+            ..IpamConfig::default()
+        });
+    }
     for (key, value) in [
         ("com.docker.network.bridge.default_bridge", "true"),
         ("com.docker.network.bridge.enable_icc", "true"),

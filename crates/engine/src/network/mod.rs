@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use vessel_network::dns;
 use vessel_network::{
-    Bridge, BridgeConfig, Claim, EndpointRecord, Netns, NetnsConfig, Pool, PoolConfig, Table,
+    Bridge, BridgeConfig, Claim, ConfigV6, EndpointRecord, Netns, NetnsConfig, Pool, PoolConfig, Table,
 };
 
 pub(crate) use attach::{Attachment, End, Joined};
@@ -92,7 +92,7 @@ impl Networks {
     /// Makes all bridges, or takes those there are, and makes them match `ends`. Blocks.
     pub fn open(config: &EngineConfig, store: &Store, id: &str, ends: &[EndpointRecord]) -> Result<Self> {
         Self::open_on(
-            default_bridge(config)?,
+            default_bridge(config, id, store)?,
             config.ports_behind_input,
             store,
             id,
@@ -377,7 +377,7 @@ fn settle(bridges: &[Bridge], ends: &[EndpointRecord]) -> Result<()> {
     Ok(())
 }
 
-fn default_bridge(config: &EngineConfig) -> Result<Option<BridgeConfig>> {
+fn default_bridge(config: &EngineConfig, id: &str, store: &Store) -> Result<Option<BridgeConfig>> {
     if config.bridge == NO_BRIDGE {
         return Ok(None);
     }
@@ -386,7 +386,30 @@ fn default_bridge(config: &EngineConfig) -> Result<Option<BridgeConfig>> {
         .map(|(address, prefix)| ipnet::Ipv4Net::new(address, prefix))
         .transpose()
         .map_err(|error| Error::invalid(format!("the bridge's address is not valid: {error}")))?;
+    let v6 = match config.bridge_v6 {
+        None => None,
+        Some(asked) => {
+            let there = vessel_network::bridge_subnet_v6(&config.bridge).map_err(from_network)?;
+            let subnet = match asked.subnet.or(there) {
+                Some(subnet) => subnet.trunc(),
+                None => {
+                    let others = store.table::<NetworkRecord>("networks").all()?.into_iter();
+                    let reserved: Vec<_> = others
+                        .filter_map(|(_, record)| Some(record.bridge.v6?.subnet))
+                        .collect();
+                    create::own_subnet_v6(id, &reserved)?
+                }
+            };
+            Some(ConfigV6 {
+                subnet,
+                gateway: None,
+                range: None,
+                taken: Vec::new(),
+            })
+        }
+    };
     Ok(Some(BridgeConfig {
+        v6,
         name: config.bridge.clone(),
         table: config.bridge.clone(),
         subnet: subnet.map(|net| net.trunc()),

@@ -160,6 +160,7 @@ fn config(directory: &Path) -> EngineConfig {
         run: directory.join("run"),
         bridge: "vesselbuild0".into(),
         bridge_address: None,
+        bridge_v6: None,
         ports_behind_input: false,
         cgroup_parent: format!("/{}", cgroup_name()),
         userns_remap: None,

@@ -244,10 +244,16 @@ impl Rule<'_, '_> {
         self
     }
 
+    /// `meta l4proto NUMBER`.
+    pub(super) fn protocol(&mut self, number: u8) -> &mut Self {
+        self.load_meta(KEY, libc::NFT_META_L4PROTO);
+        self.compare(KEY, Is::Equal, &[number]);
+        self
+    }
+
     /// `PROTOCOL dport PORT`.
     pub(super) fn destination_port(&mut self, protocol: crate::ports::Protocol, port: u16) -> &mut Self {
-        self.load_meta(KEY, libc::NFT_META_L4PROTO);
-        self.compare(KEY, Is::Equal, &[protocol.number()]);
+        self.protocol(protocol.number());
         self.load_payload(KEY, libc::NFT_PAYLOAD_TRANSPORT_HEADER, 2, 2);
         self.compare(KEY, Is::Equal, &port.to_be_bytes());
         self

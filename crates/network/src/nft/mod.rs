@@ -33,6 +33,14 @@ impl Ip {
         }
     }
 
+    /// The number of its ICMP (`IPPROTO_*`).
+    fn icmp(self) -> u8 {
+        match self {
+            Self::V4 => libc::IPPROTO_ICMP as u8,
+            Self::V6 => libc::IPPROTO_ICMPV6 as u8,
+        }
+    }
+
     /// Bytes of an address.
     fn length(self) -> u32 {
         match self {

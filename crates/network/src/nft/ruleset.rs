@@ -54,6 +54,10 @@ pub(crate) struct BridgeRules {
     pub(crate) masquerade: bool,
     /// Whether nothing leaves the bridge, and nothing comes to it.
     pub(crate) internal: bool,
+    /// Whether addresses of IPv4 are not translated, neither on the way out nor for published ports.
+    pub(crate) routed_v4: bool,
+    /// The same of IPv6.
+    pub(crate) routed_v6: bool,
 }
 
 impl BridgeRules {
@@ -62,6 +66,14 @@ impl BridgeRules {
         match ip {
             Ip::V4 => Some(self.subnet.into()),
             Ip::V6 => self.v6.map(IpNet::V6),
+        }
+    }
+
+    /// Whether addresses of a family are not translated.
+    pub(crate) fn routed(&self, ip: Ip) -> bool {
+        match ip {
+            Ip::V4 => self.routed_v4,
+            Ip::V6 => self.routed_v6,
         }
     }
 }
@@ -260,7 +272,7 @@ impl Ruleset<'_> {
             }
         }
         for bridge in self.bridges {
-            if let Some(subnet) = bridge.subnet(self.ip) {
+            if let Some(subnet) = bridge.subnet(self.ip).filter(|_| !bridge.routed(self.ip)) {
                 self.postrouting(batch, bridge, subnet);
             }
         }
@@ -328,10 +340,32 @@ impl Ruleset<'_> {
                         .verdict(Verdict::Accept)
                 });
             }
+            if bridge.routed(self.ip) {
+                self.reachable(batch, &bridge.bridge);
+            }
             self.rule(batch, FORWARD, |r| {
                 r.interface(Side::Out, Is::Equal, &bridge.bridge)
                     .counter()
                     .verdict(Verdict::Drop)
+            });
+        }
+    }
+
+    /// Published ports of a bridge that is routed to are elements that lead to themselves: found by where a packet goes, they
+    /// let it pass. So does ICMP, without which there is no way to know how large packets may be.
+    fn reachable(&self, batch: &mut Batch, bridge: &str) {
+        let from_elsewhere = |r: &mut Rule<'_, '_>| {
+            r.interface(Side::In, Is::NotEqual, bridge)
+                .interface(Side::Out, Is::Equal, bridge);
+        };
+        self.rule(batch, FORWARD, |r| {
+            from_elsewhere(r);
+            r.protocol(self.ip.icmp()).verdict(Verdict::Accept);
+        });
+        for map in elements::MAPS.iter().filter(|map| map.with_address) {
+            self.rule(batch, FORWARD, |r| {
+                from_elsewhere(r);
+                r.published(self.ip, map.name, true).verdict(Verdict::Accept);
             });
         }
     }
