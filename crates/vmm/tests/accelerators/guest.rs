@@ -249,6 +249,13 @@ impl Bench {
         vcpu
     }
 
+    /// Kicks all vCPUs.
+    pub fn stop(&self) {
+        for handle in self.recorder.handles.lock().unwrap().values() {
+            handle.kick();
+        }
+    }
+
     /// Runs it to the guest's end.
     pub fn finish(&self, vcpu: &mut Box<dyn Vcpu>) {
         assert_eq!(run(vcpu), Exit::Kicked);

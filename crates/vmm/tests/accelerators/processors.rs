@@ -199,3 +199,102 @@ fn a_machine_has_as_many_as_it_was_made_for() {
         assert!(bench.vm.create_vcpu(1).is_err(), "it is there already");
     });
 }
+
+/// As a live migration does it: pages are copied while two vCPUs write, the last ones when they have stopped.
+#[test]
+fn copies_of_dirty_pages_are_the_memory_in_the_end() {
+    on_each(Needs::Little, |accelerator| {
+        let bench = Bench::without_memory(&accelerator, 2);
+        bench.map(0, 0, 0, SIZE, false, true);
+        // A word of each of 64 pages, again and again; the other does the same in 64 others, from behind.
+        let program = |a: &mut CodeAssembler, first: u64, step: i32| {
+            let mut round = a.create_label();
+            let mut page = a.create_label();
+            a.set_label(&mut round)?;
+            a.inc(eax)?;
+            a.mov(edi, first as u32)?;
+            a.mov(ecx, 64)?;
+            a.set_label(&mut page)?;
+            a.mov(ptr(edi), eax)?;
+            a.add(dword_ptr(edi + 8), 3)?;
+            a.lock().inc(dword_ptr(edi + 16))?;
+            a.add(edi, step)?;
+            a.dec(ecx)?;
+            a.jnz(page)?;
+            a.jmp(round)
+        };
+        bench.assemble(32, CODE, |a| program(a, 0x2_0000, 0x1004));
+        bench.assemble(32, CODE + 0x100, |a| program(a, 0xd_ff00, -0x1000));
+        let mut vcpus: Vec<_> = (0..2)
+            .map(|index| {
+                bench.vcpu(index, |state| {
+                    protected_mode(&bench, state);
+                    state.events.waits_for_start = false;
+                    state.registers.rip = CODE + 0x100 * u64::from(index);
+                })
+            })
+            .collect();
+        let mut copy = bench.contents();
+        let mut passes = 0;
+        let mut copy_dirty = |copy: &mut Vec<u8>| {
+            let dirty = bench.vm.take_dirty_pages(0).unwrap();
+            let pages = (0..SIZE / 4096).filter(|page| dirty[(page / 64) as usize] >> (page % 64) & 1 != 0);
+            for page in pages {
+                let bytes: [u8; 4096] = bench.read(page * 4096);
+                copy[(page * 4096) as usize..][..4096].copy_from_slice(&bytes);
+            }
+            passes += 1;
+        };
+        thread::scope(|scope| {
+            for vcpu in &mut vcpus {
+                scope.spawn(move || assert_eq!(run(vcpu), Exit::Kicked));
+            }
+            let begin = std::time::Instant::now();
+            while begin.elapsed() < Duration::from_millis(200) {
+                copy_dirty(&mut copy);
+            }
+            bench.stop();
+        });
+        copy_dirty(&mut copy);
+        assert!(copy == bench.contents(), "{passes} passes, and pages differ");
+        assert!(bench.read_u32(0x2_0000) > 10, "the guest has written");
+    });
+}
+
+/// A machine whose other vCPUs wait for their start is moved; they are started there.
+#[test]
+fn those_who_wait_move_along() {
+    on_each(Needs::Little, |accelerator| {
+        let bench = Bench::new(&accelerator, 2);
+        bench.assemble(32, CODE, |a| {
+            let mut again = a.create_label();
+            enable(a)?;
+            a.out(u32::from(DONE), al)?;
+            start_others(a)?;
+            a.set_label(&mut again)?;
+            a.pause()?;
+            a.cmp(dword_ptr(0x6000), 1)?;
+            a.jne(again)?;
+            a.out(u32::from(DONE), al)
+        });
+        bench.assemble(16, START, |a| {
+            let mut here = a.create_label();
+            a.inc(dword_ptr(0x6000))?;
+            a.set_label(&mut here)?;
+            a.hlt()?;
+            a.jmp(here)
+        });
+        let mut before = vcpus(&bench, 2);
+        bench.finish_all(&mut before);
+        let states: Vec<_> = before.iter().map(|vcpu| vcpu.state().unwrap()).collect();
+        let other = Bench::new(&accelerator, 2);
+        other.write(0, &bench.contents());
+        other.vm.restore(&bench.vm.save().unwrap()).unwrap();
+        let mut after: Vec<_> = (0..2)
+            .zip(states)
+            .map(|(index, saved)| other.vcpu(index, |state| *state = saved))
+            .collect();
+        other.finish_all(&mut after);
+        assert_eq!(other.read_u32(0x6000), 1);
+    });
+}
