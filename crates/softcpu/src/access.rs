@@ -209,7 +209,13 @@ impl Cpu {
         self.probe(address, bytes, user)
     }
 
+    /// #GP when the last byte is not at a canonical address: that comes before faults of the first page.
+    fn check_end(&mut self, address: u64, bytes: u64) -> Result<(), Fault> {
+        if self.canonical(address.wrapping_add(bytes.wrapping_sub(1))) { Ok(()) } else { Err(self.protection()) }
+    }
+
     fn probe(&mut self, address: u64, bytes: u64, user: bool) -> Result<(), Fault> {
+        self.check_end(address, bytes)?;
         let mut at = address;
         let mut left = bytes;
         while left > 0 {
@@ -222,6 +228,7 @@ impl Cpu {
     }
 
     pub(crate) fn read_bytes_as(&mut self, address: u64, bytes: &mut [u8], access: Access, user: bool) -> Result<(), Fault> {
+        self.check_end(address, bytes.len() as u64)?;
         let mut address = address;
         let mut rest = bytes;
         while !rest.is_empty() {
@@ -287,9 +294,10 @@ impl Cpu {
     #[inline(never)]
     pub(crate) fn place_slow(&mut self, address: u64, bytes: u64) -> Result<Place, Fault> {
         let user = self.user();
+        self.check_end(address, bytes)?;
         let first = self.find(address, Access::Write, user)?;
         if address & (PAGE - 1) > PAGE - bytes {
-            let _ = self.find(address.wrapping_add(bytes - 1), Access::Write, user)?;
+            let _ = self.find(address.wrapping_add(bytes - 1) & !(PAGE - 1), Access::Write, user)?;
             return Ok(Place::Elsewhere);
         }
         Ok(match first {

@@ -16,8 +16,8 @@ mod feature {
         | 1 << 13 | 1 << 14 | 1 << 15 | 1 << 16 | 1 << 19 | 1 << 23 | 1 << 24 | 1 << 25 | 1 << 26;
     /// Leaf 1, ECX: CX16 x2APIC MOVBE POPCNT TSC-deadline XSAVE RDRAND hypervisor; then what the host has of SSE.
     pub const ONE_ECX: u32 = 1 << 13 | 1 << 21 | 1 << 22 | 1 << 23 | 1 << 24 | 1 << 26 | 1 << 30 | 1 << 31;
-    /// Leaf 7, EBX: FSGSBASE, SMEP, ERMS, RDSEED.
-    pub const SEVEN_EBX: u32 = 1 | 1 << 7 | 1 << 9 | 1 << 18;
+    /// Leaf 7, EBX: FSGSBASE, FDP_EXCPTN_ONLY, SMEP, ERMS, FCS and FDS deprecated, RDSEED.
+    pub const SEVEN_EBX: u32 = 1 | 1 << 6 | 1 << 7 | 1 << 9 | 1 << 13 | 1 << 18;
     /// Leaf 7, ECX: RDPID.
     pub const SEVEN_ECX: u32 = 1 << 22;
     /// Leaf 7, EDX: FSRM, ARCH_CAPABILITIES.

@@ -205,6 +205,10 @@ macro_rules! rotate {
             if count == 0 {
                 return self;
             }
+            if Self::BITS < 32 && $mnemonic.as_bytes()[1] == b'c' && u32::from(count).is_multiple_of(Self::BITS + 1) {
+                // Once round through the carry, or more often: nothing changes.
+                return self;
+            }
             let mut value = self;
             let mut flags = *status;
             // SAFETY: as above.

@@ -200,7 +200,10 @@ unsafe fn double_shift<W: Width, const LEFT: bool, const MEMORY: bool, S: Source
 ) -> Flow {
     let count = attempt!(S::get::<u8>(cpu, op)) & if W::BYTES == 8 { 63 } else { 31 };
     if count == 0 {
-        if !MEMORY && W::BYTES == 4 {
+        // What is there is written as it is.
+        if MEMORY {
+            attempt!(modify::<W>(cpu, op, |_, value| value));
+        } else if W::BYTES == 4 {
             let same = cpu.reg::<W>(op.dst);
             cpu.set_reg(op.dst, same);
         }

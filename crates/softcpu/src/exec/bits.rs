@@ -110,7 +110,7 @@ pub(crate) fn bit<C: Change>(memory: bool, by_register: bool, lock: bool, bytes:
 
 /// Instructions of one source and one destination register, executed as themselves with the guest's flags going in and out.
 macro_rules! native {
-    ($name:ident, $mnemonic:literal) => {
+    ($name:ident, $mnemonic:literal, $keeps:literal) => {
         unsafe fn $name<W: Width, S: Source>(cpu: &mut Cpu, op: &Op) -> Flow {
             let source = attempt!(S::get::<W>(cpu, op)).to_u64();
             let mut value = cpu.reg::<W>(op.dst).to_u64();
@@ -134,15 +134,18 @@ macro_rules! native {
                 _ => run!(":r"),
             }
             cpu.status = status;
-            cpu.set_reg(op.dst, W::from_u64(value));
+            // Of zero, `bsf` and `bsr` find nothing, and leave all of the register as it was.
+            if !$keeps || source != 0 {
+                cpu.set_reg(op.dst, W::from_u64(value));
+            }
             Flow::Next
         }
     };
 }
 
-native!(bsf, "bsf");
-native!(bsr, "bsr");
-native!(popcnt, "popcnt");
+native!(bsf, "bsf", true);
+native!(bsr, "bsr", true);
+native!(popcnt, "popcnt", false);
 
 /// `lzcnt` and `tzcnt`, in terms of what every host has.
 unsafe fn count_zeros<W: Width, const LEADING: bool, S: Source>(cpu: &mut Cpu, op: &Op) -> Flow {

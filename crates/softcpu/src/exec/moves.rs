@@ -215,8 +215,11 @@ pub(crate) unsafe fn enter<W: Width>(cpu: &mut Cpu, op: &Op) -> Flow {
         if level > 0 {
             cpu.push_sized(W::BYTES, new_frame)?;
         }
-        cpu.set_reg(gpr::RBP as u8 * 8, W::from_u64(new_frame));
         let pointer = cpu.regs[gpr::RSP].wrapping_sub(op.imm);
+        // The new top of the stack must be writable, though nothing is written there.
+        let top = cpu.stack_address(pointer, W::BYTES, Access::Write)?;
+        cpu.probe_write(top, W::BYTES)?;
+        cpu.set_reg(gpr::RBP as u8 * 8, W::from_u64(new_frame));
         cpu.set_stack_pointer(pointer);
         Ok::<(), crate::exception::Fault>(())
     })();

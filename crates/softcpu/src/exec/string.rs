@@ -68,6 +68,12 @@ fn advance(cpu: &mut Cpu, register: usize, size: u8, by: u64) {
 /// What one element does. True: a repetition that compares goes on looking at ZF.
 trait Element: 'static {
     const COMPARES: bool = false;
+    /// Registers whose upper halves repetitions with 32-bit addresses clear, even if nothing is done.
+    const WRITES: &'static [usize] = &[gpr::RCX];
+    /// What is looked at first, even if nothing is to be done.
+    fn allowed<W: Width>(_: &mut Cpu) -> Result<(), Fault> {
+        Ok(())
+    }
     /// One element, registers advanced.
     fn one<W: Width>(cpu: &mut Cpu, op: &Op) -> Result<(), Fault>;
     /// As many elements as can be done at once, forwards, at most `count`: how many were done (0: do one).
@@ -83,6 +89,7 @@ fn until_page_end<W: Width>(address: u64) -> u64 {
 
 struct Move;
 impl Element for Move {
+    const WRITES: &'static [usize] = &[gpr::RCX, gpr::RSI, gpr::RDI];
     fn one<W: Width>(cpu: &mut Cpu, op: &Op) -> Result<(), Fault> {
         let from = source(cpu, op, W::BYTES)?;
         let value = cpu.load::<W>(from)?;
@@ -141,6 +148,7 @@ unsafe fn move_elements<W: Width>(from: *const u8, to: *mut u8, count: u64) {
 
 struct Store;
 impl Element for Store {
+    const WRITES: &'static [usize] = &[gpr::RCX, gpr::RDI];
     fn one<W: Width>(cpu: &mut Cpu, op: &Op) -> Result<(), Fault> {
         let to = destination(cpu, op, W::BYTES, Access::Write)?;
         let value = cpu.reg::<W>(0);
@@ -211,10 +219,11 @@ struct Compare;
 impl Element for Compare {
     const COMPARES: bool = true;
     fn one<W: Width>(cpu: &mut Cpu, op: &Op) -> Result<(), Fault> {
-        let from = source(cpu, op, W::BYTES)?;
-        let a = cpu.load::<W>(from)?;
+        // In the order of processors, which shows when both fault.
         let at = destination(cpu, op, W::BYTES, Access::Read)?;
         let b = cpu.load::<W>(at)?;
+        let from = source(cpu, op, W::BYTES)?;
+        let a = cpu.load::<W>(from)?;
         a.cmp(b, &mut cpu.status);
         let step = step::<W>(cpu);
         advance(cpu, gpr::RSI, op.mem.size, step);
@@ -225,9 +234,13 @@ impl Element for Compare {
 
 struct Input;
 impl Element for Input {
+    fn allowed<W: Width>(cpu: &mut Cpu) -> Result<(), Fault> {
+        let port = cpu.regs[gpr::RDX] as u16;
+        cpu.check_port(port, W::BYTES)
+    }
+
     fn one<W: Width>(cpu: &mut Cpu, op: &Op) -> Result<(), Fault> {
         let port = cpu.regs[gpr::RDX] as u16;
-        cpu.check_port(port, W::BYTES)?;
         let to = destination(cpu, op, W::BYTES, Access::Write)?;
         // The place is looked at first: what a port gave cannot be put back.
         cpu.place::<W>(to)?;
@@ -241,9 +254,13 @@ impl Element for Input {
 
 struct Output;
 impl Element for Output {
+    fn allowed<W: Width>(cpu: &mut Cpu) -> Result<(), Fault> {
+        let port = cpu.regs[gpr::RDX] as u16;
+        cpu.check_port(port, W::BYTES)
+    }
+
     fn one<W: Width>(cpu: &mut Cpu, op: &Op) -> Result<(), Fault> {
         let port = cpu.regs[gpr::RDX] as u16;
-        cpu.check_port(port, W::BYTES)?;
         let from = source(cpu, op, W::BYTES)?;
         let value = cpu.load::<W>(from)?;
         cpu.output(port, value);
@@ -254,24 +271,35 @@ impl Element for Output {
 }
 
 unsafe fn run<E: Element, W: Width>(cpu: &mut Cpu, op: &Op) -> Flow {
+    attempt!(E::allowed::<W>(cpu));
     if op.third == repeat::ONCE {
         attempt!(E::one::<W>(cpu, op));
         return Flow::Next;
     }
     let size = op.mem.size;
     let mut looks = 0_u32;
+    let before = cpu.status;
+    if size == 4 {
+        // Registers of four bytes are written in any case.
+        for &register in E::WRITES {
+            set_low(cpu, register, size, cpu.regs[register]);
+        }
+    }
     loop {
         let count = low(cpu.regs[gpr::RCX], size);
         if count == 0 {
             return Flow::Next;
         }
-        let many = attempt!(E::many::<W>(cpu, op, count));
-        let done = if many == 0 {
-            attempt!(E::one::<W>(cpu, op));
-            1
-        } else {
-            many
+        let many = match E::many::<W>(cpu, op, count) {
+            Ok(0) => E::one::<W>(cpu, op).map(|()| 0),
+            more => more,
         };
+        let Ok(many) = many else {
+            // The flags are what they were before the whole instruction (SDM volume 2, "REP").
+            cpu.status = before;
+            return Flow::Fault;
+        };
+        let done = many.max(1);
         set_low(cpu, gpr::RCX, size, count - done);
         if E::COMPARES {
             let equal = cpu.status & ZF != 0;

@@ -156,8 +156,20 @@ impl ExtendedState {
         self.status_word() & !self.control_word() & 0x3f != 0
     }
 
-    /// What `fninit` does.
+    /// Makes the top of the x87 stack zero; registers stay, so that they have other numbers in the image.
+    fn clear_top(&mut self) {
+        let status = self.status_word();
+        let top = usize::from(status >> 11 & 7);
+        if top != 0 {
+            // ST(i) is register (top + i) mod 8.
+            self.legacy[32..160].rotate_right(16 * top);
+            self.set_word(2, status & !0x3800);
+        }
+    }
+
+    /// What `fninit` does: registers stay as they are, though all of them are empty.
     fn initialize_x87(&mut self) {
+        self.clear_top();
         self.legacy[..24].fill(0);
         self.set_word(0, 0x037f);
     }

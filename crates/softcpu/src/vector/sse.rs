@@ -26,11 +26,39 @@ mod needs {
     pub const TEXT: u16 = 1 << 5;
     /// The result of such is a mask in XMM0.
     pub const MASK: u16 = 1 << 6;
-    /// It sees MMX registers as 8 bytes, but a memory operand does not put x87 into MMX mode.
-    pub const NO_TRANSITION: u16 = 1 << 7;
     /// Shifts of the kinds of the operands (`what`).
     pub const FIRST: u32 = 8;
     pub const SECOND: u32 = 11;
+}
+
+/// `Op::imm`: where the code is, and of operations whose results can be too small for their format, what their elements are.
+const ADDRESS: u64 = (1 << 56) - 1;
+const SINGLE: u64 = 1 << 56;
+const DOUBLE: u64 = 1 << 57;
+/// Only the first element is a result.
+const SCALAR: u64 = 1 << 58;
+
+/// The elements of a result that can be denormal without being inexact.
+fn elements(mnemonic: Mnemonic) -> u64 {
+    use Mnemonic as M;
+    match mnemonic {
+        M::Addps | M::Subps | M::Mulps | M::Divps | M::Cvtpd2ps | M::Dpps | M::Addsubps | M::Haddps | M::Hsubps => SINGLE,
+        M::Addss | M::Subss | M::Mulss | M::Divss | M::Cvtsd2ss => SINGLE | SCALAR,
+        M::Addpd | M::Subpd | M::Mulpd | M::Divpd | M::Dppd | M::Addsubpd | M::Haddpd | M::Hsubpd => DOUBLE,
+        M::Addsd | M::Subsd | M::Mulsd | M::Divsd => DOUBLE | SCALAR,
+        _ => 0,
+    }
+}
+
+/// Whether a result has a denormal element.
+fn tiny(result: [u8; 16], elements: u64) -> bool {
+    let count = if elements & SCALAR != 0 { 1 } else { 4 };
+    if elements & SINGLE != 0 {
+        let (words, _) = result.as_chunks::<4>();
+        return words.iter().take(count).any(|&word| f32::from_le_bytes(word).is_subnormal());
+    }
+    let (words, _) = result.as_chunks::<8>();
+    elements & DOUBLE != 0 && words.iter().take(count).any(|&word| f64::from_le_bytes(word).is_subnormal())
 }
 
 /// Kinds of operands in `Op::extra`.
@@ -89,9 +117,8 @@ pub(super) fn lower(instruction: &Instruction, op: &mut Op, mode: u8) -> Option<
     let first = Operand::of(instruction, 0)?;
     let second = Operand::of(instruction, 1)?;
     let memory = first == Operand::Memory || second == Operand::Memory;
-    let mmx_register = matches!(first, Operand::Mm(_)) || matches!(second, Operand::Mm(_));
-    // `cvtpi2ps` and `cvtpi2pd` with memory have no MMX register, and are of its kind still.
-    let mmx = mmx_register || matches!(mnemonic, M::Cvtpi2ps | M::Cvtpi2pd);
+    // `cvtpi2ps` and `cvtpi2pd` with memory have nothing to do with MMX.
+    let mmx = matches!(first, Operand::Mm(_)) || matches!(second, Operand::Mm(_));
     let group = if mmx { Group::Mmx } else { Group::Sse };
     let bytes = if memory { instruction.memory_size().size() } else { 0 };
     if bytes > 16 {
@@ -113,12 +140,11 @@ pub(super) fn lower(instruction: &Instruction, op: &mut Op, mode: u8) -> Option<
             M::Pcmpestri | M::Pcmpestrm | M::Pcmpistri | M::Pcmpistrm | M::Pcmpestri64 | M::Pcmpestrm64
         ),
     };
-    op.imm = thunk::vector(instruction, first, second, traits)? as u64;
+    op.imm = thunk::vector(instruction, first, second, traits)? as u64 | elements(mnemonic);
     let bit = |set: bool, bit: u16| if set { bit } else { 0 };
     op.extra |= bit(traits.mxcsr, needs::MXCSR)
         | bit(traits.flags, needs::FLAGS)
         | bit(mmx, needs::MMX)
-        | bit(mmx && !mmx_register, needs::NO_TRANSITION)
         | bit(traits.blend, needs::BLEND)
         | bit(traits.text, needs::TEXT)
         | bit(matches!(mnemonic, M::Pcmpestrm | M::Pcmpistrm | M::Pcmpestrm64), needs::MASK)
@@ -139,8 +165,8 @@ pub(super) fn lower(instruction: &Instruction, op: &mut Op, mode: u8) -> Option<
 /// `op.imm` is what `thunk` made.
 #[inline(always)]
 unsafe fn code(op: &Op) -> Thunk {
-    // SAFETY: the caller's.
-    unsafe { std::mem::transmute::<usize, Thunk>(op.imm as usize) }
+    // SAFETY: the caller's. Addresses of programs end below bit 48.
+    unsafe { std::mem::transmute::<usize, Thunk>((op.imm & ADDRESS) as usize) }
 }
 
 /// Two XMM registers, nothing else.
@@ -193,6 +219,22 @@ impl Cpu {
     #[inline(always)]
     pub(super) fn vector_target(&mut self, op: &Op, buffer: &mut Buffer) -> Result<(*mut u8, Option<u64>), Fault> {
         let address = self.vector_address(op, Access::Write)?;
+        match self.direct(address, u64::from(op.third), Access::Write) {
+            Some(host) => Ok((host, None)),
+            None => self.vector_target_slow(op, address, buffer),
+        }
+    }
+
+    /// Faults come before the instruction does anything; afterwards, the translation may be known.
+    #[cold]
+    #[inline(never)]
+    fn vector_target_slow(
+        &mut self,
+        op: &Op,
+        address: u64,
+        buffer: &mut Buffer,
+    ) -> Result<(*mut u8, Option<u64>), Fault> {
+        self.probe_write(address, u64::from(op.third))?;
         Ok(match self.direct(address, u64::from(op.third), Access::Write) {
             Some(host) => (host, None),
             None => (buffer.0.as_mut_ptr(), Some(address)),
@@ -201,15 +243,8 @@ impl Cpu {
 
     /// Puts x87 into the mode that MMX instructions leave: registers in their physical order, all of them valid.
     fn enter_mmx(&mut self) {
-        let image = &mut self.extended;
-        let status = image.status_word();
-        let top = usize::from(status >> 11 & 7);
-        if top != 0 {
-            // ST(i) is register (top + i) mod 8.
-            image.legacy[32..160].rotate_right(16 * top);
-            image.set_word(2, status & !0x3800);
-        }
-        image.legacy[4] = 0xff;
+        self.extended.clear_top();
+        self.extended.legacy[4] = 0xff;
     }
 
     /// The exceptions that a floating-point operation had: they are kept in MXCSR; those that are not masked are raised.
@@ -217,7 +252,7 @@ impl Cpu {
     fn take_exceptions(&mut self, after: u32) -> Result<(), Fault> {
         let had = after & 0x3f;
         let mxcsr = self.extended.mxcsr();
-        if had & !mxcsr == 0 {
+        if had & !(mxcsr & mxcsr >> 7) == 0 {
             return Ok(());
         }
         self.take_new_exceptions(had, mxcsr)
@@ -247,11 +282,15 @@ unsafe fn general(cpu: &mut Cpu, op: &Op) -> Flow {
     let mut elsewhere = None;
     let mut memory = std::ptr::null_mut();
     if first == what::MEMORY {
+        if second == what::MM {
+            // Even if the store faults.
+            cpu.extended.clear_top();
+        }
         (memory, elsewhere) = attempt!(cpu.vector_target(op, &mut buffer));
     } else if second == what::MEMORY {
         memory = attempt!(cpu.vector_source(op, &mut buffer)).cast_mut();
     }
-    if extra & needs::MMX != 0 && extra & needs::NO_TRANSITION == 0 {
+    if extra & needs::MMX != 0 {
         cpu.enter_mmx();
     }
     let mut place = |kind: u16, number: u8| match kind {
@@ -277,6 +316,10 @@ unsafe fn general(cpu: &mut Cpu, op: &Op) -> Flow {
         // SAFETY: as above, and the code is one that wants a frame.
         unsafe { code(op)(dst, src, (&raw mut frame).cast()) };
         if extra & needs::MXCSR != 0 {
+            if mxcsr & 0x800 == 0 && tiny(frame.result, op.imm) {
+                // Masked, underflow is told only of what is inexact; unmasked, of everything too small.
+                frame.after |= 0x10;
+            }
             attempt!(cpu.take_exceptions(frame.after));
         }
         if extra & needs::TEXT != 0 {
@@ -349,17 +392,16 @@ unsafe fn move_masked(cpu: &mut Cpu, op: &Op) -> Flow {
     if mmx {
         cpu.enter_mmx();
     }
+    // All bytes or none. Eight at a time are looked at, the upper ones first, whatever the mask says, as processors do.
+    for half in (0..bytes / 8).rev() {
+        attempt!(cpu.probe_write(address.wrapping_add(half * 8), 8));
+    }
     let read = |cpu: &mut Cpu, number: u8| {
         // SAFETY: sixteen bytes of the image.
         unsafe { register(cpu, number).cast::<[u8; 16]>().read() }
     };
     let (values, mask) = (read(cpu, op.dst), read(cpu, op.src));
     let chosen = |&index: &u64| mask[index as usize] & 0x80 != 0;
-    // All bytes or none: the pages of the first and the last are looked at before anything is stored.
-    let (first, last) = ((0..bytes).find(chosen), (0..bytes).rev().find(chosen));
-    for index in [first, last].into_iter().flatten() {
-        attempt!(cpu.place_slow(address.wrapping_add(index), 1));
-    }
     for index in (0..bytes).filter(chosen) {
         attempt!(cpu.store(address.wrapping_add(index), values[index as usize]));
     }

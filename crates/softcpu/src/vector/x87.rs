@@ -106,9 +106,17 @@ unsafe fn execute(cpu: &mut Cpu, op: &Op, image: *mut u8, operand: *mut u8, addr
         return;
     }
     if op.extra & needs::CONTROL == 0 {
+        // The code of a memory operand's form is that of `[rsi]`.
+        // SAFETY: as above.
+        unsafe { std::ptr::copy_nonoverlapping(image.add(POINTERS.start), before.as_mut_ptr(), 2) };
         let at = cpu.block_start().wrapping_add(u64::from(op.start));
         before[2..10].copy_from_slice(&at.to_le_bytes());
-        if let Some(address) = address {
+        // As CPUID says (FDP_EXCPTN_ONLY): the operand's address is kept only for an exception that is not masked.
+        // SAFETY: as above.
+        let summary = unsafe { image.add(2).read() } & 0x80 != 0;
+        if let Some(address) = address
+            && summary
+        {
             before[10..18].copy_from_slice(&address.to_le_bytes());
         }
     }
