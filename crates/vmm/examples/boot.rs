@@ -9,6 +9,7 @@ use std::os::fd::AsRawFd;
 use std::process::ExitCode;
 
 use vessel_vmm::accel::{Choice, choose};
+use vessel_vmm::boot::extract_vmlinux;
 use vessel_vmm::devices::virtio::block::Engine;
 use vessel_vmm::devices::virtio::rate::RateLimits;
 use vessel_vmm::machine::{
@@ -24,6 +25,7 @@ struct Arguments {
     statistics: bool,
 }
 
+#[expect(clippy::exit)]
 fn parse() -> Result<Arguments, Box<dyn Error>> {
     let mut files = Vec::new();
     let mut keep = |file: File| {
@@ -75,6 +77,12 @@ fn parse() -> Result<Arguments, Box<dyn Error>> {
                     engine: Engine::Auto,
                     limits: RateLimits::default(),
                 }));
+            }
+            "--unpack" => {
+                // Writes the ELF kernel that is in a bzImage, and ends.
+                let (kernel, to) = (value()?, value()?);
+                std::fs::write(to, extract_vmlinux(&std::fs::read(kernel)?)?)?;
+                std::process::exit(0);
             }
             "--tap" => {
                 let (name, queues) = (value()?, 1);

@@ -22,7 +22,7 @@ use vm_memory::{Bytes, GuestAddress};
 use super::error::{Error, Result};
 use crate::accel::{IOAPIC_BASE, LAPIC_BASE};
 use crate::devices::events::{EVENT_PCI, EVENT_POWER_BUTTON};
-use crate::devices::power::{RESET_VALUE, SLEEP_TYPE_OFF};
+use crate::devices::power::{RESET_PORT, RESET_VALUE, SLEEP_TYPE_OFF};
 use crate::memory::Memory;
 use crate::memory::layout::{
     ACPI_END, ACPI_START, EVENT_GSI, EVENT_PORT, PCI_CONFIG_PORT, PCI_ECAM_SIZE, PCI_ECAM_START,
@@ -109,7 +109,7 @@ fn fadt(dsdt: u64) -> Vec<u8> {
     fadt.iapc_boot_arch = BOOT_ARCHITECTURE.into();
     fadt.sleep_control_reg = register(POWER_PORT);
     fadt.sleep_status_reg = register(POWER_PORT + 1);
-    fadt.reset_reg = register(POWER_PORT + 2);
+    fadt.reset_reg = register(RESET_PORT);
     fadt.reset_value = RESET_VALUE;
     bytes(&fadt.finalize())
 }

@@ -26,6 +26,7 @@ pub use entry::Entry;
 pub use error::{Error, Result};
 pub use extract::extract_vmlinux;
 
+use crate::devices::power::{RESET_PORT, RESET_VALUE};
 use crate::memory::{Memory, Ram, layout};
 
 /// Bytes of a command line kernels for x86 take, with the zero at its end.
@@ -77,6 +78,7 @@ pub fn load(memory: &Memory, boot: &Boot<'_>) -> Result<Entry> {
         Err(error) => return Err(error),
     };
     entry::write_tables(memory.ram())?;
+    write_reset_vector(memory.ram())?;
     Ok(entry)
 }
 
@@ -124,7 +126,7 @@ impl<'a> Layout<'a> {
             (0, layout::LOW_MEMORY_END, MemoryKind::Ram),
             (
                 layout::ACPI_START,
-                layout::ACPI_END - layout::ACPI_START,
+                layout::HIGH_MEMORY_START - layout::ACPI_START,
                 MemoryKind::Acpi,
             ),
             (
@@ -180,6 +182,16 @@ fn load_initramfs(layout: &Layout<'_>, file: &File) -> Result<(u64, u64)> {
         done += length as u64;
     }
     Ok((start, size))
+}
+
+/// Code that resets the machine. Kernels that know no better way leave for real mode and jump to the reset vector: Linux on
+/// hardware-reduced ACPI does so first of all, because it believes that such machines have EFI.
+fn write_reset_vector(memory: &Ram) -> Result<()> {
+    let [low, high] = RESET_PORT.to_le_bytes();
+    // mov dx, RESET_PORT; mov al, RESET_VALUE; out dx, al; hlt; jmp to the hlt
+    let code = [0xba, low, high, 0xb0, RESET_VALUE, 0xee, 0xf4, 0xeb, 0xfd];
+    memory.write_slice(&code, GuestAddress(layout::RESET_VECTOR))?;
+    Ok(())
 }
 
 fn write_command_line(memory: &Ram, line: &str) -> Result<()> {

@@ -8,7 +8,9 @@ use crate::memory::layout::{I8042_COMMAND_PORT, POWER_PORT};
 
 /// The type of sleep that is power off, for `_S5_`.
 pub const SLEEP_TYPE_OFF: u8 = 5;
-/// What is written to the reset register.
+/// The reset register.
+pub const RESET_PORT: u16 = POWER_PORT + 2;
+/// What is written to it.
 pub const RESET_VALUE: u8 = 1;
 
 const SLEEP_CONTROL: u64 = 0;

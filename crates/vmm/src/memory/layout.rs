@@ -3,7 +3,8 @@
 //! | from | to | what |
 //! |---|---|---|
 //! | `0` | `0x9_fc00` | RAM; boot structures lie here until the kernel has read them |
-//! | `0xe_0000` | `0x10_0000` | ACPI tables (RAM, reserved in the memory map) |
+//! | `0xe_0000` | `0xf_fff0` | ACPI tables (RAM, reserved in the memory map) |
+//! | `0xf_fff0` | `0x10_0000` | an instruction or two that reset the machine |
 //! | `0x10_0000` | at most 3 GiB | RAM: kernel, initramfs |
 //! | 3 GiB | `0xe000_0000` | window for 32-bit BARs |
 //! | `0xe000_0000` | `0xe010_0000` | PCI configuration space of bus 0 (ECAM) |
@@ -40,7 +41,9 @@ pub const LOW_MEMORY_END: u64 = 0x9_fc00;
 /// ACPI tables.
 pub const ACPI_START: u64 = 0xe_0000;
 /// Their end.
-pub const ACPI_END: u64 = 0x10_0000;
+pub const ACPI_END: u64 = RESET_VECTOR;
+/// Where a processor in real mode goes to reset the machine.
+pub const RESET_VECTOR: u64 = 0xf_fff0;
 /// Memory above the first mebibyte: kernels go here.
 pub const HIGH_MEMORY_START: u64 = 0x10_0000;
 
