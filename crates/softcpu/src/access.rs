@@ -193,6 +193,17 @@ impl Cpu {
         self.fill(address, access, user)
     }
 
+    /// As [`Cpu::find`], looking into the translation buffer first.
+    #[inline]
+    pub(crate) fn find_quickly(&mut self, address: u64, access: Access, user: bool) -> Result<Result<*mut u8, u64>, Fault> {
+        let entry = &self.mmu.entries[usize::from(user)][Mmu::index(address)];
+        let tag = if access == Access::Write { entry.write } else { entry.read };
+        if address & !(PAGE - 1) == tag && access != Access::Execute {
+            return Ok(Ok((entry.host + (address & (PAGE - 1))) as *mut u8));
+        }
+        self.find(address, access, user)
+    }
+
     /// Reads any number of bytes.
     pub(crate) fn read_bytes(&mut self, address: u64, bytes: &mut [u8]) -> Result<(), Fault> {
         self.read_bytes_as(address, bytes, Access::Read, self.user())

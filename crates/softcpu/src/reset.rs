@@ -68,6 +68,7 @@ impl Cpu {
             runtime,
             scratch: 0,
             translates: true,
+            hot: crate::translate::HOT,
             tsc_khz,
             instructions: 0,
         });
@@ -80,9 +81,10 @@ impl Cpu {
         cpu
     }
 
-    /// Whether blocks that are executed often are translated (they are, unless the host gives no executable memory). The interpreter alone is for comparisons.
-    pub fn set_translates(&mut self, translates: bool) {
-        self.translates = translates && self.blocks.arena.works();
+    /// After how many executions blocks are translated: `None` is the interpreter alone, as on a host that gives no executable memory.
+    pub fn set_translation(&mut self, after: Option<u32>) {
+        self.translates = after.is_some() && self.blocks.arena.works();
+        self.hot = after.unwrap_or(0);
     }
 
     /// What INIT does: everything but the extended state, the time-stamp counter and most model-specific registers.

@@ -261,6 +261,8 @@ pub struct Cpu {
     pub(crate) scratch: u64,
     /// Blocks that are executed often are translated.
     pub(crate) translates: bool,
+    /// How often.
+    pub(crate) hot: u32,
     pub(crate) tsc_khz: u64,
     /// Instructions executed, counted by whole blocks.
     pub(crate) instructions: u64,

@@ -112,8 +112,8 @@ impl Element for Move {
             return Ok(0);
         }
         let user = cpu.user();
-        let Ok(source) = cpu.find(from, Access::Read, user)? else { return Ok(0) };
-        let Ok(target) = cpu.find(to, Access::Write, user)? else { return Ok(0) };
+        let Ok(source) = cpu.find_quickly(from, Access::Read, user)? else { return Ok(0) };
+        let Ok(target) = cpu.find_quickly(to, Access::Write, user)? else { return Ok(0) };
         let bytes = count * W::BYTES;
         let distance = (target as u64).wrapping_sub(source as u64);
         if distance < bytes && distance % W::BYTES != 0 {
@@ -168,7 +168,7 @@ impl Element for Store {
             return Ok(0);
         }
         let user = cpu.user();
-        let Ok(target) = cpu.find(to, Access::Write, user)? else { return Ok(0) };
+        let Ok(target) = cpu.find_quickly(to, Access::Write, user)? else { return Ok(0) };
         let value = cpu.regs[gpr::RAX];
         macro_rules! fill {
             ($mnemonic:literal) => {

@@ -8,6 +8,9 @@
 //! RAX, RCX, RDX, RBX, RBP, RSI, RDI, R8 to R11 of the guest are in the host's. The guest's RSP is in R12; its R12 to R15 stay in `Cpu::regs`. R13 and R14 are free for the code, R15 points to
 //! the `Cpu`, RSP is the host's. In code of user programs the XMM registers and MXCSR are the guest's. Between blocks the guest's flags are in `Cpu::status`; inside of one they are in the host's as long as nothing disturbs them.
 //!
+//! What is not to the letter: where an instruction in the middle of a block faults, arithmetic flags that the instructions after it replace without
+//! reading them may be older ones in what is pushed. Nothing but a debugger can see it.
+//!
 //! # What a translation is valid for
 //! One linear address, mode and privilege, and one generation of its page. It is entered through the cache by linear address, which checks all of
 //! that, or by a jump out of a block of the same page and the same generation.
@@ -29,7 +32,7 @@ use crate::op::Op;
 use crate::state::{Cpu, mode};
 
 /// Executions after which a block is translated.
-pub(crate) const HOT: u32 = 12;
+pub(crate) const HOT: u32 = 11;
 
 /// A translation of a block for one linear address and mode.
 pub(crate) struct Code {
@@ -112,8 +115,8 @@ impl Cpu {
         {
             return Some(code.entry);
         }
-        block.executions += 1;
-        if block.executions < HOT || block.codes.len() >= 4 {
+        block.executions = block.executions.saturating_add(1);
+        if block.executions <= self.hot || block.codes.len() >= 4 {
             return None;
         }
         block.executions = 0;

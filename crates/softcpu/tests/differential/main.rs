@@ -42,7 +42,7 @@ fn met_host(host: &[std::ops::Range<u64>], outcome: &Outcome) -> bool {
 /// Compares cases of a group; the first few differences.
 fn compare(group: Group, cases: u64, seed: u64) -> Vec<String> {
     let mut shared = native::Shared::new(BATCH);
-    let mut software = software::Software::new();
+    let mut processors = [false, true].map(|translated| (translated, software::Software::new(translated)));
     let mut outcome = Outcome::new();
     let mut failures = vec![];
     let host = host_mappings();
@@ -60,12 +60,15 @@ fn compare(group: Group, cases: u64, seed: u64) -> Vec<String> {
                 failures.push(format!("the real processor did not come back:\n{}", compare::text(case)));
                 break;
             }
-            software.run(case, &data, &stack, &mut outcome);
-            let differences = compare::differences(case, native, &outcome);
-            if !differences.is_empty() && !met_host(&host, &outcome) {
-                failures.push(format!("batch {batch}:\n{}{differences}", compare::text(case)));
-                if failures.len() >= number("SOFTCPU_SHOW", 3) as usize {
-                    return failures;
+            for (translated, software) in &mut processors {
+                software.run(case, &data, &stack, &mut outcome);
+                let differences = compare::differences(case, native, &outcome, *translated);
+                if !differences.is_empty() && !met_host(&host, &outcome) {
+                    let how = if *translated { "translated" } else { "interpreted" };
+                    failures.push(format!("batch {batch}, {how}:\n{}{differences}", compare::text(case)));
+                    if failures.len() >= number("SOFTCPU_SHOW", 3) as usize {
+                        return failures;
+                    }
                 }
             }
         }

@@ -82,7 +82,8 @@ pub struct Software {
 }
 
 impl Software {
-    pub fn new() -> Self {
+    /// `translated`: every block is translated before it is executed; otherwise none is.
+    pub fn new(translated: bool) -> Self {
         // SAFETY: a new mapping.
         let ram = unsafe {
             libc::mmap(
@@ -106,7 +107,8 @@ impl Software {
         };
         // SAFETY: unmapped only by `drop`, after the processor.
         assert!(unsafe { memory.map(0, region) });
-        let cpu = Cpu::new(memory.clone(), 0, 1_000_000);
+        let mut cpu = Cpu::new(memory.clone(), 0, 1_000_000);
+        cpu.set_translation(translated.then_some(0));
         let mut machine = Self {
             ram,
             memory,
