@@ -103,6 +103,7 @@ pub trait Vm: Send + Sync {
     fn unmap_memory(&self, slot: u32) -> Result<()>;
 
     /// Which pages of `slot` vCPUs have written since the last call: one bit for each 4096 bytes, the lowest first. Writes after this call count for the next.
+    /// There may be bits of pages that were only read.
     fn take_dirty_pages(&self, slot: u32) -> Result<Vec<u64>>;
 
     /// Who is to be told of every write to the guest's RAM that is not a vCPU's, after it: a processor in software keeps what it has

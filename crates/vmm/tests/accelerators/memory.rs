@@ -5,9 +5,11 @@ use vessel_vmm::accel::{ErrorKind, MemoryRegion};
 
 use crate::guest::*;
 
+/// The pages whose bits are set, but for those that programs are read from: KVM may take a page that could be written for one that was.
 fn bits(pages: &[u64]) -> Vec<u64> {
     (0..pages.len() as u64 * 64)
         .filter(|page| pages[(page / 64) as usize] >> (page % 64) & 1 != 0)
+        .filter(|page| page * 4096 != CODE)
         .collect()
 }
 
