@@ -31,7 +31,7 @@
 //! what older ends would misunderstand.
 
 mod client;
-mod packet;
+pub(crate) mod packet;
 mod protocol;
 mod server;
 #[cfg(test)]

@@ -54,7 +54,16 @@ impl Memory {
         if size % PAGE_SIZE != 0 || !(1 << 20..=layout::RAM_MAX).contains(&size) {
             return Err(Error::Size(size));
         }
-        let file = Arc::new(File::from(memfd(size).map_err(|e| Error::Allocate(size, e))?));
+        let file = memfd(size).map_err(|e| Error::Allocate(size, e))?;
+        Self::from_file(File::from(file), size)
+    }
+
+    /// The memory that another process has made: its [file](Self::file), of `size` bytes. It must not become shorter.
+    pub fn from_file(file: File, size: u64) -> Result<Self, Error> {
+        if size % PAGE_SIZE != 0 || !(1 << 20..=layout::RAM_MAX).contains(&size) {
+            return Err(Error::Size(size));
+        }
+        let file = Arc::new(file);
         let observer = log::Observer::default();
         let mut offset = 0;
         let mut regions = Vec::new();

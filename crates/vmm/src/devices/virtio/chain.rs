@@ -173,6 +173,15 @@ impl Buffers {
         all
     }
 
+    /// Where in the guest's memory what is left lies: addresses and lengths.
+    pub(super) fn places(&self) -> impl Iterator<Item = (u64, usize)> {
+        let rest = &self.segments[self.index..];
+        rest.iter().enumerate().map(|(number, segment)| {
+            let used = if number == 0 { self.offset } else { 0 };
+            (segment.guest + used as u64, segment.length - used)
+        })
+    }
+
     /// Calls `f` with each piece of the next `length` bytes, and passes over them.
     fn each(&mut self, length: usize, mut f: impl FnMut(*mut u8, usize)) {
         let mut rest = length.min(self.left);

@@ -19,7 +19,10 @@ use super::{Descriptors, Options, Server, Worker};
 pub const TAG_MAX: usize = 36;
 
 /// As long as a queue can be: a Linux guest makes its largest requests as long as the queue has room for.
-const QUEUE_SIZE: u16 = 1024;
+pub(super) const QUEUE_SIZE: u16 = 1024;
+
+/// Request queues are for vCPUs: more than this only cost threads.
+pub(super) const REQUEST_QUEUES_MAX: u16 = 64;
 
 /// One shared directory as a device.
 pub struct VirtioFs {
@@ -41,17 +44,9 @@ impl VirtioFs {
         descriptors: Arc<Descriptors>,
         request_queues: u16,
     ) -> io::Result<Self> {
-        if tag.is_empty() || tag.len() > TAG_MAX {
-            return Err(io::Error::other(format!(
-                "the tag '{tag}' of a shared directory must have 1 to {TAG_MAX} bytes"
-            )));
-        }
-        let request_queues = request_queues.clamp(1, 64);
-        let mut config = [0; TAG_MAX + 4];
-        config[..tag.len()].copy_from_slice(tag.as_bytes());
-        config[TAG_MAX..].copy_from_slice(&u32::from(request_queues).to_le_bytes());
+        let request_queues = request_queues.clamp(1, REQUEST_QUEUES_MAX);
         Ok(Self {
-            config,
+            config: config_space(tag, request_queues)?,
             server: Arc::new(Server::new(directory, options)?),
             descriptors,
             request_queues,
@@ -61,11 +56,7 @@ impl VirtioFs {
 
 impl VirtioDevice for VirtioFs {
     fn kind(&self) -> DeviceKind {
-        DeviceKind {
-            id: 26,
-            name: "virtio-fs",
-            class: 0x01_80_00,
-        }
+        KIND
     }
 
     fn features(&self) -> u64 {
@@ -81,30 +72,65 @@ impl VirtioDevice for VirtioFs {
     }
 
     fn start(&mut self, start: Start) -> io::Result<Vec<WorkerThread>> {
-        let mut queues = start.queues.into_iter();
-        let mut first: Vec<QueueHandle> = queues.next().into_iter().collect();
-        let mut threads = Vec::new();
-        for queue in queues {
-            let mut mine = std::mem::take(&mut first);
-            mine.push(queue);
-            threads.push(WorkerThread {
-                queues: mine.clone(),
-                worker: Box::new(Thread {
-                    server: self.server.clone(),
-                    descriptors: self.descriptors.clone(),
-                    queues: mine,
-                    worker: None,
-                    metrics: start.metrics.clone(),
-                }),
-            });
-        }
-        Ok(threads)
+        Ok(threads(
+            &self.server,
+            &self.descriptors,
+            start.queues,
+            &start.metrics,
+        ))
     }
 
     fn reset(&mut self) {
         self.server.reset();
     }
 }
+
+/// The threads that serve `queues`.
+pub(super) fn threads(
+    server: &Arc<Server>,
+    descriptors: &Arc<Descriptors>,
+    queues: Vec<QueueHandle>,
+    metrics: &Arc<Metrics>,
+) -> Vec<WorkerThread> {
+    let mut queues = queues.into_iter();
+    let mut first: Vec<QueueHandle> = queues.next().into_iter().collect();
+    let mut threads = Vec::new();
+    for queue in queues {
+        let mut mine = std::mem::take(&mut first);
+        mine.push(queue);
+        threads.push(WorkerThread {
+            queues: mine.clone(),
+            worker: Box::new(Thread {
+                server: server.clone(),
+                descriptors: descriptors.clone(),
+                queues: mine,
+                worker: None,
+                metrics: metrics.clone(),
+            }),
+        });
+    }
+    threads
+}
+
+/// The configuration space (5.11.4).
+pub(super) fn config_space(tag: &str, request_queues: u16) -> io::Result<[u8; TAG_MAX + 4]> {
+    if tag.is_empty() || tag.len() > TAG_MAX {
+        return Err(io::Error::other(format!(
+            "the tag '{tag}' of a shared directory must have 1 to {TAG_MAX} bytes"
+        )));
+    }
+    let mut config = [0; TAG_MAX + 4];
+    config[..tag.len()].copy_from_slice(tag.as_bytes());
+    config[TAG_MAX..].copy_from_slice(&u32::from(request_queues).to_le_bytes());
+    Ok(config)
+}
+
+/// What it is.
+pub(super) const KIND: DeviceKind = DeviceKind {
+    id: 26,
+    name: "virtio-fs",
+    class: 0x01_80_00,
+};
 
 /// One thread.
 struct Thread {

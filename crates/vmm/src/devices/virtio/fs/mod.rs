@@ -1,14 +1,17 @@
 //! virtio-fs (virtio 1.2, section 5.11): directories of the host as file systems of the guest.
 //!
-//! [`Server`] speaks FUSE for one directory and knows nothing of queues.
+//! [`Server`] speaks FUSE for one directory and knows nothing of queues. [`VirtioFs`] is the device with the server in the same process; with
+//! [`RemoteFs`] the server is in another process ([`serve`]), which has the rights over files that the machine's process has not.
 
 mod abi;
 mod device;
+mod remote;
 mod server;
 
 use serde::{Deserialize, Serialize};
 
 pub use device::{TAG_MAX, VirtioFs};
+pub use remote::{RemoteFs, SharedMemory, channel, serve};
 pub use server::{Descriptors, Server, Worker};
 
 /// Who else changes a shared directory.
