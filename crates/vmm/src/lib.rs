@@ -13,4 +13,5 @@ pub mod jail;
 pub mod machine;
 pub mod memory;
 pub mod pci;
+pub mod process;
 mod sync;

@@ -47,6 +47,11 @@ impl Server {
         }
     }
 
+    /// The socket itself, for [last words](crate::jail::report).
+    pub fn socket(&self) -> &OwnedFd {
+        &self.socket
+    }
+
     /// Waits for the next request; `None` when the other end has gone. What cannot be understood is answered here.
     ///
     /// # Errors
@@ -135,5 +140,11 @@ impl Sender {
     /// When the other end does not read or has gone.
     pub fn event_with(&self, event: &Event, descriptor: &impl AsFd) -> io::Result<()> {
         self.send(event, &[descriptor.as_fd()], SendFlags::DONTWAIT)
+    }
+}
+
+impl AsFd for Sender {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }

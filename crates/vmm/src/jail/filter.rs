@@ -160,6 +160,8 @@ const MACHINE: &[i64] = &[
     libc::SYS_signalfd4,
     libc::SYS_sched_setaffinity,
     libc::SYS_getrusage,
+    // For the end of the file server.
+    libc::SYS_wait4,
     libc::SYS_sync_file_range,
     libc::SYS_statx,
     libc::SYS_newfstatat,

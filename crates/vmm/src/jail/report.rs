@@ -3,7 +3,7 @@
 //! The line is an event of the [control protocol](crate::control): `{"event":"failed","message":"..."}`. It is sent without waiting:
 //! a socket that is full loses it, and the process's end is told by its wait status all the same.
 
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::atomic::{AtomicI32, Ordering};
 
 /// Where to; no descriptor is negative.
@@ -13,16 +13,15 @@ static SOCKET: AtomicI32 = AtomicI32::new(-1);
 ///
 /// # Errors
 /// When the kernel refuses the handler.
-pub fn install(socket: BorrowedFd<'_>) -> std::io::Result<()> {
-    SOCKET.store(socket.as_raw_fd(), Ordering::Release);
+pub fn install(socket: impl AsFd) -> std::io::Result<()> {
+    SOCKET.store(socket.as_fd().as_raw_fd(), Ordering::Release);
     std::panic::set_hook(Box::new(|panic| {
         let thread = std::thread::current();
         let message = format!(
             "the machine's process has a defect and ends: thread '{}': {panic}",
             thread.name().unwrap_or("?")
         );
-        let line = serde_json::json!({ "event": "failed", "message": message });
-        send(line.to_string().as_bytes());
+        last_words(&message);
         // Whatever the profile says of unwinding: a device that is half done must not go on.
         std::process::abort();
     }));
@@ -35,6 +34,12 @@ pub fn install(socket: BorrowedFd<'_>) -> std::io::Result<()> {
         0 => Ok(()),
         _ => Err(std::io::Error::last_os_error()),
     }
+}
+
+/// Says why this process ends, if there is room for it.
+pub fn last_words(message: &str) {
+    let line = serde_json::json!({ "event": "failed", "message": message });
+    send(line.to_string().as_bytes());
 }
 
 /// Sends without waiting.

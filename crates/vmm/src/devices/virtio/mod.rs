@@ -12,6 +12,7 @@
 //! A register access runs on the vCPU's thread and only wakes a worker. Workers run while the driver's status is `DRIVER_OK` and the
 //! machine is not paused; they are started and joined by the transport. A reset waits until they have finished what is in flight.
 
+pub mod balloon;
 pub(crate) mod bell;
 pub mod block;
 mod chain;
