@@ -40,16 +40,45 @@ pub(crate) struct Block {
     /// The page's generation; `_memory` keeps it.
     current: NonNull<AtomicU32>,
     _memory: Arc<Snapshot>,
+    /// It is one instruction that goes on in the next page: where that is in this process, and the page's generation, then and now.
+    rest: Option<Rest>,
     /// Times it was executed by the interpreter.
     pub executions: u32,
     /// Its translations.
     pub codes: Vec<Code>,
 }
 
+/// The second page of an instruction.
+struct Rest {
+    host: *const u8,
+    generation: u32,
+    current: NonNull<AtomicU32>,
+}
+
+impl Rest {
+    fn valid(&self) -> bool {
+        // SAFETY: as in `Block::valid`.
+        unsafe { self.current.as_ref() }.load(Ordering::Relaxed) == self.generation
+    }
+}
+
 impl Block {
     /// The generation of the page it was decoded from.
     pub(crate) fn generation(&self) -> u32 {
         self.generation
+    }
+
+    /// It is an instruction that lies in two pages.
+    pub(crate) fn crosses(&self) -> bool {
+        self.rest.is_some()
+    }
+
+    /// Its translation for an address and mode, if there is one.
+    pub(crate) fn translation(&self, rip: u64, mode: u8) -> Option<*const u8> {
+        self.codes
+            .iter()
+            .find(|code| code.rip == rip && code.mode == mode)
+            .map(|code| code.entry)
     }
 
     /// The bytes it was decoded from, if it is still [`Block::valid`] afterwards.
@@ -192,15 +221,27 @@ impl Cpu {
         } else {
             self.fetch_address()?
         };
-        let recent = &self.blocks.recent[BlockCache::slot(linear)];
+        let recent = &mut self.blocks.recent[BlockCache::slot(linear)];
         if recent.linear == linear
             && recent.mode == self.mode
-            && recent.epoch == self.mmu.epochs[(linear >> 63) as usize]
             && let Some(block) = recent.block
-            // SAFETY: `clear` removes what it frees from `recent`.
+            // SAFETY: what is freed is removed from `recent`.
             && unsafe { block.as_ref() }.valid()
         {
-            return Ok(Some(block));
+            let epoch = self.mmu.epochs[(linear >> 63) as usize];
+            if recent.epoch == epoch {
+                return Ok(Some(block));
+            }
+            let user = usize::from(self.mode & mode::USER != 0);
+            let entry = &self.mmu.entries[user][Mmu::index(linear)];
+            // SAFETY: as above.
+            let host = unsafe { block.as_ref() }.host as u64;
+            if entry.execute == linear & !(PAGE - 1) && entry.host + (linear & (PAGE - 1)) == host {
+                // Translations were forgotten since, and this one is the same again.
+                recent.epoch = epoch;
+                self.mmu.note_code(linear);
+                return Ok(Some(block));
+            }
         }
         self.find_block_slow()
     }
@@ -209,39 +250,114 @@ impl Cpu {
     #[inline(never)]
     fn find_block_slow(&mut self) -> Result<Option<NonNull<Block>>, Fault> {
         let linear = self.fetch_address()?;
-        let user = self.user();
-        let entry = &self.mmu.entries[usize::from(user)][Mmu::index(linear)];
-        let host = if entry.execute == linear & !(PAGE - 1) {
-            entry.host + (linear & (PAGE - 1))
-        } else {
-            match self.fill(linear, Access::Execute, user)? {
-                Ok(host) => host as u64,
-                // Instructions in a device: nothing that is run here has them.
-                Err(_) => return Err(self.protection()),
-            }
-        };
+        let host = self.fetch_host(linear)?;
         let key = (host, self.mode & DECODED);
         let found = self.blocks.blocks.get(&key).map(|block| (NonNull::from(&**block), block.valid()));
         let block = match found {
             Some((block, true)) => block,
             _ => match self.decode_block(linear, key)? {
                 Some(block) => block,
-                None => return Ok(None),
+                None => return self.decode_crossing(linear, key),
             },
         };
+        // SAFETY: found or made just now.
+        if let Some(rest) = &unsafe { block.as_ref() }.rest {
+            // The second page may be another one by now: looked at every time.
+            let next = (linear & !(PAGE - 1)).wrapping_add(PAGE);
+            if !rest.valid() || self.fetch_host(next)? != rest.host as u64 {
+                return self.decode_crossing(linear, key);
+            }
+            return Ok(Some(block));
+        }
         self.mmu.note_code(linear);
+        // SAFETY: found or made just now.
+        let code = unsafe { block.as_ref() }.translation(self.rip, self.mode);
         self.blocks.recent[BlockCache::slot(linear)] = Recent {
             linear,
             epoch: self.mmu.epochs[(linear >> 63) as usize],
             mode: self.mode,
             block: Some(block),
-            code: std::ptr::null(),
+            code: code.unwrap_or(std::ptr::null()),
             // SAFETY: found or made just now.
             current: unsafe { block.as_ref() }.current.as_ptr(),
             // SAFETY: as above.
             generation: unsafe { block.as_ref() }.generation,
         };
         Ok(Some(block))
+    }
+
+    /// Where the instruction byte at a linear address is in this process.
+    fn fetch_host(&mut self, linear: u64) -> Result<u64, Fault> {
+        let user = self.user();
+        let entry = &self.mmu.entries[usize::from(user)][Mmu::index(linear)];
+        if entry.execute == linear & !(PAGE - 1) {
+            return Ok(entry.host + (linear & (PAGE - 1)));
+        }
+        match self.fill(linear, Access::Execute, user)? {
+            Ok(host) => Ok(host as u64),
+            // Instructions in a device: nothing that is run here has them.
+            Err(_) => Err(self.protection()),
+        }
+    }
+
+    /// Decodes one instruction that lies in two pages, to be kept. `None`: it must be executed alone.
+    fn decode_crossing(&mut self, linear: u64, key: (u64, u8)) -> Result<Option<NonNull<Block>>, Fault> {
+        let next = (linear & !(PAGE - 1)).wrapping_add(PAGE);
+        if !self.long_code() || next == 0 {
+            return Ok(None);
+        }
+        let user = self.user();
+        let first = self.translate(linear, Access::Execute, user)?.physical;
+        let second = self.translate(next, Access::Execute, user)?.physical;
+        let snapshot = self.snapshot.clone();
+        let (Some(first_page), Some(second_page)) = (snapshot.page(first), snapshot.page(second)) else {
+            return Ok(None);
+        };
+        for page in [first_page, second_page] {
+            if page.mark_code() {
+                self.mmu.forget_writes(page.host);
+                self.flush_writers();
+            }
+        }
+        let generations = [first_page, second_page].map(|page| page.generation().load(Ordering::SeqCst));
+        if !first_page.has_code() || !second_page.has_code() {
+            return Ok(None);
+        }
+        let op = self.decode_one()?;
+        let block = Box::new(Block {
+            bytes: u32::from(op.len),
+            ops: vec![op],
+            page: first & !(PAGE - 1),
+            host: key.0 as *const u8,
+            generation: generations[0],
+            current: NonNull::from(first_page.generation()),
+            _memory: snapshot.clone(),
+            rest: Some(Rest {
+                host: second_page.host,
+                generation: generations[1],
+                current: NonNull::from(second_page.generation()),
+            }),
+            executions: 0,
+            codes: vec![],
+        });
+        Ok(Some(self.keep(key, block)))
+    }
+
+    /// Keeps a block, in place of what was kept for its place.
+    fn keep(&mut self, key: (u64, u8), block: Box<Block>) -> NonNull<Block> {
+        self.blocks.ops += block.ops.len();
+        let pointer = NonNull::from(&*block);
+        if let Some(old) = self.blocks.blocks.insert(key, block) {
+            self.blocks.ops -= old.ops.len();
+            self.blocks.cleared += 1;
+            let freed = NonNull::from(&*old);
+            for recent in self.blocks.recent.iter_mut() {
+                if recent.block == Some(freed) {
+                    *recent = Recent::EMPTY;
+                }
+            }
+        }
+        pointer
     }
 
     fn decode_block(&mut self, linear: u64, key: (u64, u8)) -> Result<Option<NonNull<Block>>, Fault> {
@@ -266,14 +382,14 @@ impl Cpu {
                 continue;
             }
             let offset = physical & (PAGE - 1);
-            let mut bytes = [0_u8; PAGE as usize];
-            let bytes = &mut bytes[..((PAGE - offset) as usize).min(LENGTH * 15)];
+            let mut bytes = [0_u8; LENGTH * 15];
+            let here = ((PAGE - offset) as usize).min(bytes.len());
+            let bytes = &mut bytes[..here];
             // SAFETY: the rest of a page of RAM.
             unsafe { crate::access::copy(page.host.add(offset as usize), bytes.as_mut_ptr(), bytes.len()) };
             let Some((ops, length)) = self.decode_bytes(bytes) else {
                 return Ok(None);
             };
-            self.blocks.ops += ops.len();
             let block = Box::new(Block {
                 ops,
                 bytes: length,
@@ -282,21 +398,11 @@ impl Cpu {
                 generation,
                 current: NonNull::from(page.generation()),
                 _memory: snapshot.clone(),
+                rest: None,
                 executions: 0,
                 codes: vec![],
             });
-            let pointer = NonNull::from(&*block);
-            if let Some(old) = self.blocks.blocks.insert(key, block) {
-                self.blocks.ops -= old.ops.len();
-                self.blocks.cleared += 1;
-                let freed = NonNull::from(&*old);
-                for recent in self.blocks.recent.iter_mut() {
-                    if recent.block == Some(freed) {
-                        *recent = Recent::EMPTY;
-                    }
-                }
-            }
-            return Ok(Some(pointer));
+            return Ok(Some(self.keep(key, block)));
         }
     }
 

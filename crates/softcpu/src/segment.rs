@@ -276,10 +276,13 @@ impl Cpu {
         }
         let was = self.cr4;
         self.cr4 = value;
-        if (was ^ value) & (cr4::PSE | cr4::PAE | cr4::PGE | cr4::SMEP | cr4::LA57) != 0 {
+        let changed = was ^ value;
+        if changed & (cr4::PSE | cr4::PAE | cr4::SMEP | cr4::LA57) != 0 || changed & was & cr4::PGE != 0 {
             self.mmu.flush();
+        } else if changed & cr4::PGE != 0 {
+            // What was remembered while nothing could be global.
+            self.mmu.flush_local();
         }
-        self.update_mode();
         Ok(())
     }
 }

@@ -127,6 +127,10 @@ fn steps(instructions: Vec<Instruction>) -> Vec<Step> {
                 Mnemonic::Shl | Mnemonic::Sal | Mnemonic::Shr | Mnemonic::Sar | Mnemonic::Rol | Mnemonic::Ror | Mnemonic::Rcl | Mnemonic::Rcr | Mnemonic::Shld | Mnemonic::Shrd
             );
             let last = instruction.op_count().wrapping_sub(1);
+            // The interpreter and the translation leave flags alone here.
+            if matches!(instruction.mnemonic(), Mnemonic::Div | Mnemonic::Idiv) {
+                writes = 0;
+            }
             if shift && instruction.try_op_kind(last).is_ok_and(|kind| kind == OpKind::Register) {
                 // A count of zero in CL leaves all flags alone.
                 writes = 0;
@@ -340,6 +344,20 @@ impl Lowering<'_> {
             M::Nop | M::Endbr64 | M::Prefetcht0 | M::Prefetcht1 | M::Prefetcht2 | M::Prefetchnta | M::Prefetchw | M::Lfence => {
                 return Ok(false);
             }
+            M::Cli if !self.user() => {
+                self.clobber_flags(step.live)?;
+                let control = field(offset_of!(Cpu, control));
+                self.emitter.push(&Instruction::with2(C::And_rm64_imm32, control, !(crate::flags::IF as i32))?)?;
+                return Ok(false);
+            }
+            M::Pushfq => {
+                self.push_flags(step, op)?;
+                return Ok(false);
+            }
+            M::Div if matches!(instruction.code(), C::Div_rm32 | C::Div_rm64) => {
+                self.divide(step, op)?;
+                return Ok(false);
+            }
             M::Lea => {
                 if self.load_address(instruction)? {
                     return Ok(false);
@@ -398,6 +416,53 @@ impl Lowering<'_> {
         // The interpreter's call has set RIP and comes back by leaving: `back` is never reached.
         let back = self.emitter.position();
         self.slow(slow, back, op, false);
+        Ok(())
+    }
+
+    /// `pushfq`.
+    fn push_flags(&mut self, step: &Step, op: &Op) -> Emitted {
+        const HIDDEN: u64 = crate::flags::RF | crate::flags::VM;
+        self.save_flags()?;
+        let slow = self.stack_access(step, -8, true)?;
+        self.emitter.load32(R14D, field(STATUS_FIELD))?;
+        self.emitter.push(&Instruction::with2(C::And_rm32_imm32, R14D, STATUS as i32)?)?;
+        self.emitter.push(&Instruction::with2(C::Or_r64_rm64, R14, field(offset_of!(Cpu, control)))?)?;
+        self.emitter.push(&Instruction::with2(C::And_rm32_imm32, R14D, !(HIDDEN as i32))?)?;
+        self.emitter.push(&Instruction::with2(C::Or_rm32_imm32, R14D, 2)?)?;
+        self.emitter.store(at(R13, 0), R14)?;
+        self.emitter.lea(R12, MemoryOperand::with_base_displ(R12, -8))?;
+        let back = self.emitter.position();
+        self.slow(slow, back, op, false);
+        Ok(())
+    }
+
+    /// `div` of 32 and 64 bits: itself, unless the quotient does not fit. Flags stay what they are.
+    fn divide(&mut self, step: &Step, op: &Op) -> Emitted {
+        let instruction = &step.instruction;
+        let wide = instruction.code() == C::Div_rm64;
+        let mut slow = vec![];
+        if instruction.op0_kind() == OpKind::Memory {
+            let bytes = if wide { 8 } else { 4 };
+            slow.push(self.memory(instruction, op, bytes, false, step.live)?);
+            let code = if wide { C::Mov_r64_rm64 } else { C::Mov_r32_rm32 };
+            self.emitter.push(&Instruction::with2(code, if wide { R14 } else { R14D }, at(R13, 0))?)?;
+        } else {
+            self.clobber_flags(step.live)?;
+            self.read_register(R14, instruction.op0_register())?;
+        }
+        // Also catches a divisor of zero.
+        let (compare, divide, high, divisor) = if wide {
+            (C::Cmp_r64_rm64, C::Div_rm64, Register::RDX, R14)
+        } else {
+            (C::Cmp_r32_rm32, C::Div_rm32, Register::EDX, R14D)
+        };
+        self.emitter.push(&Instruction::with2(compare, high, divisor)?)?;
+        slow.push(self.emitter.jump(C::Jae_rel32_64)?);
+        self.emitter.push(&Instruction::with1(divide, divisor)?)?;
+        let back = self.emitter.position();
+        for from in slow {
+            self.slow(from, back, op, false);
+        }
         Ok(())
     }
 

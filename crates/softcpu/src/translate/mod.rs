@@ -108,12 +108,11 @@ impl Cpu {
         let mut pointer = block;
         // SAFETY: blocks live until `BlockCache` frees them, which nothing does here; no other reference to this one exists now.
         let block = unsafe { pointer.as_mut() };
-        if let Some(code) = block
-            .codes
-            .iter()
-            .find(|code| code.rip == self.rip && code.mode == self.mode)
-        {
-            return Some(code.entry);
+        if let Some(code) = block.translation(self.rip, self.mode) {
+            return Some(code);
+        }
+        if block.crosses() {
+            return None;
         }
         block.executions = block.executions.saturating_add(1);
         if block.executions <= self.hot || block.codes.len() >= 4 {
