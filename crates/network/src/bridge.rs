@@ -11,12 +11,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::address::{MacAddr, check_name};
 use crate::addresses::{Addresses, gateway_v6_of, place_v6};
-use crate::endpoint::{AddressV6, Endpoint, EndpointRecord, EndpointRequest};
+use crate::endpoint::{AddressV6, Endpoint, EndpointRecord, EndpointRequest, TapEndpoint};
 use crate::error::{Error, ErrorKind, Result};
 use crate::interface::{
     enable_v6, ensure_interface, forward_v6, give_back, has_bridge_netfilter, remove_interface,
 };
-use crate::link::{self, VethSpec};
+use crate::link::{self, PortSettings, VethSpec};
 use crate::netlink::message::Batch;
 use crate::netlink::{Family, Socket};
 use crate::nft::Ip;
@@ -25,7 +25,7 @@ use crate::nft::ruleset::BridgeRules;
 use crate::ports::{PortSpec, Protocol, PublishedPort, Reservation};
 use crate::reaper::Reaper;
 use crate::table::Table;
-use crate::{netns, nft};
+use crate::{netns, nft, tap};
 
 /// How every interface of an endpoint begins on the host's side.
 const HOST_PREFIX: &str = "ve";
@@ -300,7 +300,8 @@ impl Bridge {
 
     /// Makes an endpoint with a new namespace.
     pub fn attach(&self, request: &EndpointRequest) -> Result<Endpoint> {
-        self.make(request, |plug| {
+        self.make(request, |shared, ifname, inside| {
+            let plug = |netns: BorrowedFd<'_>, socket: &mut Socket| shared.plug(netns, socket, ifname, inside);
             netns::create(&request.netns, plug).map(|(netns, ())| netns)
         })
         .map(|(netns, record)| Endpoint { netns, record })
@@ -308,14 +309,37 @@ impl Bridge {
 
     /// Makes an endpoint of an existing namespace, such as one that belongs to a user namespace.
     pub fn attach_to(&self, netns: BorrowedFd<'_>, request: &EndpointRequest) -> Result<EndpointRecord> {
-        self.make(request, |plug| netns::within(netns, plug))
-            .map(|((), record)| record)
+        self.make(request, |shared, ifname, inside| {
+            netns::within(netns, |netns, socket| shared.plug(netns, socket, ifname, inside))
+        })
+        .map(|((), record)| record)
+    }
+
+    /// Makes an endpoint without a namespace: a TAP device in the calling thread's, which must be the bridge's own. Of the request,
+    /// the interface's name and the routes are for whoever is behind the descriptor to heed.
+    pub fn attach_tap(&self, request: &EndpointRequest) -> Result<TapEndpoint> {
+        /// What interfaces have unless told otherwise.
+        const ETHERNET: u32 = 1500;
+        let mtu = self.shared.config.mtu.unwrap_or(ETHERNET);
+        self.make(request, |shared, ifname, _| {
+            let tap = tap::create(ifname)?;
+            let port = PortSettings {
+                isolated: shared.isolate_ports,
+                host_has_ipv6: shared.host_has_ipv6,
+            };
+            let mut batch = Batch::new();
+            link::plug_tap(&mut batch, ifname, lock(&shared.state).index, mtu, port);
+            link::settle(&mut batch, ifname);
+            lock(&shared.route).request(batch).map_err(|r| r.on(ifname))?;
+            Ok(tap)
+        })
+        .map(|(tap, record)| TapEndpoint { tap, record, mtu })
     }
 
     fn make<T>(
         &self,
         request: &EndpointRequest,
-        create: impl FnOnce(&mut (dyn FnMut(BorrowedFd<'_>, &mut Socket) -> Result<()> + Send)) -> Result<T>,
+        create: impl FnOnce(&Shared, &str, &Inside<'_>) -> Result<T>,
     ) -> Result<(T, EndpointRecord)> {
         let shared = &*self.shared;
         let id = random_id()?;
@@ -331,9 +355,7 @@ impl Bridge {
             default_route: !request.no_default_route && !shared.config.internal,
             default_route_v6: !request.no_default_route_v6 && !shared.config.internal,
         };
-        let mut plug =
-            |netns: BorrowedFd<'_>, socket: &mut Socket| shared.plug(netns, socket, &ifname, &inside);
-        match create(&mut plug) {
+        match create(shared, &ifname, &inside) {
             Ok(value) => {
                 let record = EndpointRecord {
                     id,
@@ -631,7 +653,7 @@ impl Shared {
 }
 
 fn is_ours(name: &str, kind: Option<&str>) -> bool {
-    kind == Some("veth") && is_endpoint(name)
+    matches!(kind, Some("veth" | "tun")) && is_endpoint(name)
 }
 
 /// Whether an interface of the host is called as those of endpoints are.

@@ -1,6 +1,7 @@
 //! Endpoints: a network namespace with one foot on a bridge, and the record that outlives the daemon.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::OwnedFd;
 
 use serde::{Deserialize, Serialize};
 
@@ -38,6 +39,18 @@ pub struct Endpoint {
     /// What the engine stores, and gives back to [`Bridge::reconcile`](crate::Bridge::reconcile) and
     /// [`Bridge::release`](crate::Bridge::release).
     pub record: EndpointRecord,
+}
+
+/// An endpoint without a namespace: what it receives and sends are frames on a descriptor.
+#[derive(Debug)]
+pub struct TapEndpoint {
+    /// The TAP device, with a `virtio_net_hdr` before each frame, not blocking. When the last copy is closed, the kernel removes the
+    /// interface.
+    pub tap: OwnedFd,
+    /// As that of any other endpoint. Whoever is behind the descriptor is to have these addresses, and `mac`.
+    pub record: EndpointRecord,
+    /// The longest packet that the bridge passes on.
+    pub mtu: u32,
 }
 
 /// Everything that must be known about an endpoint after a restart of the daemon.

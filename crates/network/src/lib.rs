@@ -1,6 +1,7 @@
 //! Bridges, addresses, published ports: the network data path.
 //!
-//! An *endpoint* is a network namespace with one interface on a bridge; who lives in it is not known here. Everything is
+//! An *endpoint* is a network namespace with one interface on a bridge, or a TAP device with its descriptor; who lives in it is
+//! not known here. Everything is
 //! done in process over netlink; no helper program is executed and no file is written. What must survive a restart of the
 //! daemon is an [`EndpointRecord`], which the caller stores and hands back to [`Bridge::reconcile`].
 //!
@@ -35,13 +36,14 @@ mod reaper;
 mod stats;
 mod subnet;
 mod table;
+mod tap;
 
 pub use address::MacAddr;
 pub use addresses::{gateway_of, gateway_v6_of};
 pub use bridge::{Bridge, BridgeConfig, ConfigV6, GatewayMode, Inventory, Reconciled};
 pub use claim::Claim;
 pub use direct::{Direct, DirectMode, Parent, interface_exists, remove_parent};
-pub use endpoint::{AddressV6, Endpoint, EndpointRecord, EndpointRequest};
+pub use endpoint::{AddressV6, Endpoint, EndpointRecord, EndpointRequest, TapEndpoint};
 pub use error::{Error, ErrorKind, Result};
 pub use interface::{bridge_exists, bridge_subnet_v6, remove_bridge};
 pub use netns::{Netns, NetnsConfig};

@@ -78,27 +78,59 @@ pub(crate) fn add_veth(batch: &mut Batch, spec: &VethSpec<'_>) {
             });
         },
     );
-    // These attributes are only looked at on an interface that exists.
+    let port = PortSettings {
+        isolated: spec.isolated,
+        host_has_ipv6: spec.host_has_ipv6,
+    };
+    configure_port(batch, spec.host_name, port);
+}
+
+/// Puts a TAP device that was just made on the bridge, up.
+pub(crate) fn plug_tap(batch: &mut Batch, name: &str, bridge_index: u32, mtu: u32, port: PortSettings) {
+    batch.push(
+        "put on its bridge the interface",
+        libc::RTM_NEWLINK,
+        0,
+        &ifinfo(0, UP, UP),
+        |a| {
+            a.str(libc::IFLA_IFNAME, name);
+            a.u32(libc::IFLA_MASTER, bridge_index);
+            a.u32(libc::IFLA_MTU, mtu);
+        },
+    );
+    configure_port(batch, name, port);
+}
+
+/// How a port of a bridge is set up.
+#[derive(Clone, Copy)]
+pub(crate) struct PortSettings {
+    /// See [`VethSpec::isolated`].
+    pub(crate) isolated: bool,
+    pub(crate) host_has_ipv6: bool,
+}
+
+/// The kernel looks at these attributes only on an interface that exists and is a port.
+fn configure_port(batch: &mut Batch, name: &str, port: PortSettings) {
     batch.push(
         "configure the bridge port",
         libc::RTM_NEWLINK,
         0,
         &ifinfo(0, 0, 0),
         |a| {
-            a.str(libc::IFLA_IFNAME, spec.host_name);
+            a.str(libc::IFLA_IFNAME, name);
             a.nest(libc::IFLA_LINKINFO, |a| {
                 a.str(libc::IFLA_INFO_SLAVE_KIND, "bridge");
                 a.nest(libc::IFLA_INFO_SLAVE_DATA, |a| {
                     // Hairpin: where bridge netfilter is on, a packet to a port published by its own sender is translated
                     // while it is bridged, and has to leave by the port it came from.
                     a.u8(IFLA_BRPORT_MODE, 1);
-                    if spec.isolated {
+                    if port.isolated {
                         a.u8(IFLA_BRPORT_ISOLATED, 1);
                     }
                 });
             });
             // A bridge port needs no link-local address, nor the multicast chatter that comes with one.
-            if spec.host_has_ipv6 {
+            if port.host_has_ipv6 {
                 a.nest(libc::IFLA_AF_SPEC, |a| {
                     a.nest(libc::AF_INET6 as u16, |a| {
                         a.u8(IFLA_INET6_ADDR_GEN_MODE, IN6_ADDR_GEN_MODE_NONE)
