@@ -69,6 +69,11 @@ impl Limit {
         Ok(Self { resource, soft, hard })
     }
 
+    /// The resource's number in prlimit(2).
+    pub fn number(&self) -> u32 {
+        self.resource as u32
+    }
+
     /// Reads Docker's `--ulimit`: `name=soft[:hard]`, where -1 is no limit and the hard limit is the soft one unless
     /// given.
     ///

@@ -31,6 +31,7 @@ use std::os::fd::OwnedFd;
 
 pub(crate) use exec::end;
 pub use exec::{ExecPlan, Executed, Starting, begin, exec};
+pub(crate) use namespaces::set as set_namespace;
 pub use spawn::{Init, Plan, allow_standard_devices, spawn};
 
 /// What a new process's standard streams are.

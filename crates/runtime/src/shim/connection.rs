@@ -97,6 +97,17 @@ impl Connection {
         }
     }
 
+    /// Sends bytes with a descriptor; to a client that does not take them at once, nothing.
+    pub fn send_with(&mut self, bytes: &[u8], fd: BorrowedFd<'_>) {
+        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut ancillary = rustix::net::SendAncillaryBuffer::new(&mut space);
+        let fds = [fd];
+        ancillary.push(rustix::net::SendAncillaryMessage::ScmRights(&fds));
+        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        let sent = rustix::net::sendmsg(&self.fd, &[std::io::IoSlice::new(bytes)], &mut ancillary, flags);
+        self.dead |= self.queue.is_empty() && sent != Ok(bytes.len());
+    }
+
     /// Sends queued bytes as far as the client takes them.
     pub fn flush(&mut self) {
         while !self.queue.is_empty() && !self.dead {

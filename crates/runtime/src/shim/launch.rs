@@ -27,6 +27,10 @@ pub struct ShimFds {
     pub netns: Option<OwnedFd>,
     /// Detached mounts that bind mounts attach, by their destination: of what no path may be trusted to lead to.
     pub sources: Vec<(PathBuf, OwnedFd)>,
+    /// The TAP devices of a machine, in the order of its interfaces.
+    pub taps: Vec<OwnedFd>,
+    /// A machine's kernel (a bzImage or an ELF file) and initramfs, open for reading.
+    pub boot: Option<(OwnedFd, OwnedFd)>,
     /// Held while the container lives, closed by its end (reservations of published ports).
     pub keep: Vec<OwnedFd>,
     /// Streams of the clients that attached before the start.
@@ -98,6 +102,9 @@ impl Launcher {
             .iter()
             .map(|(at, fd)| (number(fd.as_fd()), at.clone()))
             .collect();
+        config.fds.taps = fds.taps.iter().map(|fd| number(fd.as_fd())).collect();
+        let boot = fds.boot.as_ref();
+        config.fds.boot = boot.map(|(kernel, initramfs)| (number(kernel.as_fd()), number(initramfs.as_fd())));
         config.fds.keep = fds.keep.iter().map(|fd| number(fd.as_fd())).collect();
         config.fds.attach = fds
             .attach
@@ -143,6 +150,37 @@ pub fn connect(dir: &Path) -> Result<UnixStream> {
     .context(|| format!("open the shim's directory {}", dir.display()))?;
     UnixStream::connect(format!("/proc/self/fd/{}/{}", fd.as_raw_fd(), protocol::SOCKET))
         .context(|| format!("connect to the shim in {}", dir.display()))
+}
+
+/// What the shim whose directory is `dir` holds of its machine.
+///
+/// # Errors
+/// When the shim is gone, or holds no machine.
+pub fn hand(dir: &Path, what: protocol::Held) -> Result<OwnedFd> {
+    use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+    let failed = || "ask the machine's shim for what it holds";
+    let mut stream = connect(dir)?;
+    stream
+        .set_read_timeout(Some(std::time::Duration::from_secs(10)))
+        .context(failed)?;
+    protocol::send(&mut stream, &protocol::Request::Hand(what))?;
+    // The answer is far below what one call takes; the descriptor comes with its first byte.
+    let mut body = [0; 4096];
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let mut parts = [std::io::IoSliceMut::new(&mut body)];
+    let received = recvmsg(&stream, &mut parts, &mut ancillary, RecvFlags::CMSG_CLOEXEC).context(failed)?;
+    let mut descriptors = ancillary.drain().filter_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(fds) => fds.into_iter().next(),
+        _ => None,
+    });
+    if let Some(held) = descriptors.next() {
+        return Ok(held);
+    }
+    match protocol::receive(&mut &body[..received.bytes])? {
+        Some(protocol::Reply::Failed(report)) => Err(report.into()),
+        _ => Err(Error::new(ErrorKind::Conflict, "the machine has ended")),
+    }
 }
 
 /// Whether the shim whose directory is `dir` lives, or has been launched and is about to begin. What it runs may end

@@ -8,6 +8,7 @@
 mod connection;
 pub mod launch;
 mod log;
+mod machine;
 mod poller;
 pub mod protocol;
 mod remote;
@@ -16,10 +17,10 @@ mod server;
 mod session;
 mod spare;
 
-pub use launch::{LaunchedShim, Launcher, ShimFds, connect, is_held};
+pub use launch::{LaunchedShim, Launcher, ShimFds, connect, hand, is_held};
 pub use protocol::{
-    Attach, Event, ExecRequest, Exit, LogAddress, LogConfig, LogFormat, LogTarget, Overlay, Reply, Request,
-    RootSource, ShimConfig, Status, SyslogStyle,
+    Attach, Event, ExecRequest, Exit, GuestProcess, Held, Interface, LogAddress, LogConfig, LogFormat, LogTarget,
+    MachineConfig, Overlay, Question, Reply, Request, RootSource, ShimConfig, Status, SyslogStyle,
 };
 pub use run::run;
 pub use spare::{is_spare, run_spare};

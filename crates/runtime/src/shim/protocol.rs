@@ -15,6 +15,7 @@
 //!   Attach            Reply::Done, then raw bytes: stdin towards the shim; output from it
 //!   Exec{attach}      Reply::Started, then as Attach when attach is wanted, else the connection closes
 //!   Resize, Kill, …   Reply::Done, then the connection closes
+//!   Ask, Hand         its answer, then the connection closes
 //!   any               Reply::Failed, then the connection closes
 //! ```
 //!
@@ -34,6 +35,7 @@ use std::path::PathBuf;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+pub use super::machine::config::{Interface, MachineConfig};
 use crate::cgroup::Hierarchies;
 use crate::error::Report;
 use crate::spec::{ConsoleSize, Process, Spec};
@@ -63,6 +65,9 @@ pub struct ShimConfig {
     pub bundle: Option<PathBuf>,
     /// What becomes `/`.
     pub root: RootSource,
+    /// Puts the container behind a kernel of its own instead of namespaces.
+    #[serde(default)]
+    pub machine: Option<MachineConfig>,
     /// The host's cgroup hierarchies, detected once by the daemon.
     pub hierarchies: Hierarchies,
     /// A compiled seccomp program (`seccomp::Program::to_bytes`) in a file; takes the place of `linux.seccomp`.
@@ -100,6 +105,12 @@ pub struct InheritedFds {
     /// Detached mounts that bind mounts attach, by their destination.
     #[serde(default)]
     pub sources: Vec<(i32, PathBuf)>,
+    /// The TAP devices of a machine, in the order of its interfaces.
+    #[serde(default)]
+    pub taps: Vec<i32>,
+    /// A machine's kernel and initramfs.
+    #[serde(default)]
+    pub boot: Option<(i32, i32)>,
     /// The soft limit of descriptors to go back to, when the daemon has raised its own.
     #[serde(default)]
     pub limit: Option<u64>,
@@ -251,6 +262,46 @@ pub enum Request {
         /// To every process of the container instead of its first.
         all: bool,
     },
+    /// Ask the kernel of a machine.
+    Ask(Question),
+    /// Something the shim holds of a machine: `Reply::Done`, and its descriptor with it.
+    Hand(Held),
+}
+
+/// What a shim holds of a machine, where a container would have it by its first process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Held {
+    /// The root directory, with what is mounted there.
+    Root,
+    /// The network namespace.
+    Network,
+}
+
+/// What can be asked of a machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Question {
+    /// The container's processes. `Reply::Processes`.
+    Processes,
+    /// The container's statistics. `Reply::Files`: files of its cgroup (v2) by name, then `/proc/net/dev`, `/proc/meminfo`
+    /// and `/proc/stat`.
+    Statistics,
+    /// Sets the clock after a pause. `Reply::Done`.
+    Clock,
+}
+
+/// A process in a machine, as its kernel shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestProcess {
+    /// Its ID there.
+    pub pid: i32,
+    /// `/proc/PID/stat`.
+    pub stat: String,
+    /// `/proc/PID/status`.
+    pub status: String,
+    /// `/proc/PID/cmdline`, the first 4096 bytes.
+    pub cmdline: String,
 }
 
 /// Another process in the container.
@@ -284,6 +335,10 @@ pub enum Reply {
     },
     /// Answer to `Watch`.
     Status(Status),
+    /// Answer to `Ask(Processes)`.
+    Processes(Vec<GuestProcess>),
+    /// Answer to `Ask(Statistics)`: names and contents.
+    Files(Vec<(String, String)>),
     /// It was not done.
     Failed(Report),
 }

@@ -6,7 +6,8 @@ use std::os::unix::net::UnixListener;
 use rustix::process::DumpableBehavior;
 
 use super::log::Log;
-use super::protocol::{self, Event, MAX_FRAME, SOCKET, ShimConfig};
+use super::machine;
+use super::protocol::{self, Attach, Event, MAX_FRAME, SOCKET, ShimConfig};
 use super::server::{Server, bundle_of, container_streams, hook_state, inherited, load_program};
 use crate::cgroup::CgroupPath;
 use crate::error::Context;
@@ -49,7 +50,7 @@ fn serve(control: &mut Option<OwnedFd>, dir: OwnedFd) -> Result<()> {
         rlimits::lower_descriptors(limit)?;
     }
     // SAFETY: the launcher passed these descriptors for the shim alone; each number occurs once.
-    let (netns, sources, keep, attach) = unsafe {
+    let (netns, sources, taps, boot, keep, attach) = unsafe {
         (
             config.fds.netns.map(|fd| inherited(fd)),
             config
@@ -58,6 +59,16 @@ fn serve(control: &mut Option<OwnedFd>, dir: OwnedFd) -> Result<()> {
                 .iter()
                 .map(|(fd, at)| (at.clone(), inherited(*fd)))
                 .collect::<Vec<_>>(),
+            config
+                .fds
+                .taps
+                .iter()
+                .map(|fd| inherited(*fd))
+                .collect::<Vec<_>>(),
+            config
+                .fds
+                .boot
+                .map(|(kernel, initramfs)| (inherited(kernel), inherited(initramfs))),
             config
                 .fds
                 .keep
@@ -81,8 +92,28 @@ fn serve(control: &mut Option<OwnedFd>, dir: OwnedFd) -> Result<()> {
         (None, Some(profile)) => Some(seccomp::compile(profile)?),
         (None, None) => None,
     };
-    let (stdio, ends) = container_streams(&config)?;
     let cgroup = CgroupPath::from_oci(&config.spec.linux().cgroups_path, &config.id)?;
+    if let Some(machine) = &config.machine {
+        let bundle = bundle_of(&config).to_owned();
+        let (machine, first, cgroup, warnings) = machine::start(machine::Plan {
+            spec: &config.spec,
+            bundle: &bundle,
+            root: &config.root,
+            machine,
+            taps,
+            boot,
+            sources: &sources,
+            netns,
+            seccomp,
+            open_stdin: config.open_stdin,
+            hierarchies: &config.hierarchies,
+            cgroup,
+        })?;
+        drop(sources);
+        let server = Server::with_machine(config, dir, listener.into(), (machine, first, cgroup), log)?;
+        return supervise(server, control, (attach, warnings, keep));
+    }
+    let (stdio, ends) = container_streams(&config)?;
     let (id, bundle) = (config.id.clone(), bundle_of(&config).to_owned());
     let state = |status: &str, pid: i32| hook_state(&id, &bundle, status, pid);
     let init = process::spawn(Plan {
@@ -108,7 +139,16 @@ fn serve(control: &mut Option<OwnedFd>, dir: OwnedFd) -> Result<()> {
             warnings.push(error.to_string());
         }
     }
-    let mut server = Server::new(config, dir, listener.into(), init, ends, log)?;
+    let server = Server::new(config, dir, listener.into(), init, ends, log)?;
+    supervise(server, control, (attach, warnings, keep))
+}
+
+/// Stays with what runs to its end.
+fn supervise(
+    mut server: Server,
+    control: &mut Option<OwnedFd>,
+    (attach, warnings, keep): (Vec<(OwnedFd, Attach)>, Vec<String>, Vec<OwnedFd>),
+) -> Result<()> {
     let adopted = match control.take() {
         Some(control) => server.adopt(control, attach, warnings),
         None => Ok(()),

@@ -12,7 +12,7 @@ use super::connection::{Connection, HIGH_WATER, Role};
 use super::log::Log;
 use super::poller::{Interest, Poller, Ready, Token};
 use super::protocol::{self, Attach, Event, Exit, Reply, Request, ShimConfig, Status};
-use super::session::{NewSession, Session, streams};
+use super::session::{NewSession, Program, Session, streams};
 use crate::cgroup::{Cgroup, OomEvents};
 use crate::error::Context;
 use crate::process::{self, Init, Stdio, hooks, terminal};
@@ -20,9 +20,11 @@ use crate::spec::{ConsoleSize, NamespaceKind};
 use crate::{Error, ErrorKind, Result, seccomp};
 
 mod exec;
+mod guest;
 mod output;
 
 use exec::StartingExec;
+use guest::Guest;
 
 /// How long clients may take to fetch the last output after the container's end.
 const FLUSH_TIME: Duration = Duration::from_secs(10);
@@ -56,6 +58,8 @@ pub(super) struct Server {
     oom_kills: u64,
     init_pid: Pid,
     init_pidfd: OwnedFd,
+    /// The machine, when the container has a kernel of its own; `init_pid` is then its monitor.
+    guest: Option<Guest>,
     started_at: i64,
     /// Set when the container has ended and everything of it but this process is gone.
     exit: Option<Exit>,
@@ -89,36 +93,17 @@ impl Server {
             terminal,
             ..
         } = init;
-        let watch = || -> Result<_> {
-            let mut poller = Poller::new()?;
-            let listener_token = poller.add(&listener, Interest::READ)?;
-            let oom = match cgroup.oom_events() {
-                Ok(events) => {
-                    let token = poller.add_with(&events, events.interest())?;
-                    Some((events, token))
-                }
-                Err(_) => None,
-            };
+        let watched = Watch::new(&listener, &cgroup).and_then(|mut watch| {
             let copy = pidfd.try_clone().context(|| "keep the container's pidfd")?;
-            Ok((poller, listener_token, oom, copy))
-        };
-        let watched = watch().and_then(|(mut poller, listener_token, oom, copy)| {
-            let session = Session::new(
-                &mut poller,
-                NewSession {
-                    number: FIRST,
-                    exec: None,
-                    pid,
-                    pidfd: copy,
-                    terminal,
-                    ends,
-                    input_once: config.stdin_once,
-                    leashed: config.leashed,
-                },
-            )?;
-            Ok((poller, listener_token, oom, session))
+            let program = Program::Host {
+                pid,
+                pidfd: copy,
+                terminal,
+            };
+            let session = Session::new(&mut watch.poller, first(&config, program, ends))?;
+            Ok((watch, session))
         });
-        let (poller, listener_token, oom, session) = match watched {
+        let (watch, session) = match watched {
             Ok(watched) => watched,
             Err(error) => {
                 let _ = cgroup.kill_all(Signal::KILL);
@@ -127,12 +112,25 @@ impl Server {
                 return Err(error);
             }
         };
-        Ok(Self {
+        Ok(Self::holding(config, dir, listener, watch, session, (cgroup, pid, pidfd), log))
+    }
+
+    /// A server that holds what runs: its first session, its cgroup, and the process that all of it ends with.
+    fn holding(
+        config: ShimConfig,
+        dir: OwnedFd,
+        listener: OwnedFd,
+        watch: Watch,
+        session: Session,
+        (cgroup, pid, pidfd): (Cgroup, Pid, OwnedFd),
+        log: Option<Log>,
+    ) -> Self {
+        Self {
             config,
             dir,
-            poller,
+            poller: watch.poller,
             listener,
-            listener_token,
+            listener_token: watch.listener,
             refusing: false,
             connections: BTreeMap::new(),
             sessions: vec![session],
@@ -141,14 +139,20 @@ impl Server {
             next: FIRST + 1,
             log,
             cgroup: Some(cgroup),
-            oom,
+            oom: watch.oom,
             oom_kills: 0,
             init_pid: pid,
             init_pidfd: pidfd,
+            guest: None,
             started_at: now(),
             exit: None,
             buffer: vec![0; PIECE],
-        })
+        }
+    }
+
+    /// The first process, for whoever is to join it.
+    fn first_process(&self) -> Option<Pid> {
+        self.guest.is_none().then_some(self.init_pid)
     }
 
     /// Connects what was there from the start: the control stream and early clients.
@@ -191,7 +195,7 @@ impl Server {
                 .iter()
                 .flat_map(|session| [session.linger, session.resume]);
             let timeout = sessions
-                .chain([deadline, self.starting_deadline()])
+                .chain([deadline, self.starting_deadline(), self.guest_deadline()])
                 .flatten()
                 .min()
                 .map(|until| until.saturating_duration_since(Instant::now()).as_millis())
@@ -201,6 +205,7 @@ impl Server {
                 self.handle(*event);
             }
             self.starting_overdue();
+            self.guest_overdue();
             self.sessions_due();
             self.settle();
         }
@@ -247,12 +252,12 @@ impl Server {
             self.connection_ready(number, event);
             return;
         }
-        if self.starting_ready(event) {
+        if self.starting_ready(event) || self.guest_ready(event) {
             return;
         }
         for index in 0..self.sessions.len() {
             let session = &mut self.sessions[index];
-            if session.pid_token == event.token {
+            if session.end_token == event.token {
                 self.process_ended(index);
                 return;
             }
@@ -396,13 +401,20 @@ impl Server {
     }
 
     /// A client is gone: what was to live no longer than it does not.
-    fn client_left(&self, session: u64) {
+    fn client_left(&mut self, session: u64) {
         let leashed = self
             .sessions
             .iter()
-            .find(|candidate| candidate.number == session && candidate.leashed && candidate.exit.is_none());
-        if let Some(session) = leashed {
-            let _ = pidfd_send_signal(&session.pidfd, Signal::KILL);
+            .position(|candidate| candidate.number == session && candidate.leashed && candidate.exit.is_none());
+        let Some(index) = leashed else { return };
+        match &self.sessions[index].program {
+            Program::Host { pidfd, .. } => {
+                let _ = pidfd_send_signal(pidfd, Signal::KILL);
+            }
+            Program::Guest { .. } => {
+                let exec = self.sessions[index].exec.clone();
+                self.kill_in_guest(exec.as_deref());
+            }
         }
     }
 
@@ -444,14 +456,28 @@ impl Server {
                 }
                 return;
             }
+            Request::Hand(what) if self.guest.is_some() => {
+                self.hand_out(number, what);
+                return;
+            }
             Request::Exec(exec) => {
                 if let Err(error) = self.exec(number, exec) {
                     self.refuse(number, &error);
                 }
                 return;
             }
+            Request::Resize { .. } | Request::Kill { .. } | Request::Ask(_) if self.guest.is_some() => {
+                if let Err(error) = self.ask_guest(number, request) {
+                    self.refuse(number, &error);
+                }
+                return;
+            }
             Request::Resize { exec, size } => self.resize(exec.as_deref(), size),
             Request::Kill { exec, signal, all } => self.kill(exec.as_deref(), signal, all),
+            Request::Ask(_) | Request::Hand(_) => Err(Error::new(
+                ErrorKind::Unsupported,
+                "the container has no kernel of its own that could be asked",
+            )),
         };
         match done {
             Ok(()) => {
@@ -468,10 +494,7 @@ impl Server {
             .iter()
             .filter(|session| session.exit.is_none())
             .filter_map(|session| {
-                session
-                    .exec
-                    .clone()
-                    .map(|id| (id, session.pid.as_raw_nonzero().get()))
+                session.exec.clone().map(|id| (id, session.program.pid()))
             });
         Status {
             pid: self.init_pid.as_raw_nonzero().get(),
@@ -486,11 +509,11 @@ impl Server {
         self.sessions
             .iter()
             .find(|session| session.exec.as_deref() == exec && session.exit.is_none())
-            .ok_or_else(|| Error::new(ErrorKind::NotFound, "the process is not running"))
+            .ok_or_else(not_running)
     }
 
     fn resize(&self, exec: Option<&str>, size: ConsoleSize) -> Result<()> {
-        match &self.session(exec)?.terminal {
+        match self.session(exec)?.program.terminal() {
             Some(master) => terminal::resize(master.as_fd(), size),
             // Clients tell their size before they know; runc's shims take it as well.
             None => Ok(()),
@@ -506,20 +529,27 @@ impl Server {
         if all && let Some(cgroup) = &self.cgroup {
             return cgroup.kill_all(signal);
         }
-        match pidfd_send_signal(&session.pidfd, signal) {
-            Err(Errno::SRCH) => Err(Error::new(ErrorKind::NotFound, "the process is not running")),
+        let Program::Host { pidfd, .. } = &session.program else {
+            return Err(not_running());
+        };
+        match pidfd_send_signal(pidfd, signal) {
+            Err(Errno::SRCH) => Err(not_running()),
             other => other.context(|| "send the signal"),
         }
     }
 
-    /// A pidfd became readable: the process is to be reaped.
+    /// A pidfd became readable: the process is to be reaped. Or its end was told.
     fn process_ended(&mut self, index: usize) {
         let session = &mut self.sessions[index];
+        let pidfd = match &session.program {
+            Program::Guest { .. } => return self.told_in_guest(index),
+            Program::Host { pidfd, .. } => pidfd,
+        };
         if session.exit.is_some() {
             return;
         }
         let (code, signal) = match waitid(
-            WaitId::PidFd(session.pidfd.as_fd()),
+            WaitId::PidFd(pidfd.as_fd()),
             WaitIdOptions::EXITED | WaitIdOptions::NOHANG,
         ) {
             Ok(Some(status)) => {
@@ -539,7 +569,7 @@ impl Server {
             oom_killed: false,
             at: now(),
         });
-        self.poller.remove(&session.pidfd);
+        self.poller.remove(pidfd);
         session.ended(&mut self.poller);
         if session.number == FIRST {
             // Whoever shares the host's PID namespace does not die with the first process.
@@ -567,7 +597,7 @@ impl Server {
         let held = self.sessions.len() + self.connections.len();
         let mut index = 0;
         while index < self.sessions.len() {
-            if self.sessions[index].finished() {
+            if self.sessions[index].finished() && self.guest_lets_go(index) {
                 let session = self.sessions.remove(index);
                 self.finish(session);
             } else {
@@ -657,15 +687,18 @@ impl Server {
             let kills = events.acknowledge().unwrap_or(0);
             self.count_oom(kills);
         }
-        exit.oom_killed = self.oom_kills > 0;
+        exit.oom_killed |= self.oom_kills > 0;
         self.give_up_starting();
+        self.end_guest();
         // Execs end with the PID namespace; without one they were killed with the cgroup. They are reaped here.
         for index in 0..self.sessions.len() {
             self.sessions[index].outputs.clear();
             let ended = &self.sessions[index];
             if ended.exit.is_none() {
-                let _ = pidfd_send_signal(&ended.pidfd, Signal::KILL);
-                let _ = waitid(WaitId::PidFd(ended.pidfd.as_fd()), WaitIdOptions::EXITED);
+                if let Program::Host { pidfd, .. } = &ended.program {
+                    let _ = pidfd_send_signal(pidfd, Signal::KILL);
+                    let _ = waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED);
+                }
                 self.sessions[index].exit = Some(Exit {
                     code: 137,
                     signal: Some(9),
@@ -686,6 +719,48 @@ impl Server {
             let _ = record_aside(&self.dir, exit);
         }
         exit
+    }
+}
+
+fn not_running() -> Error {
+    Error::new(ErrorKind::NotFound, "the process is not running")
+}
+
+/// What a server watches from its beginning.
+struct Watch {
+    poller: Poller,
+    listener: Token,
+    oom: Option<(OomEvents, Token)>,
+}
+
+impl Watch {
+    fn new(listener: &OwnedFd, cgroup: &Cgroup) -> Result<Self> {
+        let mut poller = Poller::new()?;
+        let listener = poller.add(listener, Interest::READ)?;
+        let oom = match cgroup.oom_events() {
+            Ok(events) => {
+                let token = poller.add_with(&events, events.interest())?;
+                Some((events, token))
+            }
+            Err(_) => None,
+        };
+        Ok(Self {
+            poller,
+            listener,
+            oom,
+        })
+    }
+}
+
+/// The container's own session.
+fn first(config: &ShimConfig, program: Program, ends: super::session::Ends) -> NewSession {
+    NewSession {
+        number: FIRST,
+        exec: None,
+        program,
+        ends,
+        input_once: config.stdin_once,
+        leashed: config.leashed,
     }
 }
 

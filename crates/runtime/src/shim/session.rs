@@ -9,6 +9,7 @@ use rustix::pipe::PipeFlags;
 use rustix::process::Pid;
 
 use super::log::Stream;
+use super::machine::channel::Channel;
 use super::poller::{Interest, Poller, Token};
 use super::protocol::Exit;
 use crate::Result;
@@ -41,6 +42,52 @@ pub struct Input {
     pub ending: bool,
 }
 
+/// What is supervised, and how its end is heard of.
+#[derive(Debug)]
+pub enum Program {
+    /// A process of this kernel.
+    Host {
+        pid: Pid,
+        pidfd: OwnedFd,
+        /// The terminal, when it has one; input and output are copies of it.
+        terminal: Option<OwnedFd>,
+    },
+    /// One in the machine. Its terminal, when it has one, is there.
+    Guest {
+        /// Its ID there.
+        pid: i32,
+        terminal: bool,
+        /// Where its end is told.
+        told: Channel,
+    },
+}
+
+impl Program {
+    /// The process's ID, as its kernel has it.
+    pub fn pid(&self) -> i32 {
+        match self {
+            Self::Host { pid, .. } => pid.as_raw_nonzero().get(),
+            Self::Guest { pid, .. } => *pid,
+        }
+    }
+
+    /// Whether it has a terminal.
+    pub fn has_terminal(&self) -> bool {
+        match self {
+            Self::Host { terminal, .. } => terminal.is_some(),
+            Self::Guest { terminal, .. } => *terminal,
+        }
+    }
+
+    /// The side of the terminal that is held here.
+    pub fn terminal(&self) -> Option<&OwnedFd> {
+        match self {
+            Self::Host { terminal, .. } => terminal.as_ref(),
+            Self::Guest { .. } => None,
+        }
+    }
+}
+
 /// A process of the container: its first, or one of exec's.
 #[derive(Debug)]
 pub struct Session {
@@ -48,11 +95,9 @@ pub struct Session {
     pub number: u64,
     /// The exec's ID; none for the container's own process.
     pub exec: Option<String>,
-    pub pid: Pid,
-    pub pidfd: OwnedFd,
-    pub pid_token: Token,
-    /// The terminal, when it has one; input and output are copies of it.
-    pub terminal: Option<OwnedFd>,
+    pub program: Program,
+    /// Ready when it has ended.
+    pub end_token: Token,
     /// The terminal's other side, held while the process lives: it may close all of its own and open it again.
     slave: Option<OwnedFd>,
     /// When a terminal that was hung up is taken up again.
@@ -71,8 +116,8 @@ pub struct Session {
 /// The shim's ends of a process's standard streams.
 #[derive(Debug, Default)]
 pub struct Ends {
-    input: Option<OwnedFd>,
-    outputs: Vec<(OwnedFd, Stream)>,
+    pub input: Option<OwnedFd>,
+    pub outputs: Vec<(OwnedFd, Stream)>,
 }
 
 /// Makes the standard streams for a process.
@@ -117,9 +162,7 @@ pub fn streams(terminal: bool, open_stdin: bool) -> Result<(Stdio, Ends)> {
 pub struct NewSession {
     pub number: u64,
     pub exec: Option<String>,
-    pub pid: Pid,
-    pub pidfd: OwnedFd,
-    pub terminal: Option<OwnedFd>,
+    pub program: Program,
     pub ends: Ends,
     pub input_once: bool,
     pub leashed: bool,
@@ -134,22 +177,23 @@ impl Session {
         let NewSession {
             number,
             exec,
-            pid,
-            pidfd,
-            terminal,
+            program,
             mut ends,
             input_once,
             leashed,
         } = new;
         let mut watch = || -> Result<_> {
-            if let Some(terminal) = &terminal {
+            if let Some(terminal) = program.terminal() {
                 let copy = || terminal.try_clone().context(|| "keep the terminal");
                 ends = Ends {
                     input: Some(copy()?),
                     outputs: vec![(copy()?, Stream::Output)],
                 };
             }
-            let pid_token = poller.add(&pidfd, Interest::READ)?;
+            let end_token = match &program {
+                Program::Host { pidfd, .. } => poller.add(pidfd, Interest::READ)?,
+                Program::Guest { told, .. } => told.token,
+            };
             let mut outputs = Vec::new();
             for (fd, stream) in std::mem::take(&mut ends.outputs) {
                 let _ = rustix::io::ioctl_fionbio(&fd, true);
@@ -174,26 +218,27 @@ impl Session {
                 }
                 None => None,
             };
-            Ok((pid_token, outputs, input))
+            Ok((end_token, outputs, input))
         };
         // Without it, the first end of output is the last: nothing worse.
-        let slave = terminal
-            .as_ref()
+        let slave = program
+            .terminal()
             .and_then(|master| terminal::peer(master.as_fd()).ok());
-        let (pid_token, outputs, input) = match watch() {
+        let (end_token, outputs, input) = match watch() {
             Ok(watched) => watched,
             Err(error) => {
-                process::end(&pidfd);
+                // What is in the machine is on a leash, or ends with it.
+                if let Program::Host { pidfd, .. } = &program {
+                    process::end(pidfd);
+                }
                 return Err(error);
             }
         };
         Ok(Self {
             number,
             exec,
-            pid,
-            pidfd,
-            pid_token,
-            terminal,
+            program,
+            end_token,
             slave,
             resume: None,
             outputs,
@@ -232,8 +277,8 @@ impl Session {
         }
         self.resume = None;
         self.slave = self
-            .terminal
-            .as_ref()
+            .program
+            .terminal()
             .and_then(|master| terminal::peer(master.as_fd()).ok());
         if self.slave.is_some() {
             self.watch_again(poller);
@@ -269,7 +314,7 @@ impl Session {
     /// No more input will come.
     pub fn end_input(&mut self, poller: &Poller) {
         // A terminal has no end of input other than its hang-up.
-        if self.terminal.is_some() {
+        if self.program.has_terminal() {
             return;
         }
         if let Some(input) = &mut self.input {
@@ -281,7 +326,7 @@ impl Session {
     /// Nobody reads the input any more.
     pub fn input_unread(&mut self, poller: &Poller) {
         match &self.input {
-            Some(_) if self.terminal.is_some() && self.exit.is_none() => self.hung_up(poller),
+            Some(_) if self.program.terminal().is_some() && self.exit.is_none() => self.hung_up(poller),
             _ => self.input = None,
         }
     }

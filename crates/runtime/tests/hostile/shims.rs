@@ -37,6 +37,7 @@ impl Shim {
         let dir = bundle.path().join("shim");
         std::fs::create_dir(&dir).unwrap();
         let mut config = ShimConfig {
+            machine: None,
             bundle: None,
             id: bundle.id.clone(),
             spec: serde_json::from_value(bundle.config.clone()).unwrap(),

@@ -14,7 +14,7 @@ use crate::process::{self, ExecPlan, Starting};
 use crate::shim::connection::Role;
 use crate::shim::poller::{Interest, Ready, Token};
 use crate::shim::protocol::{Attach, ExecRequest, Reply};
-use crate::shim::session::{Ends, NewSession, Session, streams};
+use crate::shim::session::{Ends, NewSession, Program, Session, streams};
 use crate::{Error, ErrorKind, Result};
 
 /// How long a process may take to execute its program: milliseconds, unless it is held up.
@@ -45,7 +45,10 @@ impl Server {
                 format!("exec {} exists already", request.id),
             ));
         }
-        let (Some(cgroup), None) = (&self.cgroup, self.exit) else {
+        if self.guest.is_some() {
+            return self.exec_in_guest(number, request);
+        }
+        let (Some(cgroup), None, Some(init)) = (&self.cgroup, self.exit, self.first_process()) else {
             return Err(has_exited());
         };
         let program = request.seccomp_program.as_deref().map(load_program).transpose()?;
@@ -54,7 +57,7 @@ impl Server {
         let starting = process::begin(&ExecPlan {
             spec: &self.config.spec,
             init: self.init_pidfd.as_fd(),
-            init_pid: self.init_pid,
+            init_pid: init,
             cgroup,
             process: &request.process,
             seccomp: program,
@@ -123,9 +126,11 @@ impl Server {
             NewSession {
                 number,
                 exec: Some(exec.id),
-                pid: executed.pid,
-                pidfd: executed.pidfd,
-                terminal: executed.terminal,
+                program: Program::Host {
+                    pid: executed.pid,
+                    pidfd: executed.pidfd,
+                    terminal: executed.terminal,
+                },
                 ends: exec.ends,
                 input_once: true,
                 leashed: exec.leashed,
@@ -193,6 +198,6 @@ impl Server {
     }
 }
 
-fn has_exited() -> Error {
+pub(super) fn has_exited() -> Error {
     Error::new(ErrorKind::Conflict, "the container has exited")
 }

@@ -27,7 +27,7 @@ impl Server {
             }
             Err(Errno::AGAIN | Errno::INTR) => 0,
             // The terminal's other side is closed everywhere, ours too: it was hung up.
-            Err(Errno::IO) if session.terminal.is_some() && session.exit.is_none() => {
+            Err(Errno::IO) if session.program.terminal().is_some() && session.exit.is_none() => {
                 session.hung_up(&self.poller);
                 0
             }
@@ -95,7 +95,7 @@ impl Server {
         let Some(session) = self.sessions.iter().find(|session| session.number == number) else {
             return;
         };
-        let raw = session.terminal.is_some();
+        let raw = session.program.has_terminal();
         // Docker's multiplexed frame: stream, three zero bytes, length. A piece is far below u32::MAX.
         let length = (bytes.len() as u32).to_be_bytes();
         let header = [stream as u8, 0, 0, 0, length[0], length[1], length[2], length[3]];

@@ -1,0 +1,468 @@
+//! The monitor: one process, in the container's cgroup and network namespace, that is the machine.
+//!
+//! It is this same executable with the word `vmm`. Everything it may touch it inherits as descriptors, numbered from 3 on in the
+//! order of [`Descriptors`]; the first is its configuration (JSON), the second the control socket: sequenced packets of JSON, a
+//! descriptor with some of them. When that socket's other end is closed it ends; it also gets SIGKILL when the shim dies.
+
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::ffi::CString;
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{MemfdFlags, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+};
+use rustix::pipe::PipeFlags;
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
+use serde::{Deserialize, Serialize};
+
+use super::config::MachineConfig;
+use super::words::ROOT_TAG;
+use crate::cgroup::Cgroup;
+use crate::error::Context;
+use crate::process::set_namespace;
+use crate::spec::NamespaceKind;
+use crate::sys::clone3::{Clone3, Side};
+use crate::sys::close_range;
+use crate::{Error, ErrorKind, Result};
+
+/// How much of what the machine's console said is kept for whoever asks why it ended.
+const TAIL: usize = 4 << 10;
+
+/// The longest message on the control socket.
+const MESSAGE: usize = 64 << 10;
+
+/// What the monitor is to be. Descriptors are told by number.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct VmmConfig {
+    /// The control socket.
+    pub control: i32,
+    /// Where the machine's console goes.
+    pub console: i32,
+    /// The kernel, open for reading.
+    pub kernel: i32,
+    /// The initramfs, open for reading.
+    pub initramfs: i32,
+    /// The kernel's command line.
+    pub command_line: String,
+    /// `kvm`, `soft` or `auto`.
+    pub accelerator: String,
+    /// Bytes of memory.
+    pub memory: u64,
+    /// Virtual processors.
+    pub vcpus: u8,
+    /// Network cards.
+    pub networks: Vec<VmmNetwork>,
+    /// Shared directories.
+    pub shares: Vec<VmmShare>,
+}
+
+/// A network card.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct VmmNetwork {
+    /// A TAP device.
+    pub tap: i32,
+    /// The hardware address.
+    pub mac: [u8; 6],
+    /// The longest packet.
+    pub mtu: u32,
+}
+
+/// A shared directory.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct VmmShare {
+    /// What the guest mounts it by.
+    pub tag: String,
+    /// The directory.
+    pub directory: i32,
+    /// Whether the guest cannot change anything.
+    pub read_only: bool,
+}
+
+/// What the shim says, with a number that the answer has.
+#[derive(Debug, Clone, Serialize)]
+struct Numbered {
+    id: u64,
+    #[serde(flatten)]
+    request: Order,
+}
+
+/// A request.
+#[derive(Debug, Clone, Serialize)]
+#[serde(tag = "request", rename_all = "snake_case")]
+enum Order {
+    /// The stream that comes along becomes a connection to a port of the guest.
+    Connect {
+        /// The port.
+        port: u32,
+    },
+}
+
+/// What the monitor says of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Said {
+    /// The guest connected to a port of the host; the stream comes along.
+    Accepted {
+        /// The port.
+        port: u32,
+    },
+    /// The machine cannot be, or cannot go on, and why. The monitor ends.
+    Failed {
+        /// A sentence.
+        message: String,
+    },
+    /// Anything else is of no concern here.
+    #[serde(other)]
+    Other,
+}
+
+/// A packet of the monitor's: an event, or the answer to a request. What became of a connection is seen at its stream.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Packet {
+    Event(Said),
+    Answer {
+        #[serde(rename = "id")]
+        _id: u64,
+    },
+}
+
+/// The last of what came through a pipe.
+#[derive(Debug)]
+pub struct Tail {
+    /// Not blocking.
+    pub pipe: OwnedFd,
+    kept: VecDeque<u8>,
+}
+
+impl Tail {
+    fn new() -> Result<(Self, OwnedFd)> {
+        let (pipe, end) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).context(|| "make a pipe for the machine")?;
+        rustix::io::ioctl_fionbio(&pipe, true).context(|| "make a pipe for the machine")?;
+        let kept = VecDeque::new();
+        Ok((Self { pipe, kept }, end))
+    }
+
+    /// Reads what there is; false at the end.
+    pub fn read(&mut self) -> bool {
+        let mut buffer = [0; TAIL];
+        loop {
+            match rustix::io::read(&self.pipe, &mut buffer) {
+                Ok(0) => return false,
+                Ok(count) => {
+                    self.kept.extend(&buffer[..count]);
+                    let surplus = self.kept.len().saturating_sub(TAIL);
+                    self.kept.drain(..surplus);
+                }
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return true,
+                Err(_) => return false,
+            }
+        }
+    }
+
+    /// The last line that has something in it, without control characters: it ends in the host's terminals and logs.
+    pub fn last_line(&self) -> Option<String> {
+        let bytes: Vec<u8> = self.kept.iter().copied().collect();
+        let text = String::from_utf8_lossy(&bytes);
+        let clean = |line: &str| -> String { line.chars().filter(|c| !c.is_control()).take(300).collect() };
+        text.lines()
+            .rev()
+            .map(|line| clean(line.trim()))
+            .find(|line| !line.is_empty())
+    }
+}
+
+/// What is handed to the monitor.
+pub struct Launch<'a> {
+    /// This executable.
+    pub executable: &'a OwnedFd,
+    /// The machine.
+    pub machine: &'a MachineConfig,
+    /// Its interfaces' devices.
+    pub taps: &'a [OwnedFd],
+    /// Its kernel and initramfs.
+    pub boot: &'a (OwnedFd, OwnedFd),
+    /// The directory that becomes the container's root.
+    pub root: BorrowedFd<'a>,
+    /// Whether the guest cannot change anything in it.
+    pub read_only: bool,
+    /// Where its processes are counted and limited.
+    pub cgroup: &'a Cgroup,
+    /// The container's network namespace.
+    pub netns: Option<BorrowedFd<'a>>,
+    /// The host's preference to kill it.
+    pub oom_score_adj: Option<i32>,
+}
+
+/// A monitor that runs.
+#[derive(Debug)]
+pub struct Vmm {
+    /// Its process.
+    pub pid: Pid,
+    /// A pidfd of it.
+    pub pidfd: OwnedFd,
+    /// The control socket.
+    pub control: OwnedFd,
+    /// What the machine's console said last.
+    pub console: Tail,
+    /// What the monitor itself said last.
+    pub report: Tail,
+    /// How many requests it was sent.
+    requests: Cell<u64>,
+}
+
+impl Vmm {
+    /// Starts it. The calling process must be single-threaded.
+    ///
+    /// # Errors
+    /// When the process cannot be made.
+    pub fn launch(launch: &Launch<'_>) -> Result<Self> {
+        let machine = launch.machine;
+        let (kernel, initramfs) = launch.boot;
+        let (console, console_end) = Tail::new()?;
+        let (report, report_end) = Tail::new()?;
+        let (control, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+            .context(|| "make the monitor's control socket")?;
+        let config = rustix::fs::memfd_create("vmm", MemfdFlags::CLOEXEC)
+            .context(|| "write the monitor's configuration")?;
+
+        let mut fds = vec![config.as_fd()];
+        let mut number = |fd| {
+            fds.push(fd);
+            2 + fds.len() as i32
+        };
+        let text = serde_json::to_vec(&VmmConfig {
+            control: number(theirs.as_fd()),
+            console: number(console_end.as_fd()),
+            kernel: number(kernel.as_fd()),
+            initramfs: number(initramfs.as_fd()),
+            command_line: machine.command_line.clone(),
+            accelerator: machine.accelerator.clone(),
+            memory: machine.memory,
+            vcpus: machine.vcpus,
+            networks: machine
+                .interfaces
+                .iter()
+                .zip(launch.taps)
+                .map(|(interface, tap)| VmmNetwork {
+                    tap: number(tap.as_fd()),
+                    mac: interface.mac,
+                    mtu: interface.mtu,
+                })
+                .collect(),
+            shares: vec![VmmShare {
+                tag: ROOT_TAG.to_owned(),
+                directory: number(launch.root),
+                read_only: launch.read_only,
+            }],
+        })
+        .map_err(|error| Error::with_source(ErrorKind::System, "write the monitor's configuration", error))?;
+        let mut file = std::fs::File::from(config.try_clone().context(|| "write the monitor's configuration")?);
+        std::io::Write::write_all(&mut file, &text)
+            .and_then(|()| std::io::Seek::rewind(&mut file))
+            .context(|| "write the monitor's configuration")?;
+
+        let (pid, pidfd) = spawn(launch, &fds, report_end.as_fd())?;
+        Ok(Self {
+            pid,
+            pidfd,
+            control,
+            console,
+            report,
+            requests: Cell::new(0),
+        })
+    }
+
+    /// A stream that becomes a connection to a port of the guest. What is written before it is one is not lost.
+    ///
+    /// # Errors
+    /// When the monitor is gone.
+    pub fn connect(&self, port: u32) -> Result<OwnedFd> {
+        let failed = || "connect to the machine";
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let (ours, theirs) =
+            socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None).context(failed)?;
+        self.order(&Order::Connect { port }, Some(theirs.as_fd()))?;
+        Ok(ours)
+    }
+
+    fn order(&self, order: &Order, fd: Option<BorrowedFd<'_>>) -> Result<()> {
+        let id = self.requests.get() + 1;
+        self.requests.set(id);
+        let request = order.clone();
+        let text = serde_json::to_vec(&Numbered { id, request })
+            .map_err(|error| Error::with_source(ErrorKind::System, "tell the monitor", error))?;
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        let fds: Vec<BorrowedFd<'_>> = fd.into_iter().collect();
+        if !fds.is_empty() {
+            ancillary.push(SendAncillaryMessage::ScmRights(&fds));
+        }
+        // It reads these before all else: a full queue is a monitor that hangs.
+        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        match sendmsg(&self.control, &[IoSlice::new(&text)], &mut ancillary, flags) {
+            Ok(_) => Ok(()),
+            Err(Errno::AGAIN) => Err(Error::new(
+                ErrorKind::System,
+                "the machine's monitor hangs: it does not take what it is told",
+            )),
+            Err(errno) => Err(errno).context(|| "tell the monitor"),
+        }
+    }
+
+    /// What it said, if it has said something.
+    ///
+    /// # Errors
+    /// Anything that is no message.
+    pub fn hear(&self) -> Result<Heard> {
+        let mut body = vec![0; MESSAGE];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+        let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
+        let received = loop {
+            let mut parts = [IoSliceMut::new(&mut body)];
+            match recvmsg(&self.control, &mut parts, &mut ancillary, flags) {
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return Ok(Heard::Nothing),
+                Err(Errno::CONNRESET) => return Ok(Heard::End),
+                other => break other.context(|| "hear from the monitor")?,
+            }
+        };
+        let mut fd = None;
+        for message in ancillary.drain() {
+            if let RecvAncillaryMessage::ScmRights(fds) = message {
+                fd = fds.into_iter().next().or(fd);
+            }
+        }
+        if received.bytes == 0 {
+            return Ok(Heard::End);
+        }
+        let garbled = || Error::new(ErrorKind::System, "the machine's monitor said what nobody understands");
+        if received.flags.contains(ReturnFlags::TRUNC) {
+            return Err(garbled());
+        }
+        match serde_json::from_slice(&body[..received.bytes]).map_err(|_| garbled())? {
+            Packet::Event(said) => Ok(Heard::Said(said, fd)),
+            Packet::Answer { .. } => Ok(Heard::Said(Said::Other, None)),
+        }
+    }
+
+    /// Ends it at once.
+    pub fn kill(&self) {
+        let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
+    }
+
+    /// How it ended, once it has: the code and the signal.
+    pub fn ended(&self) -> Option<(i32, Option<i32>)> {
+        match waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {
+            Ok(None) | Err(Errno::INTR) => None,
+            Ok(Some(status)) => {
+                let signal = status.terminating_signal();
+                Some((status.exit_status().unwrap_or_else(|| 128 + signal.unwrap_or(0)), signal))
+            }
+            // Reaped already.
+            Err(_) => Some((255, None)),
+        }
+    }
+
+    /// Why it ended, as far as it or its machine said something.
+    pub fn last_words(&mut self) -> Option<String> {
+        self.report.read();
+        self.console.read();
+        self.report.last_line().or_else(|| {
+            self.console
+                .last_line()
+                .map(|line| format!("its console said last: {line}"))
+        })
+    }
+}
+
+/// What [`Vmm::hear`] heard.
+#[derive(Debug)]
+pub enum Heard {
+    /// A message, and the stream that came along.
+    Said(Said, Option<OwnedFd>),
+    /// Nothing yet.
+    Nothing,
+    /// Nothing ever again.
+    End,
+}
+
+fn spawn(launch: &Launch<'_>, fds: &[BorrowedFd<'_>], report: BorrowedFd<'_>) -> Result<(Pid, OwnedFd)> {
+    let parent = rustix::process::getpid();
+    let mut call = Clone3::new(0).pidfd();
+    if let Some(dir) = launch.cgroup.clone_into_fd() {
+        call = call.cgroup(dir);
+    }
+    // SAFETY: the shim is single-threaded.
+    match unsafe { call.call() }.context(|| "start the machine's monitor")? {
+        Side::Parent { pid, pidfd } => match pidfd {
+            Some(pidfd) => Ok((pid, pidfd)),
+            None => Err(Error::new(ErrorKind::Unsupported, "the kernel gives no pidfd: Linux 5.12 or newer is needed")),
+        },
+        Side::Child => {
+            let failed = match become_vmm(launch, fds, report, parent) {
+                Ok(never) => match never {},
+                Err(error) => error.report().message,
+            };
+            let _ = rustix::io::write(report, failed.as_bytes());
+            // SAFETY: ends this process at once; nothing of the parent's may be finished here.
+            unsafe { libc::_exit(1) }
+        }
+    }
+}
+
+/// The child's side: executes the monitor.
+fn become_vmm(
+    launch: &Launch<'_>,
+    fds: &[BorrowedFd<'_>],
+    report: BorrowedFd<'_>,
+    parent: Pid,
+) -> Result<std::convert::Infallible> {
+    launch.cgroup.attach_self(launch.cgroup.clone_into_fd().is_some())?;
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
+        .context(|| "have the monitor end with the shim")?;
+    if rustix::process::getppid() != Some(parent) {
+        return Err(Error::new(ErrorKind::Conflict, "the shim has ended"));
+    }
+    if let Some(adjustment) = launch.oom_score_adj {
+        std::fs::write("/proc/self/oom_score_adj", adjustment.to_string())
+            .context(|| format!("set oom_score_adj to {adjustment}"))?;
+    }
+    if let Some(netns) = launch.netns {
+        set_namespace(netns, NamespaceKind::Network)?;
+    }
+    // Everything first above the numbers that are given out, so that nothing is overwritten that is still needed.
+    let floor = 3 + fds.len() as i32;
+    let failed = || "hand descriptors to the monitor";
+    let above = |fd: BorrowedFd<'_>| rustix::io::fcntl_dupfd_cloexec(fd, floor).context(failed);
+    let moved = fds.iter().map(|fd| above(*fd)).collect::<Result<Vec<_>>>()?;
+    let executable = above(launch.executable.as_fd())?;
+    let report = above(report)?;
+    let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).context(failed)?;
+    let dup2 = |fd: &OwnedFd, number: i32| {
+        // SAFETY: both are numbers of descriptors; what had the second one is a copy that nobody uses any more.
+        match unsafe { libc::dup2(fd.as_raw_fd(), number) } {
+            -1 => Err(std::io::Error::last_os_error()).context(failed),
+            _ => Ok(()),
+        }
+    };
+    let null = above(null.as_fd())?;
+    for (number, fd) in [&null, &null, &report].into_iter().chain(&moved).enumerate() {
+        dup2(fd, number as i32)?;
+    }
+    close_range::set_cloexec_from(floor.unsigned_abs()).context(failed)?;
+    let path = CString::new(format!("/proc/self/fd/{}", executable.as_raw_fd())).unwrap_or_default();
+    let arguments = [c"vessel".as_ptr(), c"vmm".as_ptr(), std::ptr::null()];
+    let environment = [std::ptr::null()];
+    // SAFETY: the strings and both arrays, which end with a null pointer, outlive the call.
+    unsafe { libc::execve(path.as_ptr(), arguments.as_ptr(), environment.as_ptr()) };
+    Err(std::io::Error::last_os_error()).context(|| "execute the machine's monitor")
+}
