@@ -34,6 +34,8 @@ mod failures;
 mod health;
 #[path = "e2e/images.rs"]
 mod images;
+#[path = "e2e/isolation_vm.rs"]
+mod isolation_vm;
 #[path = "e2e/life.rs"]
 mod life;
 #[path = "e2e/limits.rs"]

@@ -79,6 +79,11 @@ impl Paths {
         self.root.join("bin").join("init")
     }
 
+    /// Kernels for virtual machines.
+    pub fn kernels(&self) -> PathBuf {
+        self.root.join("kernels")
+    }
+
     /// Compiled system call filters.
     pub fn seccomp(&self) -> PathBuf {
         self.run.join("seccomp")

@@ -3,6 +3,7 @@
 //! A container that does not run has a name and an ID and nothing else, as with Docker. Readings come once a second,
 //! each with the processor's counters of the one before, so that a client can compute a share from one message.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,9 +15,11 @@ use vessel_api::{
     BlkioEntry, BlkioStats, CpuStats, CpuUsage, InterfaceStats, Map, MemoryStats, PidsStats, Stats,
     ThrottlingData,
 };
+use vessel_network::{EndpointRecord, StatsReader};
 use vessel_runtime::cgroup;
 
 use crate::container::record::Status;
+use crate::oci_spec::wall;
 use crate::system::memory_total;
 use crate::{Container, Engine, Error, Result, blocking, time};
 
@@ -104,8 +107,10 @@ async fn read(engine: &Engine, container: &Arc<Container>) -> Stats {
             return Err(Error::conflict("not running"));
         }
         let numbers = cgroup?.stats();
-        let networks = match owned.record().host.network_mode.as_str() {
+        let record = owned.record();
+        let networks = match record.host.network_mode.as_str() {
             "host" => Map::new(),
+            _ if wall::is_machine(&record.host) => taps(&state.endpoints),
             _ => interfaces(state.pid),
         };
         Ok((numbers, networks, HostCpu::read()))
@@ -115,7 +120,13 @@ async fn read(engine: &Engine, container: &Arc<Container>) -> Stats {
         Err(_) => nothing(),
         Ok((numbers, networks, host)) => Stats {
             read: time::rfc3339(time::now()),
-            pids_stats: numbers.pids.map(|pids| pids_stats(&pids)).unwrap_or_default(),
+            pids_stats: match wall::is_machine(&container.record().host) {
+                true => {
+                    let (current, limit) = engine.machine_pids(container).await;
+                    PidsStats { current, limit }
+                }
+                false => numbers.pids.map(|pids| pids_stats(&pids)).unwrap_or_default(),
+            },
             blkio_stats: BlkioStats {
                 io_service_bytes_recursive: entries(numbers.blkio.io_service_bytes_recursive),
                 io_serviced_recursive: entries(numbers.blkio.io_serviced_recursive),
@@ -220,6 +231,28 @@ fn interfaces(pid: i32) -> Map<InterfaceStats> {
         std::io::read_to_string(fs::File::from(file))
     };
     parse_interfaces(&read().unwrap_or_default())
+}
+
+/// The interfaces of a machine, by what they are called in it, as this side of them counts.
+fn taps(endpoints: &BTreeMap<String, EndpointRecord>) -> Map<InterfaceStats> {
+    let Ok(mut reader) = StatsReader::open() else {
+        return Map::new();
+    };
+    let mut read = |end: &EndpointRecord| {
+        let counters = reader.endpoint(&end.ifname).ok()?;
+        let shown = InterfaceStats {
+            rx_bytes: counters.rx_bytes,
+            rx_packets: counters.rx_packets,
+            rx_errors: counters.rx_errors,
+            rx_dropped: counters.rx_dropped,
+            tx_bytes: counters.tx_bytes,
+            tx_packets: counters.tx_packets,
+            tx_errors: counters.tx_errors,
+            tx_dropped: counters.tx_dropped,
+        };
+        Some((end.inside.clone(), shown))
+    };
+    endpoints.values().filter_map(|end| read(end)).collect()
 }
 
 /// `/proc/PID/net/dev`: two lines of headings, then `name:` and sixteen counters.

@@ -10,6 +10,7 @@ use std::fs;
 use vessel_api::TopResponse;
 
 use crate::container::record::Status;
+use crate::oci_spec::wall;
 use crate::{Engine, Error, Result, blocking};
 
 /// A container with more processes than this is a fork bomb; the rest is left out.
@@ -32,29 +33,42 @@ impl Engine {
             )));
         }
         let columns = columns(arguments)?;
+        if wall::is_machine(&container.record().host) {
+            let list = self.machine_processes(&container).await?;
+            let list = list.into_iter().take(MAX_PROCESSES).filter_map(|process| {
+                Process::parse(process.pid, &process.stat, &process.status, process.cmdline.as_bytes())
+            });
+            // Its users are not this host's, and its clock began with it.
+            let (host, mut names) = (Host::began(state.started_at), Names::of_nobody());
+            return Ok(table(columns, list, &host, &mut names));
+        }
         let cgroup = self.container_cgroup(&container)?;
         blocking(move || {
             let pids = cgroup.processes()?;
-            let host = Host::read();
-            let mut names = Names::default();
             let processes = pids
                 .into_iter()
                 .take(MAX_PROCESSES)
                 // A process that ends meanwhile is none any more.
-                .filter_map(|pid| Process::read(pid.as_raw_nonzero().get()))
-                .map(|process| {
-                    columns
-                        .iter()
-                        .map(|column| column.kind.show(&process, &host, &mut names))
-                        .collect()
-                })
-                .collect();
-            Ok(TopResponse {
-                titles: columns.into_iter().map(|column| column.title).collect(),
-                processes,
-            })
+                .filter_map(|pid| Process::read(pid.as_raw_nonzero().get()));
+            Ok(table(columns, processes, &Host::read(), &mut Names::default()))
         })
         .await
+    }
+}
+
+fn table(
+    columns: Vec<Column>,
+    processes: impl Iterator<Item = Process>,
+    host: &Host,
+    names: &mut Names,
+) -> TopResponse {
+    let row = |process: Process| {
+        let cell = |column: &Column| column.kind.show(&process, host, names);
+        columns.iter().map(cell).collect()
+    };
+    TopResponse {
+        processes: processes.map(row).collect(),
+        titles: columns.into_iter().map(|column| column.title).collect(),
     }
 }
 
@@ -329,6 +343,15 @@ struct Host {
 }
 
 impl Host {
+    /// A machine that began then, in nanoseconds since the epoch.
+    fn began(at: i64) -> Self {
+        Self {
+            uptime: (crate::time::now() - at).max(0) as f64 / 1e9,
+            boot: at / 1_000_000_000,
+            ..Self::read()
+        }
+    }
+
     fn read() -> Self {
         let first = |text: String| {
             text.split_whitespace()
@@ -357,6 +380,15 @@ struct Names {
 }
 
 impl Names {
+    /// Numbers only, but for root.
+    fn of_nobody() -> Self {
+        let root = || Some(HashMap::from([(0, "root".to_owned())]));
+        Self {
+            users: root(),
+            groups: root(),
+        }
+    }
+
     fn user(&mut self, id: u32) -> String {
         let names = self.users.get_or_insert_with(|| read_names("/etc/passwd"));
         names.get(&id).cloned().unwrap_or_else(|| id.to_string())

@@ -153,6 +153,20 @@ mod tests {
     }
 
     #[test]
+    fn a_machine_is_asked_for_by_annotations_that_any_client_can_set() {
+        let host = parse("--isolation vm --accel soft --kernel small --annotation a=b image")
+            .unwrap()
+            .host_config;
+        assert_eq!(host.isolation, "vm");
+        let annotation = |key: &str| host.annotations.get(key).map(String::as_str);
+        assert_eq!(annotation("vessel.vm.accel"), Some("soft"));
+        assert_eq!(annotation("vessel.vm.kernel"), Some("small"));
+        assert_eq!(annotation("a"), Some("b"));
+        assert!(parse("--isolation vm --accel tcg image").is_err());
+        assert!(parse("image").unwrap().host_config.annotations.is_empty());
+    }
+
+    #[test]
     fn unknown_options_are_named() {
         assert!(parse("--nope image").unwrap_err().contains("'--nope'"));
         assert!(parse("--nope=1 image").unwrap_err().contains("'--nope'"));

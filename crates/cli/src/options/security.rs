@@ -1,6 +1,7 @@
 //! What the container may do: capabilities, profiles, namespaces, devices.
 
 use vessel_api::HostConfig;
+use vessel_api::vessel::{ACCELERATOR, KERNEL};
 
 use super::devices;
 use crate::failure::words;
@@ -30,9 +31,15 @@ pub struct SecurityOptions {
     /// Add GPUs: 'all' or a number
     #[arg(long, value_name = "gpu-request")]
     pub gpus: Vec<String>,
-    /// What separates it from the host: default or vm
+    /// What separates it from the host: container (namespaces) or vm (a kernel of its own)
     #[arg(long, value_name = "string", default_value = "", hide_default_value = true)]
     pub isolation: String,
+    /// With --isolation vm, what executes its instructions: kvm, soft or auto
+    #[arg(long, value_name = "string", value_parser = ["auto", "kvm", "soft"], hide_possible_values = true)]
+    pub accel: Option<String>,
+    /// With --isolation vm, the kernel it runs, of those 'vessel kernel ls' shows
+    #[arg(long, value_name = "name")]
+    pub kernel: Option<String>,
     /// OCI runtime to use
     #[arg(long, value_name = "string", default_value = "", hide_default_value = true)]
     pub runtime: String,
@@ -79,6 +86,11 @@ impl SecurityOptions {
         host.cap_add = self.cap_add.clone();
         host.cap_drop = self.cap_drop.clone();
         host.isolation = self.isolation.clone();
+        for (key, value) in [(ACCELERATOR, &self.accel), (KERNEL, &self.kernel)] {
+            if let Some(value) = value {
+                host.annotations.insert(key.to_string(), value.clone());
+            }
+        }
         host.runtime = self.runtime.clone();
         host.pid_mode = self.pid.clone();
         host.ipc_mode = self.ipc.clone();

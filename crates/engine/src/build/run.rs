@@ -363,6 +363,7 @@ fn launch(engine: &Engine, request: RunRequest, running: &mut Running) -> Result
         cgroup: running.cgroup.clone(),
     })?;
     let mut config = ShimConfig {
+        machine: None,
         bundle: None,
         id: running.id.clone(),
         spec,
@@ -394,6 +395,8 @@ fn launch(engine: &Engine, request: RunRequest, running: &mut Running) -> Result
     let fds = ShimFds {
         netns,
         sources,
+        taps: Vec::new(),
+        boot: None,
         keep: Vec::new(),
         attach: vec![(theirs.into(), attach)],
     };

@@ -9,7 +9,7 @@ use super::table::check_name;
 use super::{Container, health};
 use crate::error::Context;
 use crate::oci_spec::modes::{Namespace, NetworkMode};
-use crate::oci_spec::{merge, mount_points, ports, security, validate};
+use crate::oci_spec::{merge, mount_points, ports, security, validate, wall};
 use crate::paths::remove_container_files;
 use crate::{Durability, Engine, Error, ErrorKind, Image, Result, blocking, ids, quota};
 
@@ -67,7 +67,8 @@ impl Engine {
         merge::merge(&mut config, &image.config);
         let (path, args) = merge::command(&config)?;
 
-        let security = security::security(&host_config, self.capabilities)?;
+        wall::settle(&mut host_config)?;
+        let security = security::security(&host_config, self.available(&host_config))?;
         if self.config.userns_remap.is_none() {
             Namespace::parse("userns", &host_config.userns_mode)?;
         }
@@ -112,6 +113,7 @@ impl Engine {
             Ok(other.record().mounts.clone())
         };
         let mut mounts = mount_points::mount_points(&config, &host_config, others)?;
+        wall::check_mounts(&host_config, &mounts)?;
         for mount in &mounts {
             if mount.kind == MountKind::Bind
                 && !mount.create_source

@@ -287,10 +287,10 @@ impl Engine {
         size: Option<ConsoleSize>,
     ) -> Result<(Process, Option<PathBuf>)> {
         let asked = &exec.request;
-        let security = security::security(&record.host, self.capabilities)?;
+        let security = security::security(&record.host, self.available(&record.host))?;
         let privileged = asked.privileged || record.host.privileged;
         let bounding = if asked.privileged {
-            self.capabilities
+            self.available(&record.host)
         } else {
             security.capabilities
         };

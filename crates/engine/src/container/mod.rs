@@ -14,6 +14,7 @@ pub mod inspect;
 mod links;
 pub mod list;
 pub(crate) mod log_drivers;
+mod machine;
 pub(crate) mod names;
 pub(crate) mod prepare;
 pub mod record;

@@ -22,7 +22,7 @@ use crate::error::Context;
 use crate::network::{End, Joined};
 use crate::oci_spec::modes::{Ipc, Namespace, NetworkMode};
 use crate::oci_spec::user::{Accounts, Identity};
-use crate::oci_spec::{self, Inputs, Namespaces, Owner, UserMount, devices, ports, security};
+use crate::oci_spec::{self, Inputs, Namespaces, Owner, UserMount, devices, ports, security, wall};
 use crate::paths::remove_tree;
 use crate::{Engine, Error, Result};
 
@@ -80,7 +80,8 @@ impl Engine {
         let root = self.root_paths(record)?;
         let mode = NetworkMode::parse(&host.network_mode)?;
         let identity = self.container_user(record, &root)?;
-        let security = security::security(host, self.capabilities)?;
+        let machine = wall::is_machine(host);
+        let security = security::security(host, self.available(host))?;
         self.use_volumes(&record.id, &record.mounts)?;
         let mut sources = Vec::new();
         let mounts = self.mount_sources(record, &mut sources)?;
@@ -97,25 +98,27 @@ impl Engine {
             sources.push((SHM.into(), self.shared_memory(name)?));
         }
 
-        let (netns, reservations) = match &mode {
-            NetworkMode::Host => (None, Vec::new()),
+        let (netns, reservations, taps) = match &mode {
+            NetworkMode::Host => (None, Vec::new(), Vec::new()),
             NetworkMode::Container(name) => {
                 let pid = self.joined_pid(name, "network")?;
-                (Some(open_namespace(pid, "net")?), Vec::new())
+                (Some(open_namespace(pid, "net")?), Vec::new(), Vec::new())
             }
-            NetworkMode::None => (Some(self.networks.isolated()?.netns), Vec::new()),
+            NetworkMode::None => (Some(self.networks.isolated()?.netns), Vec::new(), Vec::new()),
             NetworkMode::Bridge | NetworkMode::Named(_) => {
                 let Joined {
                     netns,
                     endpoints: made,
                     reservations,
-                } = self
-                    .networks
-                    .join(&End::all(record)?, &ports::published(&record.config, host)?)?;
+                    taps,
+                } = match (End::all(record)?, ports::published(&record.config, host)?) {
+                    (ends, ports) if machine => self.networks.join_machine(&ends, &ports)?,
+                    (ends, ports) => self.networks.join(&ends, &ports)?,
+                };
                 *endpoints = made;
                 self.networks.announce(record, endpoints, &self.config.dns);
                 self.networks.serve_names(&record.id, endpoints, netns.as_fd())?;
-                (Some(netns), reservations)
+                (Some(netns), reservations, taps)
             }
         };
         namespaces.network = netns.is_some().then_some(None);
@@ -140,12 +143,24 @@ impl Engine {
             security::Filter::Default => Some(self.default_filter(security.capabilities)?),
             security::Filter::Unconfined | security::Filter::Custom(_) => None,
         };
+        let (taps, interfaces) = taps.into_iter().unzip();
+        let (machine, boot) = match machine {
+            true => {
+                let names = crate::network::has_names(endpoints);
+                let (machine, boot) = self.machine(host, interfaces, names)?;
+                (Some(machine), Some(boot))
+            }
+            false => (None, None),
+        };
         let init = host.init.unwrap_or(self.config.init).then(|| self.paths.init());
         let mut spec = oci_spec::compose(Inputs {
             record,
             identity,
             security: &security,
-            devices: devices::devices(host)?,
+            devices: match machine {
+                Some(_) => devices::Devices::default(),
+                None => devices::devices(host)?,
+            },
             namespaces,
             ipc,
             names,
@@ -167,6 +182,7 @@ impl Engine {
                 work: Some(root.work),
                 volatile: root.volatile,
             }),
+            machine,
             hierarchies: self.hierarchies.clone(),
             seccomp_program,
             open_stdin: record.config.open_stdin,
@@ -188,6 +204,8 @@ impl Engine {
         let fds = ShimFds {
             netns,
             sources,
+            taps,
+            boot,
             keep: reservations,
             attach: Vec::new(),
         };
@@ -276,7 +294,7 @@ impl Engine {
 
     fn namespaces(&self, record: &Record, ipc: &Ipc) -> Result<Namespaces> {
         let host = &record.host;
-        let own_user = self.config.userns_remap.filter(|_| host.userns_mode != "host");
+        let own_user = self.config.userns_remap.filter(|_| wall::is_remapped(host));
         let path = |name: &str, what: &str, file: &str| -> Result<Option<Option<PathBuf>>> {
             let pid = self.joined_pid(name, what)?;
             Ok(Some(Some(format!("/proc/{pid}/ns/{file}").into())))
@@ -302,6 +320,12 @@ impl Engine {
     /// The process whose namespace is to be joined.
     pub(crate) fn joined_pid(&self, name: &str, what: &str) -> Result<i32> {
         let other = self.container(name)?;
+        if wall::is_machine(&other.record().host) {
+            return Err(Error::invalid(format!(
+                "cannot join {what} of container {}: it is a virtual machine, with a kernel of its own",
+                other.id()
+            )));
+        }
         let state = other.state();
         if !state.status.has_process() || state.pid == 0 {
             return Err(Error::conflict(format!(

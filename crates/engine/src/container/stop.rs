@@ -8,6 +8,7 @@ use vessel_runtime::shim::Request;
 
 use super::record::Status;
 use super::{Container, shim};
+use crate::oci_spec::wall;
 use crate::{Engine, Error, ErrorKind, Result, blocking, signal};
 
 /// How to stop; none: as the container says.
@@ -129,6 +130,20 @@ impl Engine {
     /// resumed for a signal that is to end it.
     async fn send(&self, container: &Container, number: i32) -> Result<()> {
         let record = container.record();
+        let ends = number == libc::SIGKILL
+            || number == libc::SIGTERM
+            || signal::parse(&record.config.stop_signal).is_ok_and(|stop| stop == number);
+        if wall::is_machine(&record.host) && container.status() == Status::Paused {
+            // A signal is delivered by the machine's own kernel, which stands still.
+            if !ends {
+                return Err(Error::conflict(format!(
+                    "Cannot kill container: {}: it is a virtual machine and paused, unpause it first",
+                    record.name
+                )));
+            }
+            let thawed = self.thaw(container).await;
+            self.unless_ended(container, thawed)?;
+        }
         let request = Request::Kill {
             exec: None,
             signal: number,
@@ -154,9 +169,6 @@ impl Engine {
             self.unless_ended(container, killed)?;
         }
         self.container_event(&record, "kill", &[("signal", number.to_string())]);
-        let ends = number == libc::SIGKILL
-            || number == libc::SIGTERM
-            || signal::parse(&record.config.stop_signal).is_ok_and(|stop| stop == number);
         if ends && container.status() == Status::Paused {
             let thawed = self.thaw(container).await;
             self.unless_ended(container, thawed)?;
@@ -298,6 +310,9 @@ impl Engine {
             )));
         }
         self.thaw(&container).await?;
+        if wall::is_machine(&container.record().host) {
+            self.set_machine_clock(&container).await;
+        }
         self.container_event(&container.record(), "unpause", &[]);
         Ok(())
     }

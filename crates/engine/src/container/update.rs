@@ -7,7 +7,7 @@ use vessel_runtime::cgroup::refuse;
 
 use super::record::{Record, Status};
 use crate::oci_spec::devices::block_device;
-use crate::oci_spec::{resources, validate};
+use crate::oci_spec::{resources, validate, wall};
 use crate::{Durability, Engine, Error, ErrorKind, Result, blocking};
 
 impl Engine {
@@ -43,7 +43,17 @@ impl Engine {
             .map_err(|error| error.wrap(format!("Cannot update container {}", container.id)))?;
         if container.status().has_process() {
             let limits = with_lifted(&old.host.resources, &new.host.resources);
-            let limits = resources::resources(&limits, Vec::new())?;
+            let mut limits = resources::resources(&limits, Vec::new())?;
+            if wall::is_machine(&old.host) {
+                if wall::Size::of(&old.host.resources) != wall::Size::of(&new.host.resources) {
+                    return Err(Error::conflict(format!(
+                        "Cannot update container {}: memory and processors of a virtual machine change when it starts; stop it first",
+                        container.id
+                    )));
+                }
+                // Those are the guest's, and the monitor's cgroup has room for both.
+                (limits.memory, limits.pids) = (None, None);
+            }
             let updated = match self.container_cgroup(&container) {
                 Ok(cgroup) => blocking(move || Ok(refuse(&cgroup.update(&limits)?)?)).await,
                 Err(error) => Err(error),

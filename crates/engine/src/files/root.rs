@@ -4,6 +4,8 @@
 //! process's directory is opened first and must belong to the container's cgroup, so that a process ID that was used
 //! again does not lead into another root.
 //!
+//! A virtual machine's root is put together on this side of the wall by its shim, which hands it out.
+//!
 //! The root of a container that does not run is put together on a thread of its own, in a mount namespace that goes
 //! away with it: the overlay, and over it the volumes. Nobody else ever sees those mounts. For reading the overlay is
 //! made without a writable layer, so that it cannot disturb a container that starts at the same moment.
@@ -26,6 +28,7 @@ use vessel_runtime::shim::Overlay;
 use super::path::open_directory;
 use crate::container::RootPaths;
 use crate::container::record::{MountKind, MountRecord};
+use crate::oci_spec::wall;
 use crate::volumes::Held;
 use crate::{Context, Engine, Error, ErrorKind, Result};
 
@@ -65,12 +68,16 @@ impl Root {
         let writable = write && !record.host.readonly_rootfs;
         // Through the map of a container with IDs of its own, everything read would carry the host's: its layers say
         // who owns what in the container's terms. Written it must be where the container finds it.
-        let remapped = engine.config().userns_remap.is_some() && record.host.userns_mode != "host";
+        let remapped = engine.config().userns_remap.is_some() && wall::is_remapped(&record.host);
         let paths = engine.container_root(&container).await?;
         loop {
             let state = container.state();
             if state.status.has_process() && state.pid != 0 && (write || !remapped) {
-                match running(state.pid, &container.cgroup_path()) {
+                let found = match wall::is_machine(&record.host) {
+                    true => engine.machine_root(&container).await,
+                    false => running(state.pid, &container.cgroup_path()),
+                };
+                match found {
                     Ok(root) => {
                         let range = engine.config().userns_remap.filter(|_| remapped);
                         return Ok(Self::Running {

@@ -6,7 +6,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use vessel_api::EndpointSettings;
-use vessel_network::{EndpointRecord, EndpointRequest, MacAddr, Netns, PortSpec};
+use vessel_network::{EndpointRecord, EndpointRequest, MacAddr, Netns, PortSpec, TapEndpoint};
+use vessel_runtime::shim::Interface;
 
 use super::create::HOST_BINDING;
 use super::{Networks, UserNetwork, Wire, from_network, namespace_config, not_found};
@@ -32,6 +33,8 @@ pub(crate) struct Joined {
     pub endpoints: BTreeMap<String, EndpointRecord>,
     /// Kept open by the shim.
     pub reservations: Vec<OwnedFd>,
+    /// A machine's ends, which are not in the namespace.
+    pub taps: Vec<(OwnedFd, Interface)>,
 }
 
 /// What is asked for of one end.
@@ -125,6 +128,46 @@ impl End {
 pub(super) struct Ways {
     pub v4: Option<String>,
     pub v6: Option<String>,
+}
+
+/// What whoever is behind a TAP device is to make of its interface.
+fn interface_of(end: &TapEndpoint, request: &EndpointRequest) -> Interface {
+    let record = &end.record;
+    let v6 = record.v6.iter();
+    let addresses = std::iter::once((record.address, record.prefix))
+        .chain(v6.clone().map(|v6| (v6.address.into(), v6.prefix)));
+    let v4 = (!request.no_default_route).then_some(record.gateway);
+    let v6 = v6.filter(|_| !request.no_default_route_v6).map(|v6| v6.gateway.into());
+    Interface {
+        name: record.inside.clone(),
+        mac: record.mac.0,
+        mtu: end.mtu,
+        addresses: addresses.collect(),
+        gateways: v4.into_iter().chain(v6).collect(),
+    }
+}
+
+/// An end that is being made: until it is, its network is not removed.
+struct Coming<'a>(&'a UserNetwork);
+
+impl UserNetwork {
+    fn coming(&self) -> Result<Coming<'_>> {
+        let mut link = self.link();
+        if link.removed {
+            return Err(not_found(&self.record.name));
+        }
+        link.coming += 1;
+        Ok(Coming(self))
+    }
+}
+
+impl Coming<'_> {
+    /// It was made; none: it was not.
+    fn came(self, record: Option<&EndpointRecord>) {
+        let mut link = self.0.link();
+        link.coming -= 1;
+        link.ends.extend(record.map(|record| record.ifname.clone()));
+    }
 }
 
 impl Networks {
@@ -253,16 +296,10 @@ impl Networks {
                     .map(|end| (DEFAULT.to_owned(), end))
                     .collect(),
                 reservations: made.reservations,
+                taps: Vec::new(),
             });
         }
-        // Before anything is made.
-        let networks: Vec<Option<Arc<UserNetwork>>> = ends
-            .iter()
-            .map(|end| match end.network.as_str() {
-                DEFAULT => Ok(None),
-                name => self.find_user(name).map(Some).ok_or_else(|| not_found(name)),
-            })
-            .collect::<Result<_>>()?;
+        let networks = self.networks_of(ends)?;
         let netns = self.isolated_namespace()?;
         let mut endpoints = BTreeMap::new();
         let joined = self.join_each(&netns, ends, &networks, ports, &mut endpoints);
@@ -271,6 +308,7 @@ impl Networks {
                 netns: netns.into(),
                 endpoints,
                 reservations,
+                taps: Vec::new(),
             }),
             Err(error) => {
                 drop(netns);
@@ -280,6 +318,71 @@ impl Networks {
                 Err(error)
             }
         }
+    }
+
+    /// The networks of these ends, before anything is made; none: the default one.
+    fn networks_of(&self, ends: &[End]) -> Result<Vec<Option<Arc<UserNetwork>>>> {
+        ends.iter()
+            .map(|end| match end.network.as_str() {
+                DEFAULT => Ok(None),
+                name => self.find_user(name).map(Some).ok_or_else(|| not_found(name)),
+            })
+            .collect()
+    }
+
+    /// The same for a machine: its ends are TAP devices. In the namespace there is loopback, and on it the DNS server.
+    pub fn join_machine(&self, ends: &[End], ports: &[PortSpec]) -> Result<Joined> {
+        let networks = self.networks_of(ends)?;
+        let mut joined = Joined {
+            netns: self.isolated_namespace()?.into(),
+            endpoints: BTreeMap::new(),
+            reservations: Vec::new(),
+            taps: Vec::new(),
+        };
+        let priorities = ends.iter().map(|end| (end.network.as_str(), end.priority));
+        let ways = self.ways(priorities, !ports.is_empty());
+        let mut plug = || -> Result<()> {
+            for (index, (end, network)) in ends.iter().zip(&networks).enumerate() {
+                let request = end.request(format!("eth{index}"), &ways);
+                let Some(made) = self.attach_tap(network.as_deref(), &request)? else {
+                    continue;
+                };
+                let interface = interface_of(&made, &request);
+                joined.endpoints.insert(end.network.clone(), made.record);
+                joined.taps.push((made.tap, interface));
+            }
+            joined.reservations = self.publish_on_ways(&mut joined.endpoints, &ways, ports)?;
+            Ok(())
+        };
+        match plug() {
+            Ok(()) => Ok(joined),
+            Err(error) => {
+                joined.taps.clear();
+                for record in joined.endpoints.values() {
+                    self.release(record);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// A machine's end of a network that a user has made, or of the default bridge if there is one.
+    fn attach_tap(
+        &self,
+        network: Option<&UserNetwork>,
+        request: &EndpointRequest,
+    ) -> Result<Option<TapEndpoint>> {
+        let Some(network) = network else {
+            return match self.bridge() {
+                Some(bridge) => bridge.attach_tap(request).map(Some).map_err(from_network),
+                None => Ok(None),
+            };
+        };
+        let wire = network.wire(&self.table)?;
+        let coming = network.coming()?;
+        let made = wire.attach_tap(request);
+        coming.came(made.as_ref().ok().map(|end| &end.record));
+        made.map(Some)
     }
 
     fn join_each(
@@ -343,21 +446,10 @@ impl Networks {
             return Ok(Some(record));
         };
         let wire = network.wire(&self.table)?;
-        // From here on it is not removed.
-        {
-            let mut link = network.link();
-            if link.removed {
-                return Err(not_found(&network.record.name));
-            }
-            link.coming += 1;
-        }
+        let coming = network.coming()?;
         let made = wire.attach_to(netns, request, before);
-        let mut link = network.link();
-        link.coming -= 1;
-        let record = made?;
-        link.ends.insert(record.ifname.clone());
-        drop(link);
-        Ok(Some(record))
+        coming.came(made.as_ref().ok());
+        made.map(Some)
     }
 
     /// What an end is on; none when that is gone.

@@ -15,7 +15,7 @@ use crate::container::prepare::open_namespace;
 use crate::container::record::{Record, Status};
 use crate::container::{Container, names as name_files};
 use crate::oci_spec::modes::NetworkMode;
-use crate::oci_spec::ports;
+use crate::oci_spec::{ports, wall};
 use crate::{Durability, Engine, Error, ErrorKind, Result, blocking};
 
 impl Engine {
@@ -50,6 +50,7 @@ impl Engine {
         let record = container.record();
         check_mode(&record)?;
         let (status, network) = (container.status(), end.network.clone());
+        refuse_running_machine(&record, status)?;
         if matches!(status, Status::Removing | Status::Dead) {
             return Err(Error::conflict(format!(
                 "container {} is being removed and cannot be connected to the network",
@@ -145,6 +146,7 @@ impl Engine {
         let record = container.record();
         check_mode(&record)?;
         let state = container.state();
+        refuse_running_machine(&record, state.status)?;
         if !record.networks.contains_key(network) && !state.endpoints.contains_key(network) {
             return Err(Error::new(
                 ErrorKind::Forbidden,
@@ -366,6 +368,17 @@ impl Engine {
         };
         name_files::renew(&self.paths.shim(&record.id), record, &around)
     }
+}
+
+/// A machine's interfaces are made with it.
+fn refuse_running_machine(record: &Record, status: Status) -> Result<()> {
+    if wall::is_machine(&record.host) && status.has_process() {
+        return Err(Error::unsupported(format!(
+            "container {} is a virtual machine and runs: stop it to change its networks",
+            record.short_id()
+        )));
+    }
+    Ok(())
 }
 
 fn check_mode(record: &Record) -> Result<()> {

@@ -7,12 +7,14 @@ use std::os::fd::{AsFd, BorrowedFd};
 use vessel_network::dns::{self, Asker};
 use vessel_network::files::ResolvConf;
 use vessel_network::{EndpointRecord, Netns};
+use vessel_runtime::shim::Held;
 
 use super::attach::DEFAULT;
 use super::{Networks, from_network, held};
 use crate::container::Container;
 use crate::container::prepare::open_namespace;
 use crate::container::record::Record;
+use crate::oci_spec::wall;
 use crate::{Engine, Result};
 
 /// Docker's last resort.
@@ -143,7 +145,11 @@ impl Engine {
         }
         self.networks
             .announce(&record, &state.endpoints, &self.config.dns);
-        let served = open_namespace(state.pid, "net").and_then(|netns| {
+        let netns = match wall::is_machine(&record.host) {
+            true => self.of_machine(&record.id, Held::Network),
+            false => open_namespace(state.pid, "net"),
+        };
+        let served = netns.and_then(|netns| {
             let netns = Netns::from(netns);
             self.networks
                 .serve_names(&record.id, &state.endpoints, netns.as_fd())

@@ -2,7 +2,7 @@
 
 use std::os::fd::BorrowedFd;
 
-use vessel_network::{Bridge, Direct, EndpointRecord, EndpointRequest, Table};
+use vessel_network::{Bridge, Direct, EndpointRecord, EndpointRequest, Table, TapEndpoint};
 
 use super::{NetworkRecord, from_network};
 use crate::{Error, Result};
@@ -49,6 +49,16 @@ impl Wire {
             Self::Direct(direct) => direct.attach_to(netns, request, before),
         }
         .map_err(from_network)
+    }
+
+    /// Makes a machine's end.
+    pub fn attach_tap(&self, request: &EndpointRequest) -> Result<TapEndpoint> {
+        match self {
+            Self::Bridge(bridge) => bridge.attach_tap(request).map_err(from_network),
+            Self::Direct(_) => Err(Error::unsupported(
+                "a virtual machine cannot be on a macvlan or ipvlan network: put it on one of the driver bridge",
+            )),
+        }
     }
 
     /// Takes an end from a namespace that lives on, if that is not what giving it back does.

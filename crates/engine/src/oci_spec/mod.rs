@@ -15,6 +15,7 @@ pub mod resources;
 pub mod security;
 pub mod user;
 pub mod validate;
+pub mod wall;
 
 use std::path::PathBuf;
 

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeSet;
 
+use vessel_api::vessel::{ISOLATION_VM, RUNTIME_VM};
 use vessel_api::{ContainerConfig, HostConfig, Resources, RestartPolicy};
 
 use super::modes::{Ipc, Namespace, NetworkMode};
+use super::wall;
 use crate::{Error, Result};
 
 /// What Docker calls the least: a process needs that much to start.
@@ -25,8 +27,8 @@ pub struct HostFacts {
     pub userns_remap: bool,
 }
 
-/// What the built-in runtime is called: its own name and those that Docker's has.
-pub const RUNTIMES: [&str; 3] = ["vessel", "runc", "io.containerd.runc.v2"];
+/// What the built-in runtime is called: its own name and those that Docker's has, and the name that asks for a machine.
+pub const RUNTIMES: [&str; 4] = ["vessel", "runc", "io.containerd.runc.v2", RUNTIME_VM];
 
 /// Paths that are hidden unless told otherwise: what shows or breaks the host.
 pub const MASKED_PATHS: [&str; 12] = [
@@ -64,6 +66,7 @@ pub fn fill_defaults(host: &mut HostConfig, facts: &HostFacts, unconfined: bool)
         host.network_mode = "bridge".into();
     }
     default(&mut host.ipc_mode, "private");
+    wall::fill_defaults(host);
     default(
         &mut host.cgroupns_mode,
         if facts.cgroup_v2 { "private" } else { "host" },
@@ -121,7 +124,7 @@ pub fn check(config: &ContainerConfig, host: &HostConfig, facts: &HostFacts) -> 
             host.oom_score_adj
         )));
     }
-    if host.privileged && facts.userns_remap && host.userns_mode != "host" {
+    if host.privileged && facts.userns_remap && wall::is_remapped(host) {
         return Err(Error::invalid(
             "privileged mode is incompatible with user namespaces: run the container in the host's with --userns=host",
         ));
@@ -136,12 +139,13 @@ pub fn check(config: &ContainerConfig, host: &HostConfig, facts: &HostFacts) -> 
             host.cgroupns_mode
         )));
     }
-    if !matches!(host.isolation.as_str(), "" | "default" | "process") {
+    if !matches!(host.isolation.as_str(), "" | "default" | ISOLATION_VM) {
         return Err(Error::unsupported(format!(
-            "isolation {:?} is not available in this version: containers are isolated by namespaces",
+            "isolation {:?} is not available: default (namespaces of this host's kernel) and vm (a kernel of its own) are",
             host.isolation
         )));
     }
+    wall::check(host)?;
     crate::quota::storage_option(&host.storage_opt)?;
     if !host.runtime.is_empty() && !RUNTIMES.contains(&host.runtime.as_str()) {
         return Err(Error::invalid(format!(
@@ -297,7 +301,7 @@ fn sysctls(host: &HostConfig, network: &NetworkMode, ipc: &Ipc) -> Result<()> {
             return Err(Error::invalid(
                 "sysctl \"kernel.hostname\" conflicts with --hostname: use that",
             ));
-        } else {
+        } else if !wall::is_machine(host) {
             return Err(Error::invalid(format!(
                 "sysctl \"{name}\" is not in a separate kernel namespace: it would change the host"
             )));
