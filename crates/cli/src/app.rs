@@ -162,6 +162,17 @@ static GROUPS: &[Group] = &[
         ],
     },
     Group {
+        name: "kernel",
+        about: "Manage kernels of virtual machines",
+        entries: &[
+            entry::<c::kernel::BuildArgs>("build", &[]),
+            entry::<c::kernel::DefaultArgs>("default", &[]),
+            entry::<c::kernel::ImportArgs>("import", &[]),
+            entry::<c::kernel::ListArgs>("ls", &["list"]),
+            entry::<c::kernel::RemoveArgs>("rm", &["remove"]),
+        ],
+    },
+    Group {
         name: "manifest",
         about: "Manage lists of manifests",
         entries: &[

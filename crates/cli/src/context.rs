@@ -144,6 +144,11 @@ impl Context {
         }
     }
 
+    /// Whether the chosen daemon is on this host, as far as its address tells.
+    pub fn is_here(&self) -> Result<bool> {
+        Ok(matches!(self.host()?, None | Some(Host::Unix(_))))
+    }
+
     /// The client of the chosen daemon: `--host` or `--context`, `DOCKER_HOST`, `DOCKER_CONTEXT`, the context in use, or the
     /// default socket, behind which a daemon is started when there is none.
     pub fn client(&self) -> Result<&Client> {

@@ -78,8 +78,11 @@ pub mod tests {
 
     use super::*;
 
-    /// What the kernel would find: name, mode, device and content of each entry.
-    pub fn read(bytes: &[u8]) -> Vec<(String, u32, (u32, u32), Vec<u8>)> {
+    /// Name, mode, device and content.
+    type Entry = (String, u32, (u32, u32), Vec<u8>);
+
+    /// What the kernel would find.
+    pub fn read(bytes: &[u8]) -> Vec<Entry> {
         let mut entries = Vec::new();
         let mut at = 0;
         loop {
@@ -98,7 +101,7 @@ pub mod tests {
             let entry = (name, field(1), (field(9), field(10)), bytes[start..end].to_vec());
             at = end.next_multiple_of(4);
             if entry.0 == "TRAILER!!!" {
-                assert!(bytes[at..].iter().all(|byte| *byte == 0) && bytes.len() % BLOCK == 0);
+                assert!(bytes[at..].iter().all(|byte| *byte == 0) && bytes.len().is_multiple_of(BLOCK));
                 return entries;
             }
             entries.push(entry);

@@ -20,6 +20,8 @@ pub type Unpack<'a> = &'a dyn Fn(&[u8]) -> Option<Vec<u8>>;
 pub struct Import<'a> {
     /// A kernel's file, a Debian package, or a directory that has `boot` and `lib/modules` (of an unpacked package, say).
     pub source: &'a Path,
+    /// What the store says it came from; none: the source's path.
+    pub described: Option<&'a str>,
     /// A directory of modules; none: `/lib/modules/RELEASE` beside a kernel in a `boot` directory, else none.
     pub modules: Option<&'a Path>,
     /// The name it gets; none: its release.

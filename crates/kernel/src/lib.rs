@@ -22,6 +22,7 @@ mod initramfs;
 mod modinfo;
 mod modules;
 mod package;
+pub mod recipe;
 mod store;
 mod unpack;
 

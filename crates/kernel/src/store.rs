@@ -208,7 +208,9 @@ impl Store {
             file: file.to_owned(),
             size: read.kernel.len() as u64 + modules,
             digest: initramfs::digest(&read.kernel),
-            source: import.source.display().to_string(),
+            source: import
+                .described
+                .map_or_else(|| import.source.display().to_string(), str::to_owned),
             imported: SystemTime::now()
                 .duration_since(UNIX_EPOCH)
                 .map_or(0, |time| time.as_secs()),

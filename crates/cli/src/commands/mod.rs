@@ -27,6 +27,7 @@ pub mod images_tree;
 pub mod import;
 pub mod info;
 pub mod inspect;
+pub mod kernel;
 pub mod kill;
 pub mod load;
 pub mod login;

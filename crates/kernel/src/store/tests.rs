@@ -15,6 +15,7 @@ fn none(_: &[u8]) -> Option<Vec<u8>> {
 fn from(source: &Path) -> Import<'_> {
     Import {
         source,
+        described: None,
         modules: None,
         name: None,
         replace: false,
@@ -83,7 +84,7 @@ fn a_tree_is_imported_booted_and_removed() {
     assert_eq!((kernel.name.as_str(), kernel.file.as_str()), ("6.1", "vmlinux"));
     assert_eq!(names(&kernel), ["virtio", "virtio_pci", "virtiofs"]);
     assert_eq!(kernel.missing, ["vmw_vsock_virtio_transport", "virtio_net"]);
-    assert_eq!(store.list().unwrap(), [kernel.clone()]);
+    assert_eq!(store.list().unwrap(), std::slice::from_ref(&kernel));
     assert_eq!(store.default_kernel().unwrap(), kernel);
 
     let boot = store.boot(&kernel, b"init 1").unwrap();
