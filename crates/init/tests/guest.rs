@@ -721,3 +721,30 @@ fn the_network_is_set_up_and_shutdown_ends_everything() {
     assert_eq!(exit(&mut first).signal, 9);
     assert!(guest.child.wait().unwrap().success());
 }
+
+#[test]
+fn processes_that_end_at_once_are_not_missed() {
+    let Some(guest) = Guest::start() else { return };
+    let quiet = |name: &str, script: &str| Process {
+        stdout: false,
+        ..process(name, script)
+    };
+    let start = Start {
+        process: quiet("", "sleep 100"),
+        ..container("")
+    };
+    let _first = guest.begin(&Request::Start(start)).unwrap();
+    let guest = &guest;
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            scope.spawn(move || {
+                for round in 0..25 {
+                    let request =
+                        Request::Exec(quiet(&format!("{thread}/{round}"), &format!("exit {round}")));
+                    let mut connection = guest.begin(&request).unwrap();
+                    assert_eq!(exit(&mut connection), status(round));
+                }
+            });
+        }
+    });
+}

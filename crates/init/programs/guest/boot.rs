@@ -30,7 +30,14 @@ pub struct RootDevice {
 /// Mounts what a system has, loads modules, leaves the initramfs.
 pub fn boot() -> Result<Next> {
     // A root that can be left: pivot_root(2) refuses to leave an initramfs.
-    let made = [&b"/base"[..], b"/base/proc", b"/base/sys", b"/base/dev", b"/base/root", b"/base/parts"];
+    let made = [
+        &b"/base"[..],
+        b"/base/proc",
+        b"/base/sys",
+        b"/base/dev",
+        b"/base/root",
+        b"/base/parts",
+    ];
     let base = |path: &[u8]| os::make_directory(os::CWD, path, 0o755);
     base(made[0]).context(|| "make /base".into())?;
     os::mount(b"base", made[0], b"tmpfs", 0, b"mode=755").context(|| "mount a tmpfs".into())?;
@@ -79,6 +86,11 @@ fn load_modules() {
     }
 }
 
+/// Looks for devices that were plugged in.
+pub fn rescan() {
+    let _ = os::write_file(b"/sys/bus/pci/rescan", b"1");
+}
+
 /// `root=`, `rootfstype=`, `rootflags=`, `ro`, `rw`, `init=`, as the kernel itself knows them.
 fn root_of(line: &[u8]) -> Option<RootDevice> {
     let value = |name: &[u8]| {
@@ -87,7 +99,9 @@ fn root_of(line: &[u8]) -> Option<RootDevice> {
             .next_back()
             .map(<[u8]>::to_vec)
     };
-    let access = line.split(u8::is_ascii_whitespace).rfind(|word| matches!(*word, b"ro" | b"rw"));
+    let access = line
+        .split(u8::is_ascii_whitespace)
+        .rfind(|word| matches!(*word, b"ro" | b"rw"));
     let source = value(b"root=")?;
     Some(RootDevice {
         source,
@@ -133,5 +147,10 @@ fn become_system(root: &RootDevice) -> Result<core::convert::Infallible> {
     let name = os::terminated(&root.init).context(|| "read init=".into())?;
     let environment = [b"HOME=/\0".as_ptr(), b"TERM=linux\0".as_ptr(), core::ptr::null()];
     let errno = os::execute(&root.init, &[name.as_ptr(), core::ptr::null()], &environment);
-    Err(errno).context(|| format!("execute {} of the root; name another with init=", show(&root.init)))
+    Err(errno).context(|| {
+        format!(
+            "execute {} of the root; name another with init=",
+            show(&root.init)
+        )
+    })
 }

@@ -23,8 +23,11 @@ pub fn cgroup(start: &Start) -> Result<Option<Fd>> {
         .filter(|name| !name.is_empty())
         .map(|name| [b"+", name].concat())
         .collect();
-    os::write_file(&[&parent[..], b"/cgroup.subtree_control"].concat(), &enabled.join(&b' '))
-        .context(|| "enable cgroup controllers".into())?;
+    os::write_file(
+        &[&parent[..], b"/cgroup.subtree_control"].concat(),
+        &enabled.join(&b' '),
+    )
+    .context(|| "enable cgroup controllers".into())?;
     match os::make_directory(os::CWD, CGROUP.as_bytes(), 0o755) {
         Ok(()) | Err(Errno::EXIST) => {}
         result => result.context(|| "make the container's cgroup".into())?,

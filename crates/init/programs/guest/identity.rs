@@ -53,8 +53,12 @@ pub fn execute(process: &Process) -> Result<Infallible> {
     os::set_group(process.gid).context(|| format!("become group {}", process.gid))?;
     os::set_user(process.uid).context(|| format!("become user {}", process.uid))?;
     if let Some(capabilities) = &process.capabilities {
-        os::set_capabilities(capabilities.effective, capabilities.permitted, capabilities.inheritable)
-            .context(|| "set the capabilities".into())?;
+        os::set_capabilities(
+            capabilities.effective,
+            capabilities.permitted,
+            capabilities.inheritable,
+        )
+        .context(|| "set the capabilities".into())?;
         os::process_control(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0)
             .context(|| "clear the ambient capabilities".into())?;
         for number in (0..64).filter(|number| capabilities.ambient & (1 << number) != 0) {
@@ -98,7 +102,11 @@ fn search_and_execute(process: &Process) -> Fault {
             errno => cannot(name, errno),
         };
     }
-    let path = process.env.iter().rev().find_map(|entry| entry.strip_prefix(b"PATH="));
+    let path = process
+        .env
+        .iter()
+        .rev()
+        .find_map(|entry| entry.strip_prefix(b"PATH="));
     let mut result = not_found();
     if name.is_empty() {
         return result;
@@ -122,7 +130,10 @@ fn cannot(path: &[u8], errno: Errno) -> Fault {
         Errno(8) => "exec format error: it is not a program for this machine; a script needs a #! line",
         errno => errno.text(),
     };
-    Fault::new(Failure::Permission, format!("cannot execute {:?}: {why}", show(path)))
+    Fault::new(
+        Failure::Permission,
+        format!("cannot execute {:?}: {why}", show(path)),
+    )
 }
 
 fn strings(texts: &[Vec<u8>]) -> os::Result<Vec<Vec<u8>>> {
@@ -130,7 +141,11 @@ fn strings(texts: &[Vec<u8>]) -> os::Result<Vec<Vec<u8>>> {
 }
 
 fn pointers(texts: &[Vec<u8>]) -> Vec<*const u8> {
-    texts.iter().map(|text| text.as_ptr()).chain([ptr::null()]).collect()
+    texts
+        .iter()
+        .map(|text| text.as_ptr())
+        .chain([ptr::null()])
+        .collect()
 }
 
 /// A compiled seccomp program in the runtime's form: "VSF1", flags, whether SPEC_ALLOW is preferred, how many instructions,

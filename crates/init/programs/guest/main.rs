@@ -22,6 +22,9 @@ mod wire;
 #[allow(dead_code, reason = "the host's half")]
 mod protocol;
 
+#[path = "../../src/guest/dns.rs"]
+mod dns;
+
 mod boot;
 mod container;
 mod fault;
@@ -32,6 +35,7 @@ mod names;
 mod network;
 mod os;
 mod process;
+mod processes;
 mod pump;
 mod server;
 mod statistics;
@@ -45,7 +49,10 @@ use sys::Args;
 fn main(args: Args) -> i32 {
     let argument = |index| args.get(index).map(CStr::to_bytes);
     if let (Some(b"serve"), Some(number)) = (argument(1), argument(2)) {
-        let Some(fd) = core::str::from_utf8(number).ok().and_then(|text| text.parse().ok()) else {
+        let Some(fd) = core::str::from_utf8(number)
+            .ok()
+            .and_then(|text| text.parse().ok())
+        else {
             report("serve needs the number of a listening socket");
             return 125;
         };

@@ -76,7 +76,11 @@ unsafe impl GlobalAlloc for Heap {
                 return ptr::null_mut();
             }
             // The heap is contiguous: what was left at its end is still usable when there was some.
-            let start = if state.end == 0 { from } else { state.at.next_multiple_of(size) };
+            let start = if state.end == 0 {
+                from
+            } else {
+                state.at.next_multiple_of(size)
+            };
             state.end = wanted;
             state.at = start + size;
             return start as *mut u8;

@@ -136,7 +136,8 @@ fn detached(mount: &Mount, patience: u64) -> Result<Fd> {
     let attributes = attributes(mount.flags);
     let whole = if mount.kind == b"bind" {
         let source = os::open(&mount.source, O_PATH).context(|| show(&mount.source))?;
-        os::copy_tree(&source, mount.flags & os::MS_REC != 0).context(|| format!("bind {}", show(&mount.source)))?
+        os::copy_tree(&source, mount.flags & os::MS_REC != 0)
+            .context(|| format!("bind {}", show(&mount.source)))?
     } else {
         new_file_system(mount, attributes, patience)?
     };
@@ -192,9 +193,17 @@ fn configure(context: &Fd, mount: &Mount) -> os::Result<()> {
     if mount.flags & os::MS_RDONLY != 0 && mount.source.starts_with(b"/") {
         os::fs_set(context, b"ro", None)?;
     }
-    for option in mount.options.split(|byte| *byte == b',').filter(|option| !option.is_empty()) {
+    for option in mount
+        .options
+        .split(|byte| *byte == b',')
+        .filter(|option| !option.is_empty())
+    {
         match option.iter().position(|byte| *byte == b'=') {
-            Some(at) => os::fs_set(context, option.get(..at).unwrap_or_default(), option.get(at + 1..))?,
+            Some(at) => os::fs_set(
+                context,
+                option.get(..at).unwrap_or_default(),
+                option.get(at + 1..),
+            )?,
             None => os::fs_set(context, option, None)?,
         }
     }
@@ -215,9 +224,14 @@ fn part(whole: &Fd, path: &[u8]) -> Result<Fd> {
     let aside = b"/parts";
     let place = os::open(aside, O_PATH | O_DIRECTORY).context(what)?;
     os::attach(whole, &place).context(what)?;
-    let found = os::open_in(&os::open(aside, O_PATH | O_DIRECTORY).context(what)?, path, O_PATH, os::RESOLVE_IN_ROOT)
-        .and_then(|found| os::copy_tree(&found, false))
-        .context(what);
+    let found = os::open_in(
+        &os::open(aside, O_PATH | O_DIRECTORY).context(what)?,
+        path,
+        O_PATH,
+        os::RESOLVE_IN_ROOT,
+    )
+    .and_then(|found| os::copy_tree(&found, false))
+    .context(what);
     let _ = os::unmount(aside);
     found
 }
@@ -252,7 +266,10 @@ pub fn target(root: &Fd, path: &[u8], directory: bool, plain: bool) -> Result<Fd
     }
     let mut reached = Vec::new();
     let mut parent = os::open_in(root, b"/", O_PATH | O_DIRECTORY, resolve).context(what)?;
-    let mut names = path.split(|byte| *byte == b'/').filter(|name| !name.is_empty() && *name != b".").peekable();
+    let mut names = path
+        .split(|byte| *byte == b'/')
+        .filter(|name| !name.is_empty() && *name != b".")
+        .peekable();
     while let Some(name) = names.next() {
         reached.push(b'/');
         reached.extend_from_slice(name);

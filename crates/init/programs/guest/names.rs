@@ -6,6 +6,7 @@
 
 use alloc::vec::Vec;
 
+use crate::dns::{HEADER, largest_answer, truncated};
 use crate::os::{self, Address, Fd, POLLIN, POLLOUT, PollFd};
 use crate::protocol::DNS_PORT;
 use crate::pump::Pump;
@@ -16,8 +17,6 @@ const HOST: u32 = 2;
 const MAX_QUERIES: usize = 256;
 /// How long an answer may take, in nanoseconds.
 const PATIENCE: u64 = 10_000_000_000;
-
-const HEADER: usize = 12;
 
 /// The sockets on 127.0.0.11.
 pub struct Names {
@@ -61,7 +60,11 @@ impl Names {
         fds.push(on(&self.datagrams, POLLIN));
         fds.push(on(&self.listener, POLLIN));
         for query in &self.queries {
-            let events = if query.question.is_empty() { POLLIN } else { POLLOUT };
+            let events = if query.question.is_empty() {
+                POLLIN
+            } else {
+                POLLOUT
+            };
             fds.push(on(&query.connection, events));
         }
     }
@@ -129,7 +132,9 @@ impl Query {
         }
         match os::read(&self.connection, scratch) {
             Ok(0) => return false,
-            Ok(count) => self.answer.extend_from_slice(scratch.get(..count).unwrap_or_default()),
+            Ok(count) => self
+                .answer
+                .extend_from_slice(scratch.get(..count).unwrap_or_default()),
             Err(os::Errno::AGAIN) => return true,
             Err(_) => return false,
         }
@@ -151,42 +156,4 @@ fn to_host() -> os::Result<Fd> {
     let socket = os::socket(os::AF_VSOCK, os::SOCK_STREAM | os::SOCK_NONBLOCK, 0)?;
     os::connect(&socket, &Address::vsock(HOST, DNS_PORT))?;
     Ok(socket)
-}
-
-/// Where the question section of a message ends, if it has exactly one question.
-fn end_of_question(message: &[u8]) -> Option<usize> {
-    if message.get(4..6)? != [0, 1] {
-        return None;
-    }
-    let mut at = HEADER;
-    loop {
-        match *message.get(at)? {
-            0 => return Some(at + 5).filter(|end| *end <= message.len()),
-            length if length < 64 => at += 1 + length as usize,
-            _ => return None,
-        }
-    }
-}
-
-/// What who asks this takes as an answer over UDP.
-fn largest_answer(question: &[u8]) -> usize {
-    let option = end_of_question(question).and_then(|end| question.get(end..));
-    match option {
-        // The root's name, type OPT; its class is the size.
-        Some([0, 0, 41, high, low, ..]) => usize::from(u16::from_be_bytes([*high, *low])).max(512),
-        _ => 512,
-    }
-}
-
-/// The header and the question of an answer, marked as cut short.
-fn truncated(answer: &[u8]) -> Vec<u8> {
-    let mut cut = answer.get(..end_of_question(answer).unwrap_or(HEADER)).unwrap_or(answer).to_vec();
-    if let Some(flags) = cut.get_mut(2) {
-        *flags |= 2;
-    }
-    let questions = u8::from(cut.len() > HEADER);
-    if let Some(counts) = cut.get_mut(4..HEADER) {
-        counts.copy_from_slice(&[0, questions, 0, 0, 0, 0, 0, 0]);
-    }
-    cut
 }

@@ -38,12 +38,10 @@ const CARDS: &str = "/sys/class/net";
 
 /// Whether all cards that are asked for are there.
 pub fn is_complete(network: &Network) -> bool {
-    network.interfaces.iter().all(|interface| find(&interface.hardware).is_some())
-}
-
-/// Looks for cards that were plugged in.
-pub fn rescan() {
-    let _ = os::write_file(b"/sys/bus/pci/rescan", b"1");
+    network
+        .interfaces
+        .iter()
+        .all(|interface| find(&interface.hardware).is_some())
 }
 
 /// Sets the network up.
@@ -120,18 +118,32 @@ impl Netlink {
         // Header of 16 bytes with the kind at 4, then the negative error number.
         let answer = answer.get(..count).unwrap_or_default();
         match (answer.get(4..6), answer.get(16..).and_then(<[u8]>::first_chunk)) {
-            (Some(kind), Some(error)) if kind == NLMSG_ERROR.to_le_bytes() => match i32::from_le_bytes(*error) {
-                0 => Ok(()),
-                error => Err(Errno(error.wrapping_neg())),
-            },
+            (Some(kind), Some(error)) if kind == NLMSG_ERROR.to_le_bytes() => {
+                match i32::from_le_bytes(*error) {
+                    0 => Ok(()),
+                    error => Err(Errno(error.wrapping_neg())),
+                }
+            }
             _ => Err(Errno::INVAL),
         }
     }
 
     /// Changes an interface's flags within `mask`, and attributes.
-    fn set_link(&self, index: u32, name: &str, flags: u32, mask: u32, attributes: &[(u16, &[u8])]) -> Result<()> {
+    fn set_link(
+        &self,
+        index: u32,
+        name: &str,
+        flags: u32,
+        mask: u32,
+        attributes: &[(u16, &[u8])],
+    ) -> Result<()> {
         // struct ifinfomsg: family, padding, type 2, index 4, flags 4, mask 4.
-        let mut body = Body([0u32, index, flags, mask].iter().flat_map(|word| word.to_le_bytes()).collect());
+        let mut body = Body(
+            [0u32, index, flags, mask]
+                .iter()
+                .flat_map(|word| word.to_le_bytes())
+                .collect(),
+        );
         for (kind, value) in attributes {
             body.attribute(*kind, value);
         }
@@ -157,7 +169,9 @@ impl Netlink {
             // Only while it is down; the name may still be an other's, whose card comes first.
             self.set_link(index, &found, 0, IFF_UP, &[])?;
             if let Ok(text) = os::read_file(format!("{CARDS}/{wanted}/ifindex").as_bytes(), 64)
-                && let Some(other) = core::str::from_utf8(&text).ok().and_then(|text| text.trim().parse().ok())
+                && let Some(other) = core::str::from_utf8(&text)
+                    .ok()
+                    .and_then(|text| text.trim().parse().ok())
             {
                 let aside = format!("card{other}\0");
                 self.set_link(other, &wanted, 0, IFF_UP, &[(IFLA_IFNAME, aside.as_bytes())])?;
@@ -200,7 +214,20 @@ impl Netlink {
         // The main table, static protocol, universe or link scope, unicast.
         let scope = if route.gateway.is_empty() { 253 } else { 0 };
         // struct rtmsg: family, prefix, source prefix, tos, table, protocol, scope, type, flags 4.
-        let mut body = Body(Vec::from([family(&to.address)?, to.prefix, 0, 0, 254, 4, scope, 1, 0, 0, 0, 0]));
+        let mut body = Body(Vec::from([
+            family(&to.address)?,
+            to.prefix,
+            0,
+            0,
+            254,
+            4,
+            scope,
+            1,
+            0,
+            0,
+            0,
+            0,
+        ]));
         if to.prefix != 0 {
             body.attribute(RTA_DST, &to.address);
         }

@@ -70,10 +70,17 @@ pub fn start(start: &Start, streams: [Option<Fd>; 3], channel: Fd) -> Result<i32
 }
 
 /// Starts another process in the container whose first process is `container`; gives the ID of a child that leads there.
-pub fn start_another(process: &Process, streams: [Option<Fd>; 3], container: &Fd, channel: Fd) -> Result<i32> {
+pub fn start_another(
+    process: &Process,
+    streams: [Option<Fd>; 3],
+    container: &Fd,
+    channel: Fd,
+) -> Result<i32> {
     let cgroup = os::open(CGROUP.as_bytes(), O_PATH | O_DIRECTORY).ok();
     match os::fork(0, cgroup.as_ref()).context(|| "make a process".into())? {
-        0 => child(&Channel(channel), |channel| another(process, streams, container, channel)),
+        0 => child(&Channel(channel), |channel| {
+            another(process, streams, container, channel)
+        }),
         pid => Ok(pid),
     }
 }
@@ -117,7 +124,14 @@ fn first(start: &Start, mut streams: [Option<Fd>; 3], channel: &Channel) -> Resu
         set_parameter(&setting.name, &setting.value)?;
     }
     new_session(process, &streams)?;
-    identity::streams(&streams, if process.terminal.is_some() { 0 } else { process.uid })?;
+    identity::streams(
+        &streams,
+        if process.terminal.is_some() {
+            0
+        } else {
+            process.uid
+        },
+    )?;
     drop(streams);
     mounts::enter(&root, start)?;
     drop(root);
@@ -152,7 +166,14 @@ fn another(
         streams = shared(terminal(&root, size, process, channel)?)?;
     }
     new_session(process, &streams)?;
-    identity::streams(&streams, if process.terminal.is_some() { 0 } else { process.uid })?;
+    identity::streams(
+        &streams,
+        if process.terminal.is_some() {
+            0
+        } else {
+            process.uid
+        },
+    )?;
     drop(streams);
     identity::execute(process)
 }
@@ -177,8 +198,14 @@ fn set_parameter(name: &[u8], value: &[u8]) -> Result<()> {
             other => *other,
         })
         .collect();
-    if path.split(|byte| *byte == b'/').any(|part| part == b".." || part.is_empty()) {
-        return Err(Fault::invalid(format!("{} is not a kernel parameter", show(name))));
+    if path
+        .split(|byte| *byte == b'/')
+        .any(|part| part == b".." || part.is_empty())
+    {
+        return Err(Fault::invalid(format!(
+            "{} is not a kernel parameter",
+            show(name)
+        )));
     }
     os::write_file(&[b"/proc/sys/", &path[..]].concat(), value)
         .context(|| format!("set the kernel parameter {} to {}", show(name), show(value)))
@@ -204,7 +231,11 @@ pub fn resize(terminal: &Fd, size: &Size) -> os::Result<()> {
 }
 
 fn shared(terminal: Fd) -> Result<[Option<Fd>; 3]> {
-    let copy = || os::duplicate(&terminal).context(|| "share the terminal".into()).map(Some);
+    let copy = || {
+        os::duplicate(&terminal)
+            .context(|| "share the terminal".into())
+            .map(Some)
+    };
     Ok([copy()?, copy()?, Some(terminal)])
 }
 

@@ -50,7 +50,11 @@ impl Pump {
         } else {
             (self.to.raw(), POLLOUT)
         };
-        PollFd { fd, events, happened: 0 }
+        PollFd {
+            fd,
+            events,
+            happened: 0,
+        }
     }
 
     /// Moves what can be moved; false when there is nothing more to come or nobody to take it.

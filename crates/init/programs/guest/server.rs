@@ -1,10 +1,10 @@
 //! The host's requests, the container's processes, and everything that is waited for: one poll(2), one thread.
 
 use alloc::format;
-use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
 
+use crate::boot;
 use crate::container;
 use crate::fault::{Context, Fault, Result, report, show};
 use crate::mounts;
@@ -12,9 +12,9 @@ use crate::names::Names;
 use crate::network;
 use crate::os::{self, Address, Errno, Fd, POLLIN, POLLOUT, PollFd};
 use crate::process::{self, News};
+use crate::processes::{Plan, Running};
 use crate::protocol::{
-    Exit, Failure, Hello, MAX_FRAME, Network, PORT, Parsed, Process, READY_PORT, Reply, Request, Start, Stream, frame,
-    parse,
+    Failure, Hello, MAX_FRAME, Network, PORT, Parsed, READY_PORT, Reply, Request, Stream, frame, parse,
 };
 use crate::pump::{self, Pump};
 use crate::statistics;
@@ -89,15 +89,15 @@ fn ports() -> Vec<Fd> {
 }
 
 /// A connection of the host.
-struct Connection {
-    fd: Fd,
-    input: Vec<u8>,
-    output: Vec<u8>,
-    role: Role,
-    gone: bool,
+pub struct Connection {
+    pub fd: Fd,
+    pub input: Vec<u8>,
+    pub output: Vec<u8>,
+    pub role: Role,
+    pub gone: bool,
 }
 
-enum Role {
+pub enum Role {
     /// Its request is not complete.
     Asking,
     /// It is a stream of a process that is not started yet.
@@ -123,17 +123,17 @@ impl Connection {
         }
     }
 
-    fn reply(&mut self, reply: &Reply) {
+    pub fn reply(&mut self, reply: &Reply) {
         self.output.extend(frame(reply));
     }
 
     /// Its last reply.
-    fn finish(&mut self, reply: &Reply) {
+    pub fn finish(&mut self, reply: &Reply) {
         self.reply(reply);
         self.role = Role::Leaving;
     }
 
-    fn refuse(&mut self, fault: Fault) {
+    pub fn refuse(&mut self, fault: Fault) {
         let Fault { kind, message } = fault;
         self.finish(&Reply::Failed { kind, message });
     }
@@ -145,7 +145,7 @@ impl Connection {
         }
     }
 
-    fn flush(&mut self) {
+    pub fn flush(&mut self) {
         match os::write(&self.fd, &self.output) {
             Ok(count) => {
                 self.output.drain(..count.min(self.output.len()));
@@ -156,57 +156,23 @@ impl Connection {
     }
 }
 
-/// What a process was asked to be, until it is.
-enum Plan {
-    First(Start),
-    Another(Process),
-}
-
-impl Plan {
-    fn process(&self) -> &Process {
-        match self {
-            Self::First(start) => &start.process,
-            Self::Another(process) => process,
-        }
-    }
-}
-
-/// A process of the host's making.
-struct Running {
-    key: u64,
-    name: String,
-    first: bool,
-    leashed: bool,
-    /// Until all its streams are there.
-    plan: Option<Plan>,
-    /// Until its program is executed.
-    channel: Option<Fd>,
-    /// Its streams, while its terminal is not there yet.
-    held: Vec<(u8, Connection)>,
-    /// The child; of another process in the container, the one that leads there.
-    child: i32,
-    pid: Option<i32>,
-    terminal: Option<Fd>,
-    /// How it ended, as wait4(2) says.
-    status: Option<i32>,
-    over: bool,
-}
-
-struct Server {
-    transport: Transport,
-    signals: Fd,
-    connections: Vec<Connection>,
-    processes: Vec<Running>,
+pub struct Server {
+    pub transport: Transport,
+    pub signals: Fd,
+    pub connections: Vec<Connection>,
+    pub processes: Vec<Running>,
     /// With the process and the number of the stream each belongs to; 0 belongs to none.
-    pumps: Vec<(u64, u8, Pump)>,
-    names: Option<Names>,
+    pub pumps: Vec<(u64, u8, Pump)>,
+    pub names: Option<Names>,
     /// The container's first process, once it was started.
-    container: Option<Fd>,
-    started: bool,
+    pub container: Option<Fd>,
+    pub started: bool,
     /// The machine ends: whether it restarts, and when at the latest.
-    ending: Option<(bool, u64)>,
-    next_key: u64,
-    hello: Hello,
+    pub ending: Option<(bool, u64)>,
+    /// Children that ended while it is not known yet whose they were, and how.
+    pub strays: Vec<(i32, i32)>,
+    pub next_key: u64,
+    pub hello: Hello,
 }
 
 /// Serves for as long as the machine lives.
@@ -225,6 +191,7 @@ pub fn run(transport: Transport) -> Result<()> {
         container: None,
         started: false,
         ending: None,
+        strays: Vec::new(),
         next_key: 1,
         hello: Hello {
             release: show(&os::release()),
@@ -260,11 +227,18 @@ impl Server {
 
     /// Waits for something and does what there is to do.
     fn turn(&mut self, scratch: &mut [u8]) -> Result<()> {
-        let mut fds = vec![wish(Some(&self.transport.listener), POLLIN), wish(Some(&self.signals), POLLIN)];
+        let mut fds = vec![
+            wish(Some(&self.transport.listener), POLLIN),
+            wish(Some(&self.signals), POLLIN),
+        ];
         let connections = fds.len();
         fds.extend(self.connections.iter().map(|connection| self.wish_of(connection)));
         let channels = fds.len();
-        fds.extend(self.processes.iter().map(|process| wish(process.channel.as_ref(), POLLIN)));
+        fds.extend(
+            self.processes
+                .iter()
+                .map(|process| wish(process.channel.as_ref(), POLLIN)),
+        );
         let pumps = fds.len();
         fds.extend(self.pumps.iter().map(|(_, _, pump)| pump.wants()));
         let names = fds.len();
@@ -279,18 +253,27 @@ impl Server {
         let happened = |fd: &PollFd| fd.happened != 0;
 
         let mut ready = part(pumps, names).iter().map(happened);
-        self.pumps.retain_mut(|(_, _, pump)| !ready.next().unwrap_or(false) || pump.work(scratch));
+        self.pumps
+            .retain_mut(|(_, _, pump)| !ready.next().unwrap_or(false) || pump.work(scratch));
         if let Some(resolver) = &mut self.names {
             let relays = resolver.work(part(names, fds.len()), scratch);
             self.pumps.extend(relays.into_iter().map(|pump| (0, 0, pump)));
         }
-        for (index, _) in part(channels, pumps).iter().enumerate().filter(|(_, fd)| happened(fd)) {
+        for (index, _) in part(channels, pumps)
+            .iter()
+            .enumerate()
+            .filter(|(_, fd)| happened(fd))
+        {
             self.listen_to_child(index);
         }
         if fds.get(1).is_some_and(happened) {
             self.reap();
         }
-        for (index, _) in part(connections, channels).iter().enumerate().filter(|(_, fd)| happened(fd)) {
+        for (index, _) in part(connections, channels)
+            .iter()
+            .enumerate()
+            .filter(|(_, fd)| happened(fd))
+        {
             self.serve(index, scratch);
         }
         if fds.first().is_some_and(happened) {
@@ -312,7 +295,12 @@ impl Server {
         match &connection.role {
             Role::Asking => wish(Some(&connection.fd), POLLIN),
             Role::Aside(channel) => wish(Some(channel), POLLIN),
-            Role::Follows(key) if self.processes.iter().any(|process| process.key == *key && process.leashed) => {
+            Role::Follows(key)
+                if self
+                    .processes
+                    .iter()
+                    .any(|process| process.key == *key && process.leashed) =>
+            {
                 wish(Some(&connection.fd), POLLIN)
             }
             _ => wish(None, 0),
@@ -376,7 +364,11 @@ impl Server {
 
     /// Kills a leashed process whose host has left.
     fn let_go(&mut self, key: u64) {
-        if let Some(process) = self.processes.iter_mut().find(|process| process.key == key && process.leashed) {
+        if let Some(process) = self
+            .processes
+            .iter_mut()
+            .find(|process| process.key == key && process.leashed)
+        {
             process.leashed = false;
             if process.plan.is_some() {
                 process.over = true;
@@ -391,7 +383,9 @@ impl Server {
             return;
         };
         match os::read(&connection.fd, scratch) {
-            Ok(count) if count > 0 => connection.input.extend_from_slice(scratch.get(..count).unwrap_or_default()),
+            Ok(count) if count > 0 => connection
+                .input
+                .extend_from_slice(scratch.get(..count).unwrap_or_default()),
             Err(Errno::AGAIN) => return,
             _ => {
                 connection.gone = true;
@@ -412,9 +406,9 @@ impl Server {
         // Only what follows takes the connection; everything else is answered at once.
         let result = match request {
             Request::Start(start) => {
-                let again = self.started.then(|| {
-                    Fault::new(Failure::Conflict, "this guest has its container already")
-                });
+                let again = self
+                    .started
+                    .then(|| Fault::new(Failure::Conflict, "this guest has its container already"));
                 match again {
                     Some(fault) => Err(fault),
                     None => {
@@ -429,23 +423,30 @@ impl Server {
             },
             Request::Stream(stream) => return self.park(index, stream),
             Request::Mount(mount) => {
+                // Its device may have been plugged in for it.
+                if mount.kind == b"virtiofs" {
+                    boot::rescan();
+                }
                 return self.aside(index, move |first| mounts::add_running(first, &mount));
             }
             Request::Unmount { target } => {
                 return self.aside(index, move |first| mounts::remove_running(first, &target));
             }
             Request::Network(network) => {
-                network::rescan();
+                boot::rescan();
                 if let Some(connection) = self.connections.get_mut(index) {
                     connection.role = Role::Network(network, os::uptime() + CARD_PATIENCE);
                 }
                 return;
             }
             Request::Hello => Ok(Reply::Hello(self.hello.clone())),
-            Request::Signal { process, signal, all } => self.signal(&process, signal, all).map(|()| Reply::Done),
+            Request::Signal { process, signal, all } => {
+                self.signal(&process, signal, all).map(|()| Reply::Done)
+            }
             Request::Resize { process, size } => match self.named(&process) {
                 Some(Running {
-                    terminal: Some(terminal), ..
+                    terminal: Some(terminal),
+                    ..
                 }) => process::resize(terminal, &size)
                     .context(|| "change the terminal's size".into())
                     .map(|()| Reply::Done),
@@ -455,9 +456,9 @@ impl Server {
             Request::Top => Ok(Reply::Processes(statistics::processes())),
             Request::Statistics => Ok(Reply::Files(statistics::files())),
             Request::Limit(limits) => container::limit(&limits).map(|()| Reply::Done),
-            Request::Clock { realtime } => {
-                os::set_clock(realtime).context(|| "set the clock".into()).map(|()| Reply::Done)
-            }
+            Request::Clock { realtime } => os::set_clock(realtime)
+                .context(|| "set the clock".into())
+                .map(|()| Reply::Done),
             Request::Reseed { seed } => reseed(&seed).map(|()| Reply::Done),
             Request::Sync => {
                 os::sync();
@@ -476,12 +477,15 @@ impl Server {
         }
     }
 
-    fn named(&self, name: &str) -> Option<&Running> {
-        self.processes.iter().find(|process| process.name == name && !process.over)
+    pub fn named(&self, name: &str) -> Option<&Running> {
+        self.processes
+            .iter()
+            .find(|process| process.name == name && !process.over)
     }
 
     fn signal(&self, name: &str, signal: i32, all: bool) -> Result<()> {
-        let send = |pid: i32| os::kill(pid, signal).context(|| format!("send signal {signal} to process {pid}"));
+        let send =
+            |pid: i32| os::kill(pid, signal).context(|| format!("send signal {signal} to process {pid}"));
         if all {
             // Those that have just ended need no signal.
             for process in statistics::processes() {
@@ -532,193 +536,6 @@ impl Server {
         }
     }
 
-    // --- processes ------------------------------------------------------------------------------------------------------
-
-    fn plan(&mut self, index: usize, plan: Plan) {
-        let process = plan.process();
-        let taken = self.named(&process.name).is_some();
-        let Some(connection) = self.connections.get_mut(index) else {
-            return;
-        };
-        if taken {
-            return connection.refuse(Fault::new(
-                Failure::Conflict,
-                format!("there is a process {:?} already", process.name),
-            ));
-        }
-        if process.args.is_empty() {
-            return connection.refuse(Fault::invalid("there is no program to execute"));
-        }
-        let key = self.next_key;
-        self.next_key += 1;
-        connection.role = Role::Follows(key);
-        self.processes.push(Running {
-            key,
-            name: process.name.clone(),
-            first: matches!(plan, Plan::First(_)),
-            leashed: process.leashed,
-            plan: Some(plan),
-            channel: None,
-            held: Vec::new(),
-            child: 0,
-            pid: None,
-            terminal: None,
-            status: None,
-            over: false,
-        });
-        self.try_launch(self.processes.len() - 1);
-    }
-
-    fn park(&mut self, index: usize, stream: Stream) {
-        let late = self.named(&stream.process).is_some_and(|process| process.plan.is_none());
-        let Some(connection) = self.connections.get_mut(index) else {
-            return;
-        };
-        if late || stream.number > 2 {
-            return connection.refuse(Fault::new(
-                Failure::Conflict,
-                format!("the process {:?} runs already, or has no such stream", stream.process),
-            ));
-        }
-        connection.reply(&Reply::Done);
-        connection.flush();
-        let waiting = self.processes.iter().position(|process| process.name == stream.process && process.plan.is_some());
-        connection.role = Role::Parked(stream);
-        if let Some(waiting) = waiting {
-            self.try_launch(waiting);
-        }
-    }
-
-    /// Starts a process if all its streams are there.
-    fn try_launch(&mut self, index: usize) {
-        let Some(running) = self.processes.get_mut(index) else {
-            return;
-        };
-        let Some(process) = running.plan.as_ref().map(Plan::process) else {
-            return;
-        };
-        let errors = process.stderr && process.terminal.is_none();
-        let wanted = [process.stdin, process.stdout, errors];
-        let is_for = |connection: &Connection, number: u8| {
-            !connection.gone
-                && matches!(&connection.role, Role::Parked(stream) if stream.number == number && stream.process == running.name)
-        };
-        let found: Vec<Option<usize>> = (0..3u8)
-            .map(|number| self.connections.iter().position(|connection| is_for(connection, number)))
-            .collect();
-        if wanted.iter().zip(&found).any(|(wanted, found)| *wanted && found.is_none()) {
-            return;
-        }
-        let mut streams = Vec::new();
-        for (number, (wanted, found)) in (0..3u8).zip(wanted.iter().zip(&found)) {
-            if let Some(connection) = found.and_then(|found| self.connections.get_mut(found)) {
-                // Its place stays, so that indices do; it is cleared away at the end of the turn.
-                let empty = Connection {
-                    fd: Fd::own(-1),
-                    input: Vec::new(),
-                    output: Vec::new(),
-                    role: Role::Leaving,
-                    gone: true,
-                };
-                let connection = core::mem::replace(connection, empty);
-                if *wanted {
-                    streams.push((number, connection));
-                }
-            }
-        }
-        let Some(plan) = running.plan.take() else {
-            return;
-        };
-        let key = running.key;
-        match launch(running, &plan, streams, self.container.as_ref()) {
-            Ok(pumps) => self.pumps.extend(pumps),
-            Err(fault) => {
-                running.over = true;
-                self.follower(key, |connection| connection.refuse(fault));
-            }
-        }
-    }
-
-    /// Does something with the connection that follows a process.
-    fn follower(&mut self, key: u64, work: impl FnOnce(&mut Connection)) {
-        let follows = |connection: &&mut Connection| matches!(connection.role, Role::Follows(of) if of == key);
-        if let Some(connection) = self.connections.iter_mut().find(follows) {
-            work(connection);
-        }
-    }
-
-    /// Hears what the child of process `index` has to tell.
-    fn listen_to_child(&mut self, index: usize) {
-        while let Some(process) = self.processes.get_mut(index)
-            && let Some(channel) = &process.channel
-        {
-            let key = process.key;
-            match process::hear(channel) {
-                Err(Errno::AGAIN) => return,
-                Ok(Some(News::Terminal(terminal))) => {
-                    let held = core::mem::take(&mut process.held);
-                    let pumps = held.into_iter().filter_map(|(number, connection)| {
-                        Some((key, number, join(number, connection, os::duplicate(&terminal).ok()?)))
-                    });
-                    self.pumps.extend(pumps);
-                    process.terminal = Some(terminal);
-                }
-                Ok(Some(News::Is(pid))) => process.pid = Some(pid),
-                Ok(Some(News::Failed(fault))) => {
-                    process.over = true;
-                    process.channel = None;
-                    self.follower(key, |connection| connection.refuse(fault));
-                }
-                Ok(None) | Err(_) => {
-                    process.channel = None;
-                    let pid = process.pid;
-                    if process.first {
-                        self.container = pid.and_then(|pid| os::pidfd(pid).ok());
-                    }
-                    match pid {
-                        Some(pid) => self.follower(key, |connection| connection.reply(&Reply::Started { pid })),
-                        None => {
-                            process.over = true;
-                            let fault = Fault::new(Failure::System, "it was killed before its program was executed");
-                            self.follower(key, |connection| connection.refuse(fault));
-                        }
-                    }
-                }
-            }
-        }
-    }
-
-    fn reap(&mut self) {
-        let mut information = [0; 128];
-        while os::read(&self.signals, &mut information).is_ok_and(|count| count > 0) {}
-        while let Some((pid, status)) = os::reap() {
-            let is = |process: &Running| process.pid == Some(pid);
-            // A helper's end says nothing: what it had to tell is in its channel.
-            let Some(index) = self.processes.iter().position(is) else {
-                continue;
-            };
-            // It may have executed its program, or failed, and not been heard yet.
-            self.listen_to_child(index);
-            let Some(process) = self.processes.get_mut(index) else {
-                continue;
-            };
-            process.status = Some(status);
-            let (key, first, over) = (process.key, process.first, process.over);
-            process.over = true;
-            if first {
-                self.container = None;
-            }
-            // Nobody reads its input any more; what it wrote is still on its way.
-            self.pumps.retain(|(of, number, _)| *of != key || *number != 0);
-            if !over {
-                let exit = exit(status);
-                self.follower(key, |connection| connection.finish(&Reply::Exited(exit)));
-            }
-        }
-    }
-
-    // --- the end --------------------------------------------------------------------------------------------------------
-
     fn end(&mut self, restart: bool) {
         self.ending = Some((restart, os::uptime() + END_PATIENCE));
         // With the first, the kernel kills the others.
@@ -736,7 +553,10 @@ impl Server {
         };
         let quiet = self.processes.is_empty()
             && self.pumps.iter().all(|(of, _, _)| *of == 0)
-            && self.connections.iter().all(|connection| connection.output.is_empty());
+            && self
+                .connections
+                .iter()
+                .all(|connection| connection.output.is_empty());
         if !quiet && os::uptime() < deadline {
             return false;
         }
@@ -748,54 +568,9 @@ impl Server {
     }
 }
 
-/// Forks the child of a process; gives the pumps of its streams, if it has no terminal that is yet to come.
-fn launch(
-    running: &mut Running,
-    plan: &Plan,
-    streams: Vec<(u8, Connection)>,
-    container: Option<&Fd>,
-) -> Result<Vec<(u64, u8, Pump)>> {
-    let (ours, theirs) = channel()?;
-    let mut given = [None, None, None];
-    let mut pumps = Vec::new();
-    if plan.process().terminal.is_some() {
-        running.held = streams;
-    } else {
-        for (number, connection) in streams {
-            let (read, write) = os::pipe().context(|| "make a pipe".into())?;
-            let (kept, inside) = if number == 0 { (write, read) } else { (read, write) };
-            pumps.push((running.key, number, join(number, connection, kept)));
-            if let Some(slot) = given.get_mut(usize::from(number)) {
-                *slot = Some(inside);
-            }
-        }
-    }
-    match plan {
-        Plan::First(start) => {
-            running.child = process::start(start, given, theirs)?;
-            running.pid = Some(running.child);
-        }
-        Plan::Another(process) => {
-            let container = container.ok_or_else(not_running)?;
-            running.child = process::start_another(process, given, container, theirs)?;
-        }
-    }
-    running.channel = Some(ours);
-    Ok(pumps)
-}
-
-/// The pump between a connection and PID 1's end of a stream.
-fn join(number: u8, connection: Connection, end: Fd) -> Pump {
-    let Connection { fd, input, output, .. } = connection;
-    match number {
-        0 => Pump::new(fd, end, input),
-        // The reply to its request may still be on its way.
-        _ => Pump::new(end, fd, output),
-    }
-}
-
-fn channel() -> Result<(Fd, Fd)> {
-    let (ours, theirs) = os::socket_pair(os::SOCK_SEQPACKET).context(|| "make a channel to a child".into())?;
+pub fn channel() -> Result<(Fd, Fd)> {
+    let (ours, theirs) =
+        os::socket_pair(os::SOCK_SEQPACKET).context(|| "make a channel to a child".into())?;
     os::set_nonblocking(&ours).context(|| "make a channel to a child".into())?;
     Ok((ours, theirs))
 }
@@ -808,21 +583,15 @@ fn wish(fd: Option<&Fd>, events: i16) -> PollFd {
     }
 }
 
-fn exit(status: i32) -> Exit {
-    let signal = status & 0x7f;
-    Exit {
-        status: (signal == 0).then_some((status >> 8) & 0xff),
-        signal,
-        oom_kills: statistics::oom_kills(),
-    }
-}
-
-fn not_running() -> Fault {
+pub fn not_running() -> Fault {
     Fault::new(Failure::Conflict, "the container does not run in this guest")
 }
 
 fn no_process(name: &str) -> Fault {
-    Fault::new(Failure::NotFound, format!("there is no process {name:?} in this guest"))
+    Fault::new(
+        Failure::NotFound,
+        format!("there is no process {name:?} in this guest"),
+    )
 }
 
 /// Adds randomness and counts it, so that the generator starts anew from it.

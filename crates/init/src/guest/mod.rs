@@ -7,6 +7,8 @@
 #[macro_use]
 pub mod wire;
 pub mod client;
+#[cfg(test)]
+mod dns;
 pub mod protocol;
 
 #[cfg(test)]
