@@ -36,6 +36,8 @@ mod health;
 mod images;
 #[path = "e2e/isolation_vm.rs"]
 mod isolation_vm;
+#[path = "e2e/kernels.rs"]
+mod kernels;
 #[path = "e2e/life.rs"]
 mod life;
 #[path = "e2e/limits.rs"]
