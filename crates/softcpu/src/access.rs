@@ -53,7 +53,11 @@ impl Cpu {
         match mem.kind {
             kind::BASED => Ok(offset.wrapping_add(segment.base)),
             kind::SHORT => {
-                let base = if usize::from(mem.segment) >= seg::FS { segment.base } else { 0 };
+                let base = if usize::from(mem.segment) >= seg::FS {
+                    segment.base
+                } else {
+                    0
+                };
                 Ok((offset & 0xffff_ffff).wrapping_add(base))
             }
             _ => {
@@ -64,7 +68,13 @@ impl Cpu {
     }
 
     /// Applies a segment outside 64-bit code: rights, limit, base.
-    pub(crate) fn segmented(&mut self, index: usize, offset: u64, bytes: u64, access: Access) -> Result<u64, Fault> {
+    pub(crate) fn segmented(
+        &mut self,
+        index: usize,
+        offset: u64,
+        bytes: u64,
+        access: Access,
+    ) -> Result<u64, Fault> {
         let segment = self.segments[index];
         let code = if index == seg::SS { vector::SS } else { vector::GP };
         if self.mode & mode::REAL == 0 {
@@ -84,9 +94,14 @@ impl Cpu {
         }
         let last = offset + (bytes - 1);
         let limit = u64::from(segment.limit);
-        let expand_down = !segment.has(Segment::CODE) && segment.has(Segment::CONFORMING) && self.mode & mode::REAL == 0;
+        let expand_down =
+            !segment.has(Segment::CODE) && segment.has(Segment::CONFORMING) && self.mode & mode::REAL == 0;
         let inside = if expand_down {
-            let top = if segment.has(Segment::BIG) { 0xffff_ffff } else { 0xffff };
+            let top = if segment.has(Segment::BIG) {
+                0xffff_ffff
+            } else {
+                0xffff
+            };
             offset > limit && last <= top
         } else {
             last <= limit
@@ -111,9 +126,14 @@ impl Cpu {
     #[inline(always)]
     pub(crate) fn direct(&self, address: u64, bytes: u64, access: Access) -> Option<*mut u8> {
         let entry = &self.mmu.entries[usize::from(self.user())][Mmu::index(address)];
-        let tag = if access == Access::Write { entry.write } else { entry.read };
+        let tag = if access == Access::Write {
+            entry.write
+        } else {
+            entry.read
+        };
         // As in `read_as`.
-        (address.wrapping_add(bytes - 1) & !(PAGE - 1) == tag).then(|| (entry.host + (address & (PAGE - 1))) as *mut u8)
+        (address.wrapping_add(bytes - 1) & !(PAGE - 1) == tag)
+            .then(|| (entry.host + (address & (PAGE - 1))) as *mut u8)
     }
 
     /// A load with given rights.
@@ -180,7 +200,12 @@ impl Cpu {
     /// The host address of a byte with its page's rest, or the physical address of what is no RAM. Non-canonical addresses and writes to the instruction's
     /// own page are found here.
     #[cold]
-    pub(crate) fn find(&mut self, address: u64, access: Access, user: bool) -> Result<Result<*mut u8, u64>, Fault> {
+    pub(crate) fn find(
+        &mut self,
+        address: u64,
+        access: Access,
+        user: bool,
+    ) -> Result<Result<*mut u8, u64>, Fault> {
         if !self.canonical(address) {
             return Err(self.protection());
         }
@@ -195,9 +220,18 @@ impl Cpu {
 
     /// As [`Cpu::find`], looking into the translation buffer first.
     #[inline]
-    pub(crate) fn find_quickly(&mut self, address: u64, access: Access, user: bool) -> Result<Result<*mut u8, u64>, Fault> {
+    pub(crate) fn find_quickly(
+        &mut self,
+        address: u64,
+        access: Access,
+        user: bool,
+    ) -> Result<Result<*mut u8, u64>, Fault> {
         let entry = &self.mmu.entries[usize::from(user)][Mmu::index(address)];
-        let tag = if access == Access::Write { entry.write } else { entry.read };
+        let tag = if access == Access::Write {
+            entry.write
+        } else {
+            entry.read
+        };
         if address & !(PAGE - 1) == tag && access != Access::Execute {
             return Ok(Ok((entry.host + (address & (PAGE - 1))) as *mut u8));
         }
@@ -222,7 +256,11 @@ impl Cpu {
 
     /// #GP when the last byte is not at a canonical address: that comes before faults of the first page.
     fn check_end(&mut self, address: u64, bytes: u64) -> Result<(), Fault> {
-        if self.canonical(address.wrapping_add(bytes.wrapping_sub(1))) { Ok(()) } else { Err(self.protection()) }
+        if self.canonical(address.wrapping_add(bytes.wrapping_sub(1))) {
+            Ok(())
+        } else {
+            Err(self.protection())
+        }
     }
 
     fn probe(&mut self, address: u64, bytes: u64, user: bool) -> Result<(), Fault> {
@@ -238,7 +276,13 @@ impl Cpu {
         Ok(())
     }
 
-    pub(crate) fn read_bytes_as(&mut self, address: u64, bytes: &mut [u8], access: Access, user: bool) -> Result<(), Fault> {
+    pub(crate) fn read_bytes_as(
+        &mut self,
+        address: u64,
+        bytes: &mut [u8],
+        access: Access,
+        user: bool,
+    ) -> Result<(), Fault> {
         self.check_end(address, bytes.len() as u64)?;
         let mut address = address;
         let mut rest = bytes;

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction};
 
@@ -12,8 +12,8 @@ use crate::exception::{Fault, vector};
 use crate::memory::{PAGE, Snapshot};
 use crate::mmu::{Access, Mmu};
 use crate::op::Op;
-use crate::translate::{Arena, Code};
 use crate::state::{Cpu, Segment, gpr, mode, seg};
+use crate::translate::{Arena, Code};
 
 /// Instructions of a block at most.
 const LENGTH: usize = 64;
@@ -24,8 +24,12 @@ pub(crate) const RECENT: usize = 16384;
 /// Decoded instructions beyond which everything is forgotten: at 48 bytes each, 48 MB.
 const OPS_MAX: usize = 1_000_000;
 
+/// Blocks that are kept although they are wrong, before all pointers to them are removed.
+const RETIRED_MAX: usize = 4096;
+
 /// Parts of `Cpu::mode` that decoding depends on.
-const DECODED: u8 = mode::CODE64 | mode::CODE32 | mode::STACK32 | mode::REAL | mode::LONG | mode::NO_FPU | mode::NO_SSE;
+const DECODED: u8 =
+    mode::CODE64 | mode::CODE32 | mode::STACK32 | mode::REAL | mode::LONG | mode::NO_FPU | mode::NO_SSE;
 
 /// Consecutive instructions of one page that are executed from the first on.
 pub(crate) struct Block {
@@ -142,7 +146,9 @@ impl Hasher for AddressHasher {
     }
 
     fn write_u64(&mut self, value: u64) {
-        self.0 = (self.0 ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(26);
+        self.0 = (self.0 ^ value)
+            .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+            .rotate_left(26);
     }
 
     fn write_u8(&mut self, value: u8) {
@@ -159,6 +165,8 @@ pub(crate) struct BlockCache {
     /// By the first byte's place in this process, and the mode.
     blocks: Blocks,
     ops: usize,
+    /// Blocks whose page was written since, which `recent` may still point to.
+    retired: Vec<Box<Block>>,
     pub arena: Arena,
     /// How often blocks were freed: what pointed to them then is wrong.
     pub cleared: u64,
@@ -178,6 +186,7 @@ impl BlockCache {
             recent: recents(),
             blocks: Blocks::default(),
             ops: 0,
+            retired: vec![],
             arena,
             cleared: 0,
         }
@@ -191,6 +200,7 @@ impl BlockCache {
     pub(crate) fn clear(&mut self) {
         self.recent.fill(Recent::EMPTY);
         self.blocks.clear();
+        self.retired.clear();
         self.ops = 0;
         self.arena.clear();
         self.cleared += 1;
@@ -252,7 +262,11 @@ impl Cpu {
         let linear = self.fetch_address()?;
         let host = self.fetch_host(linear)?;
         let key = (host, self.mode & DECODED);
-        let found = self.blocks.blocks.get(&key).map(|block| (NonNull::from(&**block), block.valid()));
+        let found = self
+            .blocks
+            .blocks
+            .get(&key)
+            .map(|block| (NonNull::from(&**block), block.valid()));
         let block = match found {
             Some((block, true)) => block,
             _ => match self.decode_block(linear, key)? {
@@ -349,12 +363,12 @@ impl Cpu {
         let pointer = NonNull::from(&*block);
         if let Some(old) = self.blocks.blocks.insert(key, block) {
             self.blocks.ops -= old.ops.len();
-            self.blocks.cleared += 1;
-            let freed = NonNull::from(&*old);
-            for recent in self.blocks.recent.iter_mut() {
-                if recent.block == Some(freed) {
-                    *recent = Recent::EMPTY;
-                }
+            // What still points to it finds that its page's generation is another.
+            self.blocks.retired.push(old);
+            if self.blocks.retired.len() > RETIRED_MAX {
+                self.blocks.recent.fill(Recent::EMPTY);
+                self.blocks.retired.clear();
+                self.blocks.cleared += 1;
             }
         }
         pointer

@@ -12,8 +12,26 @@ pub(crate) const XCR0: u64 = 3;
 
 mod feature {
     /// Leaf 1, EDX: FPU DE PSE TSC MSR PAE MCE CX8 APIC SEP MTRR PGE MCA CMOV PAT CLFSH MMX FXSR SSE SSE2.
-    pub const ONE_EDX: u32 = 1 | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 9 | 1 << 11 | 1 << 12
-        | 1 << 13 | 1 << 14 | 1 << 15 | 1 << 16 | 1 << 19 | 1 << 23 | 1 << 24 | 1 << 25 | 1 << 26;
+    pub const ONE_EDX: u32 = 1
+        | 1 << 2
+        | 1 << 3
+        | 1 << 4
+        | 1 << 5
+        | 1 << 6
+        | 1 << 7
+        | 1 << 8
+        | 1 << 9
+        | 1 << 11
+        | 1 << 12
+        | 1 << 13
+        | 1 << 14
+        | 1 << 15
+        | 1 << 16
+        | 1 << 19
+        | 1 << 23
+        | 1 << 24
+        | 1 << 25
+        | 1 << 26;
     /// Leaf 1, ECX: CX16 x2APIC MOVBE POPCNT TSC-deadline XSAVE RDRAND hypervisor; then what the host has of SSE.
     pub const ONE_ECX: u32 = 1 << 13 | 1 << 21 | 1 << 22 | 1 << 23 | 1 << 24 | 1 << 26 | 1 << 30 | 1 << 31;
     /// Leaf 7, EBX: FSGSBASE, FDP_EXCPTN_ONLY, SMEP, ERMS, FCS and FDS deprecated, RDSEED.

@@ -2,12 +2,12 @@
 
 use iced_x86::{Code, ConditionCode, Instruction, Mnemonic, OpKind, Register};
 
+use crate::exception::vector;
 use crate::exec::arith::{self, Form};
 use crate::exec::bits::{self, Scan};
 use crate::exec::moves::{self, Kind};
 use crate::exec::string::{self, repeat};
 use crate::exec::{Memory, Reg, branch, far, nothing, protection, system, undefined};
-use crate::exception::vector;
 use crate::op::{Handler, Mem, Op, kind};
 use crate::state::{gpr, mode, seg};
 
@@ -19,7 +19,10 @@ pub(crate) fn number(register: Register) -> u8 {
 
 /// A register operand's byte offset in `Cpu::regs`.
 pub(crate) fn offset(register: Register) -> u8 {
-    let high = matches!(register, Register::AH | Register::CH | Register::DH | Register::BH);
+    let high = matches!(
+        register,
+        Register::AH | Register::CH | Register::DH | Register::BH
+    );
     number(register) * 8 + u8::from(high)
 }
 
@@ -50,7 +53,11 @@ pub(crate) fn memory(instruction: &Instruction, mode: u8) -> Mem {
     let base = instruction.memory_base();
     let index = instruction.memory_index();
     let register = |register: Register| {
-        if register == Register::None { gpr::ZERO as u8 } else { number(register) }
+        if register == Register::None {
+            gpr::ZERO as u8
+        } else {
+            number(register)
+        }
     };
     let segment = segment_number(instruction.memory_segment());
     let (base_number, displacement, size) = match base {
@@ -93,7 +100,13 @@ fn address_size(instruction: &Instruction, long: bool) -> u8 {
             8 => 8,
             // 64-bit code without registers: a 32-bit displacement is extended, unless the address-size prefix is there.
             4 => 4,
-            _ => if long { 8 } else { 4 },
+            _ => {
+                if long {
+                    8
+                } else {
+                    4
+                }
+            }
         })
 }
 
@@ -161,8 +174,7 @@ impl Operands<'_> {
     }
 
     fn is_register(&self, operand: u32) -> bool {
-        operand < self.instruction.op_count()
-            && self.instruction.op_kind(operand) == OpKind::Register
+        operand < self.instruction.op_count() && self.instruction.op_kind(operand) == OpKind::Register
     }
 
     /// The form of an instruction with destination and source.
@@ -198,7 +210,11 @@ pub(crate) fn lower(instruction: &Instruction, mode: u8) -> (Op, bool) {
     let operands = Operands::of(instruction);
     let mut op = Op {
         run: undefined,
-        mem: if operands.memory.is_some() { memory(instruction, mode) } else { Mem::NONE },
+        mem: if operands.memory.is_some() {
+            memory(instruction, mode)
+        } else {
+            Mem::NONE
+        },
         imm: 0,
         dst: 0,
         src: 0,
@@ -454,7 +470,11 @@ fn choose(instruction: &Instruction, operands: &Operands<'_>, op: &mut Op, mode:
             far::sysenter
         }
         M::Sysexit | M::Sysexitq => {
-            op.extra = if instruction.code() == Code::Sysexitq { 8 } else { 4 };
+            op.extra = if instruction.code() == Code::Sysexitq {
+                8
+            } else {
+                4
+            };
             ends = true;
             far::sysexit
         }
@@ -482,13 +502,34 @@ fn choose(instruction: &Instruction, operands: &Operands<'_>, op: &mut Op, mode:
             far::pop_flags
         }
         M::Rdfsbase | M::Rdgsbase | M::Wrfsbase | M::Wrgsbase => {
-            op.third = if matches!(mnemonic, M::Rdfsbase | M::Wrfsbase) { seg::FS } else { seg::GS } as u8;
+            op.third = if matches!(mnemonic, M::Rdfsbase | M::Wrfsbase) {
+                seg::FS
+            } else {
+                seg::GS
+            } as u8;
             op.extra = u16::from(matches!(mnemonic, M::Wrfsbase | M::Wrgsbase));
-            if bytes == 4 { far::segment_base::<u32> } else { far::segment_base::<u64> }
+            if bytes == 4 {
+                far::segment_base::<u32>
+            } else {
+                far::segment_base::<u64>
+            }
         }
-        M::Nop | M::Prefetcht0 | M::Prefetcht1 | M::Prefetcht2 | M::Prefetchnta | M::Prefetchw | M::Prefetch
-        | M::Prefetchwt1 | M::Endbr64 | M::Endbr32 | M::Lfence | M::Clflush | M::Clflushopt | M::Clwb
-        | M::Reservednop | M::Cldemote => nothing,
+        M::Nop
+        | M::Prefetcht0
+        | M::Prefetcht1
+        | M::Prefetcht2
+        | M::Prefetchnta
+        | M::Prefetchw
+        | M::Prefetch
+        | M::Prefetchwt1
+        | M::Endbr64
+        | M::Endbr32
+        | M::Lfence
+        | M::Clflush
+        | M::Clflushopt
+        | M::Clwb
+        | M::Reservednop
+        | M::Cldemote => nothing,
         M::Wait => crate::vector::wait,
         M::Mfence | M::Sfence => system::fence,
         M::Pause => {
@@ -550,7 +591,11 @@ fn choose(instruction: &Instruction, operands: &Operands<'_>, op: &mut Op, mode:
         M::Lmsw => {
             ends = true;
             op.src = op.dst;
-            if first_memory { system::load_machine_status::<Memory> } else { system::load_machine_status::<Reg> }
+            if first_memory {
+                system::load_machine_status::<Memory>
+            } else {
+                system::load_machine_status::<Reg>
+            }
         }
         M::Smsw => match (first_memory, bytes) {
             (true, _) => system::store_machine_status::<u16, Memory>,
@@ -560,7 +605,11 @@ fn choose(instruction: &Instruction, operands: &Operands<'_>, op: &mut Op, mode:
         },
         M::Lgdt | M::Lidt => {
             op.extra = u16::from(mnemonic == M::Lidt);
-            op.third = if matches!(instruction.code(), Code::Lgdt_m1632_16 | Code::Lidt_m1632_16) { 2 } else { 4 };
+            op.third = if matches!(instruction.code(), Code::Lgdt_m1632_16 | Code::Lidt_m1632_16) {
+                2
+            } else {
+                4
+            };
             system::load_table
         }
         M::Sgdt | M::Sidt => {
@@ -599,7 +648,11 @@ fn choose(instruction: &Instruction, operands: &Operands<'_>, op: &mut Op, mode:
         M::Verr | M::Verw => {
             op.extra = if mnemonic == M::Verr { 2 } else { 3 };
             op.src = op.dst;
-            if first_memory { system::inspect::<u16, Memory> } else { system::inspect::<u16, Reg> }
+            if first_memory {
+                system::inspect::<u16, Memory>
+            } else {
+                system::inspect::<u16, Reg>
+            }
         }
         M::Arpl => {
             op.third = op.src;
@@ -627,7 +680,9 @@ fn choose(instruction: &Instruction, operands: &Operands<'_>, op: &mut Op, mode:
         M::Lodsb | M::Lodsw | M::Lodsd | M::Lodsq => strings(instruction, op, mode, string::Kind::Load),
         M::Scasb | M::Scasw | M::Scasd | M::Scasq => strings(instruction, op, mode, string::Kind::Scan),
         M::Cmpsb | M::Cmpsw | M::Cmpsq => strings(instruction, op, mode, string::Kind::Compare),
-        M::Cmpsd if instruction.is_string_instruction() => strings(instruction, op, mode, string::Kind::Compare),
+        M::Cmpsd if instruction.is_string_instruction() => {
+            strings(instruction, op, mode, string::Kind::Compare)
+        }
         M::Insb | M::Insw | M::Insd => strings(instruction, op, mode, string::Kind::Input),
         M::Outsb | M::Outsw | M::Outsd => strings(instruction, op, mode, string::Kind::Output),
         M::Ud2 | M::Ud1 | M::Ud0 => {
@@ -713,10 +768,14 @@ fn mov(instruction: &Instruction, operands: &Operands<'_>, op: &mut Op) -> bool 
         }
         return false;
     }
-    op.run = moves::mov(operands.is_memory(0), operands.source_kind(1), operands.bytes.max(match first {
-        Some(register) => register.size() as u64,
-        None => 0,
-    }));
+    op.run = moves::mov(
+        operands.is_memory(0),
+        operands.source_kind(1),
+        operands.bytes.max(match first {
+            Some(register) => register.size() as u64,
+            None => 0,
+        }),
+    );
     false
 }
 
@@ -784,7 +843,13 @@ pub(crate) fn condition_number(code: ConditionCode) -> u8 {
     }
 }
 
-fn conditional(instruction: &Instruction, operands: &Operands<'_>, op: &mut Op, code: ConditionCode, mode: u8) -> bool {
+fn conditional(
+    instruction: &Instruction,
+    operands: &Operands<'_>,
+    op: &mut Op,
+    code: ConditionCode,
+    mode: u8,
+) -> bool {
     let long = mode & mode::CODE64 != 0;
     let code = condition_number(code);
     if instruction.is_jcc_short_or_near() {
@@ -826,7 +891,11 @@ fn control(instruction: &Instruction, operands: &Operands<'_>, op: &mut Op, long
                 Code::Retnd | Code::Retnd_imm16 => 4,
                 _ => 8,
             };
-            op.imm = if instruction.op_count() == 1 { u64::from(instruction.immediate16()) } else { 0 };
+            op.imm = if instruction.op_count() == 1 {
+                u64::from(instruction.immediate16())
+            } else {
+                0
+            };
             branch::near_return(bytes)
         }
         M::Retf => {
@@ -835,7 +904,11 @@ fn control(instruction: &Instruction, operands: &Operands<'_>, op: &mut Op, long
                 Code::Retfd | Code::Retfd_imm16 => 4,
                 _ => 8,
             };
-            op.imm = if instruction.op_count() == 1 { u64::from(instruction.immediate16()) } else { 0 };
+            op.imm = if instruction.op_count() == 1 {
+                u64::from(instruction.immediate16())
+            } else {
+                0
+            };
             far::retf
         }
         M::Iret => {
@@ -914,4 +987,3 @@ fn strings(instruction: &Instruction, op: &mut Op, mode: u8, which: string::Kind
     };
     string::string(which, bytes)
 }
-

@@ -200,21 +200,14 @@ impl Memory {
         let marks = match old {
             // Only its flags change: what is known of its pages stays true.
             Some(old)
-                if (
-                    old.region.guest_address,
-                    old.region.size,
-                    old.region.host_address,
-                ) == (region.guest_address, region.size, region.host_address) =>
+                if (old.region.guest_address, old.region.size, old.region.host_address)
+                    == (region.guest_address, region.size, region.host_address) =>
             {
                 old.marks.clone()
             }
             _ => (0..region.size / PAGE).map(|_| Page::default()).collect(),
         };
-        regions.push(Arc::new(Mapped {
-            slot,
-            region,
-            marks,
-        }));
+        regions.push(Arc::new(Mapped { slot, region, marks }));
         regions.sort_by_key(|mapped| mapped.region.guest_address);
         *snapshot = Arc::new(Snapshot { regions });
         drop(snapshot);
@@ -243,10 +236,7 @@ impl Memory {
     /// Which pages of a slot were written since the last call, a bit each. `None`: there is no such slot.
     pub fn take_dirty_pages(&self, slot: u32) -> Option<Vec<u64>> {
         let snapshot = self.current();
-        let mapped = snapshot
-            .regions
-            .iter()
-            .find(|mapped| mapped.slot == slot)?;
+        let mapped = snapshot.regions.iter().find(|mapped| mapped.slot == slot)?;
         let mut bits = vec![0_u64; mapped.marks.len().div_ceil(64)];
         for (index, page) in mapped.marks.iter().enumerate() {
             if page.marks.load(Ordering::SeqCst) & DIRTY != 0 {
@@ -345,8 +335,7 @@ impl Memory {
         for member in others {
             let mut spins = 0_u32;
             while member.flush.running.load(Ordering::SeqCst)
-                && member.flush.done.load(Ordering::SeqCst)
-                    != member.flush.wanted.load(Ordering::SeqCst)
+                && member.flush.done.load(Ordering::SeqCst) != member.flush.wanted.load(Ordering::SeqCst)
             {
                 spins += 1;
                 if spins > 100 {

@@ -198,7 +198,14 @@ impl Cpu {
         (((address << unused) as i64) >> unused) as u64 == address
     }
 
-    fn page_fault(&mut self, address: u64, access: Access, user: bool, present: bool, reserved: bool) -> Fault {
+    fn page_fault(
+        &mut self,
+        address: u64,
+        access: Access,
+        user: bool,
+        present: bool,
+        reserved: bool,
+    ) -> Fault {
         let mut code = u32::from(present);
         if access == Access::Write {
             code |= 2;
@@ -222,7 +229,12 @@ impl Cpu {
     }
 
     /// What a linear address stands for, with the rights of the user or the supervisor. Accessed and dirty bits are set.
-    pub(crate) fn translate(&mut self, address: u64, access: Access, user: bool) -> Result<Translation, Fault> {
+    pub(crate) fn translate(
+        &mut self,
+        address: u64,
+        access: Access,
+        user: bool,
+    ) -> Result<Translation, Fault> {
         if self.cr0 & cr0::PG == 0 {
             return Ok(Translation {
                 physical: address & 0xffff_ffff,
@@ -252,12 +264,7 @@ impl Cpu {
         if !no_execute {
             reserved |= pte::NO_EXECUTE;
         }
-        let mut table = self.cr3
-            & if long {
-                pte::ADDRESS
-            } else {
-                0xffff_ffe0
-            };
+        let mut table = self.cr3 & if long { pte::ADDRESS } else { 0xffff_ffe0 };
         // Every level must allow it.
         let mut allowed = pte::WRITE | pte::USER;
         let mut forbidden = 0;
@@ -300,7 +307,15 @@ impl Cpu {
                     // A read-only region (firmware) keeps its bits.
                     if !page.read_only() {
                         page.before_write();
-                        if entry.compare_exchange(value, value | pte::ACCESSED, Ordering::SeqCst, Ordering::Relaxed).is_err() {
+                        if entry
+                            .compare_exchange(
+                                value,
+                                value | pte::ACCESSED,
+                                Ordering::SeqCst,
+                                Ordering::Relaxed,
+                            )
+                            .is_err()
+                        {
                             return Ok(None);
                         }
                     }
@@ -323,7 +338,10 @@ impl Cpu {
             }
             if value & bits != bits && !page.read_only() {
                 page.before_write();
-                if entry.compare_exchange(value, value | bits, Ordering::SeqCst, Ordering::Relaxed).is_err() {
+                if entry
+                    .compare_exchange(value, value | bits, Ordering::SeqCst, Ordering::Relaxed)
+                    .is_err()
+                {
                     return Ok(None);
                 }
             }
@@ -387,7 +405,12 @@ impl Cpu {
     }
 
     /// Translates, and remembers it when it is RAM that the access may go to directly. The host address of the byte, or its physical one.
-    pub(crate) fn fill(&mut self, address: u64, access: Access, user: bool) -> Result<Result<*mut u8, u64>, Fault> {
+    pub(crate) fn fill(
+        &mut self,
+        address: u64,
+        access: Access,
+        user: bool,
+    ) -> Result<Result<*mut u8, u64>, Fault> {
         let translation = self.translate(address, access, user)?;
         let snapshot = self.snapshot.clone();
         let Some(page) = snapshot.page(translation.physical) else {
@@ -403,8 +426,7 @@ impl Cpu {
         let host = page.host as u64;
         let index = Mmu::index(address);
         let entry = &mut self.mmu.entries[usize::from(user)][index];
-        let same = entry.host == host
-            && [entry.read, entry.write, entry.execute].contains(&linear);
+        let same = entry.host == host && [entry.read, entry.write, entry.execute].contains(&linear);
         if !same {
             *entry = Entry {
                 host,

@@ -55,7 +55,20 @@ pub(crate) const SAVED: [u32; 17] = [
 
 /// What the speculative faults of real processors are not: a software processor has none of them, and a guest need not work around them (RDCL_NO, IBRS_ALL, SKIP_L1DFL_VMENTRY,
 /// SSB_NO, MDS_NO, PSCHANGE_MC_NO, TAA_NO, SBDR_SSDP_NO, FBSDP_NO, PSDP_NO, BHI_NO, PBRSB_NO, GDS_NO, RFDS_NO).
-const CAPABILITIES: u64 = 1 | 1 << 1 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 8 | 1 << 13 | 1 << 14 | 1 << 15 | 1 << 20 | 1 << 24 | 1 << 26 | 1 << 27;
+const CAPABILITIES: u64 = 1
+    | 1 << 1
+    | 1 << 3
+    | 1 << 4
+    | 1 << 5
+    | 1 << 6
+    | 1 << 8
+    | 1 << 13
+    | 1 << 14
+    | 1 << 15
+    | 1 << 20
+    | 1 << 24
+    | 1 << 26
+    | 1 << 27;
 
 impl Cpu {
     /// Reads a register; #GP(0) when there is none.
@@ -161,7 +174,10 @@ impl Cpu {
             number::SYSENTER_ESP => self.msrs.sysenter_esp = value,
             number::SYSENTER_EIP => self.msrs.sysenter_eip = value,
             number::PAT => {
-                let wrong = value.to_le_bytes().iter().any(|kind| !matches!(kind, 0 | 1 | 4..=7));
+                let wrong = value
+                    .to_le_bytes()
+                    .iter()
+                    .any(|kind| !matches!(kind, 0 | 1 | 4..=7));
                 if wrong {
                     return Some(false);
                 }

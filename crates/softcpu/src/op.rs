@@ -84,7 +84,6 @@ pub(crate) struct Op {
 impl Op {
     /// Where the next instruction is.
     pub(crate) fn next(&self, cpu: &Cpu) -> u64 {
-        cpu.regs[crate::state::gpr::BLOCK]
-            .wrapping_add(u64::from(self.start) + u64::from(self.len))
+        cpu.regs[crate::state::gpr::BLOCK].wrapping_add(u64::from(self.start) + u64::from(self.len))
     }
 }

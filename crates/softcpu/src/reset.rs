@@ -7,8 +7,8 @@ use crate::environment::Attention;
 use crate::exception::Exception;
 use crate::memory::Memory;
 use crate::mmu::Mmu;
-use crate::translate::{Arena, Runtime};
 use crate::state::{Cpu, DescriptorTable, ExtendedState, Msrs, Segment, cr0, gpr, mode, seg};
+use crate::translate::{Arena, Runtime};
 
 /// What the page attribute table says after reset.
 const PAT_AT_RESET: u64 = 0x0007_0406_0007_0406;

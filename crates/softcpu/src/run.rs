@@ -152,9 +152,7 @@ impl Cpu {
                     Err(Fault) => self.after_fault()?,
                 }
             }
-            if !self.shadow
-                && (self.attention.any() || (self.interrupt_waits && self.control & IF != 0))
-            {
+            if !self.shadow && (self.attention.any() || (self.interrupt_waits && self.control & IF != 0)) {
                 return Ok(());
             }
             if self.halted {

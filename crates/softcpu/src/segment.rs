@@ -127,7 +127,12 @@ impl Cpu {
     }
 
     /// Makes a descriptor that was checked the code segment, at privilege `cpl`.
-    pub(crate) fn load_code_segment(&mut self, selector: u16, descriptor: Descriptor, cpl: u8) -> Result<(), Fault> {
+    pub(crate) fn load_code_segment(
+        &mut self,
+        selector: u16,
+        descriptor: Descriptor,
+        cpl: u8,
+    ) -> Result<(), Fault> {
         self.set_accessed(&descriptor)?;
         let mut segment = descriptor.segment(selector);
         segment.selector = selector & !3 | u16::from(cpl);
@@ -181,7 +186,12 @@ impl Cpu {
     }
 
     /// The linear address of an offset in the stack segment.
-    pub(crate) fn stack_address(&mut self, offset: u64, bytes: u64, access: crate::mmu::Access) -> Result<u64, Fault> {
+    pub(crate) fn stack_address(
+        &mut self,
+        offset: u64,
+        bytes: u64,
+        access: crate::mmu::Access,
+    ) -> Result<u64, Fault> {
         if self.mode & mode::CODE64 != 0 {
             return Ok(offset);
         }
@@ -232,11 +242,19 @@ impl Cpu {
 
     /// Loads CR0; the mode follows. The caller has checked privilege.
     pub(crate) fn set_cr0(&mut self, value: u64) -> Result<(), Fault> {
-        let known = cr0::PE | cr0::MP | cr0::EM | cr0::TS | cr0::ET | cr0::NE | cr0::WP | cr0::AM | cr0::NW | cr0::CD | cr0::PG;
+        let known = cr0::PE
+            | cr0::MP
+            | cr0::EM
+            | cr0::TS
+            | cr0::ET
+            | cr0::NE
+            | cr0::WP
+            | cr0::AM
+            | cr0::NW
+            | cr0::CD
+            | cr0::PG;
         let value = value & known | cr0::ET;
-        if (value & cr0::PG != 0 && value & cr0::PE == 0)
-            || (value & cr0::NW != 0 && value & cr0::CD == 0)
-        {
+        if (value & cr0::PG != 0 && value & cr0::PE == 0) || (value & cr0::NW != 0 && value & cr0::CD == 0) {
             return Err(self.protection());
         }
         let was = self.cr0;
@@ -265,8 +283,19 @@ impl Cpu {
 
     /// Loads CR4.
     pub(crate) fn set_cr4(&mut self, value: u64) -> Result<(), Fault> {
-        let known = cr4::TSD | cr4::DE | cr4::PSE | cr4::PAE | cr4::MCE | cr4::PGE | cr4::OSFXSR | cr4::OSXMMEXCPT
-            | cr4::FSGSBASE | cr4::OSXSAVE | cr4::SMEP | cr4::LA57 | 1 << 8;
+        let known = cr4::TSD
+            | cr4::DE
+            | cr4::PSE
+            | cr4::PAE
+            | cr4::MCE
+            | cr4::PGE
+            | cr4::OSFXSR
+            | cr4::OSXMMEXCPT
+            | cr4::FSGSBASE
+            | cr4::OSXSAVE
+            | cr4::SMEP
+            | cr4::LA57
+            | 1 << 8;
         if value & !known != 0 && value & !known & !(cr4::UMIP | 3) != 0 {
             return Err(self.protection());
         }

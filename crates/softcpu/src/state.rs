@@ -128,7 +128,11 @@ impl ExtendedState {
             self.legacy[26..28].fill(0);
         }
         self.settle();
-        for (register, saved) in self.ymm_high.iter_mut().zip(bytes.get(576..).unwrap_or(&[]).chunks_exact(16)) {
+        for (register, saved) in self
+            .ymm_high
+            .iter_mut()
+            .zip(bytes.get(576..).unwrap_or(&[]).chunks_exact(16))
+        {
             register.copy_from_slice(saved);
         }
     }

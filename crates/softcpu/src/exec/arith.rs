@@ -464,7 +464,13 @@ pub(crate) unsafe fn decimal(cpu: &mut Cpu, op: &Op) -> Flow {
     let (mut new_al, mut new_ah) = (al, ah);
     if which == Mnemonic::Daa as u16 || which == Mnemonic::Das as u16 {
         let add = which == Mnemonic::Daa as u16;
-        let step = |value: u8, by: u8| if add { value.wrapping_add(by) } else { value.wrapping_sub(by) };
+        let step = |value: u8, by: u8| {
+            if add {
+                value.wrapping_add(by)
+            } else {
+                value.wrapping_sub(by)
+            }
+        };
         if low {
             let borrow = if add { al.checked_add(6).is_none() } else { al < 6 };
             new_al = step(new_al, 6);

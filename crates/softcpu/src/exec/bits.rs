@@ -190,7 +190,11 @@ pub(crate) fn scan(which: Scan, memory: bool, bytes: u64) -> Handler {
     }
     macro_rules! width {
         ($width:ty) => {
-            if memory { pick!($width, Memory) } else { pick!($width, Reg) }
+            if memory {
+                pick!($width, Memory)
+            } else {
+                pick!($width, Reg)
+            }
         };
     }
     match bytes {
@@ -268,4 +272,3 @@ pub(crate) unsafe fn flag(cpu: &mut Cpu, op: &Op) -> Flow {
     }
     Flow::Next
 }
-

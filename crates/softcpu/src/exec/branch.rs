@@ -38,7 +38,11 @@ unsafe fn jump<W: Width>(cpu: &mut Cpu, op: &Op) -> Flow {
 }
 
 unsafe fn jump_if<W: Width, const CODE: u8>(cpu: &mut Cpu, op: &Op) -> Flow {
-    let target = if condition::<CODE>(cpu.status) { target(cpu, op) } else { op.next(cpu) };
+    let target = if condition::<CODE>(cpu.status) {
+        target(cpu, op)
+    } else {
+        op.next(cpu)
+    };
     go(cpu, target, W::BYTES)
 }
 

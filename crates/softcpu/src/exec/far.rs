@@ -23,7 +23,10 @@ const FLAT: u16 = 1 << 15 | Segment::PRESENT | Segment::CODE_OR_DATA | 1;
 
 fn flat_code(selector: u16, dpl: u16, long: bool) -> Segment {
     let size = if long { Segment::LONG } else { Segment::BIG };
-    flat(selector, FLAT | Segment::CODE | Segment::READ_WRITE | size | dpl << 5)
+    flat(
+        selector,
+        FLAT | Segment::CODE | Segment::READ_WRITE | size | dpl << 5,
+    )
 }
 
 fn flat_stack(selector: u16, dpl: u16) -> Segment {
@@ -128,7 +131,11 @@ pub(crate) unsafe fn interrupt(cpu: &mut Cpu, op: &Op) -> Flow {
     if number == vector::OF && op.extra == 2 && cpu.status & flags::OF == 0 {
         return Flow::Next;
     }
-    let source = if op.extra == 1 { Source::External } else { Source::Software };
+    let source = if op.extra == 1 {
+        Source::External
+    } else {
+        Source::Software
+    };
     // The return address is the next instruction. A fault on the way is one of this instruction, whose address is put back by `deliver` then.
     let exception = Exception {
         vector: number,
@@ -160,7 +167,8 @@ struct Target {
 impl Cpu {
     /// Sets RFLAGS to `value` where bits exist, whatever the privilege. Only what is not offered (virtual-8086 mode) stays clear.
     pub(crate) fn set_rflags_raw(&mut self, value: u64) {
-        const KNOWN: u64 = flags::TF | flags::IF | flags::DF | flags::IOPL | flags::NT | flags::AC | flags::ID | flags::RF;
+        const KNOWN: u64 =
+            flags::TF | flags::IF | flags::DF | flags::IOPL | flags::NT | flags::AC | flags::ID | flags::RF;
         self.status = value & flags::STATUS;
         self.control = value & KNOWN;
     }
@@ -245,7 +253,11 @@ impl Cpu {
     fn far_call(&mut self, selector: u16, offset: u64, bytes: u64, next: u64) -> Result<(), Fault> {
         let old = u64::from(self.segments[seg::CS].selector);
         let before = self.regs[gpr::RSP];
-        let target = if self.mode & mode::REAL == 0 { Some(self.far_target(selector)?) } else { None };
+        let target = if self.mode & mode::REAL == 0 {
+            Some(self.far_target(selector)?)
+        } else {
+            None
+        };
         self.push_sized(bytes, old)?;
         if let Err(fault) = self.push_sized(bytes, next) {
             self.regs[gpr::RSP] = before;
@@ -271,7 +283,11 @@ impl Cpu {
         let segment = descriptor.segment(selector);
         let wrong = u32::from(selector & !3);
         let rpl = (selector & 3) as u8;
-        let right = if segment.has(Segment::CONFORMING) { segment.dpl() <= rpl } else { segment.dpl() == rpl };
+        let right = if segment.has(Segment::CONFORMING) {
+            segment.dpl() <= rpl
+        } else {
+            segment.dpl() == rpl
+        };
         if !segment.has(Segment::CODE_OR_DATA | Segment::CODE) || rpl < self.cpl || !right {
             return Err(self.raise_code(vector::GP, wrong));
         }
@@ -452,7 +468,11 @@ pub(crate) unsafe fn load_far_pointer<W: Width>(cpu: &mut Cpu, op: &Op) -> Flow 
     let (selector, offset) = attempt!(cpu.far_pointer(op, W::BYTES));
     attempt!(cpu.load_segment(usize::from(op.third), selector));
     cpu.set_reg(op.dst, W::from_u64(offset));
-    if usize::from(op.third) == seg::SS { Flow::Leave } else { Flow::Next }
+    if usize::from(op.third) == seg::SS {
+        Flow::Leave
+    } else {
+        Flow::Next
+    }
 }
 
 /// `mov` to a segment register (`third`) from a register or memory.

@@ -34,7 +34,11 @@ pub(crate) enum Kind {
 /// `movzx`, `movsx`, `movsxd`: a narrow source into a register of `D`.
 unsafe fn extend<N: Width, D: Width, const SIGNED: bool, S: Source>(cpu: &mut Cpu, op: &Op) -> Flow {
     let value = attempt!(S::get::<N>(cpu, op));
-    let wide = if SIGNED { value.to_i64() as u64 } else { value.to_u64() };
+    let wide = if SIGNED {
+        value.to_i64() as u64
+    } else {
+        value.to_u64()
+    };
     cpu.set_reg(op.dst, D::from_u64(wide));
     Flow::Next
 }
@@ -408,7 +412,11 @@ pub(crate) unsafe fn compare_exchange_16(cpu: &mut Cpu, op: &Op) -> Flow {
 /// `cmovcc`: the source is read in any case; 32 bits clear the upper half in any case.
 unsafe fn move_if<W: Width, S: Source, const CODE: u8>(cpu: &mut Cpu, op: &Op) -> Flow {
     let value = attempt!(S::get::<W>(cpu, op));
-    let result = if condition::<CODE>(cpu.status) { value } else { cpu.reg(op.dst) };
+    let result = if condition::<CODE>(cpu.status) {
+        value
+    } else {
+        cpu.reg(op.dst)
+    };
     cpu.set_reg(op.dst, result);
     Flow::Next
 }
@@ -447,7 +455,11 @@ pub(crate) use conditions;
 pub(crate) fn conditional_move(code: u8, memory: bool, bytes: u64) -> Handler {
     macro_rules! pick {
         ($width:ty) => {
-            if memory { conditions!(code, move_if, $width, Memory) } else { conditions!(code, move_if, $width, Reg) }
+            if memory {
+                conditions!(code, move_if, $width, Memory)
+            } else {
+                conditions!(code, move_if, $width, Reg)
+            }
         };
     }
     match bytes {
@@ -458,7 +470,11 @@ pub(crate) fn conditional_move(code: u8, memory: bool, bytes: u64) -> Handler {
 }
 
 pub(crate) fn conditional_set(code: u8, memory: bool) -> Handler {
-    if memory { conditions!(code, set_if, Memory) } else { conditions!(code, set_if, Reg) }
+    if memory {
+        conditions!(code, set_if, Memory)
+    } else {
+        conditions!(code, set_if, Reg)
+    }
 }
 
 /// `bswap`.

@@ -57,7 +57,11 @@ fn destination(cpu: &mut Cpu, op: &Op, bytes: u64, access: Access) -> Result<u64
 }
 
 fn step<W: Width>(cpu: &Cpu) -> u64 {
-    if cpu.control & DF != 0 { W::BYTES.wrapping_neg() } else { W::BYTES }
+    if cpu.control & DF != 0 {
+        W::BYTES.wrapping_neg()
+    } else {
+        W::BYTES
+    }
 }
 
 fn advance(cpu: &mut Cpu, register: usize, size: u8, by: u64) {
@@ -112,8 +116,12 @@ impl Element for Move {
             return Ok(0);
         }
         let user = cpu.user();
-        let Ok(source) = cpu.find_quickly(from, Access::Read, user)? else { return Ok(0) };
-        let Ok(target) = cpu.find_quickly(to, Access::Write, user)? else { return Ok(0) };
+        let Ok(source) = cpu.find_quickly(from, Access::Read, user)? else {
+            return Ok(0);
+        };
+        let Ok(target) = cpu.find_quickly(to, Access::Write, user)? else {
+            return Ok(0);
+        };
         let bytes = count * W::BYTES;
         let distance = (target as u64).wrapping_sub(source as u64);
         if distance < bytes && distance % W::BYTES != 0 {
@@ -168,7 +176,9 @@ impl Element for Store {
             return Ok(0);
         }
         let user = cpu.user();
-        let Ok(target) = cpu.find_quickly(to, Access::Write, user)? else { return Ok(0) };
+        let Ok(target) = cpu.find_quickly(to, Access::Write, user)? else {
+            return Ok(0);
+        };
         let value = cpu.regs[gpr::RAX];
         macro_rules! fill {
             ($mnemonic:literal) => {

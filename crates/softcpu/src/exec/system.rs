@@ -10,7 +10,11 @@ use crate::state::{Cpu, Segment, cr0, cr4, efer, gpr, mode, seg};
 impl Cpu {
     /// #GP(0) unless at privilege 0.
     pub(crate) fn privileged(&mut self) -> Result<(), Fault> {
-        if self.cpl == 0 { Ok(()) } else { Err(self.protection()) }
+        if self.cpl == 0 {
+            Ok(())
+        } else {
+            Err(self.protection())
+        }
     }
 
     /// Whether the privilege or the task's bitmap allows ports `port` to `port + bytes - 1`.
@@ -28,7 +32,11 @@ impl Cpu {
         }
         let bits = self.read_system::<u16>(self.task.base.wrapping_add(first))?;
         let wanted = ((1_u16 << bytes) - 1) << (port % 8);
-        if bits & wanted != 0 { Err(self.protection()) } else { Ok(()) }
+        if bits & wanted != 0 {
+            Err(self.protection())
+        } else {
+            Ok(())
+        }
     }
 
     pub(crate) fn input<W: Width>(&mut self, port: u16) -> W {
@@ -106,7 +114,11 @@ pub(crate) unsafe fn read_control(cpu: &mut Cpu, op: &Op) -> Flow {
             return Flow::Fault;
         }
     };
-    let value = if cpu.long_code() { value } else { value & 0xffff_ffff };
+    let value = if cpu.long_code() {
+        value
+    } else {
+        value & 0xffff_ffff
+    };
     cpu.set_reg(op.dst, value);
     Flow::Next
 }
@@ -115,7 +127,11 @@ pub(crate) unsafe fn read_control(cpu: &mut Cpu, op: &Op) -> Flow {
 pub(crate) unsafe fn write_control(cpu: &mut Cpu, op: &Op) -> Flow {
     attempt!(cpu.privileged());
     let value = cpu.reg::<u64>(op.src);
-    let value = if cpu.long_code() { value } else { value & 0xffff_ffff };
+    let value = if cpu.long_code() {
+        value
+    } else {
+        value & 0xffff_ffff
+    };
     attempt!(cpu.set_control_register(op.third, value));
     Flow::Leave
 }
@@ -188,7 +204,11 @@ pub(crate) unsafe fn invalidate_page(cpu: &mut Cpu, op: &Op) -> Flow {
     let offset = cpu.offset(&op.mem);
     let address = if cpu.long_code() {
         let segment = usize::from(op.mem.segment);
-        let base = if segment >= seg::FS { cpu.segments[segment].base } else { 0 };
+        let base = if segment >= seg::FS {
+            cpu.segments[segment].base
+        } else {
+            0
+        };
         offset.wrapping_add(base)
     } else {
         offset.wrapping_add(cpu.segments[usize::from(op.mem.segment)].base) & 0xffff_ffff
@@ -381,7 +401,11 @@ pub(crate) unsafe fn store_selector<W: Width, D: Destination>(cpu: &mut Cpu, op:
         cpu.undefined();
         return Flow::Fault;
     }
-    let selector = if op.extra == 1 { cpu.task.selector } else { cpu.ldt.selector };
+    let selector = if op.extra == 1 {
+        cpu.task.selector
+    } else {
+        cpu.ldt.selector
+    };
     attempt!(D::set(cpu, op, W::from_u64(u64::from(selector))));
     Flow::Next
 }
@@ -520,4 +544,3 @@ pub(crate) unsafe fn adjust_privilege<S: Source, D: Destination>(cpu: &mut Cpu, 
     }
     Flow::Next
 }
-

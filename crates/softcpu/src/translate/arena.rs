@@ -36,8 +36,16 @@ impl Arena {
             }
             let map = |protection| libc::mmap(ptr::null_mut(), SIZE, protection, libc::MAP_SHARED, file, 0);
             let mapped = libc::ftruncate(file, SIZE as libc::off_t) == 0;
-            let write = if mapped { map(libc::PROT_READ | libc::PROT_WRITE) } else { libc::MAP_FAILED };
-            let execute = if write != libc::MAP_FAILED { map(libc::PROT_READ | libc::PROT_EXEC) } else { libc::MAP_FAILED };
+            let write = if mapped {
+                map(libc::PROT_READ | libc::PROT_WRITE)
+            } else {
+                libc::MAP_FAILED
+            };
+            let execute = if write != libc::MAP_FAILED {
+                map(libc::PROT_READ | libc::PROT_EXEC)
+            } else {
+                libc::MAP_FAILED
+            };
             libc::close(file);
             if execute == libc::MAP_FAILED {
                 if write != libc::MAP_FAILED {

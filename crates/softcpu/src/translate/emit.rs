@@ -2,7 +2,7 @@
 
 use iced_x86::{Code, Encoder, IcedError, Instruction, MemoryOperand, Register};
 
-use Register::{R13, R14, R13D, R14D, R15};
+use Register::{R13, R13D, R14, R14D, R15};
 
 /// A jump whose target is not known yet: where its displacement is.
 #[derive(Clone, Copy)]
@@ -91,7 +91,11 @@ impl Emitter {
 
     /// Adds `value` to a 64-bit field of the `Cpu`. Clobbers flags.
     pub(crate) fn add_to_field(&mut self, displacement: usize, value: i32) -> Emitted {
-        self.push(&Instruction::with2(Code::Add_rm64_imm32, field(displacement), value)?)
+        self.push(&Instruction::with2(
+            Code::Add_rm64_imm32,
+            field(displacement),
+            value,
+        )?)
     }
 
     /// A jump (`Jmp_rel32_64`, `Jne_rel32_64`, ...) to where [`Emitter::bind`] will say.
@@ -146,7 +150,11 @@ impl Emitter {
         self.push(&Instruction::with2(Code::Shr_rm64_imm8, R14, shift)?)?;
         self.push(&Instruction::with2(Code::And_rm32_imm32, R14D, MASK)?)?;
         self.push(&Instruction::with2(Code::Xor_r64_rm64, R13, entry(tag))?)?;
-        self.push(&Instruction::with2(Code::Cmp_rm64_imm32, R13, (4096 - bytes) as i32)?)?;
+        self.push(&Instruction::with2(
+            Code::Cmp_rm64_imm32,
+            R13,
+            (4096 - bytes) as i32,
+        )?)?;
         let slow = self.jump(Code::Ja_rel32_64)?;
         let host = std::mem::offset_of!(crate::mmu::Entry, host);
         self.push(&Instruction::with2(Code::Add_r64_rm64, R13, entry(host))?)?;

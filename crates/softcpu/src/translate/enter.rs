@@ -23,7 +23,13 @@ pub(crate) enum Left {
 pub(crate) unsafe fn enter(cpu: &mut Cpu, code: *const u8) -> Left {
     let user = cpu.mode & mode::USER != 0;
     // SAFETY: the caller's; `cpu` is exclusively borrowed while the code executes.
-    match unsafe { if user { enter_user(cpu, code) } else { enter_code(cpu, code) } } {
+    match unsafe {
+        if user {
+            enter_user(cpu, code)
+        } else {
+            enter_code(cpu, code)
+        }
+    } {
         0 => Left::Jump,
         1 => Left::Fault,
         link => Left::Link(link as *const Link),

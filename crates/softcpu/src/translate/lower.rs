@@ -13,7 +13,7 @@ use crate::mmu::{ENTRIES, Entry, Mmu};
 use crate::op::Op;
 use crate::state::{Cpu, Segment, mode, seg};
 
-use Register::{R12, R12L, R12D, R12W, R13, R13L, R13D, R13W, R14, R14L, R14D, R14W, R15};
+use Register::{R12, R12D, R12L, R12W, R13, R13D, R13L, R13W, R14, R14D, R14L, R14W, R15};
 
 const STATUS_FIELD: usize = offset_of!(Cpu, status);
 const RIP_FIELD: usize = offset_of!(Cpu, rip);
@@ -72,7 +72,12 @@ pub(crate) fn translate(cpu: &mut Cpu, block: &Block) -> Option<Code> {
     let bytes = block.source();
     let mut decoder = Decoder::with_ip(64, &bytes, 0, DecoderOptions::NONE);
     let instructions: Vec<Instruction> = (0..block.ops.len()).map(|_| decoder.decode()).collect();
-    if !block.valid() || instructions.iter().zip(&block.ops).any(|(a, op)| a.is_invalid() || a.len() != usize::from(op.len)) {
+    if !block.valid()
+        || instructions
+            .iter()
+            .zip(&block.ops)
+            .any(|(a, op)| a.is_invalid() || a.len() != usize::from(op.len))
+    {
         return None;
     }
     let base = cpu.blocks.arena.next();
@@ -110,10 +115,17 @@ pub(crate) fn translate(cpu: &mut Cpu, block: &Block) -> Option<Code> {
 /// iced's flag bits as RFLAGS has them.
 fn flag_bits(bits: u32) -> u64 {
     use iced_x86::RflagsBits as R;
-    [(R::OF, OF), (R::SF, SF), (R::ZF, ZF), (R::AF, AF), (R::CF, CF), (R::PF, PF)]
-        .into_iter()
-        .filter(|(theirs, _)| bits & theirs != 0)
-        .fold(0, |all, (_, ours)| all | ours)
+    [
+        (R::OF, OF),
+        (R::SF, SF),
+        (R::ZF, ZF),
+        (R::AF, AF),
+        (R::CF, CF),
+        (R::PF, PF),
+    ]
+    .into_iter()
+    .filter(|(theirs, _)| bits & theirs != 0)
+    .fold(0, |all, (_, ours)| all | ours)
 }
 
 fn steps(instructions: Vec<Instruction>) -> Vec<Step> {
@@ -124,14 +136,27 @@ fn steps(instructions: Vec<Instruction>) -> Vec<Step> {
             let mut writes = flag_bits(instruction.rflags_modified());
             let shift = matches!(
                 instruction.mnemonic(),
-                Mnemonic::Shl | Mnemonic::Sal | Mnemonic::Shr | Mnemonic::Sar | Mnemonic::Rol | Mnemonic::Ror | Mnemonic::Rcl | Mnemonic::Rcr | Mnemonic::Shld | Mnemonic::Shrd
+                Mnemonic::Shl
+                    | Mnemonic::Sal
+                    | Mnemonic::Shr
+                    | Mnemonic::Sar
+                    | Mnemonic::Rol
+                    | Mnemonic::Ror
+                    | Mnemonic::Rcl
+                    | Mnemonic::Rcr
+                    | Mnemonic::Shld
+                    | Mnemonic::Shrd
             );
             let last = instruction.op_count().wrapping_sub(1);
             // The interpreter and the translation leave flags alone here.
             if matches!(instruction.mnemonic(), Mnemonic::Div | Mnemonic::Idiv) {
                 writes = 0;
             }
-            if shift && instruction.try_op_kind(last).is_ok_and(|kind| kind == OpKind::Register) {
+            if shift
+                && instruction
+                    .try_op_kind(last)
+                    .is_ok_and(|kind| kind == OpKind::Register)
+            {
                 // A count of zero in CL leaves all flags alone.
                 writes = 0;
             }
@@ -153,7 +178,12 @@ fn steps(instructions: Vec<Instruction>) -> Vec<Step> {
 
 /// A guest register in the host.
 fn mapped(register: Register) -> Option<Register> {
-    if !register.is_gpr() || matches!(register, Register::AH | Register::BH | Register::CH | Register::DH) {
+    if !register.is_gpr()
+        || matches!(
+            register,
+            Register::AH | Register::BH | Register::CH | Register::DH
+        )
+    {
         return None;
     }
     match number(register) {
@@ -175,8 +205,10 @@ fn sized(bytes: usize, registers: [Register; 4]) -> Register {
 impl Lowering<'_> {
     fn whole(&mut self, steps: &[Step]) -> Emitted {
         // Somebody wants attention: leave before anything was done.
-        self.emitter.load(R13, field(offset_of!(Cpu, runtime.attention)))?;
-        self.emitter.push(&Instruction::with2(C::Cmp_rm32_imm8, at(R13, 0), 0)?)?;
+        self.emitter
+            .load(R13, field(offset_of!(Cpu, runtime.attention)))?;
+        self.emitter
+            .push(&Instruction::with2(C::Cmp_rm32_imm8, at(R13, 0), 0)?)?;
         let attention = self.emitter.jump(C::Jne_rel32_64)?;
         let count = steps.len() as i32;
         self.emitter.add_to_field(offset_of!(Cpu, instructions), count)?;
@@ -209,13 +241,18 @@ impl Lowering<'_> {
     }
 
     fn leave_plain(&mut self) -> Emitted {
-        self.emitter.push(&Instruction::with2(C::Xor_r32_rm32, R13D, R13D)?)?;
+        self.emitter
+            .push(&Instruction::with2(C::Xor_r32_rm32, R13D, R13D)?)?;
         self.leave()
     }
 
     /// Leaves, R13 being what is to be said.
     fn leave(&mut self) -> Emitted {
-        let leave = if self.user() { offset_of!(Cpu, runtime.leave_user) } else { offset_of!(Cpu, runtime.leave) };
+        let leave = if self.user() {
+            offset_of!(Cpu, runtime.leave_user)
+        } else {
+            offset_of!(Cpu, runtime.leave)
+        };
         self.emitter.through(C::Jmp_rm64, leave)
     }
 
@@ -238,10 +275,14 @@ impl Lowering<'_> {
     fn call(&mut self, info: *const Info) -> Emitted {
         self.emitter.constant(R13, info as u64)?;
         if self.user() {
-            self.emitter.through(C::Call_rm64, offset_of!(Cpu, runtime.fallback_user))?;
-            return self.emitter.through(C::Call_rm64, offset_of!(Cpu, runtime.reload_user));
+            self.emitter
+                .through(C::Call_rm64, offset_of!(Cpu, runtime.fallback_user))?;
+            return self
+                .emitter
+                .through(C::Call_rm64, offset_of!(Cpu, runtime.reload_user));
         }
-        self.emitter.through(C::Call_rm64, offset_of!(Cpu, runtime.fallback))
+        self.emitter
+            .through(C::Call_rm64, offset_of!(Cpu, runtime.fallback))
     }
 
     /// Has the interpreter execute an instruction.
@@ -341,13 +382,24 @@ impl Lowering<'_> {
                 self.slow(slow, back, op, false);
                 return Ok(false);
             }
-            M::Nop | M::Endbr64 | M::Prefetcht0 | M::Prefetcht1 | M::Prefetcht2 | M::Prefetchnta | M::Prefetchw | M::Lfence => {
+            M::Nop
+            | M::Endbr64
+            | M::Prefetcht0
+            | M::Prefetcht1
+            | M::Prefetcht2
+            | M::Prefetchnta
+            | M::Prefetchw
+            | M::Lfence => {
                 return Ok(false);
             }
             M::Cli if !self.user() => {
                 self.clobber_flags(step.live)?;
                 let control = field(offset_of!(Cpu, control));
-                self.emitter.push(&Instruction::with2(C::And_rm64_imm32, control, !(crate::flags::IF as i32))?)?;
+                self.emitter.push(&Instruction::with2(
+                    C::And_rm64_imm32,
+                    control,
+                    !(crate::flags::IF as i32),
+                )?)?;
                 return Ok(false);
             }
             M::Pushfq => {
@@ -392,21 +444,28 @@ impl Lowering<'_> {
     fn check(&mut self, bytes: u32, write: bool) -> Emitted<Label> {
         let user = usize::from(self.user());
         let table = offset_of!(Cpu, mmu) + offset_of!(Mmu, entries) + user * ENTRIES * size_of::<Entry>();
-        let tag = if write { offset_of!(Entry, write) } else { offset_of!(Entry, read) };
+        let tag = if write {
+            offset_of!(Entry, write)
+        } else {
+            offset_of!(Entry, read)
+        };
         self.emitter.translate(table, tag, bytes)
     }
 
     /// An access at RSP + `offset`.
     fn stack_access(&mut self, step: &Step, offset: i64, write: bool) -> Emitted<Label> {
         self.clobber_flags(step.live | step.reads)?;
-        self.emitter.lea(R13, MemoryOperand::with_base_displ(R12, offset))?;
+        self.emitter
+            .lea(R13, MemoryOperand::with_base_displ(R12, offset))?;
         self.check(8, write)
     }
 
     fn push_constant(&mut self, step: &Step, op: &Op, value: u64) -> Emitted {
         let slow = self.stack_access(step, -8, true)?;
         match i32::try_from(value as i64) {
-            Ok(value) => self.emitter.push(&Instruction::with2(C::Mov_rm64_imm32, at(R13, 0), value)?)?,
+            Ok(value) => self
+                .emitter
+                .push(&Instruction::with2(C::Mov_rm64_imm32, at(R13, 0), value)?)?,
             Err(_) => {
                 self.emitter.constant(R14, value)?;
                 self.emitter.store(at(R13, 0), R14)?;
@@ -425,10 +484,17 @@ impl Lowering<'_> {
         self.save_flags()?;
         let slow = self.stack_access(step, -8, true)?;
         self.emitter.load32(R14D, field(STATUS_FIELD))?;
-        self.emitter.push(&Instruction::with2(C::And_rm32_imm32, R14D, STATUS as i32)?)?;
-        self.emitter.push(&Instruction::with2(C::Or_r64_rm64, R14, field(offset_of!(Cpu, control)))?)?;
-        self.emitter.push(&Instruction::with2(C::And_rm32_imm32, R14D, !(HIDDEN as i32))?)?;
-        self.emitter.push(&Instruction::with2(C::Or_rm32_imm32, R14D, 2)?)?;
+        self.emitter
+            .push(&Instruction::with2(C::And_rm32_imm32, R14D, STATUS as i32)?)?;
+        self.emitter.push(&Instruction::with2(
+            C::Or_r64_rm64,
+            R14,
+            field(offset_of!(Cpu, control)),
+        )?)?;
+        self.emitter
+            .push(&Instruction::with2(C::And_rm32_imm32, R14D, !(HIDDEN as i32))?)?;
+        self.emitter
+            .push(&Instruction::with2(C::Or_rm32_imm32, R14D, 2)?)?;
         self.emitter.store(at(R13, 0), R14)?;
         self.emitter.lea(R12, MemoryOperand::with_base_displ(R12, -8))?;
         let back = self.emitter.position();
@@ -445,7 +511,11 @@ impl Lowering<'_> {
             let bytes = if wide { 8 } else { 4 };
             slow.push(self.memory(instruction, op, bytes, false, step.live)?);
             let code = if wide { C::Mov_r64_rm64 } else { C::Mov_r32_rm32 };
-            self.emitter.push(&Instruction::with2(code, if wide { R14 } else { R14D }, at(R13, 0))?)?;
+            self.emitter.push(&Instruction::with2(
+                code,
+                if wide { R14 } else { R14D },
+                at(R13, 0),
+            )?)?;
         } else {
             self.clobber_flags(step.live)?;
             self.read_register(R14, instruction.op0_register())?;
@@ -537,7 +607,8 @@ impl Lowering<'_> {
             match mapped(register.full_register()) {
                 Some(host) => Ok(host),
                 None => {
-                    self.emitter.load(temporary, field(register_field(number(register))))?;
+                    self.emitter
+                        .load(temporary, field(register_field(number(register))))?;
                     Ok(temporary)
                 }
             }
@@ -547,21 +618,38 @@ impl Lowering<'_> {
         let displacement = displacement as i64;
         let size = u32::from(displacement != 0 || base == Register::None);
         let size = if base == Register::None { 8 } else { size };
-        let operand = MemoryOperand::new(base, index, instruction.memory_index_scale(), displacement, size, false, Register::None);
+        let operand = MemoryOperand::new(
+            base,
+            index,
+            instruction.memory_index_scale(),
+            displacement,
+            size,
+            false,
+            Register::None,
+        );
         self.emitter.lea(R13, operand)
     }
 
     /// R13 becomes the place of an instruction's memory operand. The host's flags are clobbered; `live` are still wanted.
-    fn memory(&mut self, instruction: &Instruction, op: &Op, bytes: u32, write: bool, live: u64) -> Emitted<Label> {
+    fn memory(
+        &mut self,
+        instruction: &Instruction,
+        op: &Op,
+        bytes: u32,
+        write: bool,
+        live: u64,
+    ) -> Emitted<Label> {
         self.clobber_flags(live)?;
         self.effective(instruction)?;
         if op.mem.size == 4 {
-            self.emitter.push(&Instruction::with2(C::Mov_r32_rm32, R13D, R13D)?)?;
+            self.emitter
+                .push(&Instruction::with2(C::Mov_r32_rm32, R13D, R13D)?)?;
         }
         let segment = usize::from(segment_number(instruction.memory_segment()));
         if segment >= seg::FS {
             let base = offset_of!(Cpu, segments) + segment * size_of::<Segment>() + offset_of!(Segment, base);
-            self.emitter.push(&Instruction::with2(C::Add_r64_rm64, R13, field(base))?)?;
+            self.emitter
+                .push(&Instruction::with2(C::Add_r64_rm64, R13, field(base))?)?;
         }
         self.check(bytes, write)
     }
@@ -573,11 +661,16 @@ impl Lowering<'_> {
             return Ok(false);
         }
         self.effective(instruction)?;
-        let narrow = to.size() == 4 || (instruction.memory_base().size() == 4 || instruction.memory_index().size() == 4);
+        let narrow = to.size() == 4
+            || (instruction.memory_base().size() == 4 || instruction.memory_index().size() == 4);
         let code = if narrow { C::Mov_r32_rm32 } else { C::Mov_r64_rm64 };
         match mapped(to.full_register()) {
             Some(host) => {
-                let (to, from) = if narrow { (narrowed(host), R13D) } else { (host, R13) };
+                let (to, from) = if narrow {
+                    (narrowed(host), R13D)
+                } else {
+                    (host, R13)
+                };
                 self.emitter.push(&Instruction::with2(code, to, from)?)?;
             }
             None => {
@@ -601,14 +694,23 @@ impl Lowering<'_> {
             match guest.op_kind(operand) {
                 OpKind::Register => {
                     let register = guest.op_register(operand);
-                    let high = matches!(register, Register::AH | Register::BH | Register::CH | Register::DH);
+                    let high = matches!(
+                        register,
+                        Register::AH | Register::BH | Register::CH | Register::DH
+                    );
                     if high || !(register.is_gpr() || vector && register.is_xmm()) {
                         return Ok(false);
                     }
                 }
                 OpKind::Memory => memory = Some(operand),
-                OpKind::Immediate8 | OpKind::Immediate16 | OpKind::Immediate32 | OpKind::Immediate64
-                | OpKind::Immediate8to16 | OpKind::Immediate8to32 | OpKind::Immediate8to64 | OpKind::Immediate32to64 => {}
+                OpKind::Immediate8
+                | OpKind::Immediate16
+                | OpKind::Immediate32
+                | OpKind::Immediate64
+                | OpKind::Immediate8to16
+                | OpKind::Immediate8to32
+                | OpKind::Immediate8to64
+                | OpKind::Immediate32to64 => {}
                 _ => return Ok(false),
             }
         }
@@ -616,7 +718,10 @@ impl Lowering<'_> {
             return Ok(false);
         }
         // A string of bits lies around its address.
-        let bits = matches!(guest.mnemonic(), Mnemonic::Bt | Mnemonic::Bts | Mnemonic::Btr | Mnemonic::Btc);
+        let bits = matches!(
+            guest.mnemonic(),
+            Mnemonic::Bt | Mnemonic::Bts | Mnemonic::Btr | Mnemonic::Btc
+        );
         if bits && memory.is_some() && guest.op1_kind() == OpKind::Register {
             return Ok(false);
         }
@@ -631,7 +736,8 @@ impl Lowering<'_> {
             slow = Some(self.memory(guest, op, bytes, write, keep)?);
             if vector && bytes == 16 && !takes_unaligned(guest.mnemonic()) {
                 // #GP is the interpreter's to raise.
-                self.emitter.push(&Instruction::with2(C::Test_rm8_imm8, R13L, 15)?)?;
+                self.emitter
+                    .push(&Instruction::with2(C::Test_rm8_imm8, R13L, 15)?)?;
                 unaligned = Some(self.emitter.jump(C::Jne_rel32_64)?);
             }
             host.set_memory_base(R13);
@@ -654,7 +760,11 @@ impl Lowering<'_> {
             let replaced = match resident(register) {
                 None => mapped(register).ok_or(Unencodable)?,
                 Some(number) => {
-                    let known = temporaries.iter().flatten().find(|(other, _)| *other == number).map(|(_, full)| *full);
+                    let known = temporaries
+                        .iter()
+                        .flatten()
+                        .find(|(other, _)| *other == number)
+                        .map(|(_, full)| *full);
                     let full = match known {
                         Some(full) => full,
                         None => {
@@ -692,11 +802,13 @@ impl Lowering<'_> {
         if flag_bits(guest.rflags_modified()) != 0 {
             self.flags = Flags::Host;
         }
-        let stores = !matches!(guest.mnemonic(), Mnemonic::Cmp | Mnemonic::Test | Mnemonic::Bt) && !one_source(guest.mnemonic(), count);
+        let stores = !matches!(guest.mnemonic(), Mnemonic::Cmp | Mnemonic::Test | Mnemonic::Bt)
+            && !one_source(guest.mnemonic(), count);
         if stores {
             let both = matches!(guest.mnemonic(), Mnemonic::Xchg | Mnemonic::Xadd);
             for (number, full) in temporaries.into_iter().flatten() {
-                let first = guest.op0_kind() == OpKind::Register && self::number(guest.op0_register()) == number;
+                let first =
+                    guest.op0_kind() == OpKind::Register && self::number(guest.op0_register()) == number;
                 if first || both {
                     self.emitter.store(field(register_field(number)), full)?;
                 }
@@ -713,9 +825,20 @@ impl Lowering<'_> {
     /// Whether this is a vector instruction that is executed as itself: SSE on registers and memory.
     fn vector(&self, instruction: &Instruction) -> bool {
         use iced_x86::CpuidFeature as F;
-        let known = instruction.cpuid_features().iter().all(|feature| matches!(feature, F::SSE | F::SSE2 | F::SSE3 | F::SSSE3 | F::SSE4_1 | F::SSE4_2));
-        let vectors = (0..instruction.op_count()).any(|operand| instruction.op_kind(operand) == OpKind::Register && instruction.op_register(operand).is_xmm());
-        self.user() && self.mode & mode::NO_FPU == 0 && known && vectors && instruction.mnemonic() != Mnemonic::Maskmovdqu
+        let known = instruction.cpuid_features().iter().all(|feature| {
+            matches!(
+                feature,
+                F::SSE | F::SSE2 | F::SSE3 | F::SSSE3 | F::SSE4_1 | F::SSE4_2
+            )
+        });
+        let vectors = (0..instruction.op_count()).any(|operand| {
+            instruction.op_kind(operand) == OpKind::Register && instruction.op_register(operand).is_xmm()
+        });
+        self.user()
+            && self.mode & mode::NO_FPU == 0
+            && known
+            && vectors
+            && instruction.mnemonic() != Mnemonic::Maskmovdqu
     }
 
     /// Restores the flags with R13 and R14 in use.
@@ -760,19 +883,37 @@ impl Lowering<'_> {
             signed => {
                 // SF differs from OF: bit 7 of status ^ status >> 4; for the last also ZF.
                 self.emitter.load32(R13D, field(STATUS_FIELD))?;
-                self.emitter.push(&Instruction::with2(C::Mov_r32_rm32, R14D, R13D)?)?;
-                self.emitter.push(&Instruction::with2(C::Shr_rm32_imm8, R14D, 4)?)?;
-                self.emitter.push(&Instruction::with2(C::Xor_r32_rm32, R14D, R13D)?)?;
-                self.emitter.push(&Instruction::with2(C::And_rm32_imm32, R14D, 0x80)?)?;
+                self.emitter
+                    .push(&Instruction::with2(C::Mov_r32_rm32, R14D, R13D)?)?;
+                self.emitter
+                    .push(&Instruction::with2(C::Shr_rm32_imm8, R14D, 4)?)?;
+                self.emitter
+                    .push(&Instruction::with2(C::Xor_r32_rm32, R14D, R13D)?)?;
+                self.emitter
+                    .push(&Instruction::with2(C::And_rm32_imm32, R14D, 0x80)?)?;
                 if signed == 7 {
-                    self.emitter.push(&Instruction::with2(C::And_rm32_imm32, R13D, ZF as i32)?)?;
-                    self.emitter.push(&Instruction::with2(C::Or_r32_rm32, R14D, R13D)?)?;
+                    self.emitter
+                        .push(&Instruction::with2(C::And_rm32_imm32, R13D, ZF as i32)?)?;
+                    self.emitter
+                        .push(&Instruction::with2(C::Or_r32_rm32, R14D, R13D)?)?;
                 }
-                return self.emitter.jump(if condition & 1 == 0 { C::Jne_rel32_64 } else { C::Je_rel32_64 });
+                return self.emitter.jump(if condition & 1 == 0 {
+                    C::Jne_rel32_64
+                } else {
+                    C::Je_rel32_64
+                });
             }
         };
-        self.emitter.push(&Instruction::with2(C::Test_rm32_imm32, field(STATUS_FIELD), mask as i32)?)?;
-        self.emitter.jump(if condition & 1 == 0 { C::Jne_rel32_64 } else { C::Je_rel32_64 })
+        self.emitter.push(&Instruction::with2(
+            C::Test_rm32_imm32,
+            field(STATUS_FIELD),
+            mask as i32,
+        )?)?;
+        self.emitter.jump(if condition & 1 == 0 {
+            C::Jne_rel32_64
+        } else {
+            C::Je_rel32_64
+        })
     }
 
     /// Goes on at a known address; flags are in memory.
@@ -802,29 +943,58 @@ impl Lowering<'_> {
         const SHIFT: u32 = size_of::<Recent>().trailing_zeros();
         self.emitter.store(field(RIP_FIELD), R14)?;
         self.emitter.mov(R13, R14)?;
-        self.emitter.push(&Instruction::with2(C::Shr_rm64_imm8, R13, 12)?)?;
-        self.emitter.push(&Instruction::with2(C::Xor_r64_rm64, R13, R14)?)?;
-        self.emitter.push(&Instruction::with2(C::And_rm32_imm32, R13D, crate::block::RECENT as i32 - 1)?)?;
-        self.emitter.push(&Instruction::with2(C::Shl_rm32_imm8, R13D, SHIFT)?)?;
-        self.emitter.push(&Instruction::with2(C::Add_r64_rm64, R13, field(offset_of!(Cpu, runtime.recent)))?)?;
+        self.emitter
+            .push(&Instruction::with2(C::Shr_rm64_imm8, R13, 12)?)?;
+        self.emitter
+            .push(&Instruction::with2(C::Xor_r64_rm64, R13, R14)?)?;
+        self.emitter.push(&Instruction::with2(
+            C::And_rm32_imm32,
+            R13D,
+            crate::block::RECENT as i32 - 1,
+        )?)?;
+        self.emitter
+            .push(&Instruction::with2(C::Shl_rm32_imm8, R13D, SHIFT)?)?;
+        self.emitter.push(&Instruction::with2(
+            C::Add_r64_rm64,
+            R13,
+            field(offset_of!(Cpu, runtime.recent)),
+        )?)?;
         let mut misses = vec![];
-        self.emitter.push(&Instruction::with2(C::Cmp_r64_rm64, R14, at(R13, offset_of!(Recent, linear)))?)?;
+        self.emitter.push(&Instruction::with2(
+            C::Cmp_r64_rm64,
+            R14,
+            at(R13, offset_of!(Recent, linear)),
+        )?)?;
         misses.push(self.emitter.jump(C::Jne_rel32_64)?);
-        self.emitter.push(&Instruction::with2(C::Cmp_rm8_imm8, at(R13, offset_of!(Recent, mode)), u32::from(self.mode))?)?;
+        self.emitter.push(&Instruction::with2(
+            C::Cmp_rm8_imm8,
+            at(R13, offset_of!(Recent, mode)),
+            u32::from(self.mode),
+        )?)?;
         misses.push(self.emitter.jump(C::Jne_rel32_64)?);
-        self.emitter.push(&Instruction::with2(C::Shr_rm64_imm8, R14, 63)?)?;
+        self.emitter
+            .push(&Instruction::with2(C::Shr_rm64_imm8, R14, 63)?)?;
         let epochs = offset_of!(Cpu, mmu) + offset_of!(Mmu, epochs);
         let epoch = MemoryOperand::new(R15, R14, 4, epochs as i64, 8, false, Register::None);
         self.emitter.load32(R14D, epoch)?;
-        self.emitter.push(&Instruction::with2(C::Cmp_r32_rm32, R14D, at(R13, offset_of!(Recent, epoch)))?)?;
+        self.emitter.push(&Instruction::with2(
+            C::Cmp_r32_rm32,
+            R14D,
+            at(R13, offset_of!(Recent, epoch)),
+        )?)?;
         misses.push(self.emitter.jump(C::Jne_rel32_64)?);
         // Without a translation `code` is null and so is `current`'s entry: tested by code.
         self.emitter.load(R14, at(R13, offset_of!(Recent, current)))?;
         self.emitter.load32(R14D, at(R14, 0))?;
-        self.emitter.push(&Instruction::with2(C::Cmp_r32_rm32, R14D, at(R13, offset_of!(Recent, generation)))?)?;
+        self.emitter.push(&Instruction::with2(
+            C::Cmp_r32_rm32,
+            R14D,
+            at(R13, offset_of!(Recent, generation)),
+        )?)?;
         misses.push(self.emitter.jump(C::Jne_rel32_64)?);
         self.emitter.load(R13, at(R13, offset_of!(Recent, code)))?;
-        self.emitter.push(&Instruction::with2(C::Test_rm64_r64, R13, R13)?)?;
+        self.emitter
+            .push(&Instruction::with2(C::Test_rm64_r64, R13, R13)?)?;
         misses.push(self.emitter.jump(C::Je_rel32_64)?);
         self.emitter.push(&Instruction::with1(C::Jmp_rm64, R13)?)?;
         for miss in misses {
@@ -841,15 +1011,31 @@ fn narrowed(register: Register) -> Register {
         other => {
             // The 64-bit registers and their lower halves are numbered alike.
             let offset = other as u32 - Register::RAX as u32;
-            Register::values().nth((Register::EAX as u32 + offset) as usize).unwrap_or(other)
+            Register::values()
+                .nth((Register::EAX as u32 + offset) as usize)
+                .unwrap_or(other)
         }
     }
 }
 
 fn jcc(condition: u8) -> C {
     const CODES: [C; 16] = [
-        C::Jo_rel32_64, C::Jno_rel32_64, C::Jb_rel32_64, C::Jae_rel32_64, C::Je_rel32_64, C::Jne_rel32_64, C::Jbe_rel32_64, C::Ja_rel32_64,
-        C::Js_rel32_64, C::Jns_rel32_64, C::Jp_rel32_64, C::Jnp_rel32_64, C::Jl_rel32_64, C::Jge_rel32_64, C::Jle_rel32_64, C::Jg_rel32_64,
+        C::Jo_rel32_64,
+        C::Jno_rel32_64,
+        C::Jb_rel32_64,
+        C::Jae_rel32_64,
+        C::Je_rel32_64,
+        C::Jne_rel32_64,
+        C::Jbe_rel32_64,
+        C::Ja_rel32_64,
+        C::Js_rel32_64,
+        C::Jns_rel32_64,
+        C::Jp_rel32_64,
+        C::Jnp_rel32_64,
+        C::Jl_rel32_64,
+        C::Jge_rel32_64,
+        C::Jle_rel32_64,
+        C::Jg_rel32_64,
     ];
     CODES[usize::from(condition)]
 }
@@ -862,14 +1048,31 @@ fn one_source(mnemonic: Mnemonic, operands: u32) -> bool {
 /// Vector instructions whose operand of 16 bytes may lie anywhere.
 fn takes_unaligned(mnemonic: Mnemonic) -> bool {
     use Mnemonic as M;
-    matches!(mnemonic, M::Movups | M::Movupd | M::Movdqu | M::Lddqu | M::Pcmpestri | M::Pcmpestrm | M::Pcmpistri | M::Pcmpistrm)
+    matches!(
+        mnemonic,
+        M::Movups
+            | M::Movupd
+            | M::Movdqu
+            | M::Lddqu
+            | M::Pcmpestri
+            | M::Pcmpestrm
+            | M::Pcmpistri
+            | M::Pcmpistrm
+    )
 }
 
 /// Moves between the accumulator and an absolute address of 64 bits.
 fn is_moffs(code: C) -> bool {
     matches!(
         code,
-        C::Mov_AL_moffs8 | C::Mov_AX_moffs16 | C::Mov_EAX_moffs32 | C::Mov_RAX_moffs64 | C::Mov_moffs8_AL | C::Mov_moffs16_AX | C::Mov_moffs32_EAX | C::Mov_moffs64_RAX
+        C::Mov_AL_moffs8
+            | C::Mov_AX_moffs16
+            | C::Mov_EAX_moffs32
+            | C::Mov_RAX_moffs64
+            | C::Mov_moffs8_AL
+            | C::Mov_moffs16_AX
+            | C::Mov_moffs32_EAX
+            | C::Mov_moffs64_RAX
     )
 }
 
@@ -878,14 +1081,85 @@ fn copies(mnemonic: Mnemonic) -> bool {
     use Mnemonic as M;
     matches!(
         mnemonic,
-        M::Mov | M::Movzx | M::Movsx | M::Movsxd | M::Add | M::Sub | M::Adc | M::Sbb | M::And | M::Or | M::Xor | M::Cmp | M::Test
-            | M::Inc | M::Dec | M::Neg | M::Not | M::Shl | M::Sal | M::Shr | M::Sar | M::Rol | M::Ror | M::Shld | M::Shrd
-            | M::Mul | M::Imul | M::Cbw | M::Cwde | M::Cdqe | M::Cwd | M::Cdq | M::Cqo | M::Bswap | M::Xchg | M::Xadd | M::Cmpxchg
-            | M::Bt | M::Bts | M::Btr | M::Btc | M::Bsf | M::Bsr | M::Popcnt | M::Movbe
-            | M::Cmovo | M::Cmovno | M::Cmovb | M::Cmovae | M::Cmove | M::Cmovne | M::Cmovbe | M::Cmova
-            | M::Cmovs | M::Cmovns | M::Cmovp | M::Cmovnp | M::Cmovl | M::Cmovge | M::Cmovle | M::Cmovg
-            | M::Seto | M::Setno | M::Setb | M::Setae | M::Sete | M::Setne | M::Setbe | M::Seta
-            | M::Sets | M::Setns | M::Setp | M::Setnp | M::Setl | M::Setge | M::Setle | M::Setg
-            | M::Clc | M::Stc | M::Cmc
+        M::Mov
+            | M::Movzx
+            | M::Movsx
+            | M::Movsxd
+            | M::Add
+            | M::Sub
+            | M::Adc
+            | M::Sbb
+            | M::And
+            | M::Or
+            | M::Xor
+            | M::Cmp
+            | M::Test
+            | M::Inc
+            | M::Dec
+            | M::Neg
+            | M::Not
+            | M::Shl
+            | M::Sal
+            | M::Shr
+            | M::Sar
+            | M::Rol
+            | M::Ror
+            | M::Shld
+            | M::Shrd
+            | M::Mul
+            | M::Imul
+            | M::Cbw
+            | M::Cwde
+            | M::Cdqe
+            | M::Cwd
+            | M::Cdq
+            | M::Cqo
+            | M::Bswap
+            | M::Xchg
+            | M::Xadd
+            | M::Cmpxchg
+            | M::Bt
+            | M::Bts
+            | M::Btr
+            | M::Btc
+            | M::Bsf
+            | M::Bsr
+            | M::Popcnt
+            | M::Movbe
+            | M::Cmovo
+            | M::Cmovno
+            | M::Cmovb
+            | M::Cmovae
+            | M::Cmove
+            | M::Cmovne
+            | M::Cmovbe
+            | M::Cmova
+            | M::Cmovs
+            | M::Cmovns
+            | M::Cmovp
+            | M::Cmovnp
+            | M::Cmovl
+            | M::Cmovge
+            | M::Cmovle
+            | M::Cmovg
+            | M::Seto
+            | M::Setno
+            | M::Setb
+            | M::Setae
+            | M::Sete
+            | M::Setne
+            | M::Setbe
+            | M::Seta
+            | M::Sets
+            | M::Setns
+            | M::Setp
+            | M::Setnp
+            | M::Setl
+            | M::Setge
+            | M::Setle
+            | M::Setg
+            | M::Clc
+            | M::Stc
+            | M::Cmc
     )
 }

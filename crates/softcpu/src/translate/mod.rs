@@ -32,7 +32,7 @@ use crate::op::Op;
 use crate::state::{Cpu, mode};
 
 /// Executions after which a block is translated.
-pub(crate) const HOT: u32 = 11;
+pub(crate) const HOT: u32 = 16;
 
 /// A translation of a block for one linear address and mode.
 pub(crate) struct Code {

@@ -37,7 +37,9 @@ impl Arena {
         rustix::fs::ftruncate(&file, SIZE as u64)?;
         let map = |protection| {
             // SAFETY: a new mapping at an address the kernel chooses.
-            let pointer = unsafe { rustix::mm::mmap(std::ptr::null_mut(), SIZE, protection, MapFlags::SHARED, &file, 0) }?;
+            let pointer = unsafe {
+                rustix::mm::mmap(std::ptr::null_mut(), SIZE, protection, MapFlags::SHARED, &file, 0)
+            }?;
             NonNull::new(pointer.cast::<u8>()).ok_or(io::Error::from(io::ErrorKind::OutOfMemory))
         };
         Ok(Self {
@@ -57,7 +59,9 @@ impl Arena {
             return None;
         }
         // SAFETY: `used + code.len()` bytes are mapped, and nobody executes or reads these yet.
-        unsafe { std::ptr::copy_nonoverlapping(code.as_ptr(), self.writable.as_ptr().add(self.used), code.len()) };
+        unsafe {
+            std::ptr::copy_nonoverlapping(code.as_ptr(), self.writable.as_ptr().add(self.used), code.len())
+        };
         // Instructions written at one address and executed at another: `cpuid` has the processor forget what it may have fetched (SDM volume 3,
         // "Handling Self- and Cross-Modifying Code").
         let _ = std::arch::x86_64::__cpuid(0);
@@ -80,5 +84,9 @@ pub(crate) fn prepare() -> io::Result<()> {
 /// The executable copy of `code`.
 pub(crate) fn put(code: &[u8]) -> Option<usize> {
     prepare().ok()?;
-    ARENA.get()?.lock().unwrap_or_else(PoisonError::into_inner).put(code)
+    ARENA
+        .get()?
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .put(code)
 }

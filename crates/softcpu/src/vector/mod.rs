@@ -108,7 +108,11 @@ pub(crate) fn lower(instruction: &Instruction, op: &mut Op, mode: u8) -> Option<
         // No vector register: neither TS nor EM matter.
         M::Movnti => {
             let bytes = instruction.memory_size().size() as u64;
-            return Some(crate::exec::moves::mov(true, crate::exec::moves::Kind::Reg, bytes));
+            return Some(crate::exec::moves::mov(
+                true,
+                crate::exec::moves::Kind::Reg,
+                bytes,
+            ));
         }
         M::Ldmxcsr => (Group::Sse, save::load_mxcsr as Handler),
         M::Stmxcsr => (Group::Sse, save::store_mxcsr as Handler),
@@ -179,12 +183,20 @@ impl Cpu {
     /// #MF when an x87 exception is pending: before every x87 and MMX instruction but those that do not wait.
     #[inline(always)]
     fn check_x87(&mut self) -> Result<(), Fault> {
-        if self.extended.x87_pending() { Err(self.raise(vector::MF)) } else { Ok(()) }
+        if self.extended.x87_pending() {
+            Err(self.raise(vector::MF))
+        } else {
+            Ok(())
+        }
     }
 
     /// #NM while CR0.TS is set.
     fn check_switched(&mut self) -> Result<(), Fault> {
-        if self.cr0 & cr0::TS != 0 { Err(self.raise(vector::NM)) } else { Ok(()) }
+        if self.cr0 & cr0::TS != 0 {
+            Err(self.raise(vector::NM))
+        } else {
+            Ok(())
+        }
     }
 }
 

@@ -2,8 +2,8 @@
 
 use iced_x86::{Instruction, Mnemonic};
 
-use super::{Buffer, register};
 use super::thunk::Operand;
+use super::{Buffer, register};
 use crate::exec::attempt;
 use crate::op::{Flow, Handler, Op};
 use crate::state::Cpu;
@@ -13,8 +13,17 @@ pub(super) fn lower(instruction: &Instruction, first: Operand, second: Operand, 
     use Mnemonic as M;
     let whole = matches!(
         instruction.mnemonic(),
-        M::Movaps | M::Movups | M::Movapd | M::Movupd | M::Movdqa | M::Movdqu | M::Lddqu | M::Movntdqa | M::Movntdq
-            | M::Movntps | M::Movntpd
+        M::Movaps
+            | M::Movups
+            | M::Movapd
+            | M::Movupd
+            | M::Movdqa
+            | M::Movdqu
+            | M::Lddqu
+            | M::Movntdqa
+            | M::Movntdq
+            | M::Movntps
+            | M::Movntpd
     );
     let part = matches!(instruction.mnemonic(), M::Movq | M::Movd | M::Movss | M::Movsd);
     let low_half = matches!(instruction.mnemonic(), M::Movlps | M::Movlpd);
@@ -60,7 +69,11 @@ unsafe fn load_16(cpu: &mut Cpu, op: &Op) -> Flow {
     let mut buffer = Buffer([0; 16]);
     let src = attempt!(cpu.vector_source(op, &mut buffer));
     // SAFETY: sixteen bytes that can be read, and sixteen of the image.
-    unsafe { register(cpu, op.dst).cast::<std::arch::x86_64::__m128i>().write(read_16(src)) };
+    unsafe {
+        register(cpu, op.dst)
+            .cast::<std::arch::x86_64::__m128i>()
+            .write(read_16(src))
+    };
     Flow::Next
 }
 
@@ -81,7 +94,9 @@ unsafe fn load_4(cpu: &mut Cpu, op: &Op) -> Flow {
     // SAFETY: four bytes that can be read; the register's rest becomes zero.
     unsafe {
         let value = <u32 as crate::flags::Width>::load(src);
-        register(cpu, op.dst).cast::<[u64; 2]>().write([u64::from(value), 0]);
+        register(cpu, op.dst)
+            .cast::<[u64; 2]>()
+            .write([u64::from(value), 0]);
     }
     Flow::Next
 }

@@ -1,8 +1,8 @@
 //! Instructions that store and load the whole vector and floating-point state, and MXCSR (SDM volume 1, "Managing State Using the XSAVE Feature Set").
 //! `xsave` has the standard format and the components x87 and SSE.
 
-use crate::exec::attempt;
 use crate::exception::{Fault, vector};
+use crate::exec::attempt;
 use crate::mmu::Access;
 use crate::op::{Flow, Op};
 use crate::state::{Cpu, ExtendedState, cr0, cr4, gpr};

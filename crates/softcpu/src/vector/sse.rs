@@ -42,7 +42,15 @@ const SCALAR: u64 = 1 << 58;
 fn elements(mnemonic: Mnemonic) -> u64 {
     use Mnemonic as M;
     match mnemonic {
-        M::Addps | M::Subps | M::Mulps | M::Divps | M::Cvtpd2ps | M::Dpps | M::Addsubps | M::Haddps | M::Hsubps => SINGLE,
+        M::Addps
+        | M::Subps
+        | M::Mulps
+        | M::Divps
+        | M::Cvtpd2ps
+        | M::Dpps
+        | M::Addsubps
+        | M::Haddps
+        | M::Hsubps => SINGLE,
         M::Addss | M::Subss | M::Mulss | M::Divss | M::Cvtsd2ss => SINGLE | SCALAR,
         M::Addpd | M::Subpd | M::Mulpd | M::Divpd | M::Dppd | M::Addsubpd | M::Haddpd | M::Hsubpd => DOUBLE,
         M::Addsd | M::Subsd | M::Mulsd | M::Divsd => DOUBLE | SCALAR,
@@ -55,10 +63,17 @@ fn tiny(result: [u8; 16], elements: u64) -> bool {
     let count = if elements & SCALAR != 0 { 1 } else { 4 };
     if elements & SINGLE != 0 {
         let (words, _) = result.as_chunks::<4>();
-        return words.iter().take(count).any(|&word| f32::from_le_bytes(word).is_subnormal());
+        return words
+            .iter()
+            .take(count)
+            .any(|&word| f32::from_le_bytes(word).is_subnormal());
     }
     let (words, _) = result.as_chunks::<8>();
-    elements & DOUBLE != 0 && words.iter().take(count).any(|&word| f64::from_le_bytes(word).is_subnormal())
+    elements & DOUBLE != 0
+        && words
+            .iter()
+            .take(count)
+            .any(|&word| f64::from_le_bytes(word).is_subnormal())
 }
 
 /// Kinds of operands in `Op::extra`.
@@ -84,14 +99,76 @@ fn uses_mxcsr(mnemonic: Mnemonic) -> bool {
     use Mnemonic as M;
     matches!(
         mnemonic,
-        M::Addps | M::Addpd | M::Addss | M::Addsd | M::Subps | M::Subpd | M::Subss | M::Subsd | M::Mulps | M::Mulpd | M::Mulss
-            | M::Mulsd | M::Divps | M::Divpd | M::Divss | M::Divsd | M::Sqrtps | M::Sqrtpd | M::Sqrtss | M::Sqrtsd | M::Minps
-            | M::Minpd | M::Minss | M::Minsd | M::Maxps | M::Maxpd | M::Maxss | M::Maxsd | M::Cmpps | M::Cmppd | M::Cmpss
-            | M::Cmpsd | M::Comiss | M::Comisd | M::Ucomiss | M::Ucomisd | M::Cvtdq2ps | M::Cvtdq2pd | M::Cvtpd2dq
-            | M::Cvttpd2dq | M::Cvtpd2ps | M::Cvtps2pd | M::Cvtps2dq | M::Cvttps2dq | M::Cvtsd2si | M::Cvttsd2si | M::Cvtss2si
-            | M::Cvttss2si | M::Cvtsi2sd | M::Cvtsi2ss | M::Cvtss2sd | M::Cvtsd2ss | M::Cvtpi2ps | M::Cvtpi2pd | M::Cvtps2pi
-            | M::Cvttps2pi | M::Cvtpd2pi | M::Cvttpd2pi | M::Roundps | M::Roundpd | M::Roundss | M::Roundsd | M::Dpps | M::Dppd
-            | M::Addsubps | M::Addsubpd | M::Haddps | M::Haddpd | M::Hsubps | M::Hsubpd
+        M::Addps
+            | M::Addpd
+            | M::Addss
+            | M::Addsd
+            | M::Subps
+            | M::Subpd
+            | M::Subss
+            | M::Subsd
+            | M::Mulps
+            | M::Mulpd
+            | M::Mulss
+            | M::Mulsd
+            | M::Divps
+            | M::Divpd
+            | M::Divss
+            | M::Divsd
+            | M::Sqrtps
+            | M::Sqrtpd
+            | M::Sqrtss
+            | M::Sqrtsd
+            | M::Minps
+            | M::Minpd
+            | M::Minss
+            | M::Minsd
+            | M::Maxps
+            | M::Maxpd
+            | M::Maxss
+            | M::Maxsd
+            | M::Cmpps
+            | M::Cmppd
+            | M::Cmpss
+            | M::Cmpsd
+            | M::Comiss
+            | M::Comisd
+            | M::Ucomiss
+            | M::Ucomisd
+            | M::Cvtdq2ps
+            | M::Cvtdq2pd
+            | M::Cvtpd2dq
+            | M::Cvttpd2dq
+            | M::Cvtpd2ps
+            | M::Cvtps2pd
+            | M::Cvtps2dq
+            | M::Cvttps2dq
+            | M::Cvtsd2si
+            | M::Cvttsd2si
+            | M::Cvtss2si
+            | M::Cvttss2si
+            | M::Cvtsi2sd
+            | M::Cvtsi2ss
+            | M::Cvtss2sd
+            | M::Cvtsd2ss
+            | M::Cvtpi2ps
+            | M::Cvtpi2pd
+            | M::Cvtps2pi
+            | M::Cvttps2pi
+            | M::Cvtpd2pi
+            | M::Cvttpd2pi
+            | M::Roundps
+            | M::Roundpd
+            | M::Roundss
+            | M::Roundsd
+            | M::Dpps
+            | M::Dppd
+            | M::Addsubps
+            | M::Addsubpd
+            | M::Haddps
+            | M::Haddpd
+            | M::Hsubps
+            | M::Hsubpd
     )
 }
 
@@ -100,8 +177,16 @@ fn unaligned(instruction: &Instruction) -> bool {
     use Mnemonic as M;
     matches!(
         instruction.mnemonic(),
-        M::Movups | M::Movupd | M::Movdqu | M::Lddqu | M::Pcmpestri | M::Pcmpestrm | M::Pcmpistri | M::Pcmpistrm
-            | M::Pcmpestri64 | M::Pcmpestrm64
+        M::Movups
+            | M::Movupd
+            | M::Movdqu
+            | M::Lddqu
+            | M::Pcmpestri
+            | M::Pcmpestrm
+            | M::Pcmpistri
+            | M::Pcmpistrm
+            | M::Pcmpestri64
+            | M::Pcmpestrm64
     )
 }
 
@@ -120,7 +205,11 @@ pub(super) fn lower(instruction: &Instruction, op: &mut Op, mode: u8) -> Option<
     // `cvtpi2ps` and `cvtpi2pd` with memory have nothing to do with MMX.
     let mmx = matches!(first, Operand::Mm(_)) || matches!(second, Operand::Mm(_));
     let group = if mmx { Group::Mmx } else { Group::Sse };
-    let bytes = if memory { instruction.memory_size().size() } else { 0 };
+    let bytes = if memory {
+        instruction.memory_size().size()
+    } else {
+        0
+    };
     if bytes > 16 {
         return None;
     }
@@ -133,7 +222,10 @@ pub(super) fn lower(instruction: &Instruction, op: &mut Op, mode: u8) -> Option<
     }
     let traits = Traits {
         mxcsr: uses_mxcsr(mnemonic),
-        flags: matches!(mnemonic, M::Comiss | M::Comisd | M::Ucomiss | M::Ucomisd | M::Ptest),
+        flags: matches!(
+            mnemonic,
+            M::Comiss | M::Comisd | M::Ucomiss | M::Ucomisd | M::Ptest
+        ),
         blend: matches!(mnemonic, M::Blendvps | M::Blendvpd | M::Pblendvb),
         text: matches!(
             mnemonic,
@@ -147,7 +239,10 @@ pub(super) fn lower(instruction: &Instruction, op: &mut Op, mode: u8) -> Option<
         | bit(mmx, needs::MMX)
         | bit(traits.blend, needs::BLEND)
         | bit(traits.text, needs::TEXT)
-        | bit(matches!(mnemonic, M::Pcmpestrm | M::Pcmpistrm | M::Pcmpestrm64), needs::MASK)
+        | bit(
+            matches!(mnemonic, M::Pcmpestrm | M::Pcmpistrm | M::Pcmpestrm64),
+            needs::MASK,
+        )
         | first_kind << needs::FIRST
         | second_kind << needs::SECOND;
     let plain = !traits.framed() && !traits.blend && !mmx;
@@ -217,7 +312,11 @@ impl Cpu {
 
     /// Where the memory operand can be written: in the guest's RAM, or, with an address, in `buffer`, from which it is to be written there.
     #[inline(always)]
-    pub(super) fn vector_target(&mut self, op: &Op, buffer: &mut Buffer) -> Result<(*mut u8, Option<u64>), Fault> {
+    pub(super) fn vector_target(
+        &mut self,
+        op: &Op,
+        buffer: &mut Buffer,
+    ) -> Result<(*mut u8, Option<u64>), Fault> {
         let address = self.vector_address(op, Access::Write)?;
         match self.direct(address, u64::from(op.third), Access::Write) {
             Some(host) => Ok((host, None)),
@@ -267,7 +366,11 @@ impl Cpu {
         if unmasked == 0 {
             return Ok(());
         }
-        Err(if self.cr4 & cr4::OSXMMEXCPT != 0 { self.raise(vector::XM) } else { self.undefined() })
+        Err(if self.cr4 & cr4::OSXMMEXCPT != 0 {
+            self.raise(vector::XM)
+        } else {
+            self.undefined()
+        })
     }
 }
 
@@ -301,7 +404,11 @@ unsafe fn general(cpu: &mut Cpu, op: &Op) -> Flow {
     };
     let (dst, src) = (place(first, op.dst), place(second, op.src));
     if extra & (needs::MXCSR | needs::FLAGS | needs::TEXT) == 0 {
-        let third = if extra & needs::BLEND != 0 { register(cpu, XMM) } else { std::ptr::null_mut() };
+        let third = if extra & needs::BLEND != 0 {
+            register(cpu, XMM)
+        } else {
+            std::ptr::null_mut()
+        };
         // SAFETY: `lower` made the code for operands of these kinds.
         unsafe { code(op)(dst, src, third) };
     } else {
@@ -371,7 +478,10 @@ pub(super) unsafe fn refused_mmx(cpu: &mut Cpu, _: &Op) -> Flow {
 
 fn mask_move(instruction: &Instruction, op: &mut Op, mode: u8) -> Option<(Group, Handler)> {
     let mmx = instruction.mnemonic() == Mnemonic::Maskmovq;
-    (op.dst, op.src) = (kind(Operand::of(instruction, 1)?).1, kind(Operand::of(instruction, 2)?).1);
+    (op.dst, op.src) = (
+        kind(Operand::of(instruction, 1)?).1,
+        kind(Operand::of(instruction, 2)?).1,
+    );
     op.mem = Mem {
         base: gpr::RDI as u8,
         ..crate::decode::string_memory(instruction, mode)

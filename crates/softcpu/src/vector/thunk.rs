@@ -137,7 +137,12 @@ fn encode(instruction: &Instruction, registers: [Option<Register>; 2], base: Reg
 }
 
 /// The piece for an SSE or MMX instruction.
-pub(crate) fn vector(instruction: &Instruction, first: Operand, second: Operand, traits: Traits) -> Option<usize> {
+pub(crate) fn vector(
+    instruction: &Instruction,
+    first: Operand,
+    second: Operand,
+    traits: Traits,
+) -> Option<usize> {
     // XMM0 is taken by the hidden operand.
     let hidden = traits.blend || traits.text;
     let general = |size: u8| match size {
@@ -193,7 +198,11 @@ pub(crate) fn vector(instruction: &Instruction, first: Operand, second: Operand,
     if traits.mxcsr {
         code.extend_from_slice(&[0x0f, 0xae, 0x52, at::BEFORE]); // ldmxcsr [rdx + ..]
     }
-    let base = if first == Operand::Memory { Register::RDI } else { Register::RSI };
+    let base = if first == Operand::Memory {
+        Register::RDI
+    } else {
+        Register::RSI
+    };
     code.extend(encode(instruction, [one, two], base)?);
     if traits.text {
         code.extend_from_slice(&[0x9c, 0x58]); // pushfq; pop rax
@@ -215,13 +224,16 @@ pub(crate) fn vector(instruction: &Instruction, first: Operand, second: Operand,
         (Operand::Xmm(_), false) if hidden => code.extend_from_slice(&[0x0f, 0x11, 0x0f]), // movups [rdi], xmm1
         (Operand::Xmm(_), false) => code.extend_from_slice(&[0x0f, 0x11, 0x07]), // movups [rdi], xmm0
         (Operand::Xmm(_), true) => code.extend_from_slice(&[0x0f, 0x11, 0x42, at::RESULT]), // movups [rdx + ..], xmm0
-        (Operand::Mm(_), false) => code.extend_from_slice(&[0x0f, 0x7f, 0x07]),  // movq [rdi], mm0
+        (Operand::Mm(_), false) => code.extend_from_slice(&[0x0f, 0x7f, 0x07]),             // movq [rdi], mm0
         (Operand::Mm(_), true) => code.extend_from_slice(&[0x0f, 0x7f, 0x42, at::RESULT]), // movq [rdx + ..], mm0
-        (Operand::General(..), false) => code.extend_from_slice(&[0x48, 0x89, 0x07]), // mov [rdi], rax
+        (Operand::General(..), false) => code.extend_from_slice(&[0x48, 0x89, 0x07]),      // mov [rdi], rax
         (Operand::General(..), true) => code.extend_from_slice(&[0x48, 0x89, 0x42, at::RESULT]), // mov [rdx + ..], rax
         (Operand::Memory | Operand::None, _) => {}
     }
-    if matches!(first, Operand::Mm(_)) || matches!(second, Operand::Mm(_)) || touches_mmx(instruction.mnemonic()) {
+    if matches!(first, Operand::Mm(_))
+        || matches!(second, Operand::Mm(_))
+        || touches_mmx(instruction.mnemonic())
+    {
         code.extend_from_slice(&[0x0f, 0x77]); // emms
     }
     code.push(0xc3);

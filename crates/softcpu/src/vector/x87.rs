@@ -40,7 +40,15 @@ pub(super) fn lower(instruction: &Instruction, op: &mut Op) -> Option<Handler> {
     let mnemonic = instruction.mnemonic();
     let waits = !matches!(
         mnemonic,
-        M::Fninit | M::Fnclex | M::Fnstcw | M::Fnstsw | M::Fnstenv | M::Fnsave | M::Fneni | M::Fndisi | M::Fnsetpm
+        M::Fninit
+            | M::Fnclex
+            | M::Fnstcw
+            | M::Fnstsw
+            | M::Fnstenv
+            | M::Fnsave
+            | M::Fneni
+            | M::Fndisi
+            | M::Fnsetpm
     );
     op.extra = if waits { needs::WAIT } else { 0 };
     match mnemonic {
@@ -50,11 +58,16 @@ pub(super) fn lower(instruction: &Instruction, op: &mut Op) -> Option<Handler> {
         M::Fnstsw | M::Fstsw => return Some(store_word::<2>),
         M::Fnstcw | M::Fstcw => return Some(store_word::<0>),
         // Of the 8087 and 80287: nothing since.
-        M::Fneni | M::Feni | M::Fndisi | M::Fdisi | M::Fnsetpm | M::Fsetpm => return Some(crate::exec::nothing),
+        M::Fneni | M::Feni | M::Fndisi | M::Fdisi | M::Fnsetpm | M::Fsetpm => {
+            return Some(crate::exec::nothing);
+        }
         M::Frstpm | M::Fstdw | M::Fstsg | M::Fnstdw | M::Fnstsg => return None,
         _ => {}
     }
-    if matches!(mnemonic, M::Fldcw | M::Fldenv | M::Frstor | M::Fnstenv | M::Fstenv | M::Fnsave | M::Fsave) {
+    if matches!(
+        mnemonic,
+        M::Fldcw | M::Fldenv | M::Frstor | M::Fnstenv | M::Fstenv | M::Fnsave | M::Fsave
+    ) {
         op.extra |= needs::CONTROL;
     }
     if matches!(mnemonic, M::Fldenv | M::Frstor | M::Fnsave | M::Fsave) {
@@ -68,7 +81,16 @@ pub(super) fn lower(instruction: &Instruction, op: &mut Op) -> Option<Handler> {
         op.third = bytes as u8;
         let stores = matches!(
             mnemonic,
-            M::Fst | M::Fstp | M::Fist | M::Fistp | M::Fisttp | M::Fbstp | M::Fnstenv | M::Fstenv | M::Fnsave | M::Fsave
+            M::Fst
+                | M::Fstp
+                | M::Fist
+                | M::Fistp
+                | M::Fisttp
+                | M::Fbstp
+                | M::Fnstenv
+                | M::Fstenv
+                | M::Fnsave
+                | M::Fsave
         );
         if stores {
             op.extra |= needs::STORE;

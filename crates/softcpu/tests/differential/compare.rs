@@ -13,7 +13,8 @@ const USER_END: u64 = 0x7fff_ffff_f000;
 const IGNORED_FLAGS: u64 = 1 << 16;
 
 const NAMES: [&str; 16] = [
-    "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15",
+    "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14",
+    "r15",
 ];
 
 /// The case, to be read.
@@ -44,7 +45,11 @@ fn bytes(out: &mut String, name: &str, native: &[u8], software: &[u8]) {
         return;
     }
     let first = native.iter().zip(software).position(|(a, b)| a != b).unwrap_or(0);
-    let last = native.iter().zip(software).rposition(|(a, b)| a != b).unwrap_or(0);
+    let last = native
+        .iter()
+        .zip(software)
+        .rposition(|(a, b)| a != b)
+        .unwrap_or(0);
     let range = first..(last + 1).min(first + 32);
     let _ = writeln!(
         out,
@@ -56,7 +61,10 @@ fn bytes(out: &mut String, name: &str, native: &[u8], software: &[u8]) {
 
 /// The instruction at `rip`.
 fn instruction(case: &Case, rip: u64) -> Instruction {
-    let code = case.code.get(rip.wrapping_sub(case.rip) as usize..).unwrap_or(&[]);
+    let code = case
+        .code
+        .get(rip.wrapping_sub(case.rip) as usize..)
+        .unwrap_or(&[]);
     Decoder::with_ip(64, code, rip, DecoderOptions::NONE).decode()
 }
 
@@ -82,8 +90,18 @@ pub fn differences(case: &Case, native: &Outcome, software: &Outcome, translated
     for (index, name) in NAMES.iter().enumerate() {
         word(name, native.gpr[index], software.gpr[index]);
     }
-    let ignored = IGNORED_FLAGS | if native.vector == 3 { case.undefined } else { case.undefined_before };
-    let ignored = ignored | if translated && native.vector != 3 { STATUS } else { 0 };
+    let ignored = IGNORED_FLAGS
+        | if native.vector == 3 {
+            case.undefined
+        } else {
+            case.undefined_before
+        };
+    let ignored = ignored
+        | if translated && native.vector != 3 {
+            STATUS
+        } else {
+            0
+        };
     word("rflags", native.rflags & !ignored, software.rflags & !ignored);
     if native.vector == 14 && software.vector == 14 {
         // Of a large operand, processors do not begin with the first byte.
@@ -101,17 +119,36 @@ pub fn differences(case: &Case, native: &Outcome, software: &Outcome, translated
     if native.vector != 19 || !matches!(last.mnemonic(), Mnemonic::Dpps | Mnemonic::Dppd) {
         let mxcsr = |outcome: &Outcome| {
             let value = u32::from_le_bytes([outcome.fx[24], outcome.fx[25], outcome.fx[26], outcome.fx[27]]);
-            if native.vector == 19 && native.fx[24] & 0x18 != 0 { value & !0x20 } else { value }
+            if native.vector == 19 && native.fx[24] & 0x18 != 0 {
+                value & !0x20
+            } else {
+                value
+            }
         };
-        bytes(&mut out, "mxcsr", &mxcsr(native).to_le_bytes(), &mxcsr(software).to_le_bytes());
+        bytes(
+            &mut out,
+            "mxcsr",
+            &mxcsr(native).to_le_bytes(),
+            &mxcsr(software).to_le_bytes(),
+        );
     }
     for register in 0..8 {
         let at = 32 + register * 16;
-        bytes(&mut out, &format!("st{register}"), &native.fx[at..at + 10], &software.fx[at..at + 10]);
+        bytes(
+            &mut out,
+            &format!("st{register}"),
+            &native.fx[at..at + 10],
+            &software.fx[at..at + 10],
+        );
     }
     for register in 0..16 {
         let at = 160 + register * 16;
-        bytes(&mut out, &format!("xmm{register}"), &native.fx[at..at + 16], &software.fx[at..at + 16]);
+        bytes(
+            &mut out,
+            &format!("xmm{register}"),
+            &native.fx[at..at + 16],
+            &software.fx[at..at + 16],
+        );
     }
     // Processors store large operands in parts, the first of which may be there when the second faults.
     if native.vector != 14 || !(bytes_of_last == 10 || bytes_of_last > 16) {

@@ -1,6 +1,8 @@
 //! Random instruction sequences.
 
-use iced_x86::{Code, CpuidFeature, Decoder, DecoderOptions, EncodingKind, Instruction, Mnemonic, OpKind, RflagsBits};
+use iced_x86::{
+    Code, CpuidFeature, Decoder, DecoderOptions, EncodingKind, Instruction, Mnemonic, OpKind, RflagsBits,
+};
 
 use crate::case::{CODE, Case, DATA, DATA_BYTES, STACK, STACK_BYTES};
 
@@ -74,7 +76,16 @@ impl Random {
             4 => (1_u64 << self.below(64)).wrapping_sub(1),
             5 => (self.below(256)).wrapping_neg(),
             6 => random & 0xffff_ffff,
-            7 => self.pick(&[0x80, 0x7f, 0x8000, 0x7fff, 0x8000_0000, 0x7fff_ffff, 1 << 63, (1 << 63) - 1]),
+            7 => self.pick(&[
+                0x80,
+                0x7f,
+                0x8000,
+                0x7fff,
+                0x8000_0000,
+                0x7fff_ffff,
+                1 << 63,
+                (1 << 63) - 1,
+            ]),
             _ => random,
         }
     }
@@ -199,7 +210,11 @@ fn image(random: &mut Random, group: Group) -> [u8; 512] {
         fx[at..at + 10].copy_from_slice(&random.extended());
     }
     for word in 0..32 {
-        let value = if random.one_in(2) { random.number() } else { random.value() };
+        let value = if random.one_in(2) {
+            random.number()
+        } else {
+            random.value()
+        };
         fx[160 + word * 8..168 + word * 8].copy_from_slice(&value.to_le_bytes());
     }
     fx
@@ -268,7 +283,13 @@ fn range(random: &mut Random, first: u8, last: u8) -> u8 {
 
 /// One opcode of a group.
 fn opcode(random: &mut Random, group: Group) -> Opcode {
-    let wide = |random: &mut Random, opcode: Opcode| if random.one_in(4) { opcode.prefix(0x66) } else { opcode };
+    let wide = |random: &mut Random, opcode: Opcode| {
+        if random.one_in(4) {
+            opcode.prefix(0x66)
+        } else {
+            opcode
+        }
+    };
     match group {
         Group::Arithmetic => {
             let opcode = match random.below(10) {
@@ -276,7 +297,11 @@ fn opcode(random: &mut Random, group: Group) -> Opcode {
                     let operation = random.below(8) as u8 * 8;
                     let form = random.below(6) as u8;
                     let byte = operation | form;
-                    if form < 4 { Opcode::modrm(byte) } else { Opcode::plain(byte) }
+                    if form < 4 {
+                        Opcode::modrm(byte)
+                    } else {
+                        Opcode::plain(byte)
+                    }
                 }
                 3..=4 => {
                     let byte = random.pick(&[0x80, 0x81, 0x83]);
@@ -346,14 +371,19 @@ fn opcode(random: &mut Random, group: Group) -> Opcode {
                 1 => Opcode::reg(0xba, range(random, 4, 7)).map(1),
                 2 => {
                     let opcode = Opcode::two(random.pick(&[0xbc, 0xbd, 0xb8]));
-                    if opcode.byte == 0xb8 || random.one_in(2) { opcode.prefix(0xf3) } else { opcode }
+                    if opcode.byte == 0xb8 || random.one_in(2) {
+                        opcode.prefix(0xf3)
+                    } else {
+                        opcode
+                    }
                 }
                 _ => Opcode::modrm(random.pick(&[0xf0, 0xf1])).map(2).prefix(0xf2),
             };
             wide(random, opcode)
         }
         Group::Strings => {
-            let mut opcode = Opcode::plain(random.pick(&[0xa4, 0xa5, 0xa6, 0xa7, 0xaa, 0xab, 0xac, 0xad, 0xae, 0xaf]));
+            let mut opcode =
+                Opcode::plain(random.pick(&[0xa4, 0xa5, 0xa6, 0xa7, 0xaa, 0xab, 0xac, 0xad, 0xae, 0xaf]));
             if !random.one_in(4) {
                 opcode = opcode.prefix(random.pick(&[0xf2, 0xf3]));
             }
@@ -393,8 +423,8 @@ fn opcode(random: &mut Random, group: Group) -> Opcode {
             let float = group == Group::SseFloat;
             let opcode = match random.below(if float { 10 } else { 12 }) {
                 0..=5 if float => Opcode::two(random.pick(&[
-                    0x2a, 0x2c, 0x2d, 0x2e, 0x2f, 0x51, 0x52, 0x53, 0x58, 0x59, 0x5a, 0x5b, 0x5c, 0x5d, 0x5e, 0x5f, 0x7c,
-                    0x7d, 0xc2, 0xd0, 0xe6,
+                    0x2a, 0x2c, 0x2d, 0x2e, 0x2f, 0x51, 0x52, 0x53, 0x58, 0x59, 0x5a, 0x5b, 0x5c, 0x5d, 0x5e,
+                    0x5f, 0x7c, 0x7d, 0xc2, 0xd0, 0xe6,
                 ])),
                 6 if float => Opcode::modrm(random.pick(&[0x08, 0x09, 0x0a, 0x0b, 0x40, 0x41])).map(3),
                 0..=8 => {
@@ -422,8 +452,16 @@ fn opcode(random: &mut Random, group: Group) -> Opcode {
                 })
                 .map(3),
             };
-            let prefix = if group == Group::Mmx { random.pick(&[0, 0, 0, 0x66, 0xf2, 0xf3]) } else { random.pick(&[0, 0x66, 0x66, 0xf2, 0xf3]) };
-            if prefix == 0 { opcode } else { opcode.prefix(prefix) }
+            let prefix = if group == Group::Mmx {
+                random.pick(&[0, 0, 0, 0x66, 0xf2, 0xf3])
+            } else {
+                random.pick(&[0, 0x66, 0x66, 0xf2, 0xf3])
+            };
+            if prefix == 0 {
+                opcode
+            } else {
+                opcode.prefix(prefix)
+            }
         }
         Group::X87 => {
             if random.one_in(40) {
@@ -464,7 +502,13 @@ fn address(random: &mut Random) -> u64 {
         34..=36 => DATA + DATA_BYTES as u64 - random.below(20),
         37 => DATA - random.below(20),
         38 => STACK + random.below(STACK_BYTES as u64 - 16),
-        _ => random.pick(&[0, 0x8000_0000_0000_0000, 0x0000_8000_0000_0000, 0x7fff_ffff_ffff_fffc, 0x4000_0000]),
+        _ => random.pick(&[
+            0,
+            0x8000_0000_0000_0000,
+            0x0000_8000_0000_0000,
+            0x7fff_ffff_ffff_fffc,
+            0x4000_0000,
+        ]),
     }
 }
 
@@ -509,9 +553,33 @@ fn comparable(instruction: &Instruction, group: Group) -> bool {
     let known = instruction.cpuid_features().iter().all(|feature| {
         matches!(
             feature,
-            F::INTEL8086 | F::INTEL186 | F::INTEL286 | F::INTEL386 | F::INTEL486 | F::X64 | F::CMOV | F::CX8 | F::CMPXCHG16B
-                | F::MMX | F::SSE | F::SSE2 | F::SSE3 | F::SSSE3 | F::SSE4_1 | F::SSE4_2 | F::FPU | F::FPU287 | F::FPU387
-                | F::POPCNT | F::LZCNT | F::BMI1 | F::MOVBE | F::FXSR | F::PCLMULQDQ | F::AES | F::MULTIBYTENOP
+            F::INTEL8086
+                | F::INTEL186
+                | F::INTEL286
+                | F::INTEL386
+                | F::INTEL486
+                | F::X64
+                | F::CMOV
+                | F::CX8
+                | F::CMPXCHG16B
+                | F::MMX
+                | F::SSE
+                | F::SSE2
+                | F::SSE3
+                | F::SSSE3
+                | F::SSE4_1
+                | F::SSE4_2
+                | F::FPU
+                | F::FPU287
+                | F::FPU387
+                | F::POPCNT
+                | F::LZCNT
+                | F::BMI1
+                | F::MOVBE
+                | F::FXSR
+                | F::PCLMULQDQ
+                | F::AES
+                | F::MULTIBYTENOP
         )
     });
     let writes_segment = matches!(instruction.mnemonic(), M::Mov | M::Pop)
@@ -524,13 +592,61 @@ fn comparable(instruction: &Instruction, group: Group) -> bool {
     );
     let never = matches!(
         instruction.mnemonic(),
-        M::Syscall | M::Sysenter | M::Sysret | M::Sysretq | M::Sysexit | M::Sysexitq | M::Int | M::Int1 | M::Int3 | M::Into | M::Iret
-            | M::Iretd | M::Iretq | M::Retf | M::Cpuid | M::Rdtsc | M::Rdpmc | M::Lar | M::Lsl | M::Verr | M::Verw
-            | M::Sldt | M::Str | M::Smsw | M::Sgdt | M::Sidt | M::Fxsave | M::Fxsave64 | M::Popf | M::Popfd | M::Popfq | M::Jmp
-            | M::Call | M::Ret | M::Loop | M::Loope | M::Loopne | M::Jcxz | M::Jecxz | M::Jrcxz | M::Lss | M::Lfs | M::Lgs
-            | M::Ud0 | M::Ud1 | M::Fneni | M::Fndisi | M::Fnsetpm | M::Wbinvd | M::Invd
+        M::Syscall
+            | M::Sysenter
+            | M::Sysret
+            | M::Sysretq
+            | M::Sysexit
+            | M::Sysexitq
+            | M::Int
+            | M::Int1
+            | M::Int3
+            | M::Into
+            | M::Iret
+            | M::Iretd
+            | M::Iretq
+            | M::Retf
+            | M::Cpuid
+            | M::Rdtsc
+            | M::Rdpmc
+            | M::Lar
+            | M::Lsl
+            | M::Verr
+            | M::Verw
+            | M::Sldt
+            | M::Str
+            | M::Smsw
+            | M::Sgdt
+            | M::Sidt
+            | M::Fxsave
+            | M::Fxsave64
+            | M::Popf
+            | M::Popfd
+            | M::Popfq
+            | M::Jmp
+            | M::Call
+            | M::Ret
+            | M::Loop
+            | M::Loope
+            | M::Loopne
+            | M::Jcxz
+            | M::Jecxz
+            | M::Jrcxz
+            | M::Lss
+            | M::Lfs
+            | M::Lgs
+            | M::Ud0
+            | M::Ud1
+            | M::Fneni
+            | M::Fndisi
+            | M::Fnsetpm
+            | M::Wbinvd
+            | M::Invd
     ) || instruction.is_jcc_short_or_near()
-        || matches!(instruction.code(), Code::Nop_rm16 | Code::Nop_rm32 | Code::Nop_rm64);
+        || matches!(
+            instruction.code(),
+            Code::Nop_rm16 | Code::Nop_rm32 | Code::Nop_rm64
+        );
     known && !writes_segment && !never && !foreign
 }
 
@@ -541,7 +657,11 @@ impl Builder {
         let mut setup = vec![];
         let mut bytes = opcode.prefixes.clone();
         // Neither the stack pointer nor, where the flags' values are shown, what other instructions need, is kept from changes.
-        let mut rex = if random.one_in(2) { 0x48 } else { 0x40 | if random.one_in(4) { 0x40 } else { 0 } };
+        let mut rex = if random.one_in(2) {
+            0x48
+        } else {
+            0x40 | if random.one_in(4) { 0x40 } else { 0 }
+        };
         let mut use_rex = random.one_in(2);
         let mut tail = vec![];
         let mut rip_relative = None;
@@ -604,13 +724,20 @@ impl Builder {
                             rex |= 2;
                             use_rex = true;
                         }
-                        tail.extend_from_slice(&[0x80 | reg << 3 | 4, scale << 6 | (index & 7) << 3 | base & 7]);
+                        tail.extend_from_slice(&[
+                            0x80 | reg << 3 | 4,
+                            scale << 6 | (index & 7) << 3 | base & 7,
+                        ]);
                         tail.extend_from_slice(&displacement.to_le_bytes());
                     }
                     _ => {
                         let base = random.pick(&bases);
                         let displacement = random.next() as i8;
-                        move_immediate(&mut setup, base, target.wrapping_sub(i64::from(displacement) as u64));
+                        move_immediate(
+                            &mut setup,
+                            base,
+                            target.wrapping_sub(i64::from(displacement) as u64),
+                        );
                         if base >= 8 {
                             rex |= 1;
                             use_rex = true;
@@ -624,7 +751,9 @@ impl Builder {
                 }
             }
         }
-        if group == Group::Strings || (group == Group::Any && matches!(opcode.byte, 0xa4..=0xaf | 0x6c..=0x6f)) {
+        if group == Group::Strings
+            || (group == Group::Any && matches!(opcode.byte, 0xa4..=0xaf | 0x6c..=0x6f))
+        {
             let count = match random.below(8) {
                 0 => 0,
                 1..=5 => random.below(40),
@@ -659,7 +788,15 @@ impl Builder {
         if opcode.map == 0 && matches!(opcode.byte, 0xa0..=0xa3) {
             bytes.extend_from_slice(&address(random).to_le_bytes());
         } else if opcode.byte == 0xc8 && opcode.map == 0 {
-            bytes.extend_from_slice(&[random.below(200) as u8, 0, if random.one_in(2) { 0 } else { random.below(4) as u8 }]);
+            bytes.extend_from_slice(&[
+                random.below(200) as u8,
+                0,
+                if random.one_in(2) {
+                    0
+                } else {
+                    random.below(4) as u8
+                },
+            ]);
         } else {
             bytes.extend_from_slice(&random.value().to_le_bytes());
         }
@@ -696,7 +833,8 @@ impl Builder {
         self.code.extend_from_slice(&setup);
         self.code.extend_from_slice(&bytes);
         self.x87_memory |= opcode.map == 0 && matches!(opcode.byte, 0xd8..=0xdf) && bytes[modrm_at] < 0xc0;
-        let written = flags(instruction.rflags_written() | instruction.rflags_cleared() | instruction.rflags_set());
+        let written =
+            flags(instruction.rflags_written() | instruction.rflags_cleared() | instruction.rflags_set());
         self.undefined = self.undefined & !written | flags(instruction.rflags_undefined());
         self.undefined_before |= self.undefined;
         true
@@ -714,7 +852,8 @@ impl Builder {
                 self.code.extend_from_slice(&over);
             }
             3 => {
-                self.code.extend_from_slice(&[0x0f, range(random, 0x80, 0x8f), 2, 0, 0, 0]);
+                self.code
+                    .extend_from_slice(&[0x0f, range(random, 0x80, 0x8f), 2, 0, 0, 0]);
                 self.code.extend_from_slice(&over);
             }
             4 => {
@@ -794,7 +933,11 @@ pub fn case(random: &mut Random, group: Group) -> Case {
     if random.one_in(8) {
         rflags |= 0x400;
     }
-    let shift = if random.one_in(8) { 0x1000 - random.below(builder.code.len() as u64 + 1) } else { 0 };
+    let shift = if random.one_in(8) {
+        0x1000 - random.below(builder.code.len() as u64 + 1)
+    } else {
+        0
+    };
     if shift != 0 {
         shift_relative(&mut code[..builder.code.len()], shift);
     }

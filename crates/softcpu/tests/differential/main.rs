@@ -18,7 +18,10 @@ const BATCH: usize = 400;
 const SMALL: u64 = 2000;
 
 fn number(name: &str, default: u64) -> u64 {
-    std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
+    std::env::var(name)
+        .ok()
+        .and_then(|value| value.parse().ok())
+        .unwrap_or(default)
 }
 
 /// What the child has at low addresses beside what it maps for the test.
@@ -57,7 +60,10 @@ fn compare(group: Group, cases: u64, seed: u64) -> Vec<String> {
         for (case, native) in list.iter().zip(natives) {
             if native.done == 0 {
                 lost += 1;
-                failures.push(format!("the real processor did not come back:\n{}", compare::text(case)));
+                failures.push(format!(
+                    "the real processor did not come back:\n{}",
+                    compare::text(case)
+                ));
                 break;
             }
             for (translated, software) in &mut processors {
@@ -65,7 +71,10 @@ fn compare(group: Group, cases: u64, seed: u64) -> Vec<String> {
                 let differences = compare::differences(case, native, &outcome, *translated);
                 if !differences.is_empty() && !met_host(&host, &outcome) {
                     let how = if *translated { "translated" } else { "interpreted" };
-                    failures.push(format!("batch {batch}, {how}:\n{}{differences}", compare::text(case)));
+                    failures.push(format!(
+                        "batch {batch}, {how}:\n{}{differences}",
+                        compare::text(case)
+                    ));
                     if failures.len() >= number("SOFTCPU_SHOW", 3) as usize {
                         return failures;
                     }
@@ -86,7 +95,12 @@ fn test(group: Group) {
     }
     assert!(GROUPS.contains(&group));
     let failures = compare(group, number("SOFTCPU_CASES", SMALL), number("SOFTCPU_SEED", 1));
-    assert!(failures.is_empty(), "{group:?}: {} differences\n{}", failures.len(), failures.join("\n"));
+    assert!(
+        failures.is_empty(),
+        "{group:?}: {} differences\n{}",
+        failures.len(),
+        failures.join("\n")
+    );
 }
 
 macro_rules! groups {

@@ -133,7 +133,10 @@ impl Software {
         self.put(at::SYSTEM_PDPT, at::SYSTEM_DIRECTORY as u64 | PRESENT | WRITE);
         self.put(at::SYSTEM_DIRECTORY, at::SYSTEM_TABLE as u64 | PRESENT | WRITE);
         for page in 0..16 {
-            self.put(at::SYSTEM_TABLE + page * 8, (page * 4096) as u64 | PRESENT | WRITE);
+            self.put(
+                at::SYSTEM_TABLE + page * 8,
+                (page * 4096) as u64 | PRESENT | WRITE,
+            );
         }
         for (address, table, frame, pages) in [
             (CODE, at::CODE_TABLE, at::CODE, CODE_BYTES / 4096),
@@ -143,14 +146,20 @@ impl Software {
             let slot = at::DIRECTORY + (address >> 21) as usize * 8;
             self.put(slot, table as u64 | PRESENT | WRITE | USER);
             for page in 0..pages {
-                self.put(table + page * 8, (frame + page * 4096) as u64 | PRESENT | WRITE | USER);
+                self.put(
+                    table + page * 8,
+                    (frame + page * 4096) as u64 | PRESENT | WRITE | USER,
+                );
             }
         }
         for vector in 0..32_usize {
             let handler = SYSTEM + (at::HANDLERS + vector) as u64;
             // An interrupt gate to selector 0x10; privilege 3 for `int3` and `into`.
             let dpl: u64 = if matches!(vector, 3 | 4) { 3 } else { 0 };
-            self.put(at::IDT + vector * 16, handler & 0xffff | 0x10 << 16 | (0x8e | dpl << 5) << 40 | (handler >> 16) << 48);
+            self.put(
+                at::IDT + vector * 16,
+                handler & 0xffff | 0x10 << 16 | (0x8e | dpl << 5) << 40 | (handler >> 16) << 48,
+            );
             self.put(at::IDT + vector * 16 + 8, handler >> 32);
             // SAFETY: inside of RAM.
             unsafe { self.ram.add(at::HANDLERS + vector).write(0xf4) };
