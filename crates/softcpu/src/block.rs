@@ -166,6 +166,7 @@ pub(crate) struct BlockCache {
     blocks: Blocks,
     ops: usize,
     /// Blocks whose page was written since, which `recent` may still point to.
+    #[expect(clippy::vec_box, reason = "pointers to them stay valid when this grows")]
     retired: Vec<Box<Block>>,
     pub arena: Arena,
     /// How often blocks were freed: what pointed to them then is wrong.

@@ -23,7 +23,6 @@ pub(crate) mod vector {
     pub const GP: u8 = 13;
     pub const PF: u8 = 14;
     pub const MF: u8 = 16;
-    pub const AC: u8 = 17;
     pub const XM: u8 = 19;
     /// No vector: the instruction writes to the page it is in, and is to be executed alone.
     pub const ALONE: u8 = 0xff;

@@ -49,7 +49,7 @@ impl Entry {
 }
 
 /// A buffer without entries.
-const EMPTY: [Entry; ENTRIES] = {
+static EMPTY: [Entry; ENTRIES] = {
     let mut entries = [Entry::empty(0); ENTRIES];
     let mut index = 0;
     while index < ENTRIES {

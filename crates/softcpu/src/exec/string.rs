@@ -124,7 +124,7 @@ impl Element for Move {
         };
         let bytes = count * W::BYTES;
         let distance = (target as u64).wrapping_sub(source as u64);
-        if distance < bytes && distance % W::BYTES != 0 {
+        if distance < bytes && !distance.is_multiple_of(W::BYTES) {
             return Ok(0);
         }
         // SAFETY: both pages are RAM of the guest to their ends, the target writable. Overlapping forward copies have the guest's meaning: the host's

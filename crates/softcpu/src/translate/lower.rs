@@ -46,7 +46,9 @@ struct Step {
 struct Lowering<'a> {
     emitter: Emitter,
     flags: Flags,
+    #[expect(clippy::vec_box, reason = "the code points to them")]
     infos: Vec<Box<Info>>,
+    #[expect(clippy::vec_box, reason = "the code points to them")]
     links: Vec<Box<Link>>,
     /// Code that is put behind the block: slow paths.
     slow: Vec<Slow>,
@@ -368,9 +370,8 @@ impl Lowering<'_> {
                 return Ok(true);
             }
             M::Push | M::Pop if instruction.stack_pointer_increment().unsigned_abs() == 8 => {
-                if self.stack(step, op)? {
-                    return Ok(false);
-                }
+                let done = self.stack(step, op)?;
+                return self.unless(done, op);
             }
             M::Leave if instruction.code() == C::Leaveq => {
                 self.clobber_flags(step.live)?;
@@ -411,22 +412,28 @@ impl Lowering<'_> {
                 return Ok(false);
             }
             M::Lea => {
-                if self.load_address(instruction)? {
-                    return Ok(false);
-                }
+                let done = self.load_address(instruction)?;
+                return self.unless(done, op);
             }
             _ if instruction.is_jcc_short_or_near() => {
                 self.conditional(step, op, next)?;
                 return Ok(true);
             }
             mnemonic if copies(mnemonic) || self.vector(instruction) => {
-                if self.copy(step, op)? {
-                    return Ok(false);
-                }
+                let done = self.copy(step, op)?;
+                return self.unless(done, op);
             }
             _ => {}
         }
         self.interpret(op)?;
+        Ok(false)
+    }
+
+    /// Has the interpreter execute an instruction that was not `done`. It did not end the block.
+    fn unless(&mut self, done: bool, op: &Op) -> Emitted<bool> {
+        if !done {
+            self.interpret(op)?;
+        }
         Ok(false)
     }
 

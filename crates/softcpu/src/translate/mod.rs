@@ -41,8 +41,10 @@ pub(crate) struct Code {
     /// Where it begins.
     pub entry: *const u8,
     /// What its calls into the interpreter are for.
+    #[expect(clippy::vec_box, reason = "the code points to them")]
     _infos: Vec<Box<Info>>,
     /// Its jumps that can be linked.
+    #[expect(clippy::vec_box, reason = "the code points to them")]
     _links: Vec<Box<Link>>,
 }
 

@@ -405,7 +405,7 @@ fn opcode(random: &mut Random, group: Group) -> Opcode {
         }
         Group::Locked => {
             let opcode = match random.below(8) {
-                0..=1 => Opcode::modrm(random.below(7) as u8 * 8 | random.below(2) as u8),
+                0..=1 => Opcode::modrm((random.below(7) as u8 * 8) | random.below(2) as u8),
                 2 => Opcode::modrm(random.pick(&[0x80, 0x81, 0x83])),
                 3 => Opcode::reg(random.pick(&[0xfe, 0xff]), random.below(2) as u8),
                 4 => Opcode::reg(random.pick(&[0xf6, 0xf7]), range(random, 2, 3)),
