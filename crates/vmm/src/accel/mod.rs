@@ -2,7 +2,7 @@
 //!
 //! An accelerator brings the processor's local part: vCPUs, local APICs, the I/O APIC, the time-stamp counter and the
 //! paravirtual clock (`KVM_FEATURE_CLOCKSOURCE2`). It brings no PIC and no PIT: machines here are "hardware-reduced" in ACPI's sense and
-//! their kernels need neither. Ports and memory that are no RAM go to the machine's [`Bus`].
+//! their kernels need neither. (KVM has a PIC all the same, connected to nothing: no device can have its ports, 0x20, 0x21, 0xa0, 0xa1, 0x4d0, 0x4d1.) Ports and memory that are no RAM go to the machine's [`Bus`].
 
 use std::sync::Arc;
 

@@ -314,16 +314,24 @@ impl Bench {
 pub fn run(vcpu: &mut Box<dyn Vcpu>) -> Exit {
     let handle = vcpu.handle();
     let (done, wait) = mpsc::channel::<()>();
-    thread::scope(|scope| {
-        scope.spawn(move || {
-            if wait.recv_timeout(LIMIT) == Err(mpsc::RecvTimeoutError::Timeout) {
+    let (exit, stalled) = thread::scope(|scope| {
+        let watch = scope.spawn(move || {
+            let stalled = wait.recv_timeout(LIMIT) == Err(mpsc::RecvTimeoutError::Timeout);
+            if stalled {
                 handle.kick();
             }
+            stalled
         });
         let exit = vcpu.run().unwrap();
         drop(done);
-        exit
-    })
+        (exit, watch.join().unwrap())
+    });
+    assert!(
+        !stalled,
+        "it does not come back by itself; {:x?}",
+        vcpu.state().unwrap()
+    );
+    exit
 }
 
 pub fn set_msr(state: &mut VcpuState, number: u32, value: u64) {

@@ -4,7 +4,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use iced_x86::code_asm::*;
-use vessel_vmm::accel::Exit;
+use vessel_vmm::accel::{ErrorKind, Exit, Kvm};
 
 use crate::guest::*;
 
@@ -301,7 +301,7 @@ fn a_kick_interrupts_a_loop() {
 #[test]
 fn kicks_and_runs_race() {
     on_each(Needs::Little, |accelerator| {
-        const ROUNDS: u32 = 3000;
+        const ROUNDS: u32 = 500;
         let bench = Bench::new(&accelerator, 1);
         bench.assemble(16, CODE, |a| {
             let mut here = a.create_label();
@@ -357,4 +357,24 @@ fn the_processor_says_what_it_is() {
         assert_ne!(features & 1 << 31, 0, "a hypervisor");
         assert_ne!(features & 1 << 21, 0, "x2APIC");
     });
+}
+
+/// Where the processor has virtualization, `Kvm::new` does not run it; elsewhere it decides.
+#[test]
+fn the_self_test_knows_a_whole_processor() {
+    let kvm = match Kvm::without_self_test() {
+        Ok(kvm) => kvm,
+        Err(why) => return eprintln!("not on kvm: {why}"),
+    };
+    let begin = Instant::now();
+    let result = kvm.self_test();
+    assert!(begin.elapsed() < Duration::from_secs(10), "it has a limit");
+    match (Kvm::new(), result) {
+        (Ok(_), Ok(())) => {}
+        (Err(error), Err(same)) => {
+            assert_eq!(error.kind(), ErrorKind::Unavailable);
+            assert_eq!(error.to_string(), same.to_string());
+        }
+        (new, result) => panic!("{:?} and {result:?}", new.err()),
+    }
 }
