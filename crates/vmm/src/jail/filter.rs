@@ -83,6 +83,9 @@ fn when(number: i64, alternatives: &[(u32, u64, u64)]) -> Rule {
 
 const WORD: u64 = 0xffff_ffff;
 
+/// Linux 6.4; `libc` does not have it.
+const PR_GET_AUXV: u64 = 0x4155_5856;
+
 /// What every process needs: memory, threads, locks, clocks, descriptors it has.
 const COMMON: &[i64] = &[
     libc::SYS_futex,
@@ -123,6 +126,7 @@ const COMMON: &[i64] = &[
     libc::SYS_madvise,
     libc::SYS_mremap,
     libc::SYS_brk,
+    libc::SYS_rt_sigaction,
     libc::SYS_rt_sigprocmask,
     libc::SYS_rt_sigreturn,
     libc::SYS_sigaltstack,
@@ -155,7 +159,6 @@ const MACHINE: &[i64] = &[
     libc::SYS_io_uring_setup,
     libc::SYS_io_uring_register,
     libc::SYS_memfd_create,
-    libc::SYS_rt_sigaction,
     libc::SYS_rt_sigtimedwait,
     libc::SYS_signalfd4,
     libc::SYS_sched_setaffinity,
@@ -239,8 +242,22 @@ fn rules(kind: Kind) -> Vec<Rule> {
             (0, WORD, libc::PR_GET_NAME as u64),
             // The C library names its memory.
             (0, WORD, libc::PR_SET_VMA as u64),
+            // A clock that wakes on time.
+            (0, WORD, libc::PR_SET_TIMERSLACK as u64),
+            // The page's size, the first time somebody wants to know it.
+            (0, WORD, PR_GET_AUXV),
         ],
     ));
+    // Limits are looked at, its own ones.
+    let condition = |argument, value| Condition {
+        argument,
+        mask: u64::MAX,
+        value,
+    };
+    rules.push(Rule {
+        number: libc::SYS_prlimit64,
+        alternatives: vec![vec![condition(0, 0), condition(2, 0)]],
+    });
     let executable = (2, libc::PROT_EXEC as u64, 0);
     match kind {
         Kind::Machine { makes_code: true } => {
