@@ -7,11 +7,13 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use vessel_vmm::accel::{Choice, choose};
 use vessel_vmm::boot::extract_vmlinux;
 use vessel_vmm::devices::virtio::block::Engine;
 use vessel_vmm::devices::virtio::rate::RateLimits;
+use vessel_vmm::devices::virtio::rng::Rng;
 use vessel_vmm::machine::{
     BlockConfig, Config, ConsoleConfig, Descriptor, DeviceConfig, DiskFormat, End, Machine, NetConfig,
     SerialConfig,
@@ -23,6 +25,8 @@ struct Arguments {
     /// Open until the machine has its own.
     files: Vec<File>,
     statistics: bool,
+    /// After so many seconds a device is put in, after as many again it is to be taken out, and then the power button is pressed.
+    plug: Option<Duration>,
 }
 
 #[expect(clippy::exit)]
@@ -48,6 +52,7 @@ fn parse() -> Result<Arguments, Box<dyn Error>> {
     };
     let mut accelerator = Choice::Soft;
     let mut statistics = false;
+    let mut plug = None;
     let mut arguments = std::env::args().skip(1);
     while let Some(option) = arguments.next() {
         let mut value = || arguments.next().ok_or_else(|| format!("{option} wants a value"));
@@ -60,6 +65,7 @@ fn parse() -> Result<Arguments, Box<dyn Error>> {
             "--accel" => accelerator = value()?.parse()?,
             "--hotplug" => config.hotplug = true,
             "--statistics" => statistics = true,
+            "--plug" => plug = Some(Duration::from_secs(value()?.parse()?)),
             "--rng" => config.devices.push(DeviceConfig::Rng),
             "--no-input" => config.serial.iter_mut().for_each(|serial| serial.input = None),
             "--console" => config.devices.push(DeviceConfig::Console(ConsoleConfig {
@@ -67,10 +73,17 @@ fn parse() -> Result<Arguments, Box<dyn Error>> {
                 output: keep(File::create(value()?)?),
             })),
             "--disk" => {
-                let file = OpenOptions::new().read(true).write(true).open(value()?)?;
+                let path = value()?;
+                let format = if path.ends_with(".qcow2") {
+                    DiskFormat::Qcow2
+                } else {
+                    DiskFormat::Raw
+                };
+                let file = OpenOptions::new().read(true).write(true).open(path)?;
                 config.devices.push(DeviceConfig::Block(BlockConfig {
                     file: keep(file),
-                    format: DiskFormat::Raw,
+                    format,
+                    backing: Vec::new(),
                     read_only: false,
                     serial: String::new(),
                     queues: 1,
@@ -104,6 +117,7 @@ fn parse() -> Result<Arguments, Box<dyn Error>> {
         accelerator,
         files,
         statistics,
+        plug,
     })
 }
 
@@ -131,6 +145,16 @@ fn run() -> Result<End, Box<dyn Error>> {
     let machine = Machine::new(&*chosen.accelerator, &arguments.config)?;
     machine.start()?;
     drop(arguments.files);
+    if let Some(seconds) = arguments.plug
+        && machine.wait_timeout(seconds).is_none()
+    {
+        let slot = machine.add_device("late", Box::new(Rng), true)?;
+        machine.wait_timeout(seconds);
+        machine.remove_device(slot);
+        machine.wait_timeout(seconds);
+        report(&format!("devices after the removal: {}", machine.devices().len()));
+        machine.press_power_button();
+    }
     let end = machine.wait();
     if arguments.statistics {
         for (slot, device) in machine.devices() {

@@ -86,6 +86,7 @@ fn disk(file: &File) -> DeviceConfig {
     DeviceConfig::Block(BlockConfig {
         file: Descriptor(file.as_raw_fd()),
         format: DiskFormat::Raw,
+        backing: Vec::new(),
         read_only: false,
         serial: "test".to_owned(),
         queues: 2,

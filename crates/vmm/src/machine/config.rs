@@ -110,6 +110,19 @@ pub enum DiskFormat {
     /// The disk's bytes. Never guessed: a guest can write anything at the start of its disk.
     #[default]
     Raw,
+    /// A qcow2 image.
+    Qcow2,
+}
+
+/// An image below another. It is only read.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BackingConfig {
+    /// A file or a block device.
+    pub file: Descriptor,
+    /// What it holds.
+    #[serde(default)]
+    pub format: DiskFormat,
 }
 
 /// A disk.
@@ -121,6 +134,9 @@ pub struct BlockConfig {
     /// What it holds.
     #[serde(default)]
     pub format: DiskFormat,
+    /// The images it lies on, the next one first. What an image itself says of them is not believed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub backing: Vec<BackingConfig>,
     /// The guest cannot write.
     #[serde(default)]
     pub read_only: bool,

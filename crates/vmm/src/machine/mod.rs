@@ -17,7 +17,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 pub use config::{
-    BlockConfig, Config, ConsoleConfig, Descriptor, DeviceConfig, DiskFormat, NetConfig, SerialConfig,
+    BackingConfig, BlockConfig, Config, ConsoleConfig, Descriptor, DeviceConfig, DiskFormat, NetConfig,
+    SerialConfig,
 };
 
 use crate::accel::{self, Accelerator, Msi, Vm, VmConfig};

@@ -5,6 +5,7 @@
 //! io_uring at once ([`Engine`]); each queue has a thread.
 
 mod disk;
+pub mod qcow2;
 mod request;
 mod uring;
 mod worker;
