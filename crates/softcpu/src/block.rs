@@ -21,8 +21,8 @@ const LENGTH: usize = 64;
 /// Entries of the cache by linear address, a power of two.
 pub(crate) const RECENT: usize = 16384;
 
-/// Decoded instructions beyond which everything is forgotten: at 48 bytes each, 48 MB.
-const OPS_MAX: usize = 1_000_000;
+/// Decoded instructions beyond which everything is forgotten: at 64 bytes each, 32 MB.
+const OPS_MAX: usize = 500_000;
 
 /// Blocks that are kept although they are wrong, before all pointers to them are removed.
 const RETIRED_MAX: usize = 4096;

@@ -3,7 +3,7 @@
 use std::ptr;
 
 /// Bytes of code a processor keeps at most.
-const SIZE: usize = 64 << 20;
+const SIZE: usize = 32 << 20;
 
 /// Where code lies.
 pub(crate) struct Arena {
