@@ -86,6 +86,7 @@ struct Running {
 
 /// The whole life of a machine's process. `arguments` come after the word `vmm`.
 pub fn main(mut arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    few_arenas();
     let number = arguments.next().and_then(|number| number.to_str()?.parse().ok());
     let Some((config, control)) = number.and_then(|number| read(number).ok()) else {
         return ExitCode::from(2);
@@ -104,6 +105,13 @@ pub fn main(mut arguments: impl Iterator<Item = OsString>) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Keeps the C library's allocator to two arenas: they cost memory for every thread, and where there is no limit it reads the number of processors from
+/// a file when a third would be made, which a jailed process must not.
+fn few_arenas() {
+    // SAFETY: sets a number, before there are threads.
+    unsafe { libc::mallopt(libc::M_ARENA_MAX, 2) };
 }
 
 fn read(number: i32) -> io::Result<(Config, OwnedFd)> {
