@@ -37,6 +37,7 @@ impl Cpu {
             mode: mode::REAL,
             cpl: 0,
             shadow: false,
+            trap_flag_was_set: false,
             interrupt_waits: true,
             halted: false,
             waits_for_start: index != 0,

@@ -141,12 +141,11 @@ impl Cpu {
             if self.control & TF != 0 {
                 self.single_step()?;
             } else {
+                let held_up = self.shadow && self.control & IF != 0 && (self.interrupt_waits || self.attention.any());
                 self.shadow = false;
                 match self.find_block() {
-                    // An interrupt is to be looked at after the next instruction: translated code might go on for ever.
-                    Ok(Some(block)) if self.interrupt_waits && self.control & IF != 0 => {
-                        self.run_block(block)?;
-                    }
+                    // An interrupt is to be looked at after exactly one instruction: the next may be `cli`.
+                    Ok(Some(_)) if held_up => self.alone()?,
                     Ok(Some(block)) => self.run_hot(block)?,
                     Ok(None) => self.alone()?,
                     Err(Fault) => self.after_fault()?,
@@ -255,10 +254,11 @@ impl Cpu {
     #[cold]
     fn single_step(&mut self) -> Result<(), TripleFault> {
         self.shadow = false;
+        self.trap_flag_was_set = false;
         let before = self.instructions;
         self.alone()?;
         // `mov ss` holds the trap up; a fault has cleared TF.
-        if self.control & TF != 0 && self.instructions != before && !self.shadow {
+        if (self.control & TF != 0 || self.trap_flag_was_set) && self.instructions != before && !self.shadow {
             self.debug[6] |= 1 << 14;
             self.deliver(Exception {
                 vector: vector::DB,

@@ -227,6 +227,8 @@ pub struct Cpu {
     pub(crate) cpl: u8,
     /// `sti` or `mov ss` was the last instruction.
     pub(crate) shadow: bool,
+    /// The instruction began with TF set and cleared it itself (`popf`, `iret`): it still traps.
+    pub(crate) trap_flag_was_set: bool,
     /// The environment may have an interrupt, NMI, INIT or SIPI.
     pub(crate) interrupt_waits: bool,
     pub(crate) halted: bool,

@@ -185,6 +185,7 @@ impl Cpu {
         if u64::from(cpl) <= (self.control & flags::IOPL) >> 12 {
             changes |= flags::IF;
         }
+        self.trap_flag_was_set = self.control & flags::TF != 0;
         let new = self.rflags() & !changes | value & changes;
         self.set_rflags_raw(new);
     }
