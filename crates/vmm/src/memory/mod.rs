@@ -51,7 +51,7 @@ pub struct Memory {
 impl Memory {
     /// `size` bytes of zeroes, taken from the host as they are touched.
     pub fn new(size: u64) -> Result<Self, Error> {
-        if size % PAGE_SIZE != 0 || !(1 << 20..=layout::RAM_MAX).contains(&size) {
+        if !size.is_multiple_of(PAGE_SIZE) || !(1 << 20..=layout::RAM_MAX).contains(&size) {
             return Err(Error::Size(size));
         }
         let file = memfd(size).map_err(|e| Error::Allocate(size, e))?;
@@ -60,7 +60,7 @@ impl Memory {
 
     /// The memory that another process has made: its [file](Self::file), of `size` bytes. It must not become shorter.
     pub fn from_file(file: File, size: u64) -> Result<Self, Error> {
-        if size % PAGE_SIZE != 0 || !(1 << 20..=layout::RAM_MAX).contains(&size) {
+        if !size.is_multiple_of(PAGE_SIZE) || !(1 << 20..=layout::RAM_MAX).contains(&size) {
             return Err(Error::Size(size));
         }
         let file = Arc::new(file);

@@ -514,7 +514,7 @@ impl VirtioPci {
                     ring(&self.bells[index]);
                 }
             }
-            (0x20..0x38, 4 | 8) if offset % length as u64 == 0 => {
+            (0x20..0x38, 4 | 8) if offset.is_multiple_of(length as u64) => {
                 if let Some(state) = queue.setup() {
                     let field = match offset / 8 {
                         4 => &mut state.descriptors,
@@ -555,7 +555,7 @@ impl VirtioPci {
             |at: usize| u32::from_le_bytes([fields[at], fields[at + 1], fields[at + 2], fields[at + 3]]);
         let (offset, length) = (number(8), number(12));
         let fits = u64::from(offset) + u64::from(length) <= BAR_SIZE;
-        let sound = usize::from(fields[4]) == BAR && matches!(length, 1 | 2 | 4) && offset % length == 0;
+        let sound = usize::from(fields[4]) == BAR && matches!(length, 1 | 2 | 4) && offset.is_multiple_of(length);
         (fits && sound).then_some((offset.into(), length as usize))
     }
 }

@@ -110,7 +110,6 @@ impl FakeDriver {
     }
 
     /// Finds it and starts it, with everything it offers.
-    #[allow(dead_code)]
     pub(crate) fn started(device: Box<dyn VirtioDevice>) -> Self {
         let mut driver = Self::new(device);
         let offered = driver.offered();

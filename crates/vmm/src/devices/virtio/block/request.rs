@@ -111,7 +111,7 @@ pub(super) fn parse(chain: &mut Chain, access: Access) -> Result<Request, Status
 /// First byte and length, if they are on the disk.
 fn place(access: Access, sector: u64, length: u64) -> Result<(u64, u64), Status> {
     let end = sector.checked_add(length / SECTOR);
-    if length % SECTOR != 0 || end.is_none_or(|end| end > access.sectors) {
+    if !length.is_multiple_of(SECTOR) || end.is_none_or(|end| end > access.sectors) {
         return Err(Status::Error);
     }
     Ok((sector * SECTOR, length))
@@ -120,7 +120,7 @@ fn place(access: Access, sector: u64, length: u64) -> Result<(u64, u64), Status>
 fn ranges(chain: &mut Chain, access: Access, may_unmap: bool) -> Result<Vec<Range>, Status> {
     let length = chain.readable.left();
     let count = length / size_of::<RawRange>();
-    if length % size_of::<RawRange>() != 0 || count == 0 || count > RANGES_MAX as usize {
+    if !length.is_multiple_of(size_of::<RawRange>()) || count == 0 || count > RANGES_MAX as usize {
         return Err(Status::Error);
     }
     let mut ranges = Vec::with_capacity(count);

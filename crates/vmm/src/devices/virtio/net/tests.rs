@@ -16,11 +16,8 @@ fn in_own_network(test: impl FnOnce() + Send) {
     std::thread::scope(|scope| {
         let run = || {
             // SAFETY: only this thread's network is another from here on.
-            assert_eq!(
-                unsafe { libc::unshare(libc::CLONE_NEWNET) },
-                0,
-                "this test runs as root"
-            );
+            let own = unsafe { libc::unshare(libc::CLONE_NEWNET) };
+            assert_eq!(own, 0, "this test runs as root");
             test();
         };
         scope.spawn(run).join().unwrap();
@@ -43,10 +40,8 @@ fn taps(name: &str, count: usize) -> Vec<Tap> {
         let several = if count > 1 { 0x0100 } else { 0 };
         request.ifr_ifru.ifru_flags = 0x0002 | 0x1000 | 0x4000 | several;
         // SAFETY: the request is what TUNSETIFF wants.
-        assert_eq!(
-            unsafe { libc::ioctl(file.as_raw_fd(), TUNSETIFF, &raw mut request) },
-            0
-        );
+        let made = unsafe { libc::ioctl(file.as_raw_fd(), TUNSETIFF, &raw mut request) };
+        assert_eq!(made, 0);
         Tap::new(OwnedFd::from(file)).unwrap()
     };
     (0..count).map(open).collect()

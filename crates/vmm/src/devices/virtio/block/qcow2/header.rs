@@ -127,7 +127,7 @@ impl Header {
             return nonsense("its reference counts are too wide");
         }
         let cluster = 1_u64 << self.cluster_bits;
-        let aligned = |offset: u64| offset != 0 && offset % cluster == 0 && offset < 1 << 56;
+        let aligned = |offset: u64| offset != 0 && offset.is_multiple_of(cluster) && offset < 1 << 56;
         let needed = self.size.div_ceil(cluster * (cluster / 8));
         if self.l1_size > L1_MAX || u64::from(self.l1_size) < needed {
             return nonsense("its L1 table is too large, or too small for the disk");
@@ -148,7 +148,7 @@ pub fn create(file: &File, size: u64) -> io::Result<()> {
     const BITS: u32 = 16;
     const CLUSTER: u64 = 1 << BITS;
     let l1_size = size.div_ceil(CLUSTER * (CLUSTER / 8));
-    if size % 512 != 0 || l1_size > u64::from(L1_MAX) {
+    if !size.is_multiple_of(512) || l1_size > u64::from(L1_MAX) {
         return Err(io::Error::new(
             io::ErrorKind::InvalidInput,
             format!(

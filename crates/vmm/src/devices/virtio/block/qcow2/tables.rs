@@ -164,7 +164,7 @@ impl Tables {
     /// An offset of a cluster, if it is one.
     pub(super) fn checked(&self, entry: u64) -> io::Result<u64> {
         let offset = entry & OFFSET;
-        if offset == 0 || offset % self.cluster() as u64 != 0 {
+        if offset == 0 || !offset.is_multiple_of(self.cluster() as u64) {
             return Err(invalid(format!(
                 "the qcow2 image is damaged: a table has the entry {entry:#x}"
             )));
