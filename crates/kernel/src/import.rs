@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::Context;
 use crate::image::{self, Format};
-use crate::modules::{Module, Modules, NEEDED, WANTED};
+use crate::modules::{EARLY, Module, Modules, NEEDED, WANTED};
 use crate::{Error, ErrorKind, Result, package, unpack};
 
 /// The largest kernel that is taken: the largest there is has a quarter of it.
@@ -37,6 +37,8 @@ pub struct Imported {
     pub format: Format,
     pub kernel: Vec<u8>,
     pub modules: Vec<Module>,
+    /// How many of them come before the guest serves.
+    pub early: usize,
     /// What a container needs and this kernel seems not to have.
     pub missing: Vec<String>,
 }
@@ -77,7 +79,9 @@ pub fn read(import: &Import<'_>, scratch: &Path, unpack_kernel: Unpack<'_>) -> R
             .map(|name| (*name).to_owned())
             .collect(),
     };
+    let (first, _) = WANTED.split_at(EARLY);
     Ok(Imported {
+        early: modules.in_order(first, &release)?.len(),
         modules: modules.in_order(&WANTED, &release)?,
         release,
         format,

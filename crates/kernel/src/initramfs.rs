@@ -6,10 +6,10 @@ use crate::cpio::Writer;
 use crate::modules::Module;
 
 /// Changes whenever the same parts make another archive.
-const FORM: &[u8] = b"vessel initramfs 1";
+const FORM: &[u8] = b"vessel initramfs 2";
 
 /// A name for what [`build`] makes of these: everything that is in it counts.
-pub fn key(init: &[u8], modules: &[(String, String)]) -> String {
+pub fn key(init: &[u8], modules: &[(String, String)], early: usize) -> String {
     let mut hash = Sha256::new();
     let mut part = |bytes: &[u8]| {
         hash.update((bytes.len() as u64).to_le_bytes());
@@ -17,6 +17,7 @@ pub fn key(init: &[u8], modules: &[(String, String)]) -> String {
     };
     part(FORM);
     part(init);
+    part(&(early as u64).to_le_bytes());
     for (name, digest) in modules {
         part(name.as_bytes());
         part(digest.as_bytes());
@@ -33,8 +34,9 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The archive: `/init`, `/dev/console` for its messages, and `/modules` with the order in `/modules/order`.
-pub fn build(init: &[u8], modules: &[Module]) -> Vec<u8> {
+/// The archive: `/init`, `/dev/console` for its messages, and `/modules` with the order in `/modules/order`, where an empty line
+/// follows the `early` ones.
+pub fn build(init: &[u8], modules: &[Module], early: usize) -> Vec<u8> {
     let mut archive = Writer::default();
     archive.directory("dev");
     archive.device("dev/console", 0o600, 5, 1);
@@ -42,7 +44,10 @@ pub fn build(init: &[u8], modules: &[Module]) -> Vec<u8> {
     if !modules.is_empty() {
         archive.directory("modules");
         let mut order = String::new();
-        for module in modules {
+        for (index, module) in modules.iter().enumerate() {
+            if index == early {
+                order.push('\n');
+            }
             let file = format!("{}.ko", module.name);
             archive.file(&format!("modules/{file}"), 0o644, &module.content);
             order.push_str(&file);
@@ -64,7 +69,7 @@ mod tests {
             name: name.into(),
             content: name.as_bytes().to_vec(),
         });
-        let entries = read(&build(b"program", &modules));
+        let entries = read(&build(b"program", &modules, 1));
         let names: Vec<&str> = entries.iter().map(|entry| entry.0.as_str()).collect();
         assert_eq!(
             names,
@@ -79,24 +84,25 @@ mod tests {
             ]
         );
         assert_eq!(entries[2].3, b"program");
-        assert_eq!(entries[6].3, b"b.ko\na.ko\n");
-        assert_eq!(read(&build(b"program", &[])).len(), 3);
+        assert_eq!(entries[6].3, b"b.ko\n\na.ko\n");
+        assert_eq!(read(&build(b"program", &[], 0)).len(), 3);
     }
 
     #[test]
     fn every_part_has_its_share_in_the_key() {
         let module = |name: &str, content: &str| (name.to_owned(), digest(content.as_bytes()));
         let keys = [
-            key(b"i", &[]),
-            key(b"j", &[]),
-            key(b"i", &[module("a", "x")]),
-            key(b"i", &[module("a", "y")]),
-            key(b"i", &[module("b", "x")]),
-            key(b"i", &[module("a", "x"), module("b", "x")]),
-            key(b"i", &[module("b", "x"), module("a", "x")]),
+            key(b"i", &[], 0),
+            key(b"j", &[], 0),
+            key(b"i", &[], 1),
+            key(b"i", &[module("a", "x")], 0),
+            key(b"i", &[module("a", "y")], 0),
+            key(b"i", &[module("b", "x")], 0),
+            key(b"i", &[module("a", "x"), module("b", "x")], 0),
+            key(b"i", &[module("b", "x"), module("a", "x")], 0),
         ];
         let distinct: std::collections::BTreeSet<&String> = keys.iter().collect();
         assert_eq!(distinct.len(), keys.len());
-        assert_eq!(key(b"i", &[module("a", "x")]), keys[2]);
+        assert_eq!(key(b"i", &[module("a", "x")], 0), keys[3]);
     }
 }

@@ -9,22 +9,26 @@ use crate::error::Context;
 use crate::modinfo::{self, module_name};
 use crate::{Error, Result, unpack};
 
-/// What a guest may need; of those, whatever a kernel does not have built in and has as a module is loaded.
+/// What a guest may need; of those, whatever a kernel does not have built in and has as a module is loaded. The first
+/// [`EARLY`] before the guest serves anybody, the others meanwhile.
 pub const WANTED: [&str; 13] = [
     "virtio_pci",
-    "virtio_mmio",
     "vmw_vsock_virtio_transport",
     "virtiofs",
-    "virtio_blk",
     "virtio_net",
     "virtio_console",
     "virtio_rng",
     "virtio_balloon",
+    "virtio_blk",
+    "ext4",
     "overlay",
     "erofs",
-    "ext4",
     "tun",
+    "virtio_mmio",
 ];
+
+/// How many of [`WANTED`] every container needs at once.
+pub const EARLY: usize = 6;
 
 /// Without one of these, a kernel cannot be a container's.
 pub const NEEDED: [&str; 4] = [

@@ -44,6 +44,8 @@ pub struct Kernel {
     pub imported: u64,
     /// The modules a guest loads, in their order, with their SHA-256.
     pub modules: Vec<(String, String)>,
+    /// How many of them are loaded before the guest serves; the others meanwhile.
+    pub early: usize,
     /// Drivers a container needs that it has neither built in nor as modules.
     #[serde(default)]
     pub missing: Vec<String>,
@@ -219,6 +221,7 @@ impl Store {
                 .iter()
                 .map(|module| (module.name.clone(), initramfs::digest(&module.content)))
                 .collect(),
+            early: read.early,
             missing: read.missing,
         };
         let config = serde_json::to_vec_pretty(&kernel).context(|| "describe the kernel".into())?;
@@ -264,7 +267,10 @@ impl Store {
         let directory = self.root.join(&kernel.name);
         let open = |path: PathBuf| File::open(&path).context(|| format!("open {}", path.display()));
         let made = directory.join("initramfs");
-        let path = made.join(format!("{}.cpio", initramfs::key(init, &kernel.modules)));
+        let path = made.join(format!(
+            "{}.cpio",
+            initramfs::key(init, &kernel.modules, kernel.early)
+        ));
         if !path.exists() {
             let _lock = self.lock()?;
             let mut modules = Vec::new();
@@ -287,7 +293,7 @@ impl Store {
                 fs::remove_dir_all(&made).context(|| format!("remove {}", made.display()))?;
             }
             make_directory(&made)?;
-            write_whole(&path, &initramfs::build(init, &modules))?;
+            write_whole(&path, &initramfs::build(init, &modules, kernel.early))?;
         }
         Ok(Boot {
             kernel: open(directory.join(&kernel.file))?,

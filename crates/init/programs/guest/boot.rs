@@ -4,17 +4,18 @@ use alloc::format;
 use alloc::vec::Vec;
 
 use crate::fault::{Context, Fault, Result, report, show};
-use crate::os::{self, Errno};
+use crate::os::{self, Errno, Fd, O_DIRECTORY, O_PATH};
 
 /// Where initramfs has the modules, and their order.
-const MODULES: &[u8] = b"/modules/";
+const MODULES: &[u8] = b"/modules";
 
 /// How long a root's device may take to appear.
 const PATIENCE: u64 = 10_000;
 
 /// What comes after booting.
 pub enum Next {
-    Serve,
+    /// With the modules that can still be loaded.
+    Serve(Option<Modules>),
     HandOver(RootDevice),
 }
 
@@ -57,32 +58,70 @@ pub fn boot() -> Result<Next> {
     if let Err(errno) = os::mount(b"cgroup2", b"/base/sys/fs/cgroup", b"cgroup2", hard, b"") {
         report(&format!("no cgroups: {}", errno.text()));
     }
-    load_modules();
+    let modules = Modules::find();
+    if let Some(modules) = &modules {
+        modules.load(&modules.early);
+    }
     os::change_directory(b"/base").context(|| "enter /base".into())?;
     os::mount(b".", b"/", b"", os::MS_MOVE, b"").context(|| "leave the initramfs".into())?;
     os::change_root(b".").context(|| "leave the initramfs".into())?;
     os::change_directory(b"/").context(|| "enter the root".into())?;
 
     let line = os::read_file(b"/proc/cmdline", 4096).context(|| "read the kernel's command line".into())?;
-    Ok(root_of(&line).map_or(Next::Serve, Next::HandOver))
+    let Some(root) = root_of(&line) else {
+        return Ok(Next::Serve(modules));
+    };
+    if let Some(modules) = &modules {
+        modules.load(&modules.late);
+    }
+    Ok(Next::HandOver(root))
 }
 
-/// Loads the modules in their order; what cannot be loaded is said, and missed when it is needed.
-fn load_modules() {
-    let path = |name: &[u8]| [MODULES, name].concat();
-    let Ok(order) = os::read_file(&path(b"order"), 64 << 10) else {
-        return;
-    };
-    for name in order.split(|byte| *byte == b'\n').filter(|name| !name.is_empty()) {
-        let path = path(name);
-        let loaded = os::open(&path, 0).and_then(|file| os::load_module(&file));
-        match loaded {
-            // Built into this kernel, or loaded by another's dependency.
-            Ok(()) | Err(Errno::EXIST) => {}
-            Err(errno) => report(&format!("module {}: {}", show(name), errno.text())),
+/// The modules of the initramfs.
+pub struct Modules {
+    /// Their directory, which stays reachable when the initramfs is left.
+    directory: Fd,
+    early: Vec<Vec<u8>>,
+    late: Vec<Vec<u8>>,
+}
+
+impl Modules {
+    /// `/modules/order` has one file name per line; what comes after an empty line can wait.
+    fn find() -> Option<Self> {
+        let directory = os::open(MODULES, O_PATH | O_DIRECTORY).ok()?;
+        let order = os::read_all(&os::open_at(directory.raw(), b"order", 0).ok()?, 64 << 10).ok()?;
+        let mut parts = order
+            .trim_ascii_end()
+            .split(|byte| *byte == b'\n')
+            .map(<[u8]>::to_vec);
+        Some(Self {
+            early: parts.by_ref().take_while(|name| !name.is_empty()).collect(),
+            late: parts.collect(),
+            directory,
+        })
+    }
+
+    /// Loads what is left. In a child and after everything else, while the guest serves.
+    pub fn load_late(&self) {
+        if !self.late.is_empty() && os::fork(0, None) == Ok(0) {
+            os::be_nice();
+            self.load(&self.late);
+            os::exit(0);
         }
-        // The initramfs is memory.
-        let _ = os::remove(&path);
+    }
+
+    /// Loads modules; what cannot be loaded is said, and missed when it is needed.
+    fn load(&self, names: &[Vec<u8>]) {
+        for name in names {
+            let loaded = os::open_at(self.directory.raw(), name, 0).and_then(|file| os::load_module(&file));
+            match loaded {
+                // Built into this kernel, or loaded by another's dependency.
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(errno) => report(&format!("module {}: {}", show(name), errno.text())),
+            }
+            // The initramfs is memory.
+            let _ = os::remove_at(&self.directory, name);
+        }
     }
 }
 

@@ -70,7 +70,7 @@ fn main(args: Args) -> i32 {
     }
     let fault = match boot::boot() {
         Ok(boot::Next::HandOver(root)) => boot::hand_over(&root),
-        Ok(boot::Next::Serve) => match server::Transport::open().and_then(server::run) {
+        Ok(boot::Next::Serve(modules)) => match serve(modules) {
             Ok(()) => fault::Fault::invalid("the kernel can neither power off nor restart"),
             Err(fault) => fault,
         },
@@ -82,6 +82,15 @@ fn main(args: Args) -> i32 {
     os::reboot(false);
     os::reboot(true);
     125
+}
+
+/// Serves a container; comes back when the kernel could not end the machine.
+fn serve(modules: Option<boot::Modules>) -> fault::Result<()> {
+    let transport = server::Transport::open()?;
+    if let Some(modules) = modules {
+        modules.load_late();
+    }
+    server::run(transport)
 }
 
 // The precompiled `alloc` has landing pads that name these; with panic=abort none of them is ever entered.

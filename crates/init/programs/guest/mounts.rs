@@ -163,9 +163,31 @@ fn new_file_system(mount: &Mount, attributes: u64, patience: u64) -> Result<Fd> 
         kind => kind,
     };
     let what = || format!("a {} file system", show(kind));
+    // Of other kinds, the module may still be on its way, and the device.
+    let everywhere: [&[u8]; 7] = [
+        b"virtiofs",
+        b"tmpfs",
+        b"proc",
+        b"sysfs",
+        b"devpts",
+        b"mqueue",
+        b"cgroup2",
+    ];
+    let patience = if everywhere.contains(&kind) {
+        patience
+    } else {
+        PATIENCE
+    };
     let mut waited = 0;
     loop {
-        let context = os::fs_open(kind).context(what)?;
+        let context = match os::fs_open(kind) {
+            Err(Errno(19)) if waited < patience => {
+                os::sleep(10);
+                waited += 10;
+                continue;
+            }
+            result => result.context(what)?,
+        };
         let made = configure(&context, mount).and_then(|()| os::fs_create(&context));
         match made {
             Ok(()) => return os::fs_mount(&context, attributes).context(what),

@@ -279,9 +279,9 @@ pub fn change_mode_at(directory: &Fd, name: &[u8], mode: u32) -> Result<()> {
     sys!(268, directory.0, name.as_ptr(), mode).map(drop)
 }
 
-pub fn remove(path: &[u8]) -> Result<()> {
-    let path = terminated(path)?;
-    sys!(263, CWD, path.as_ptr(), 0).map(drop)
+pub fn remove_at(directory: &Fd, name: &[u8]) -> Result<()> {
+    let name = terminated(name)?;
+    sys!(263, directory.0, name.as_ptr(), 0).map(drop)
 }
 
 /// The mode of what is open.
@@ -495,6 +495,12 @@ pub fn unshare(kinds: u64) -> Result<()> {
     sys!(272, kinds).map(drop)
 }
 
+/// Lets everybody else go first.
+pub fn be_nice() {
+    // PRIO_PROCESS, this one
+    let _ = sys!(141, 0, 0, 19);
+}
+
 pub fn new_session() -> Result<()> {
     sys!(112).map(drop)
 }
@@ -642,6 +648,8 @@ pub fn sync() {
 
 /// Powers off or restarts; comes back only when the kernel cannot.
 pub fn reboot(restart: bool) {
+    // TCSBRK as tcdrain(3) has it: what was written to the console goes out first.
+    let _ = control(2, 0x5409, 1);
     let command: u32 = if restart { 0x0123_4567 } else { 0x4321_fedc };
     let _ = sys!(169, 0xfee1_deadu32, 672_274_793, command, 0);
 }

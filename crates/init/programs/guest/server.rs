@@ -51,20 +51,23 @@ impl Transport {
     /// vsock; or, where the monitor has none, the ports of a virtio console whose names begin with `vessel.`: each is one
     /// connection.
     pub fn open() -> Result<Self> {
-        let listened = os::socket(os::AF_VSOCK, os::SOCK_STREAM, 0).and_then(|socket| {
-            os::bind(&socket, &Address::vsock(ANY, PORT))?;
-            os::listen(&socket)?;
-            Ok(socket)
-        });
-        let ports = ports();
-        let listener = match listened {
-            // With ports, nobody will connect: something that never is ready listens.
-            Err(_) if !ports.is_empty() => os::signal_descriptor(0).context(|| "wait for nothing".into())?,
-            listened => listened.context(|| {
-                "listen for the host: this machine has no vsock device, or the kernel lacks its driver \
-                 (vmw_vsock_virtio_transport)"
-                    .into()
-            })?,
+        let (listener, ports) = if drives(b"vmw_vsock_virtio_transport") {
+            let what = || "listen for the host on vsock".into();
+            let socket = os::socket(os::AF_VSOCK, os::SOCK_STREAM, 0).context(what)?;
+            os::bind(&socket, &Address::vsock(ANY, PORT)).context(what)?;
+            os::listen(&socket).context(what)?;
+            (socket, Vec::new())
+        } else {
+            let ports = ports();
+            if ports.is_empty() {
+                return Err(Fault::new(
+                    Failure::Unsupported,
+                    "this machine has no vsock device, or its kernel no driver for it (vmw_vsock_virtio_transport)",
+                ));
+            }
+            // Nobody will connect: something that never is ready listens.
+            let nothing = os::signal_descriptor(0).context(|| "wait for nothing".into())?;
+            (nothing, ports)
         };
         Ok(Self {
             listener,
@@ -74,18 +77,38 @@ impl Transport {
     }
 }
 
+/// Whether a virtio driver has a device.
+fn drives(driver: &[u8]) -> bool {
+    let path = [b"/sys/bus/virtio/drivers/", driver].concat();
+    let devices = os::names(&path).unwrap_or_default();
+    devices.iter().any(|name| name.starts_with(b"virtio"))
+}
+
+/// The ports, once no more of them appear: a console's come one after the other.
 fn ports() -> Vec<Fd> {
     let class = b"/sys/class/virtio-ports/";
-    let mut names = os::names(class).unwrap_or_default();
-    names.sort();
-    names
-        .into_iter()
-        .filter(|name| {
+    let labelled = || -> Vec<Vec<u8>> {
+        let mut names = os::names(class).unwrap_or_default();
+        names.sort();
+        names.retain(|name| {
             let label = os::read_file(&[class, &name[..], b"/name"].concat(), 64).unwrap_or_default();
             label.starts_with(b"vessel.")
-        })
-        .filter_map(|name| os::open(&[b"/dev/", &name[..]].concat(), os::O_RDWR | os::O_NONBLOCK).ok())
-        .collect()
+        });
+        names
+    };
+    let mut names = labelled();
+    if drives(b"virtio_console") {
+        for _ in 0..10 {
+            os::sleep(100);
+            let now = labelled();
+            if !now.is_empty() && now.len() == names.len() {
+                break;
+            }
+            names = now;
+        }
+    }
+    let open = |name: Vec<u8>| os::open(&[b"/dev/", &name[..]].concat(), os::O_RDWR | os::O_NONBLOCK).ok();
+    names.into_iter().filter_map(open).collect()
 }
 
 /// A connection of the host.

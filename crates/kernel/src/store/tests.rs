@@ -83,6 +83,7 @@ fn a_tree_is_imported_booted_and_removed() {
     let kernel = store.import(&from(&source), &|_| Some(elf("6.1"))).unwrap();
     assert_eq!((kernel.name.as_str(), kernel.file.as_str()), ("6.1", "vmlinux"));
     assert_eq!(names(&kernel), ["virtio", "virtio_pci", "virtiofs"]);
+    assert_eq!(kernel.early, 3);
     assert_eq!(kernel.missing, ["vmw_vsock_virtio_transport", "virtio_net"]);
     assert_eq!(store.list().unwrap(), std::slice::from_ref(&kernel));
     assert_eq!(store.default_kernel().unwrap(), kernel);
