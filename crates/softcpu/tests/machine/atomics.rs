@@ -101,8 +101,8 @@ fn a_spin_lock_of_xchg_keeps_others_out() {
     });
 }
 
-/// Both processors do their part of a litmus test in step, as often as `TURNS`; processor n counts in R13 what it is asked to.
-const TURNS: u64 = 3_000;
+/// How often both processors do their part of a litmus test in step: each time costs two changes of the thread where cores are busy.
+const TURNS: u64 = 300;
 
 /// Waits until the other has come as far, by counters at DATA + 0x400 and DATA + 0x440.
 fn meet(a: &mut CodeAssembler, number: u64) {

@@ -192,7 +192,7 @@ impl Machine {
         self.put(at::PDPT, at::DIRECTORY | PRESENT | WRITE | USER);
         self.put(at::DIRECTORY, at::TABLE | PRESENT | WRITE | USER);
         for page in 0..512 {
-            self.put(at::TABLE + page * 8, page * 4096 | PRESENT | WRITE);
+            self.put(at::TABLE + page * 8, (page * 4096) | PRESENT | WRITE);
         }
         for address in [at::USER_CODE, at::USER_CODE + 4096, at::USER_STACK - 4096, at::DATA, at::DATA + 4096] {
             self.protect(address, PRESENT | WRITE | USER);
@@ -275,12 +275,6 @@ impl Machine {
         assert!(address + 8 <= RAM);
         // SAFETY: inside of RAM.
         unsafe { self.ram.add(address as usize).cast::<u64>().read_unaligned() }
-    }
-
-    /// Where a guest-physical address is.
-    pub fn host(&self, address: u64) -> *mut u8 {
-        assert!(address < RAM);
-        self.ram.wrapping_add(address as usize)
     }
 
     /// The rights of the page at a linear address; processors must be made, or flushed, afterwards.
