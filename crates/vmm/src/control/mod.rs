@@ -10,7 +10,7 @@
 //! ```text
 //! {"id":1,"request":"connect","port":1024}          + a stream socket
 //! {"id":1,"ok":{}}                                  when the guest has accepted
-//! {"id":1,"error":"the guest refuses connections to port 1024: nothing listens there"}
+//! {"id":1,"error":"the guest refuses a connection to its port 1024: nothing listens there, or too many wait"}
 //! {"id":2,"request":"pause"}
 //! {"id":2,"ok":{}}
 //! {"id":3,"request":"balloon","bytes":268435456}

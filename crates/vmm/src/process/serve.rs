@@ -154,7 +154,9 @@ fn obey(asked: Asked, running: &Running, sender: &Sender, paused: &mut bool) -> 
 fn refused(port: u32, error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::ConnectionRefused => {
-            format!("the guest refuses connections to its port {port}: nothing listens there")
+            format!(
+                "the guest refuses a connection to its port {port}: nothing listens there, or too many wait"
+            )
         }
         io::ErrorKind::TimedOut => format!("the guest does not answer a connection to its port {port}"),
         io::ErrorKind::ConnectionReset => {
