@@ -191,8 +191,12 @@ fn the_list_as_text_is_the_list() {
         let before = listed().await;
         assert_eq!(before[0]["Status"], "Created");
         assert_eq!(before[0]["Labels"]["Status"], "\"Status\":\"\"");
-        assert_eq!((&before[0]["Names"][0], &before[1]["Names"][0]), (&"/two".into(), &"/one".into()));
-        let network = |of: &serde_json::Value| of["NetworkSettings"]["Networks"]["later"]["NetworkID"].clone();
+        assert_eq!(
+            (&before[0]["Names"][0], &before[1]["Names"][0]),
+            (&"/two".into(), &"/one".into())
+        );
+        let network =
+            |of: &serde_json::Value| of["NetworkSettings"]["Networks"]["later"]["NetworkID"].clone();
         assert_eq!(network(&before[0]), "");
 
         engine.container_rename("two", "three").await.unwrap();
@@ -225,7 +229,9 @@ fn the_list_as_text_is_the_list() {
         };
         let count = async |options: ListOptions| {
             let text = engine.container_list_json(options).await.unwrap();
-            serde_json::from_slice::<Vec<serde_json::Value>>(&text).unwrap().len()
+            serde_json::from_slice::<Vec<serde_json::Value>>(&text)
+                .unwrap()
+                .len()
         };
         assert_eq!(count(some("name", "one")).await, 1);
         assert_eq!(count(some("status", "running")).await, 0);
@@ -236,7 +242,10 @@ fn the_list_as_text_is_the_list() {
         };
         assert_eq!(count(newest).await, 1);
         for name in ["one", "three"] {
-            engine.container_remove(name, RemoveOptions::default()).await.unwrap();
+            engine
+                .container_remove(name, RemoveOptions::default())
+                .await
+                .unwrap();
         }
         assert!(listed().await.is_empty());
     });

@@ -52,35 +52,63 @@ fn published_ports_are_reached_at_their_own_addresses() {
             protocol: Protocol::Tcp,
         };
         // The same port for the host again: it is none of the host.
-        let twice = [any.clone(), PortSpec { host_ports: 9090..=9090, ..any }];
+        let twice = [
+            any.clone(),
+            PortSpec {
+                host_ports: 9090..=9090,
+                ..any
+            },
+        ];
         let reserved = bridge.publish(&mut a.record, &twice).unwrap();
         assert_eq!(reserved.len(), 0);
         assert_eq!(a.record.ports.len(), 2, "{:?}", a.record.ports);
         let reachable = |published: bool| {
             // By the client's own address, and no other port.
-            for (to, from) in [(a.record.address, OUTSIDE.into()), (v6.into(), "fd00::1".parse().unwrap())] {
+            for (to, from) in [
+                (a.record.address, OUTSIDE.into()),
+                (v6.into(), "fd00::1".parse().unwrap()),
+            ] {
                 let to: std::net::IpAddr = to;
                 let from: std::net::IpAddr = from;
-                assert_eq!(tcp(outside, to, 80).ok(), published.then(|| from.to_string()), "{to}");
+                assert_eq!(
+                    tcp(outside, to, 80).ok(),
+                    published.then(|| from.to_string()),
+                    "{to}"
+                );
                 assert!(tcp(outside, to, 81).is_err());
             }
         };
         reachable(true);
         assert!(tcp(outside, HOST, 8080).is_err() && tcp(&host, HOST, 8080).is_err());
-        let ping = format!("busybox ping -c 1 -W 2 {} && busybox ping -c 1 -W 2 {v6}", a.record.address);
-        outside.run(|| sh(&format!("! command -v busybox || {{ {ping}; }}"))).unwrap();
+        let ping = format!(
+            "busybox ping -c 1 -W 2 {} && busybox ping -c 1 -W 2 {v6}",
+            a.record.address
+        );
+        outside
+            .run(|| sh(&format!("! command -v busybox || {{ {ping}; }}")))
+            .unwrap();
         // Those of one bridge reach each other; outside they are themselves.
-        assert_eq!(tcp(&b.netns, a.record.address, 81).unwrap(), b.record.address.to_string());
+        assert_eq!(
+            tcp(&b.netns, a.record.address, 81).unwrap(),
+            b.record.address.to_string()
+        );
         assert_eq!(tcp(&b.netns, OUTSIDE, 80).unwrap(), b.record.address.to_string());
-        assert_eq!(tcp(&b.netns, "fd00::1".parse::<std::net::IpAddr>().unwrap(), 80).unwrap(), b.record.v6.unwrap().address.to_string());
+        assert_eq!(
+            tcp(&b.netns, "fd00::1".parse::<std::net::IpAddr>().unwrap(), 80).unwrap(),
+            b.record.v6.unwrap().address.to_string()
+        );
         // Port 80 of the host is somebody else's to have.
         let mut other = bridge.attach(&plain()).unwrap();
         tcp_server_of_both(&other.netns, 80);
-        bridge.publish(&mut other.record, &[wish("0.0.0.0", 1, 80, Protocol::Tcp)]).unwrap();
+        bridge
+            .publish(&mut other.record, &[wish("0.0.0.0", 1, 80, Protocol::Tcp)])
+            .unwrap();
         assert!(tcp(outside, other.record.address, 80).is_ok());
         // Lost rules come back, and what is withdrawn is not reached.
         sh("nft flush ruleset");
-        let found = bridge.reconcile(&[a.record.clone(), b.record.clone(), other.record.clone()]).unwrap();
+        let found = bridge
+            .reconcile(&[a.record.clone(), b.record.clone(), other.record.clone()])
+            .unwrap();
         assert_eq!((found.restored_ports, found.rejected.len()), (3, 0));
         reachable(true);
         bridge.unpublish(&mut a.record).unwrap();

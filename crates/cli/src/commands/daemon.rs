@@ -3,9 +3,9 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
+use ipnet::Ipv6Net;
 use tracing_subscriber::EnvFilter;
 use vessel_daemon::{Config, Listen, PageConfig, TlsFiles};
-use ipnet::Ipv6Net;
 use vessel_engine::{BinConfig, BridgeV6, DEFAULT_CDI_DIRS, DEFAULT_PLUGIN_DIRS, EngineConfig, IdRange};
 
 use crate::app::Run;
@@ -235,7 +235,10 @@ fn listen_at(socket: &str) -> Result<Listen> {
 }
 
 fn subnet_v6(text: &str) -> std::result::Result<Ipv6Net, String> {
-    let net = text.parse::<Ipv6Net>().ok().filter(|net| (8..=120).contains(&net.prefix_len()));
+    let net = text
+        .parse::<Ipv6Net>()
+        .ok()
+        .filter(|net| (8..=120).contains(&net.prefix_len()));
     net.map(|net| net.trunc())
         .ok_or_else(|| format!("'{text}' does not look like 2001:db8:1::/64"))
 }
@@ -341,7 +344,11 @@ mod tests {
             Ok((Ipv4Addr::new(10, 0, 0, 1), 24))
         );
         assert_eq!(subnet_v6("fd00:1::5/64").unwrap().to_string(), "fd00:1::/64");
-        assert!(subnet_v6("10.0.0.0/24").is_err() && subnet_v6("fd00::/129").is_err() && subnet_v6("fd00::").is_err());
+        assert!(
+            subnet_v6("10.0.0.0/24").is_err()
+                && subnet_v6("fd00::/129").is_err()
+                && subnet_v6("fd00::").is_err()
+        );
         assert!(bridge_address("10.0.0.1").is_err() && bridge_address("10.0.0.1/33").is_err());
         assert_eq!(id_range("1:2"), Ok((1, 2)));
         assert!(id_range("1:0").is_err() && id_range("4294967295:2").is_err());

@@ -18,7 +18,8 @@ fn exchange(
     body: &[u8],
 ) -> (u16, String, Vec<u8>) {
     let length = body.len();
-    let accept = "application/vnd.docker.distribution.manifest.v2+json, application/vnd.oci.image.manifest.v1+json";
+    let accept =
+        "application/vnd.docker.distribution.manifest.v2+json, application/vnd.oci.image.manifest.v1+json";
     write!(
         stream,
         "{method} {path} HTTP/1.0\r\nHost: localhost\r\nAccept: {accept}\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n\r\n"
@@ -60,7 +61,13 @@ struct Shelf<'a> {
 
 impl Shelf<'_> {
     fn send(&self, method: &str, path: &str, kind: &str, body: &[u8]) -> (u16, String, Vec<u8>) {
-        exchange(TcpStream::connect(self.address).unwrap(), method, path, kind, body)
+        exchange(
+            TcpStream::connect(self.address).unwrap(),
+            method,
+            path,
+            kind,
+            body,
+        )
     }
 
     fn blob(&self, bytes: &[u8]) -> String {
@@ -145,7 +152,12 @@ fn what_is_said_about_an_image_comes_with_it() {
     let path = format!("/v1.55/images/{attested}/attestations");
     let (status, all) = get(&daemon, &path);
     assert_eq!(status, 200, "{all}");
-    let kinds: Vec<_> = all.as_array().unwrap().iter().map(|one| one["PredicateType"].clone()).collect();
+    let kinds: Vec<_> = all
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| one["PredicateType"].clone())
+        .collect();
     assert_eq!(kinds, [SLSA, SPDX]);
     assert_eq!(all[0]["Descriptor"], layers[0]);
     assert!(all[0].get("Statement").is_none());
@@ -155,22 +167,34 @@ fn what_is_said_about_an_image_comes_with_it() {
     assert_eq!(get(&daemon, &format!("{path}?type=other")), (200, json!([])));
     let other = "%7B%22os%22%3A%22linux%22%2C%22architecture%22%3A%22s390x%22%7D";
     assert_eq!(get(&daemon, &format!("{path}?platform={other}")).0, 404);
-    assert_eq!(get(&daemon, &format!("{path}?platform={{}}&platform={{}}")).0, 400);
+    assert_eq!(
+        get(&daemon, &format!("{path}?platform={{}}&platform={{}}")).0,
+        400
+    );
     assert_eq!(get(&daemon, "/v1.55/images/nosuch/attestations").0, 404);
     // A version that does not know it.
-    assert_eq!(get(&daemon, &format!("/v1.54/images/{attested}/attestations")).0, 404);
+    assert_eq!(
+        get(&daemon, &format!("/v1.54/images/{attested}/attestations")).0,
+        404
+    );
 
     // Where it comes from; and that was not known before 1.53.
     let inspect = |version: &str| get(&daemon, &format!("/v{version}/images/{attested}/json")).1;
     let repository = attested.rsplit_once(':').unwrap().0;
-    assert_eq!(inspect("1.53")["Identity"], json!({"Pull": [{"Repository": repository}]}));
+    assert_eq!(
+        inspect("1.53")["Identity"],
+        json!({"Pull": [{"Repository": repository}]})
+    );
     assert!(inspect("1.52").get("Identity").is_none());
     let list = |query: &str| get(&daemon, &format!("/v1.54/images/json?{query}")).0;
     assert_eq!((list("identity=1"), list("identity=1&manifests=1")), (400, 200));
     assert_eq!(get(&daemon, "/v1.53/images/json?identity=1").0, 200);
 
     // It goes with the image.
-    let blob = daemon.root().join("blobs/sha256").join(&digest["sha256:".len()..]);
+    let blob = daemon
+        .root()
+        .join("blobs/sha256")
+        .join(&digest["sha256:".len()..]);
     assert!(blob.exists());
     for name in [&attested, &plain, "busybox"] {
         daemon.vessel(&["rmi", name]).ok();
@@ -189,7 +213,17 @@ fn block_io_limits_of_devices_are_updated() {
         return;
     };
     let disk = format!("/dev/{disk}");
-    let run = ["run", "-d", "--name", "limited", "--network", "none", "busybox", "sleep", "600"];
+    let run = [
+        "run",
+        "-d",
+        "--name",
+        "limited",
+        "--network",
+        "none",
+        "busybox",
+        "sleep",
+        "600",
+    ];
     let id = daemon.vessel(&run).ok();
     let in_kernel = || {
         let parent = daemon.cgroup_parent();
@@ -202,9 +236,7 @@ fn block_io_limits_of_devices_are_updated() {
         let path = format!("/v1.{version}/containers/limited/update");
         api(&daemon, "POST", &path, &body)
     };
-    let rates = || {
-        daemon.inspect("limited", "{{json .HostConfig.BlkioDeviceWriteBps}}")
-    };
+    let rates = || daemon.inspect("limited", "{{json .HostConfig.BlkioDeviceWriteBps}}");
     let limit = json!({"BlkioDeviceWriteBps": [{"Path": disk, "Rate": 1_048_576}]});
     // They were in the request for ever, and passed over.
     assert_eq!(update(54, limit.clone()).0, 200);
@@ -212,9 +244,15 @@ fn block_io_limits_of_devices_are_updated() {
     assert_eq!(update(55, limit).0, 200);
     assert_eq!(rates(), format!(r#"[{{"Path":"{disk}","Rate":1048576}}]"#));
     assert_ne!(in_kernel(), Some(false));
-    assert_eq!(update(55, json!({"BlkioDeviceWriteBps": null, "CpuShares": 7})).0, 200);
+    assert_eq!(
+        update(55, json!({"BlkioDeviceWriteBps": null, "CpuShares": 7})).0,
+        200
+    );
     assert!(rates().contains("1048576"));
-    let (status, refused) = update(55, json!({"BlkioDeviceReadBps": [{"Path": "/dev/null", "Rate": 1}]}));
+    let (status, refused) = update(
+        55,
+        json!({"BlkioDeviceReadBps": [{"Path": "/dev/null", "Rate": 1}]}),
+    );
     assert_eq!(status, 400, "{refused}");
     assert_eq!(update(55, json!({"BlkioDeviceWriteBps": []})).0, 200);
     assert_eq!(rates(), "null");

@@ -186,15 +186,23 @@ fn the_default_network_has_ipv6_when_the_daemon_is_told_so() {
     assert!(bridge(&daemon).starts_with("false "));
     daemon.stop();
     let v6 = daemon.further_subnet_v6(3);
-    daemon.more.extend(["--ipv6".into(), format!("--fixed-cidr-v6={v6}:/64")]);
+    daemon
+        .more
+        .extend(["--ipv6".into(), format!("--fixed-cidr-v6={v6}:/64")]);
     daemon.start();
     assert!(bridge(&daemon).starts_with("true ") && bridge(&daemon).ends_with(&format!(" {v6}:/64")));
     server(&daemon, "web", &["-p", "8080"]);
     sleeper(&daemon, "client", &[]);
     let address = of_network(&daemon, "web", "bridge", "GlobalIPv6Address");
     assert!(address.starts_with(&v6), "{address}");
-    assert_eq!(daemon.inspect("web", "{{.NetworkSettings.GlobalIPv6Address}}"), address);
-    assert_eq!(of_network(&daemon, "web", "bridge", "IPv6Gateway"), format!("{v6}:1"));
+    assert_eq!(
+        daemon.inspect("web", "{{.NetworkSettings.GlobalIPv6Address}}"),
+        address
+    );
+    assert_eq!(
+        of_network(&daemon, "web", "bridge", "IPv6Gateway"),
+        format!("{v6}:1")
+    );
     let routes = daemon.vessel(&["exec", "web", "ip", "-6", "route"]).ok();
     assert!(routes.contains(&format!("default via {v6}:1 ")), "{routes}");
     assert!(reaches(&daemon, "client", &address));
@@ -221,22 +229,38 @@ fn the_default_network_has_ipv6_when_the_daemon_is_told_so() {
     daemon.start();
     assert_eq!(bridge(&daemon), chosen);
     daemon.stop();
-    let refused = daemon.command(&["daemon", "--fixed-cidr-v6", "fd00::/64"]).output().unwrap();
-    assert!(String::from_utf8_lossy(&refused.stderr).contains("--ipv6"), "{refused:?}");
+    let refused = daemon
+        .command(&["daemon", "--fixed-cidr-v6", "fd00::/64"])
+        .output()
+        .unwrap();
+    assert!(
+        String::from_utf8_lossy(&refused.stderr).contains("--ipv6"),
+        "{refused:?}"
+    );
 }
 
 #[test]
 fn gateway_modes_are_dockers() {
     let Some(daemon) = daemon() else { return };
     let mode = |family: &str, mode: &str| format!("com.docker.network.bridge.gateway_mode_{family}={mode}");
-    let (subnet, subnet_v6) = (daemon.further_subnet(0), format!("{}:/64", daemon.further_subnet_v6(0)));
+    let (subnet, subnet_v6) = (
+        daemon.further_subnet(0),
+        format!("{}:/64", daemon.further_subnet_v6(0)),
+    );
     let (routed, routed_v6) = (mode("ipv4", "routed"), mode("ipv6", "routed"));
-    let create = ["network", "create", "--ipv6", "--subnet", &subnet, "--subnet", &subnet_v6];
-    daemon.vessel(&[&create[..], &["-o", &routed, "-o", &routed_v6, "routed"]].concat()).ok();
+    let create = [
+        "network", "create", "--ipv6", "--subnet", &subnet, "--subnet", &subnet_v6,
+    ];
+    daemon
+        .vessel(&[&create[..], &["-o", &routed, "-o", &routed_v6, "routed"]].concat())
+        .ok();
     server(&daemon, "web", &["--network", "routed", "-p", "80:8080"]);
     let shown = daemon.inspect("web", "{{json .NetworkSettings.Ports}}");
     let direct = |host: &str| format!(r#"{{"HostIp":"{host}","HostPort":""}}"#);
-    assert_eq!(shown, format!(r#"{{"8080/tcp":[{},{}]}}"#, direct("0.0.0.0"), direct("::")));
+    assert_eq!(
+        shown,
+        format!(r#"{{"8080/tcp":[{},{}]}}"#, direct("0.0.0.0"), direct("::"))
+    );
     let ports = ["ps", "--filter", "name=web", "--format", "{{.Ports}}"];
     assert_eq!(daemon.vessel(&ports).ok(), "8080/tcp");
     // From a container on another network, which knows no way but the host.
@@ -245,20 +269,41 @@ fn gateway_modes_are_dockers() {
     let fetch = ["exec", "far", "nc", "-w", "3", &address, "8080"];
     daemon.until("an answer", |daemon| daemon.vessel(&fetch).out == "served\n");
     // Nothing of the host is taken, and no other port is open.
-    assert!(TcpStream::connect_timeout(&"127.0.0.1:80".parse().unwrap(), Duration::from_millis(300)).is_err());
-    daemon.vessel(&["exec", "-d", "web", "nc", "-l", "-p", "9", "-e", "true"]).ok();
-    assert_ne!(daemon.vessel(&["exec", "far", "nc", "-w", "1", &address, "9"]).code, 0);
+    assert!(
+        TcpStream::connect_timeout(&"127.0.0.1:80".parse().unwrap(), Duration::from_millis(300)).is_err()
+    );
+    daemon
+        .vessel(&["exec", "-d", "web", "nc", "-l", "-p", "9", "-e", "true"])
+        .ok();
+    assert_ne!(
+        daemon
+            .vessel(&["exec", "far", "nc", "-w", "1", &address, "9"])
+            .code,
+        0
+    );
     let alone = mode("ipv4", "isolated");
-    let refused = daemon.vessel(&["network", "create", "-o", &alone, "alone"]).fails(1);
-    assert!(refused.contains("can only be used for an internal network"), "{refused}");
-    daemon.vessel(&["network", "create", "--internal", "-o", &alone, "alone"]).ok();
+    let refused = daemon
+        .vessel(&["network", "create", "-o", &alone, "alone"])
+        .fails(1);
+    assert!(
+        refused.contains("can only be used for an internal network"),
+        "{refused}"
+    );
+    daemon
+        .vessel(&["network", "create", "--internal", "-o", &alone, "alone"])
+        .ok();
     sleeper(&daemon, "one", &["--network", "alone"]);
     sleeper(&daemon, "two", &["--network", "alone"]);
     let two = of_network(&daemon, "two", "alone", "IPAddress");
     assert!(reaches(&daemon, "one", &two));
-    let id = daemon.vessel(&["network", "inspect", "-f", "{{.Id}}", "alone"]).ok();
+    let id = daemon
+        .vessel(&["network", "inspect", "-f", "{{.Id}}", "alone"])
+        .ok();
     let bridge = format!("br-{}", &id[..12]);
-    let addresses = Command::new("ip").args(["-o", "-4", "addr", "show", "dev", &bridge]).output().unwrap();
+    let addresses = Command::new("ip")
+        .args(["-o", "-4", "addr", "show", "dev", &bridge])
+        .output()
+        .unwrap();
     assert_eq!(String::from_utf8_lossy(&addresses.stdout), "");
 }
 

@@ -161,7 +161,9 @@ impl Drop for Browser {
         let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
         let _ = self.child.wait();
         let begin = Instant::now();
-        while rustix::process::test_kill_process_group(group).is_ok() && begin.elapsed() < Duration::from_secs(5) {
+        while rustix::process::test_kill_process_group(group).is_ok()
+            && begin.elapsed() < Duration::from_secs(5)
+        {
             std::thread::sleep(Duration::from_millis(10));
         }
     }

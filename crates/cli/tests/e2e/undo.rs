@@ -87,7 +87,11 @@ fn layers_in_the_bin_are_not_those_of_images() {
     let Some(daemon) = daemon_with_bin() else { return };
     let size = |kind: &str| {
         let format = format!("{{{{if eq .Type \"{kind}\"}}}}{{{{.Size}}}}{{{{end}}}}");
-        daemon.vessel(&["system", "df", "--format", &format]).ok().trim().to_owned()
+        daemon
+            .vessel(&["system", "df", "--format", &format])
+            .ok()
+            .trim()
+            .to_owned()
     };
     assert_ne!(size("Images"), "0B");
     let before = size("Images");

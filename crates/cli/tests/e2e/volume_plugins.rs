@@ -321,10 +321,29 @@ fn volumes_that_only_a_plugin_knows_are_found_by_name() {
         std::fs::create_dir(plugin.files.join(name)).unwrap();
         std::fs::write(plugin.files.join(name).join("file"), "theirs").unwrap();
         let options = (json!(null), BTreeSet::new());
-        plugin.kept.lock().unwrap().volumes.insert(name.to_owned(), options);
+        plugin
+            .kept
+            .lock()
+            .unwrap()
+            .volumes
+            .insert(name.to_owned(), options);
     }
-    let driver = |name: &str| daemon.vessel(&["volume", "inspect", "-f", "{{.Driver}}", name]).ok();
-    let cat = ["run", "--rm", "--network", "none", "-v", "run:/m", "busybox", "cat", "/m/file"];
+    let driver = |name: &str| {
+        daemon
+            .vessel(&["volume", "inspect", "-f", "{{.Driver}}", name])
+            .ok()
+    };
+    let cat = [
+        "run",
+        "--rm",
+        "--network",
+        "none",
+        "-v",
+        "run:/m",
+        "busybox",
+        "cat",
+        "/m/file",
+    ];
     assert_eq!(daemon.vessel(&cat).ok(), "theirs");
     assert_eq!(driver("run"), "keeper");
     // The command line says `local` where nothing is said, as Docker's does.
@@ -337,14 +356,27 @@ fn volumes_that_only_a_plugin_knows_are_found_by_name() {
     assert_eq!(driver("ours"), "local");
     let said = daemon.vessel(&["volume", "ls", "-q"]);
     assert_eq!((said.err.as_str(), said.out.lines().count()), ("", 4), "{said:?}");
-    assert!(!network.kept.lock().unwrap().calls.iter().any(|call| call.starts_with("Volume")));
+    assert!(
+        !network
+            .kept
+            .lock()
+            .unwrap()
+            .calls
+            .iter()
+            .any(|call| call.starts_with("Volume"))
+    );
     let refused = daemon.vessel(&["volume", "create", "-d", "wires", "x"]).fails(1);
     assert!(refused.contains("does not implement"), "{refused}");
     daemon.vessel(&["volume", "rm", "nosuch"]).fails(1);
 
     for number in 0..5_000 {
         let options = (json!(null), BTreeSet::new());
-        plugin.kept.lock().unwrap().volumes.insert(format!("many-{number}"), options);
+        plugin
+            .kept
+            .lock()
+            .unwrap()
+            .volumes
+            .insert(format!("many-{number}"), options);
     }
     let begin = Instant::now();
     let used = ["volume", "ls", "-q", "--filter", "dangling=true"];

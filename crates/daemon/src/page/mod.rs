@@ -100,7 +100,11 @@ impl Page {
     /// # Errors
     /// The kernel's generator cannot be read.
     pub fn new(daemon: &str, token: Option<String>, secure: bool) -> io::Result<Self> {
-        let name: String = daemon.chars().filter(char::is_ascii_alphanumeric).take(12).collect();
+        let name: String = daemon
+            .chars()
+            .filter(char::is_ascii_alphanumeric)
+            .take(12)
+            .collect();
         Ok(Self {
             cookie: format!("{COOKIE_NAME}{name}"),
             token,

@@ -9,7 +9,9 @@ use hyper::StatusCode;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::task::JoinHandle;
 use vessel_api::JsonMessage;
-use vessel_engine::images::{AttestationOptions, ImageListOptions, ImportOptions, Platform, Progress, PullRequest, PushRequest};
+use vessel_engine::images::{
+    AttestationOptions, ImageListOptions, ImportOptions, Platform, Progress, PullRequest, PushRequest,
+};
 
 use crate::body::Body;
 use crate::error::ApiError;
@@ -58,10 +60,7 @@ pub async fn attestations(state: &Arc<State>, request: &Request, name: &str) -> 
     let types = request.query.all("type").map(str::trim);
     let options = AttestationOptions {
         platform: platform(request)?,
-        predicate_types: types
-            .filter(|kind| !kind.is_empty())
-            .map(str::to_owned)
-            .collect(),
+        predicate_types: types.filter(|kind| !kind.is_empty()).map(str::to_owned).collect(),
         statements: request.query.flag("statement"),
     };
     json(&state.engine.image_attestations(name, &options).await?)

@@ -117,7 +117,9 @@ impl Engine {
             settings.gateway.clone_from(&bridge.gateway);
             settings.ip_address.clone_from(&bridge.ip_address);
             settings.ip_prefix_len = bridge.ip_prefix_len;
-            settings.global_ipv6_address.clone_from(&bridge.global_ipv6_address);
+            settings
+                .global_ipv6_address
+                .clone_from(&bridge.global_ipv6_address);
             settings.global_ipv6_prefix_len = bridge.global_ipv6_prefix_len;
             settings.ipv6_gateway.clone_from(&bridge.ipv6_gateway);
             settings.mac_address.clone_from(&bridge.mac_address);
@@ -144,16 +146,18 @@ fn port_map(record: &Record, endpoints: &BTreeMap<String, EndpointRecord>) -> Po
             .or_default();
         // As Docker: one that is reached at the container's own address has no port of the host.
         let direct = endpoint.addresses().any(|own| own == port.host_ip);
-        bindings.get_or_insert_default().push(match (direct, port.host_ip) {
-            (false, host) => PortBinding {
-                host_ip: host.to_string(),
-                host_port: port.host_port.to_string(),
-            },
-            (true, host) => PortBinding {
-                host_ip: if host.is_ipv4() { "0.0.0.0" } else { "::" }.to_owned(),
-                host_port: String::new(),
-            },
-        });
+        bindings
+            .get_or_insert_default()
+            .push(match (direct, port.host_ip) {
+                (false, host) => PortBinding {
+                    host_ip: host.to_string(),
+                    host_port: port.host_port.to_string(),
+                },
+                (true, host) => PortBinding {
+                    host_ip: if host.is_ipv4() { "0.0.0.0" } else { "::" }.to_owned(),
+                    host_port: String::new(),
+                },
+            });
     }
     map
 }
@@ -179,8 +183,9 @@ pub(super) fn ports(record: &Record, state: &State) -> Vec<Port> {
         };
         match bindings {
             Some(bindings) => {
-                let (direct, published): (Vec<_>, Vec<_>) =
-                    bindings.into_iter().partition(|binding| binding.host_port.is_empty());
+                let (direct, published): (Vec<_>, Vec<_>) = bindings
+                    .into_iter()
+                    .partition(|binding| binding.host_port.is_empty());
                 if !direct.is_empty() {
                     list.push(port(String::new(), 0));
                 }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use vessel_api::{ContainerSummary, SummaryHostConfig, SummaryNetworkSettings};
 
-use super::{Container, inspect};
 use super::record::{MountKind, Record, State, Status};
+use super::{Container, inspect};
 use crate::{Engine, Error, Filters, Result, time};
 
 /// What to list.
@@ -183,7 +183,11 @@ impl Engine {
         summary.status.push('x');
         // Where the texts differ is where the words go: labels may contain anything that could be looked for.
         let other = encode(&summary)?;
-        let status_at = text.iter().zip(&other).take_while(|(one, other)| one == other).count();
+        let status_at = text
+            .iter()
+            .zip(&other)
+            .take_while(|(one, other)| one == other)
+            .count();
         let row = Arc::new(Row {
             record,
             changes,

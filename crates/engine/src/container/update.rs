@@ -209,8 +209,14 @@ mod tests {
         );
         let rates = |now: &Resources| {
             (
-                now.blkio_device_read_bps.iter().map(|device| device.rate).sum::<u64>(),
-                now.blkio_device_write_iops.iter().map(|device| device.rate).sum::<u64>(),
+                now.blkio_device_read_bps
+                    .iter()
+                    .map(|device| device.rate)
+                    .sum::<u64>(),
+                now.blkio_device_write_iops
+                    .iter()
+                    .map(|device| device.rate)
+                    .sum::<u64>(),
                 now.blkio_weight_device.len(),
             )
         };

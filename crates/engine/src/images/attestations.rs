@@ -121,7 +121,9 @@ fn parse(raw: &[u8]) -> Result<serde_json::Value> {
 pub(super) fn identity(repo_digests: &[String]) -> Option<ImageIdentity> {
     let names = repo_digests.iter().filter_map(|name| Reference::parse(name).ok());
     let repositories: BTreeSet<String> = names.map(|name| name.repository()).collect();
-    let pull = repositories.into_iter().map(|repository| PullIdentity { repository });
+    let pull = repositories
+        .into_iter()
+        .map(|repository| PullIdentity { repository });
     let pull: Vec<_> = pull.collect();
     (!pull.is_empty()).then_some(ImageIdentity { pull })
 }

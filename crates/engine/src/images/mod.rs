@@ -380,7 +380,11 @@ impl Engine {
 
     /// The image another was committed over, if it is still there.
     fn known_parent(&self, parent: &str) -> String {
-        if self.images().contains(parent) { parent.to_owned() } else { String::new() }
+        if self.images().contains(parent) {
+            parent.to_owned()
+        } else {
+            String::new()
+        }
     }
 }
 

@@ -78,7 +78,9 @@ impl Engine {
                         removed: time::rfc3339(entry.time),
                         expires: time::rfc3339(entry.time.saturating_add(age)),
                         size: match &entry.thing {
-                            Thing::Image { .. } => engine.unused_beside(&[key.clone()].into(), &already)?.freed,
+                            Thing::Image { .. } => {
+                                engine.unused_beside(&[key.clone()].into(), &already)?.freed
+                            }
                             _ => engine.entry_size(key, entry)?,
                         },
                     });

@@ -106,9 +106,12 @@ mod tests {
         let entry = |about: &Digest, kind: &str| {
             let mut entry = Descriptor::new("m", Digest::sha256(kind.as_bytes()), 1);
             entry.annotations = Some(
-                [(TYPE.to_owned(), kind.to_owned()), (ABOUT.to_owned(), about.to_string())]
-                    .into_iter()
-                    .collect(),
+                [
+                    (TYPE.to_owned(), kind.to_owned()),
+                    (ABOUT.to_owned(), about.to_string()),
+                ]
+                .into_iter()
+                .collect(),
             );
             entry
         };

@@ -217,7 +217,10 @@ async fn an_honest_registry() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_said_about_an_image_comes_with_it() {
     let digest = |bytes: &[u8]| Digest::sha256(bytes).to_string();
-    let (said, lost) = (br#"{"predicateType":"a"}"#.to_vec(), br#"{"predicateType":"b"}"#.to_vec());
+    let (said, lost) = (
+        br#"{"predicateType":"a"}"#.to_vec(),
+        br#"{"predicateType":"b"}"#.to_vec(),
+    );
     let statement = |raw: &[u8]| {
         serde_json::json!({"mediaType": "application/vnd.in-toto+json", "size": raw.len(), "digest": digest(raw),
             "annotations": {"in-toto.io/predicate-type": "a"}})
@@ -246,7 +249,9 @@ async fn what_is_said_about_an_image_comes_with_it() {
             return Answer::new(200, index.clone()).header("content-type", kind);
         }
         match request.path.split_once("/manifests/") {
-            Some((_, digest)) => Answer::new(200, served.blobs[digest].clone()).header("content-type", MANIFEST),
+            Some((_, digest)) => {
+                Answer::new(200, served.blobs[digest].clone()).header("content-type", MANIFEST)
+            }
             None => served.answer(request),
         }
     });
@@ -259,7 +264,10 @@ async fn what_is_said_about_an_image_comes_with_it() {
     // What is here is not asked for again.
     let asked = server.count("GET", &format!("/v2/x/blobs/{}", digest(&said)));
     place.pull(&server.name("x")).await.unwrap();
-    assert_eq!(server.count("GET", &format!("/v2/x/blobs/{}", digest(&said))), asked);
+    assert_eq!(
+        server.count("GET", &format!("/v2/x/blobs/{}", digest(&said))),
+        asked
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -193,11 +193,19 @@ async fn where_there_is_no_way_nothing_is_tried_again() {
     let silent = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
     let any: std::net::SocketAddrV4 = "127.0.0.1:0".parse().unwrap();
     bind(&silent, &any).unwrap();
-    let port = std::net::SocketAddrV4::try_from(getsockname(&silent).unwrap()).unwrap().port();
+    let port = std::net::SocketAddrV4::try_from(getsockname(&silent).unwrap())
+        .unwrap()
+        .port();
     let begun = std::time::Instant::now();
-    let error = pull(&patient(), &place, &format!("127.0.0.1:{port}/x:1"), &none).await.unwrap_err();
+    let error = pull(&patient(), &place, &format!("127.0.0.1:{port}/x:1"), &none)
+        .await
+        .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable);
-    assert!(begun.elapsed() < std::time::Duration::from_millis(500), "{:?}", begun.elapsed());
+    assert!(
+        begun.elapsed() < std::time::Duration::from_millis(500),
+        "{:?}",
+        begun.elapsed()
+    );
     drop(silent);
 
     let image = Arc::new(image("amd64"));
