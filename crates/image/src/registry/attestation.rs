@@ -5,6 +5,8 @@
 //! shown later (`GET /images/{name}/attestations`). They are a remark on an image, not a part of it: an image whose remarks
 //! cannot be had, or are larger than a document may be, is pulled without them.
 
+use std::time::Duration;
+
 use super::repository::{RawManifest, Repository};
 use crate::Store;
 use crate::config::MAX_DOCUMENT;
@@ -22,6 +24,8 @@ const PREDICATE: &str = "in-toto.io/predicate-type";
 /// Manifests about one image, and statements of each, at most.
 const MAX_MANIFESTS: usize = 4;
 const MAX_STATEMENTS: usize = 16;
+/// An image is not kept waiting for longer.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 impl Index {
     /// The entries whose manifests hold statements about the manifest `about`.
@@ -56,10 +60,13 @@ pub(super) async fn fetch(
 ) -> (Vec<Digest>, Lease) {
     let mut lease = store.lease();
     let mut kept = Vec::new();
-    if let [.., index, manifest] = documents
-        && let Err(error) = fetch_all(repository, store, index, manifest, &mut kept, &mut lease).await
-    {
-        tracing::info!("what is said about the image is not complete here: {error}");
+    if let [.., index, manifest] = documents {
+        let all = fetch_all(repository, store, index, manifest, &mut kept, &mut lease);
+        match tokio::time::timeout(PATIENCE, all).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::info!("what is said about the image is not complete here: {error}"),
+            Err(_) => tracing::info!("what is said about the image does not arrive: it is not waited for"),
+        }
     }
     (kept, lease)
 }
