@@ -17,6 +17,7 @@ fn with_kernel() -> Option<Daemon> {
     };
     let daemon = daemon()?;
     let import = vessel_kernel::Import {
+        described: None,
         source: std::path::Path::new(&kernel),
         modules: None,
         name: None,
