@@ -159,11 +159,11 @@ fn spawn(descriptors: &[i32]) -> Child {
             for (index, fd) in descriptors.iter().enumerate() {
                 high[index] = libc::fcntl(*fd, libc::F_DUPFD, 100);
             }
-            for index in 0..descriptors.len() {
-                if libc::dup2(high[index], 3 + index as i32) < 0 {
+            for (index, fd) in high.iter().enumerate().take(descriptors.len()) {
+                if libc::dup2(*fd, 3 + index as i32) < 0 {
                     return Err(std::io::Error::last_os_error());
                 }
-                libc::close(high[index]);
+                libc::close(*fd);
             }
             Ok(())
         });

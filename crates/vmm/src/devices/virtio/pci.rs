@@ -555,7 +555,8 @@ impl VirtioPci {
             |at: usize| u32::from_le_bytes([fields[at], fields[at + 1], fields[at + 2], fields[at + 3]]);
         let (offset, length) = (number(8), number(12));
         let fits = u64::from(offset) + u64::from(length) <= BAR_SIZE;
-        let sound = usize::from(fields[4]) == BAR && matches!(length, 1 | 2 | 4) && offset.is_multiple_of(length);
+        let sound =
+            usize::from(fields[4]) == BAR && matches!(length, 1 | 2 | 4) && offset.is_multiple_of(length);
         (fits && sound).then_some((offset.into(), length as usize))
     }
 }

@@ -55,7 +55,7 @@ impl Server {
         }
         if valid & abi::FATTR_SIZE != 0 {
             let kill = valid & abi::FATTR_KILL_SUIDGID != 0;
-            call.worker.without_fsetid(kill, || {
+            call.worker.without_fsetid(call.header.gid, kill, || {
                 if valid & abi::FATTR_FH != 0 {
                     let handle = self.handles.get(wanted.fh)?;
                     return rustix::fs::ftruncate(handle.regular()?, wanted.size);

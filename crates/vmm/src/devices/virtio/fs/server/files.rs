@@ -89,7 +89,7 @@ impl Server {
         let kill = open_flags & abi::OPEN_KILL_SUIDGID != 0 && flags.contains(OFlags::TRUNC);
         let open = call
             .worker
-            .without_fsetid(kill, || call.worker.reopen(&*file, flags))?;
+            .without_fsetid(call.header.gid, kill, || call.worker.reopen(&*file, flags))?;
         self.handles.add(open)
     }
 
@@ -199,8 +199,9 @@ impl Server {
         let written = if size == 0 {
             0
         } else {
-            call.worker
-                .without_fsetid(kill, || write_vectored(file, &bytes, arguments.offset, append))?
+            call.worker.without_fsetid(call.header.gid, kill, || {
+                write_vectored(file, &bytes, arguments.offset, append)
+            })?
         };
         call.answer(&WriteOut {
             // At most what was asked for, which is 32 bits.
@@ -258,7 +259,7 @@ impl Server {
         self.writable()?;
         let handle = self.handles.get(arguments.fh)?;
         let mode = FallocateFlags::from_bits(arguments.mode).ok_or(Errno::OPNOTSUPP)?;
-        call.worker.without_fsetid(kills(call), || {
+        call.worker.without_fsetid(call.header.gid, kills(call), || {
             rustix::fs::fallocate(handle.regular()?, mode, arguments.offset, arguments.length)
         })?;
         Ok(0)
@@ -288,7 +289,7 @@ impl Server {
         let (mut from, mut to) = (arguments.off_in, arguments.off_out);
         // One call copies 2 GiB at most; the guest goes on with the rest.
         let length = usize::try_from(arguments.len.min(1 << 30)).map_err(|_| Errno::INVAL)?;
-        let copied = call.worker.without_fsetid(kills(call), || {
+        let copied = call.worker.without_fsetid(call.header.gid, kills(call), || {
             rustix::fs::copy_file_range(
                 source.regular()?,
                 Some(&mut from),

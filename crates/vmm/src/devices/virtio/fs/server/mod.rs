@@ -14,6 +14,8 @@
 mod attributes;
 mod files;
 mod handles;
+#[cfg(test)]
+mod hostile_tests;
 mod inodes;
 #[cfg(test)]
 mod kernel_tests;

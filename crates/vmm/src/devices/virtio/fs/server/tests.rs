@@ -5,7 +5,6 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
-use proptest::prelude::*;
 use vm_memory::{ByteValued, Bytes, GuestAddress};
 
 use super::super::abi::*;
@@ -40,7 +39,7 @@ pub(super) fn exchange(
 }
 
 /// A guest of one directory.
-struct Guest {
+pub(super) struct Guest {
     server: Server,
     worker: Worker,
     memory: Memory,
@@ -49,7 +48,7 @@ struct Guest {
 }
 
 impl Guest {
-    fn new(root: &Path, options: Options) -> Self {
+    pub(super) fn new(root: &Path, options: Options) -> Self {
         let root: OwnedFd = std::fs::File::open(root).unwrap().into();
         let guest = Self {
             server: Server::new(root, options).unwrap(),
@@ -68,12 +67,12 @@ impl Guest {
     }
 
     /// Sends bytes as they are; answers with all that came back.
-    fn send(&self, request: &[u8], room: usize) -> Vec<u8> {
+    pub(super) fn send(&self, request: &[u8], room: usize) -> Vec<u8> {
         exchange(&self.server, &self.worker, &self.memory, request, room)
     }
 
     /// One request and the parts of its answer.
-    fn call(&self, opcode: u32, nodeid: u64, body: &[u8]) -> (i32, Vec<u8>) {
+    pub(super) fn call(&self, opcode: u32, nodeid: u64, body: &[u8]) -> (i32, Vec<u8>) {
         let header = InHeader {
             len: (size_of::<InHeader>() + body.len()) as u32,
             opcode,
@@ -142,7 +141,7 @@ impl Guest {
     }
 }
 
-fn init(flags: u64) -> InitIn {
+pub(super) fn init(flags: u64) -> InitIn {
     InitIn {
         major: 7,
         minor: 38,
@@ -151,7 +150,7 @@ fn init(flags: u64) -> InitIn {
     }
 }
 
-fn object<T: ByteValued + Default>(bytes: &[u8]) -> T {
+pub(super) fn object<T: ByteValued + Default>(bytes: &[u8]) -> T {
     let mut value = T::default();
     let size = size_of::<T>();
     value.as_mut_slice().copy_from_slice(&bytes[..size]);
@@ -163,7 +162,7 @@ fn zero(name: &str) -> Vec<u8> {
 }
 
 /// Workers change their thread for good: each test has its own, and so must the closure.
-fn on_a_thread(test: impl FnOnce() + Send) {
+pub(super) fn on_a_thread(test: impl FnOnce() + Send) {
     std::thread::scope(|scope| scope.spawn(test).join().unwrap());
 }
 
@@ -796,87 +795,4 @@ fn text_ends_with_a_zero() {
     assert_eq!(component(&mut two), Ok(c"a"));
     assert_eq!(text(&mut two), Ok::<&CStr, _>(c"bc"));
     assert_eq!(two, b"rest");
-}
-
-/// A request of any opcode whose lengths need not be true.
-fn request() -> impl Strategy<Value = (InHeader, Vec<u8>, bool)> {
-    let opcode = prop_oneof![20 => 1u32..54, 1 => any::<u32>()];
-    let id = prop_oneof![10 => 0u64..12, 1 => any::<u64>()];
-    let word = prop_oneof![6 => 0u64..8, 2 => (0u64..16).prop_map(|bits| 1 << (bits * 4)), 1 => any::<u64>()];
-    let names = prop::sample::select(vec![
-        &b"a\0"[..],
-        b"b\0",
-        b"a\0b\0",
-        b"b\0a\0",
-        b"..\0",
-        b".\0",
-        b"a",
-        b"\0",
-        b"a/b\0",
-        b"user.x\0value",
-        b"link\0/etc/passwd\0",
-        b"",
-    ]);
-    let body = (prop::collection::vec(word, 0..9), any::<bool>(), names).prop_map(|(words, half, name)| {
-        let mut body: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
-        if half {
-            body.truncate(body.len().saturating_sub(4));
-        }
-        body.extend_from_slice(name);
-        body
-    });
-    let lie = prop_oneof![20 => Just(0i64), 1 => -60i64..60, 1 => any::<i32>().prop_map(i64::from)];
-    (
-        opcode,
-        id,
-        body,
-        lie,
-        prop_oneof![Just(0u32), Just(1000)],
-        any::<bool>(),
-    )
-        .prop_map(|(opcode, nodeid, body, lie, uid, room)| {
-            let len = (size_of::<InHeader>() + body.len()) as i64 + lie;
-            let header = InHeader {
-                len: len as u32,
-                opcode,
-                unique: 1,
-                nodeid,
-                uid,
-                gid: uid,
-                ..Default::default()
-            };
-            (header, body, room)
-        })
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
-
-    /// Whatever a guest sends, there is an answer, and nothing beside the directory is touched.
-    #[test]
-    fn garbage_is_answered(requests in prop::collection::vec(request(), 1..120), descriptors in 16usize..24) {
-        let outer = tempfile::tempdir().unwrap();
-        let shared = outer.path().join("shared");
-        std::fs::create_dir(&shared).unwrap();
-        std::fs::write(shared.join("a"), "text").unwrap();
-        on_a_thread(|| {
-            let guest = Guest::new(&shared, Options { descriptors, inodes: 100, handles: 20, ..Options::default() });
-            for (header, body, room) in requests {
-                let bytes = [header.as_slice(), &body].concat();
-                let reply = guest.send(&bytes, if room { 70_000 } else { 40 });
-                if !reply.is_empty() {
-                    let head: OutHeader = object(&reply);
-                    assert_eq!(head.len as usize, reply.len());
-                    assert!((-4095..=0).contains(&head.error));
-                }
-                if header.opcode == DESTROY {
-                    guest.call(INIT, 0, init(0).as_slice());
-                }
-            }
-            let cut = guest.send(&[1, 2, 3], 100);
-            assert!(cut.is_empty());
-        });
-        let beside: Vec<_> = std::fs::read_dir(outer.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-        prop_assert_eq!(beside, vec!["shared"]);
-    }
 }

@@ -116,16 +116,21 @@ impl Worker {
         what()
     }
 
-    /// Does `what` without the right to keep set-user-ID and set-group-ID bits of a file that changes, if `without`.
+    /// Does `what` without the right to keep set-user-ID and set-group-ID bits of a file that changes, if `without`; as a member of `gid`, for a
+    /// set-group-ID bit without the right to execute stays when a member of the file's group changes it.
     pub fn without_fsetid<T>(
         &self,
+        gid: u32,
         without: bool,
         what: impl FnOnce() -> Result<T, Errno>,
     ) -> Result<T, Errno> {
         if !without || !self.capabilities.effective.contains(CapabilitySet::FSETID) {
             return what();
         }
-        let _restored = Effective(self);
+        let _restored = Identity(self);
+        if gid != self.gid {
+            set_fs_ids(self.uid, gid);
+        }
         rustix::thread::set_capabilities(
             None,
             CapabilitySets {
@@ -137,22 +142,12 @@ impl Worker {
     }
 }
 
-/// Puts the thread's own identity back.
+/// Puts the thread's own identity and capabilities back.
 struct Identity<'a>(&'a Worker);
 
 impl Drop for Identity<'_> {
     fn drop(&mut self) {
         set_fs_ids(self.0.uid, self.0.gid);
-        // Cannot fail: it is within what is permitted.
-        let _ = rustix::thread::set_capabilities(None, self.0.capabilities);
-    }
-}
-
-/// Puts the thread's capabilities back.
-struct Effective<'a>(&'a Worker);
-
-impl Drop for Effective<'_> {
-    fn drop(&mut self) {
         // Cannot fail: it is within what is permitted.
         let _ = rustix::thread::set_capabilities(None, self.0.capabilities);
     }
