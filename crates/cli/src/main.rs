@@ -22,6 +22,7 @@ fn main() -> ExitCode {
         .and_then(|word| word.to_str())
     {
         Some("shim") => commands::shim::main(),
+        Some("vmm") => return vessel_vmm::process::main(std::env::args_os().skip(2)),
         Some("runtime") => commands::runtime::main(std::env::args_os().skip(2)),
         _ => {}
     }

@@ -24,7 +24,8 @@ fn with_kernel() -> Option<Daemon> {
         replace: false,
     };
     let store = vessel_kernel::Store::new(daemon.root().join("kernels"));
-    store.import(&import, &|_| None).expect("a kernel");
+    let unpack = |image: &[u8]| Some(vessel_vmm::boot::extract_vmlinux(image).ok()?.into_owned());
+    store.import(&import, &unpack).expect("a kernel");
     Some(daemon)
 }
 

@@ -40,19 +40,20 @@ pub fn main() -> ! {
     let config: Value = serde_json::from_str(&text).unwrap();
     // SAFETY: the configuration says what these numbers are; nothing else uses them.
     let take = |number: &Value| unsafe { OwnedFd::from_raw_fd(number.as_i64().unwrap() as i32) };
-    let mut console = File::from(take(&config["console"]));
-    let behaviour = config["command_line"].as_str().unwrap().to_owned();
+    let machine = &config["machine"];
+    let mut console = File::from(take(&machine["serial"]["output"]));
+    let behaviour = machine["command_line"].as_str().unwrap().to_owned();
     let guest = Arc::new(Guest {
         control: take(&config["control"]),
-        root: take(&config["shares"][0]["directory"]),
-        readonly: config["shares"][0]["read_only"].as_bool().unwrap(),
+        root: take(&config["directories"][0]["directory"]),
+        readonly: config["directories"][0]["options"]["read_only"].as_bool().unwrap(),
         behaviour: behaviour.clone(),
         streams: Mutex::default(),
         came: Condvar::new(),
         processes: Mutex::default(),
         network: Mutex::default(),
     });
-    writeln!(console, "Linux version 0.0 {}", config["memory"]).unwrap();
+    writeln!(console, "Linux version 0.0 {}", machine["memory"]).unwrap();
     if behaviour.contains("panic") {
         writeln!(console, "Kernel panic - not syncing: \x1b[31mno init\x1b[0m").unwrap();
         std::process::exit(1);

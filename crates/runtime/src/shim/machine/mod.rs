@@ -30,6 +30,7 @@ use rustix::io::Errno;
 use rustix::process::Signal;
 use vessel_init::guest::client;
 use vessel_init::guest::protocol::{self as guest, Reply, Request};
+use vessel_vmm::control::Event;
 
 use super::RootSource;
 use super::launch::own_executable;
@@ -42,7 +43,7 @@ use crate::{Error, ErrorKind, Result, seccomp};
 use channel::{in_the_guest, not_executed};
 use config::MachineConfig;
 use root::Root;
-use vmm::{Heard, Launch, Said, Vmm};
+use vmm::{Heard, Launch, Vmm};
 
 /// How long a kernel may take to its init. With a processor in software, on a host that is busy, a second becomes ten.
 const BOOT: Duration = Duration::from_secs(120);
@@ -232,10 +233,10 @@ impl Machine {
         let deadline = Instant::now() + BOOT;
         loop {
             match self.vmm.hear()? {
-                Heard::Said(Said::Accepted { port: guest::READY_PORT }, Some(stream)) => {
+                Heard::Said(Event::Accepted { port: guest::READY_PORT, .. }, Some(stream)) => {
                     return self.welcome(stream);
                 }
-                Heard::Said(Said::Failed { message }, _) => {
+                Heard::Said(Event::Failed { message }, _) => {
                     return Err(Error::new(ErrorKind::System, format!("start the machine: {message}")));
                 }
                 // Questions for names, before that, are asked again.

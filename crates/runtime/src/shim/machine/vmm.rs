@@ -1,25 +1,24 @@
-//! The monitor: one process, in the container's cgroup and network namespace, that is the machine.
+//! The monitor: one process, in the container's cgroup, that is the machine (see [`vessel_vmm::process`]).
 //!
-//! It is this same executable with the word `vmm`. Everything it may touch it inherits as descriptors, numbered from 3 on in the
-//! order of [`Descriptors`]; the first is its configuration (JSON), the second the control socket: sequenced packets of JSON, a
-//! descriptor with some of them. When that socket's other end is closed it ends; it also gets SIGKILL when the shim dies.
+//! It is this same executable with the word `vmm`. Everything it may touch it inherits as descriptors, numbered from 3 on, the
+//! first of which is its configuration. When the control socket's other end is closed it ends; until it serves that socket it gets
+//! SIGKILL when the shim dies.
 
-use std::cell::Cell;
 use std::collections::VecDeque;
 use std::ffi::CString;
-use std::io::{IoSlice, IoSliceMut};
-use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{MemfdFlags, Mode, OFlags};
 use rustix::io::Errno;
-use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
-};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::pipe::PipeFlags;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
-use serde::{Deserialize, Serialize};
+use vessel_init::guest::protocol::{DNS_PORT, READY_PORT};
+use vessel_vmm::accel::Choice;
+use vessel_vmm::control::{Client, Event, FromMachine, Incoming, Request};
+use vessel_vmm::devices::virtio::fs;
+use vessel_vmm::machine::{Descriptor, DeviceConfig, NetConfig, SerialConfig};
+use vessel_vmm::process;
 
 use super::config::MachineConfig;
 use super::words::ROOT_TAG;
@@ -29,109 +28,16 @@ use crate::process::set_namespace;
 use crate::spec::NamespaceKind;
 use crate::sys::clone3::{Clone3, Side};
 use crate::sys::close_range;
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, rlimits};
+
+/// The configuration's number.
+const CONFIG_FD: i32 = 3;
+
+/// The guest's context ID, which has no meaning outside its machine.
+const GUEST: u32 = 3;
 
 /// How much of what the machine's console said is kept for whoever asks why it ended.
 const TAIL: usize = 4 << 10;
-
-/// The longest message on the control socket.
-const MESSAGE: usize = 64 << 10;
-
-/// What the monitor is to be. Descriptors are told by number.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct VmmConfig {
-    /// The control socket.
-    pub control: i32,
-    /// Where the machine's console goes.
-    pub console: i32,
-    /// The kernel, open for reading.
-    pub kernel: i32,
-    /// The initramfs, open for reading.
-    pub initramfs: i32,
-    /// The kernel's command line.
-    pub command_line: String,
-    /// `kvm`, `soft` or `auto`.
-    pub accelerator: String,
-    /// Bytes of memory.
-    pub memory: u64,
-    /// Virtual processors.
-    pub vcpus: u8,
-    /// Network cards.
-    pub networks: Vec<VmmNetwork>,
-    /// Shared directories.
-    pub shares: Vec<VmmShare>,
-}
-
-/// A network card.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct VmmNetwork {
-    /// A TAP device.
-    pub tap: i32,
-    /// The hardware address.
-    pub mac: [u8; 6],
-    /// The longest packet.
-    pub mtu: u32,
-}
-
-/// A shared directory.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct VmmShare {
-    /// What the guest mounts it by.
-    pub tag: String,
-    /// The directory.
-    pub directory: i32,
-    /// Whether the guest cannot change anything.
-    pub read_only: bool,
-}
-
-/// What the shim says, with a number that the answer has.
-#[derive(Debug, Clone, Serialize)]
-struct Numbered {
-    id: u64,
-    #[serde(flatten)]
-    request: Order,
-}
-
-/// A request.
-#[derive(Debug, Clone, Serialize)]
-#[serde(tag = "request", rename_all = "snake_case")]
-enum Order {
-    /// The stream that comes along becomes a connection to a port of the guest.
-    Connect {
-        /// The port.
-        port: u32,
-    },
-}
-
-/// What the monitor says of itself.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(tag = "event", rename_all = "snake_case")]
-pub enum Said {
-    /// The guest connected to a port of the host; the stream comes along.
-    Accepted {
-        /// The port.
-        port: u32,
-    },
-    /// The machine cannot be, or cannot go on, and why. The monitor ends.
-    Failed {
-        /// A sentence.
-        message: String,
-    },
-    /// Anything else is of no concern here.
-    #[serde(other)]
-    Other,
-}
-
-/// A packet of the monitor's: an event, or the answer to a request. What became of a connection is seen at its stream.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Packet {
-    Event(Said),
-    Answer {
-        #[serde(rename = "id")]
-        _id: u64,
-    },
-}
 
 /// The last of what came through a pipe.
 #[derive(Debug)]
@@ -209,13 +115,11 @@ pub struct Vmm {
     /// A pidfd of it.
     pub pidfd: OwnedFd,
     /// The control socket.
-    pub control: OwnedFd,
+    pub control: Client,
     /// What the machine's console said last.
     pub console: Tail,
     /// What the monitor itself said last.
     pub report: Tail,
-    /// How many requests it was sent.
-    requests: Cell<u64>,
 }
 
 impl Vmm {
@@ -228,40 +132,58 @@ impl Vmm {
         let (kernel, initramfs) = launch.boot;
         let (console, console_end) = Tail::new()?;
         let (report, report_end) = Tail::new()?;
-        let (control, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
-            .context(|| "make the monitor's control socket")?;
+        let (control, theirs) = Client::pair().context(|| "make the monitor's control socket")?;
         let config = rustix::fs::memfd_create("vmm", MemfdFlags::CLOEXEC)
             .context(|| "write the monitor's configuration")?;
 
         let mut fds = vec![config.as_fd()];
         let mut number = |fd| {
             fds.push(fd);
-            2 + fds.len() as i32
+            Descriptor(CONFIG_FD - 1 + fds.len() as i32)
         };
-        let text = serde_json::to_vec(&VmmConfig {
+        let mut devices = vec![DeviceConfig::Rng];
+        for (interface, tap) in machine.interfaces.iter().zip(launch.taps) {
+            devices.push(DeviceConfig::Net(NetConfig {
+                taps: vec![number(tap.as_fd())],
+                mac: interface.mac.map(|byte| format!("{byte:02x}")).join(":"),
+                mtu: u16::try_from(interface.mtu).unwrap_or(u16::MAX),
+                receive_limits: Default::default(),
+                send_limits: Default::default(),
+            }));
+        }
+        let mut ports = vec![READY_PORT];
+        ports.extend(machine.names.then_some(DNS_PORT));
+        let accelerator = machine.accelerator.parse::<Choice>();
+        let text = serde_json::to_vec(&process::Config {
             control: number(theirs.as_fd()),
-            console: number(console_end.as_fd()),
-            kernel: number(kernel.as_fd()),
-            initramfs: number(initramfs.as_fd()),
-            command_line: machine.command_line.clone(),
-            accelerator: machine.accelerator.clone(),
-            memory: machine.memory,
-            vcpus: machine.vcpus,
-            networks: machine
-                .interfaces
-                .iter()
-                .zip(launch.taps)
-                .map(|(interface, tap)| VmmNetwork {
-                    tap: number(tap.as_fd()),
-                    mac: interface.mac,
-                    mtu: interface.mtu,
-                })
-                .collect(),
-            shares: vec![VmmShare {
+            accelerator: accelerator
+                .map_err(|error| Error::with_source(ErrorKind::Invalid, "choose an accelerator", error))?,
+            machine: vessel_vmm::machine::Config {
+                memory: machine.memory,
+                vcpus: machine.vcpus,
+                kernel: number(kernel.as_fd()),
+                initramfs: Some(number(initramfs.as_fd())),
+                command_line: machine.command_line.clone(),
+                serial: Some(SerialConfig {
+                    input: None,
+                    output: number(console_end.as_fd()),
+                }),
+                hotplug: false,
+                devices,
+            },
+            // Others change it, too: whoever else has the volumes, and `cp`.
+            directories: vec![process::DirectoryConfig {
                 tag: ROOT_TAG.to_owned(),
                 directory: number(launch.root),
-                read_only: launch.read_only,
+                options: fs::Options {
+                    read_only: launch.read_only,
+                    ..fs::Options::default()
+                },
+                queues: 1,
             }],
+            vsock: Some(process::VsockConfig { cid: GUEST, ports }),
+            balloon: false,
+            jail: true,
         })
         .map_err(|error| Error::with_source(ErrorKind::System, "write the monitor's configuration", error))?;
         let mut file = std::fs::File::from(config.try_clone().context(|| "write the monitor's configuration")?);
@@ -276,81 +198,43 @@ impl Vmm {
             control,
             console,
             report,
-            requests: Cell::new(0),
         })
     }
 
-    /// A stream that becomes a connection to a port of the guest. What is written before it is one is not lost.
+    /// A stream that becomes a connection to a port of the guest. What is written before it is one is not lost; one that the guest
+    /// does not take is closed.
     ///
     /// # Errors
     /// When the monitor is gone.
-    pub fn connect(&self, port: u32) -> Result<OwnedFd> {
+    pub fn connect(&mut self, port: u32) -> Result<OwnedFd> {
         let failed = || "connect to the machine";
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let (ours, theirs) =
             socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None).context(failed)?;
-        self.order(&Order::Connect { port }, Some(theirs.as_fd()))?;
+        self.control
+            .send(Request::Connect { port }, Some(theirs.as_fd()))
+            .context(failed)?;
         Ok(ours)
     }
 
-    fn order(&self, order: &Order, fd: Option<BorrowedFd<'_>>) -> Result<()> {
-        let id = self.requests.get() + 1;
-        self.requests.set(id);
-        let request = order.clone();
-        let text = serde_json::to_vec(&Numbered { id, request })
-            .map_err(|error| Error::with_source(ErrorKind::System, "tell the monitor", error))?;
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut ancillary = SendAncillaryBuffer::new(&mut space);
-        let fds: Vec<BorrowedFd<'_>> = fd.into_iter().collect();
-        if !fds.is_empty() {
-            ancillary.push(SendAncillaryMessage::ScmRights(&fds));
-        }
-        // It reads these before all else: a full queue is a monitor that hangs.
-        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-        match sendmsg(&self.control, &[IoSlice::new(&text)], &mut ancillary, flags) {
-            Ok(_) => Ok(()),
-            Err(Errno::AGAIN) => Err(Error::new(
-                ErrorKind::System,
-                "the machine's monitor hangs: it does not take what it is told",
-            )),
-            Err(errno) => Err(errno).context(|| "tell the monitor"),
-        }
-    }
-
-    /// What it said, if it has said something.
+    /// What it said of itself, if it has said something. Answers are not awaited: what became of a connection is seen at its stream.
     ///
     /// # Errors
     /// Anything that is no message.
-    pub fn hear(&self) -> Result<Heard> {
-        let mut body = vec![0; MESSAGE];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-        let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
-        let received = loop {
-            let mut parts = [IoSliceMut::new(&mut body)];
-            match recvmsg(&self.control, &mut parts, &mut ancillary, flags) {
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => return Ok(Heard::Nothing),
-                Err(Errno::CONNRESET) => return Ok(Heard::End),
-                other => break other.context(|| "hear from the monitor")?,
+    pub fn hear(&mut self) -> Result<Heard> {
+        loop {
+            match self.control.receive() {
+                Ok(Some(Incoming {
+                    message: FromMachine::Event(event),
+                    descriptor,
+                })) => return Ok(Heard::Said(event, descriptor)),
+                Ok(Some(_)) => {}
+                Ok(None) => return Ok(Heard::Nothing),
+                Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(Heard::End),
+                Err(error) => {
+                    return Err(Error::with_source(ErrorKind::System, "hear from the monitor", error));
+                }
             }
-        };
-        let mut fd = None;
-        for message in ancillary.drain() {
-            if let RecvAncillaryMessage::ScmRights(fds) = message {
-                fd = fds.into_iter().next().or(fd);
-            }
-        }
-        if received.bytes == 0 {
-            return Ok(Heard::End);
-        }
-        let garbled = || Error::new(ErrorKind::System, "the machine's monitor said what nobody understands");
-        if received.flags.contains(ReturnFlags::TRUNC) {
-            return Err(garbled());
-        }
-        match serde_json::from_slice(&body[..received.bytes]).map_err(|_| garbled())? {
-            Packet::Event(said) => Ok(Heard::Said(said, fd)),
-            Packet::Answer { .. } => Ok(Heard::Said(Said::Other, None)),
         }
     }
 
@@ -387,8 +271,8 @@ impl Vmm {
 /// What [`Vmm::hear`] heard.
 #[derive(Debug)]
 pub enum Heard {
-    /// A message, and the stream that came along.
-    Said(Said, Option<OwnedFd>),
+    /// Something happened; the stream that came along.
+    Said(Event, Option<OwnedFd>),
     /// Nothing yet.
     Nothing,
     /// Nothing ever again.
@@ -432,6 +316,8 @@ fn become_vmm(
     if rustix::process::getppid() != Some(parent) {
         return Err(Error::new(ErrorKind::Conflict, "the shim has ended"));
     }
+    // The shim's own limit is that of a container's first process.
+    let _ = rlimits::raise_descriptors();
     if let Some(adjustment) = launch.oom_score_adj {
         std::fs::write("/proc/self/oom_score_adj", adjustment.to_string())
             .context(|| format!("set oom_score_adj to {adjustment}"))?;
@@ -440,7 +326,7 @@ fn become_vmm(
         set_namespace(netns, NamespaceKind::Network)?;
     }
     // Everything first above the numbers that are given out, so that nothing is overwritten that is still needed.
-    let floor = 3 + fds.len() as i32;
+    let floor = CONFIG_FD + fds.len() as i32;
     let failed = || "hand descriptors to the monitor";
     let above = |fd: BorrowedFd<'_>| rustix::io::fcntl_dupfd_cloexec(fd, floor).context(failed);
     let moved = fds.iter().map(|fd| above(*fd)).collect::<Result<Vec<_>>>()?;
@@ -460,7 +346,8 @@ fn become_vmm(
     }
     close_range::set_cloexec_from(floor.unsigned_abs()).context(failed)?;
     let path = CString::new(format!("/proc/self/fd/{}", executable.as_raw_fd())).unwrap_or_default();
-    let arguments = [c"vessel".as_ptr(), c"vmm".as_ptr(), std::ptr::null()];
+    let number = CString::new(CONFIG_FD.to_string()).unwrap_or_default();
+    let arguments = [c"vessel".as_ptr(), c"vmm".as_ptr(), number.as_ptr(), std::ptr::null()];
     let environment = [std::ptr::null()];
     // SAFETY: the strings and both arrays, which end with a null pointer, outlive the call.
     unsafe { libc::execve(path.as_ptr(), arguments.as_ptr(), environment.as_ptr()) };

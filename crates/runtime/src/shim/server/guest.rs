@@ -5,11 +5,12 @@
 //! off; only then the container has ended. SIGKILL is given to the guest first: its processes end with their output complete. A guest that
 //! does not obey in time is killed from outside.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use vessel_init::guest::client;
 use vessel_init::guest::protocol::{self as init, Reply as Answer, Request as Asked};
+use vessel_vmm::control::Event;
 
 use super::exec::has_exited;
 use super::{FIRST, Server, Watch, first, load_program, not_running, now, output};
@@ -18,7 +19,7 @@ use crate::shim::connection::Role;
 use crate::shim::log::{Log, Stream};
 use crate::shim::machine::channel::{Channel, in_the_guest, not_executed};
 use crate::shim::machine::relay::Relay;
-use crate::shim::machine::vmm::{Heard, Said};
+use crate::shim::machine::vmm::Heard;
 use crate::shim::machine::{First, Machine, words};
 use crate::shim::poller::{Interest, Ready, Token};
 use crate::shim::protocol::{
@@ -109,12 +110,12 @@ impl Server {
             let told = Channel::listening(&mut watch.poller, told)?;
             let program = Program::Guest { pid, terminal, told };
             let session = Session::new(&mut watch.poller, first(&config, program, Ends { input, outputs }))?;
-            let add = |watch: &mut Watch, fd: &OwnedFd| watch.poller.add(fd, Interest::READ);
+            let mut add = |fd: BorrowedFd<'_>| watch.poller.add(fd, Interest::READ);
             let tokens = (
-                add(&mut watch, &vmm.pidfd)?,
-                add(&mut watch, &vmm.control)?,
-                add(&mut watch, &vmm.console.pipe).ok(),
-                add(&mut watch, &vmm.report.pipe).ok(),
+                add(vmm.pidfd.as_fd())?,
+                add(vmm.control.as_fd())?,
+                add(vmm.console.pipe.as_fd()).ok(),
+                add(vmm.report.pipe.as_fd()).ok(),
             );
             Ok((watch, session, tokens, copy))
         });
@@ -311,7 +312,7 @@ impl Server {
         loop {
             let Some(guest) = &mut self.guest else { return };
             match guest.machine.vmm.hear() {
-                Ok(Heard::Said(Said::Accepted { port: init::DNS_PORT }, Some(stream))) => {
+                Ok(Heard::Said(Event::Accepted { port: init::DNS_PORT, .. }, Some(stream))) => {
                     let Some(netns) = guest.machine.names() else { continue };
                     if guest.relays.len() < RELAYS
                         && let Ok(relay) = Relay::begin(&mut self.poller, stream, netns)
@@ -501,7 +502,7 @@ impl Server {
         let process = words::process(&request.id, &request.process, wants_input, true, filter.as_ref())?;
         let terminal = process.terminal.is_some();
         let wanted = [(process.stdin, 0), (process.stdout, 1), (process.stderr, 2)];
-        let vmm = &guest.machine.vmm;
+        let vmm = &mut guest.machine.vmm;
         let mut streams = Vec::new();
         for (_, number) in wanted.into_iter().filter(|(wanted, _)| *wanted) {
             let announced = Asked::Stream(init::Stream {
