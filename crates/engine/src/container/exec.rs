@@ -1,7 +1,7 @@
 //! Running another process in a running container.
 
 use std::collections::HashMap;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Instant;
@@ -226,8 +226,12 @@ impl Engine {
             "" => record.config.user.clone(),
             user => user.to_owned(),
         };
+        let machine = match oci_spec::wall::is_machine(&record.host) {
+            true => Some(self.machine_root(&exec.container).await?),
+            false => None,
+        };
         let owned = Arc::clone(&record);
-        let identity = blocking(move || identity(&owned, pid, &user)).await?;
+        let identity = blocking(move || identity(&owned, machine, pid, &user)).await?;
         let (process, seccomp_program) = self.exec_process(exec, &record, &identity, size).await?;
         let message = Request::Exec(ExecRequest {
             id: exec.id.clone(),
@@ -509,14 +513,21 @@ fn command_text(request: &ExecCreateRequest) -> String {
     request.cmd.join(" ")
 }
 
-/// Who an exec runs as, by the accounts in the container as it is now.
-fn identity(record: &Record, pid: i32, user: &str) -> Result<oci_spec::user::Identity> {
-    let path = format!("/proc/{pid}/root");
-    let root = rustix::fs::open(
-        &path,
-        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )
-    .context(|| "open the container's root")?;
+/// Who an exec runs as, by the accounts in the container as it is now: in the root of process `pid`, or in `machine`, the root of a machine.
+fn identity(
+    record: &Record,
+    machine: Option<OwnedFd>,
+    pid: i32,
+    user: &str,
+) -> Result<oci_spec::user::Identity> {
+    let root = match machine {
+        Some(root) => root,
+        None => rustix::fs::open(
+            format!("/proc/{pid}/root"),
+            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )
+        .context(|| "open the container's root")?,
+    };
     Accounts::read(root.as_fd())?.identity(user, &record.host.group_add)
 }
