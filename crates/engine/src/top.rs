@@ -36,7 +36,12 @@ impl Engine {
         if wall::is_machine(&container.record().host) {
             let list = self.machine_processes(&container).await?;
             let list = list.into_iter().take(MAX_PROCESSES).filter_map(|process| {
-                Process::parse(process.pid, &process.stat, &process.status, process.cmdline.as_bytes())
+                Process::parse(
+                    process.pid,
+                    &process.stat,
+                    &process.status,
+                    process.cmdline.as_bytes(),
+                )
             });
             // Its users are not this host's, and its clock began with it.
             let (host, mut names) = (Host::began(state.started_at), Names::of_nobody());

@@ -301,7 +301,8 @@ impl Bridge {
     /// Makes an endpoint with a new namespace.
     pub fn attach(&self, request: &EndpointRequest) -> Result<Endpoint> {
         self.make(request, |shared, ifname, inside| {
-            let plug = |netns: BorrowedFd<'_>, socket: &mut Socket| shared.plug(netns, socket, ifname, inside);
+            let plug =
+                |netns: BorrowedFd<'_>, socket: &mut Socket| shared.plug(netns, socket, ifname, inside);
             netns::create(&request.netns, plug).map(|(netns, ())| netns)
         })
         .map(|(netns, record)| Endpoint { netns, record })

@@ -38,7 +38,9 @@ pub(crate) fn create(name: &str) -> Result<OwnedFd> {
     };
     // One byte stays zero: the name's end.
     let Some(place) = request.name[..libc::IFNAMSIZ - 1].get_mut(..name.len()) else {
-        return Err(Error::invalid(format!("{name} is too long for an interface's name")));
+        return Err(Error::invalid(format!(
+            "{name} is too long for an interface's name"
+        )));
     };
     place.copy_from_slice(name.as_bytes());
     // SAFETY: the kernel reads and writes one `struct ifreq`, which `request` is in size and in the fields used here.

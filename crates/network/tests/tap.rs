@@ -186,7 +186,10 @@ fn frames_go_both_ways_and_the_interface_goes_with_the_descriptor() {
         let bridge = Bridge::ensure(&config()).unwrap();
         let empty = dump();
         let mut end = bridge.attach_tap(&plain()).unwrap();
-        assert_eq!((end.record.address.to_string().as_str(), end.mtu), ("172.17.0.2", 1500));
+        assert_eq!(
+            (end.record.address.to_string().as_str(), end.mtu),
+            ("172.17.0.2", 1500)
+        );
         let specs = [
             wish("0.0.0.0", 8053, 53, Protocol::Udp),
             wish("127.0.0.1", 9053, 53, Protocol::Udp),
@@ -214,14 +217,19 @@ fn frames_go_both_ways_and_the_interface_goes_with_the_descriptor() {
         assert_eq!(answer, neighbour.record.address.to_string());
         send(&speak, &arp(1, own, ip, [0; 6], v4(neighbour.record.address)));
         let (who, at) = heard.recv_timeout(patience).unwrap();
-        assert_eq!((IpAddr::V4(who), at), (neighbour.record.address, mac(&neighbour.record)));
+        assert_eq!(
+            (IpAddr::V4(who), at),
+            (neighbour.record.address, mac(&neighbour.record))
+        );
         // Published ports, from outside and from the host itself.
         assert_eq!(udp(outside, HOST, 8053).unwrap(), OUTSIDE.to_string());
         assert_eq!(ask_here(9053), gateway.to_string());
 
         // The next daemon finds it in place.
         let again = Bridge::ensure(&config()).unwrap();
-        let found = again.reconcile(&[record.clone(), neighbour.record.clone()]).unwrap();
+        let found = again
+            .reconcile(&[record.clone(), neighbour.record.clone()])
+            .unwrap();
         assert_eq!(found, Reconciled::default());
         let traffic = StatsReader::open().unwrap().endpoint(&record.ifname).unwrap();
         assert!(traffic.rx_packets >= 4 && traffic.tx_packets >= 4, "{traffic:?}");
@@ -274,7 +282,10 @@ fn it_is_as_isolated_as_others() {
         // The bridge itself is reached all the same.
         let speak = File::from(speak);
         send(&speak, &arp(1, own, ip, [0; 6], bridge.gateway()));
-        assert_eq!(heard.recv_timeout(Duration::from_secs(5)).unwrap().0, bridge.gateway());
+        assert_eq!(
+            heard.recv_timeout(Duration::from_secs(5)).unwrap().0,
+            bridge.gateway()
+        );
         drop((stop, speak));
         thread.join().unwrap();
         bridge.remove().unwrap();
@@ -301,7 +312,14 @@ fn one_that_nobody_explains_is_removed() {
         assert_eq!(found.removed_interfaces, [end.record.ifname.as_str()]);
         // Its descriptor says so to whoever still has it.
         let mut fds = [PollFd::new(&end.tap, PollFlags::IN)];
-        poll(&mut fds, Some(&Timespec { tv_sec: 5, tv_nsec: 0 })).unwrap();
+        poll(
+            &mut fds,
+            Some(&Timespec {
+                tv_sec: 5,
+                tv_nsec: 0,
+            }),
+        )
+        .unwrap();
         assert!(fds[0].revents().contains(PollFlags::ERR));
         assert!(end.tap.as_fd().try_clone_to_owned().is_ok());
         bridge.remove().unwrap();

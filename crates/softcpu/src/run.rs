@@ -141,7 +141,8 @@ impl Cpu {
             if self.control & TF != 0 {
                 self.single_step()?;
             } else {
-                let held_up = self.shadow && self.control & IF != 0 && (self.interrupt_waits || self.attention.any());
+                let held_up =
+                    self.shadow && self.control & IF != 0 && (self.interrupt_waits || self.attention.any());
                 self.shadow = false;
                 match self.find_block() {
                     // An interrupt is to be looked at after exactly one instruction: the next may be `cli`.

@@ -14,7 +14,10 @@ use crate::{Engine, Error, ErrorKind, Result, blocking};
 
 /// The kernel's parameters: it says what it has to say on the serial line, and a panic is the machine's end.
 fn command_line() -> String {
-    format!("console=ttyS0 quiet panic=-1 reboot=t {}", vessel_kernel::COMMAND_LINE)
+    format!(
+        "console=ttyS0 quiet panic=-1 reboot=t {}",
+        vessel_kernel::COMMAND_LINE
+    )
 }
 
 /// How long a machine may take to count its processes for a reading that comes every second.
@@ -118,7 +121,9 @@ impl Engine {
 /// Nothing of this is what the client asked for by name: "not found" would be taken for the image or the container.
 fn from_kernel(error: vessel_kernel::Error) -> Error {
     match error.kind() {
-        vessel_kernel::ErrorKind::Invalid | vessel_kernel::ErrorKind::NotFound => Error::invalid(error.to_string()),
+        vessel_kernel::ErrorKind::Invalid | vessel_kernel::ErrorKind::NotFound => {
+            Error::invalid(error.to_string())
+        }
         _ => Error::system(error.to_string()),
     }
 }

@@ -137,7 +137,9 @@ fn interface_of(end: &TapEndpoint, request: &EndpointRequest) -> Interface {
     let addresses = std::iter::once((record.address, record.prefix))
         .chain(v6.clone().map(|v6| (v6.address.into(), v6.prefix)));
     let v4 = (!request.no_default_route).then_some(record.gateway);
-    let v6 = v6.filter(|_| !request.no_default_route_v6).map(|v6| v6.gateway.into());
+    let v6 = v6
+        .filter(|_| !request.no_default_route_v6)
+        .map(|v6| v6.gateway.into());
     Interface {
         name: record.inside.clone(),
         mac: record.mac.0,

@@ -97,21 +97,34 @@ pub fn settle(host: &mut HostConfig) -> Result<()> {
 /// The first such thing, by the option's name.
 pub fn check(host: &HostConfig) -> Result<()> {
     if !is_machine(host) {
-        return match [ACCELERATOR, KERNEL].iter().find(|key| host.annotations.contains_key(**key)) {
+        return match [ACCELERATOR, KERNEL]
+            .iter()
+            .find(|key| host.annotations.contains_key(**key))
+        {
             Some(key) => Err(Error::invalid(format!(
                 "{key} has a meaning with --isolation vm only: containers have this host's kernel"
             ))),
             None => Ok(()),
         };
     }
-    let meaningless = |what: &str, why: &str| Err(Error::invalid(format!("{what} has no meaning with --isolation vm: {why}")));
+    let meaningless = |what: &str, why: &str| {
+        Err(Error::invalid(format!(
+            "{what} has no meaning with --isolation vm: {why}"
+        )))
+    };
     let own_kernel = "the machine has a kernel of its own, and no other process is in it";
     match NetworkMode::parse(&host.network_mode)? {
         NetworkMode::Host => {
-            return meaningless("--network host", "the host's interfaces are not those of the machine's kernel");
+            return meaningless(
+                "--network host",
+                "the host's interfaces are not those of the machine's kernel",
+            );
         }
         NetworkMode::Container(_) => {
-            return meaningless("--network container:", "interfaces belong to one kernel; put both on one network instead");
+            return meaningless(
+                "--network container:",
+                "interfaces belong to one kernel; put both on one network instead",
+            );
         }
         NetworkMode::Bridge | NetworkMode::None | NetworkMode::Named(_) => {}
     }
@@ -125,7 +138,10 @@ pub fn check(host: &HostConfig) -> Result<()> {
         return meaningless("--uts host", "the machine's kernel has a name of its own");
     }
     if host.cgroupns_mode == "host" {
-        return meaningless("--cgroupns host", "the host's cgroups are not those of the machine's kernel");
+        return meaningless(
+            "--cgroupns host",
+            "the host's cgroups are not those of the machine's kernel",
+        );
     }
     if !host.userns_mode.is_empty() {
         return meaningless(
@@ -140,10 +156,16 @@ pub fn check(host: &HostConfig) -> Result<()> {
         );
     }
     if !host.resources.device_requests.is_empty() {
-        return meaningless("--gpus", "the host's devices are not in reach of the machine's kernel");
+        return meaningless(
+            "--gpus",
+            "the host's devices are not in reach of the machine's kernel",
+        );
     }
     if !host.resources.device_cgroup_rules.is_empty() {
-        return meaningless("--device-cgroup-rule", "the host's devices are not in reach of the machine's kernel");
+        return meaningless(
+            "--device-cgroup-rule",
+            "the host's devices are not in reach of the machine's kernel",
+        );
     }
     if host.resources.memory != 0 && host.resources.memory < MIN_MEMORY {
         return Err(Error::invalid(format!(
@@ -250,9 +272,15 @@ mod tests {
         };
         for (message, option) in [
             (refused(|h| h.network_mode = "host".into()), "--network host"),
-            (refused(|h| h.network_mode = "container:x".into()), "--network container:"),
+            (
+                refused(|h| h.network_mode = "container:x".into()),
+                "--network container:",
+            ),
             (refused(|h| h.pid_mode = "host".into()), "--pid host"),
-            (refused(|h| h.pid_mode = "container:x".into()), "--pid container:x"),
+            (
+                refused(|h| h.pid_mode = "container:x".into()),
+                "--pid container:x",
+            ),
             (refused(|h| h.ipc_mode = "host".into()), "--ipc host"),
             (refused(|h| h.ipc_mode = "shareable".into()), "--ipc shareable"),
             (refused(|h| h.uts_mode = "host".into()), "--uts host"),
@@ -267,7 +295,10 @@ mod tests {
                 }),
                 "--device /dev/fuse",
             ),
-            (refused(|h| h.resources.device_requests.push(Default::default())), "--gpus"),
+            (
+                refused(|h| h.resources.device_requests.push(Default::default())),
+                "--gpus",
+            ),
             (
                 refused(|h| h.resources.device_cgroup_rules.push("c 1:3 r".into())),
                 "--device-cgroup-rule",

@@ -19,8 +19,8 @@ mod spare;
 
 pub use launch::{LaunchedShim, Launcher, ShimFds, connect, hand, is_held};
 pub use protocol::{
-    Attach, Event, ExecRequest, Exit, GuestProcess, Held, Interface, LogAddress, LogConfig, LogFormat, LogTarget,
-    MachineConfig, Overlay, Question, Reply, Request, RootSource, ShimConfig, Status, SyslogStyle,
+    Attach, Event, ExecRequest, Exit, GuestProcess, Held, Interface, LogAddress, LogConfig, LogFormat,
+    LogTarget, MachineConfig, Overlay, Question, Reply, Request, RootSource, ShimConfig, Status, SyslogStyle,
 };
 pub use run::run;
 pub use spare::{is_spare, run_spare};

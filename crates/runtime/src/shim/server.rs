@@ -112,7 +112,15 @@ impl Server {
                 return Err(error);
             }
         };
-        Ok(Self::holding(config, dir, listener, watch, session, (cgroup, pid, pidfd), log))
+        Ok(Self::holding(
+            config,
+            dir,
+            listener,
+            watch,
+            session,
+            (cgroup, pid, pidfd),
+            log,
+        ))
     }
 
     /// A server that holds what runs: its first session, its cgroup, and the process that all of it ends with.
@@ -402,10 +410,9 @@ impl Server {
 
     /// A client is gone: what was to live no longer than it does not.
     fn client_left(&mut self, session: u64) {
-        let leashed = self
-            .sessions
-            .iter()
-            .position(|candidate| candidate.number == session && candidate.leashed && candidate.exit.is_none());
+        let leashed = self.sessions.iter().position(|candidate| {
+            candidate.number == session && candidate.leashed && candidate.exit.is_none()
+        });
         let Some(index) = leashed else { return };
         match &self.sessions[index].program {
             Program::Host { pidfd, .. } => {
@@ -493,9 +500,7 @@ impl Server {
             .sessions
             .iter()
             .filter(|session| session.exit.is_none())
-            .filter_map(|session| {
-                session.exec.clone().map(|id| (id, session.program.pid()))
-            });
+            .filter_map(|session| session.exec.clone().map(|id| (id, session.program.pid())));
         Status {
             pid: self.init_pid.as_raw_nonzero().get(),
             started_at: self.started_at,

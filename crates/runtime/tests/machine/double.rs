@@ -11,7 +11,8 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags,
 };
 use serde_json::{Value, json};
 use vessel_init::guest::protocol::{File as NamedFile, *};
@@ -46,7 +47,9 @@ pub fn main() -> ! {
     let guest = Arc::new(Guest {
         control: take(&config["control"]),
         root: take(&config["directories"][0]["directory"]),
-        readonly: config["directories"][0]["options"]["read_only"].as_bool().unwrap(),
+        readonly: config["directories"][0]["options"]["read_only"]
+            .as_bool()
+            .unwrap(),
         behaviour: behaviour.clone(),
         streams: Mutex::default(),
         came: Condvar::new(),
@@ -85,7 +88,8 @@ fn receive(control: BorrowedFd<'_>) -> Option<(Value, Option<OwnedFd>)> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let mut parts = [IoSliceMut::new(&mut body)];
-    let received = rustix::net::recvmsg(control, &mut parts, &mut ancillary, RecvFlags::CMSG_CLOEXEC).unwrap();
+    let received =
+        rustix::net::recvmsg(control, &mut parts, &mut ancillary, RecvFlags::CMSG_CLOEXEC).unwrap();
     let mut fd = None;
     for message in ancillary.drain() {
         if let RecvAncillaryMessage::ScmRights(fds) = message {
@@ -137,10 +141,15 @@ impl Guest {
 
     fn serve(&self, mut stream: UnixStream) {
         stream.set_nonblocking(false).unwrap();
-        let Some(request) = request(&mut stream) else { return };
+        let Some(request) = request(&mut stream) else {
+            return;
+        };
         let reply = match request {
             Request::Start(start) => {
-                assert_eq!((start.root.kind.as_slice(), start.root.source.as_slice()), (&b"virtiofs"[..], &b"root"[..]));
+                assert_eq!(
+                    (start.root.kind.as_slice(), start.root.source.as_slice()),
+                    (&b"virtiofs"[..], &b"root"[..])
+                );
                 assert_eq!(start.root.readonly, self.readonly);
                 assert!(start.mounts.iter().all(|mount| mount.kind != b"bind"));
                 return self.run(stream, start.process);
@@ -148,7 +157,10 @@ impl Guest {
             Request::Exec(process) => return self.run(stream, process),
             Request::Stream(Stream { process, number }) => {
                 stream.write_all(&frame(&Reply::Done)).unwrap();
-                self.streams.lock().unwrap().insert((process, number), stream.into());
+                self.streams
+                    .lock()
+                    .unwrap()
+                    .insert((process, number), stream.into());
                 self.came.notify_all();
                 return;
             }
@@ -166,7 +178,10 @@ impl Guest {
             Request::Signal { process, signal, all } => self.signal(&process, signal, all),
             Request::Resize { process, size } => {
                 let processes = self.processes.lock().unwrap();
-                match processes.get(&process).and_then(|running| running.terminal.as_ref()) {
+                match processes
+                    .get(&process)
+                    .and_then(|running| running.terminal.as_ref())
+                {
                     Some(terminal) => {
                         let size = rustix::termios::Winsize {
                             ws_row: size.rows,
@@ -253,10 +268,19 @@ impl Guest {
             let (name, value) = pair.split_once('=').unwrap();
             command.env(name, value);
         }
-        let terminal = process.terminal.as_ref().map(|size| self.terminal(&process, size, &mut command));
+        let terminal = process
+            .terminal
+            .as_ref()
+            .map(|size| self.terminal(&process, size, &mut command));
         if terminal.is_none() {
-            command.stdin(if process.stdin { self.stream(&process, 0) } else { Stdio::null() });
-            command.stdout(self.stream(&process, 1)).stderr(self.stream(&process, 2));
+            command.stdin(if process.stdin {
+                self.stream(&process, 0)
+            } else {
+                Stdio::null()
+            });
+            command
+                .stdout(self.stream(&process, 1))
+                .stderr(self.stream(&process, 2));
         }
         let root = self.root.as_raw_fd();
         let on_terminal = terminal.is_some();
@@ -291,7 +315,10 @@ impl Guest {
         drop(command);
         let pid = child.id() as i32;
         let running = Running { pid, terminal };
-        self.processes.lock().unwrap().insert(process.name.clone(), running);
+        self.processes
+            .lock()
+            .unwrap()
+            .insert(process.name.clone(), running);
         told.write_all(&frame(&Reply::Started { pid })).unwrap();
         if process.leashed {
             let mut watch = told.try_clone().unwrap();
@@ -316,7 +343,10 @@ impl Guest {
     fn terminal(&self, process: &Process, size: &Size, command: &mut Command) -> OwnedFd {
         use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
         // A monitor opens no terminals, and its cgroup allows none: a guest's are its own kernel's.
-        let _ = std::fs::write("/sys/fs/cgroup/devices/cgroup.procs", std::process::id().to_string());
+        let _ = std::fs::write(
+            "/sys/fs/cgroup/devices/cgroup.procs",
+            std::process::id().to_string(),
+        );
         let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY;
         let master = openpt(flags).unwrap();
         grantpt(&master).unwrap();
@@ -333,7 +363,10 @@ impl Guest {
         command.stdin(copy()).stdout(copy()).stderr(copy());
         let mut input = self.taken(process, 0);
         let mut output = self.taken(process, 1);
-        let (mut writer, mut reader) = (File::from(master.try_clone().unwrap()), File::from(master.try_clone().unwrap()));
+        let (mut writer, mut reader) = (
+            File::from(master.try_clone().unwrap()),
+            File::from(master.try_clone().unwrap()),
+        );
         std::thread::spawn(move || std::io::copy(&mut input, &mut writer));
         std::thread::spawn(move || {
             let _ = std::io::copy(&mut reader, &mut output);

@@ -13,8 +13,8 @@ use vessel_runtime::cgroup::{CgroupPath, Hierarchies};
 use vessel_runtime::error::Report;
 use vessel_runtime::shim::protocol::{self, InheritedFds};
 use vessel_runtime::shim::{
-    Attach, Event, ExecRequest, Exit, Held, Interface, Launcher, LogConfig, MachineConfig, Question, Reply, Request,
-    RootSource, ShimConfig, ShimFds,
+    Attach, Event, ExecRequest, Exit, Held, Interface, Launcher, LogConfig, MachineConfig, Question, Reply,
+    Request, RootSource, ShimConfig, ShimFds,
 };
 use vessel_runtime::spec::{ConsoleSize, Process};
 
@@ -66,7 +66,11 @@ impl Container {
         spec["process"]["terminal"] = json!(false);
         spec["process"].as_object_mut().unwrap().remove("rlimits");
         spec["root"]["readonly"] = json!(false);
-        let id = format!("machine-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+        let id = format!(
+            "machine-{}-{}",
+            std::process::id(),
+            NUMBER.fetch_add(1, Ordering::Relaxed)
+        );
         spec["linux"]["cgroupsPath"] = json!(format!("/{id}"));
         let open = || OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
         let config = ShimConfig {
@@ -259,7 +263,8 @@ fn output() {
     assert!(pid > 0);
     assert_eq!(shim.exited().code, 0);
     assert_eq!(shim.log(), [("stdout".to_owned(), "hello\n".to_owned())]);
-    let recorded: Exit = serde_json::from_slice(&std::fs::read(shim.dir.path().join("exit")).unwrap()).unwrap();
+    let recorded: Exit =
+        serde_json::from_slice(&std::fs::read(shim.dir.path().join("exit")).unwrap()).unwrap();
     assert_eq!(recorded.code, 0);
     assert!(!Path::new(&format!("/proc/{pid}")).exists());
 
@@ -339,7 +344,11 @@ fn not_there() {
     container.spec["process"]["args"] = json!(["/no/such"]);
     let mut shim = container.launch();
     let report = shim.failed();
-    assert_eq!(report.kind, vessel_runtime::ErrorKind::CommandNotFound, "{report:?}");
+    assert_eq!(
+        report.kind,
+        vessel_runtime::ErrorKind::CommandNotFound,
+        "{report:?}"
+    );
     assert!(!shim.has_cgroup());
 
     let mut shim = Container::new(&["sleep"]).launch();
@@ -380,7 +389,10 @@ fn signals() {
     shim.kill(libc::SIGKILL);
     let exit = shim.exited();
     assert_eq!((exit.code, exit.signal), (137, Some(libc::SIGKILL)));
-    assert!(begin.elapsed() > Duration::from_secs(1), "it had no time to end by itself");
+    assert!(
+        begin.elapsed() > Duration::from_secs(1),
+        "it had no time to end by itself"
+    );
 }
 
 fn terminal() {
@@ -398,7 +410,10 @@ fn terminal() {
     shim.started();
     let resize = |exec: Option<String>| Request::Resize {
         exec,
-        size: ConsoleSize { height: 50, width: 132 },
+        size: ConsoleSize {
+            height: 50,
+            width: 132,
+        },
     };
     shim.done(&resize(None));
     let (_, reply) = shim.ask(&resize(Some("nobody".into())));
@@ -418,7 +433,11 @@ fn mounts() {
     let mounts = container.spec["mounts"].as_array_mut().unwrap();
     mounts.push(bind(&outside, "/data", &["rbind", "rprivate"]));
     mounts.push(bind(&outside, "/data/again", &["bind", "ro"]));
-    mounts.push(bind(&container.dir.path().join("single"), "/etc/single", &["bind", "ro"]));
+    mounts.push(bind(
+        &container.dir.path().join("single"),
+        "/etc/single",
+        &["bind", "ro"],
+    ));
     std::fs::create_dir(outside.join("again")).unwrap();
     let mut shim = container.launch();
     shim.started();
@@ -437,7 +456,12 @@ fn mounts() {
     let seen = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
     assert!(!seen.contains("/data/again"));
     let root = vessel_runtime::shim::hand(&shim.dir.path().join("shim"), Held::Root).unwrap();
-    let inside = |path: &str| std::fs::read_to_string(format!("/proc/self/fd/{}/{path}", std::os::fd::AsRawFd::as_raw_fd(&root)));
+    let inside = |path: &str| {
+        std::fs::read_to_string(format!(
+            "/proc/self/fd/{}/{path}",
+            std::os::fd::AsRawFd::as_raw_fd(&root)
+        ))
+    };
     assert_eq!(inside("data/file").unwrap(), "of the host\n");
     assert_eq!(inside("etc/single").unwrap(), "one file\n");
     shim.kill(libc::SIGTERM);
@@ -461,19 +485,28 @@ fn questions() {
         gateways: vec!["10.1.2.1".parse().unwrap()],
     }];
     // Anything that can be inherited.
-    container.fds.taps.push(std::fs::File::open("/dev/null").unwrap().into());
+    container
+        .fds
+        .taps
+        .push(std::fs::File::open("/dev/null").unwrap().into());
     let mut shim = container.launch();
     shim.started();
     let (_, reply) = shim.ask(&Request::Ask(Question::Processes));
     let Some(Reply::Processes(list)) = reply else {
         panic!("{reply:?}")
     };
-    assert!(list.len() == 1 && list[0].stat.starts_with(&list[0].pid.to_string()), "{list:?}");
+    assert!(
+        list.len() == 1 && list[0].stat.starts_with(&list[0].pid.to_string()),
+        "{list:?}"
+    );
     let (_, reply) = shim.ask(&Request::Ask(Question::Statistics));
     let Some(Reply::Files(files)) = reply else {
         panic!("{reply:?}")
     };
-    assert!(files[0].1.contains("mtu: 1400") && files[0].1.contains("[10, 1, 2, 3]"), "{files:?}");
+    assert!(
+        files[0].1.contains("mtu: 1400") && files[0].1.contains("[10, 1, 2, 3]"),
+        "{files:?}"
+    );
     shim.done(&Request::Ask(Question::Clock));
     let (_, reply) = shim.ask(&Request::Watch);
     assert!(matches!(reply, Some(Reply::Status(status)) if status.exit.is_none()));
@@ -486,7 +519,9 @@ fn names() {
         // SAFETY: this thread alone leaves its namespace, and ends.
         unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }.unwrap();
         let netns: OwnedFd = std::fs::File::open("/proc/thread-self/ns/net").unwrap().into();
-        let status = std::process::Command::new("ip").args(["link", "set", "lo", "up"]).status();
+        let status = std::process::Command::new("ip")
+            .args(["link", "set", "lo", "up"])
+            .status();
         assert!(status.unwrap().success());
         (netns, TcpListener::bind("127.0.0.11:53").unwrap())
     });
@@ -517,7 +552,9 @@ fn no_start() {
     let mut shim = container.launch();
     let report = shim.failed();
     assert!(
-        report.message.contains("its console said last: Kernel panic - not syncing: [31mno init[0m"),
+        report
+            .message
+            .contains("its console said last: Kernel panic - not syncing: [31mno init[0m"),
         "{report:?}"
     );
     assert!(!shim.has_cgroup());

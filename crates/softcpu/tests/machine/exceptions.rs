@@ -87,7 +87,10 @@ fn gates_of_the_supervisor_are_not_for_int() {
         let state = machine.run(&mut machine.cpu(0));
         let trap = machine.trap(&state);
         // The gate's index, in the IDT.
-        assert_eq!((trap.vector, trap.error, trap.rip), (13, 14 << 3 | 2, at::USER_CODE));
+        assert_eq!(
+            (trap.vector, trap.error, trap.rip),
+            (13, 14 << 3 | 2, at::USER_CODE)
+        );
     });
 }
 
@@ -241,7 +244,9 @@ fn tf_traps_after_each_instruction() {
         });
         let first = at::CODE + 10 + 1 + 7 + 1;
         let count = (state.gpr[14] - at::DATA) / 8;
-        let places: Vec<u64> = (0..count).map(|index| machine.get(at::DATA + index * 8) - first).collect();
+        let places: Vec<u64> = (0..count)
+            .map(|index| machine.get(at::DATA + index * 8) - first)
+            .collect();
         // nop, inc, mov from ss, (mov ss with) nop, pushfq, and, popfq: it began with TF set, so it traps, too.
         assert_eq!(places, [1, 3, 5, 8, 9, 16, 17]);
         assert_ne!(state.debug[6] & 1 << 14, 0);

@@ -132,7 +132,10 @@ fn fxsave_and_fxrstor_are_inverse() {
             a.movq(rdx, xmm15).unwrap();
             a.hlt().unwrap();
         });
-        assert_eq!((state.gpr[1], state.gpr[2]), (0x1122_3344_5566_7788, 0x1122_3344_5566_7788));
+        assert_eq!(
+            (state.gpr[1], state.gpr[2]),
+            (0x1122_3344_5566_7788, 0x1122_3344_5566_7788)
+        );
         assert_eq!(machine.get(at::DATA + 512), 1);
         assert_eq!(machine.get(at::DATA + 24) as u32, 0x1f80);
         // Not aligned.

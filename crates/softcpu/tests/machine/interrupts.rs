@@ -93,7 +93,10 @@ fn hlt_ends_with_an_interrupt() {
         machine.outside.0.lock().unwrap().interrupts.push_back(0x40);
         cpu.attention().raise(Attention::INTERRUPT);
         let state = machine.run(&mut cpu);
-        assert_eq!((state.gpr[13], state.gpr[14], state.gpr[15]), (1, 1, at::CODE + 1));
+        assert_eq!(
+            (state.gpr[13], state.gpr[14], state.gpr[15]),
+            (1, 1, at::CODE + 1)
+        );
     });
 }
 

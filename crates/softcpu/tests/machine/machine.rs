@@ -194,7 +194,13 @@ impl Machine {
         for page in 0..512 {
             self.put(at::TABLE + page * 8, (page * 4096) | PRESENT | WRITE);
         }
-        for address in [at::USER_CODE, at::USER_CODE + 4096, at::USER_STACK - 4096, at::DATA, at::DATA + 4096] {
+        for address in [
+            at::USER_CODE,
+            at::USER_CODE + 4096,
+            at::USER_STACK - 4096,
+            at::DATA,
+            at::DATA + 4096,
+        ] {
             self.protect(address, PRESENT | WRITE | USER);
         }
         for vector in 0..=255 {
@@ -293,7 +299,14 @@ impl Machine {
         // Software may call what is above the exceptions, and `int3`.
         let dpl: u64 = if vector >= 32 || vector == 3 { 3 } else { 0 };
         let kind = 0x8e | dpl << 5;
-        self.put(slot, handler & 0xffff | u64::from(selector::CODE) << 16 | ist << 32 | kind << 40 | (handler >> 16) << 48);
+        self.put(
+            slot,
+            handler & 0xffff
+                | u64::from(selector::CODE) << 16
+                | ist << 32
+                | kind << 40
+                | (handler >> 16) << 48,
+        );
         self.put(slot + 8, handler >> 32);
     }
 

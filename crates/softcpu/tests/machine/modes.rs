@@ -122,7 +122,10 @@ fn real_mode_has_segments_and_interrupts() {
         });
         let state = machine.run(&mut machine.cpu(0));
         assert_eq!(machine.get(0x2_0010) & 0xffff, 0x1234);
-        assert_eq!((state.gpr[1], state.gpr[3], state.gpr[2]), (0x1234, 0x3000, 0x7000));
+        assert_eq!(
+            (state.gpr[1], state.gpr[3], state.gpr[2]),
+            (0x1234, 0x3000, 0x7000)
+        );
     });
 }
 
@@ -147,7 +150,10 @@ fn a_32_bit_program_runs_in_long_mode_and_comes_back() {
         let state = machine.run(&mut machine.cpu(0));
         let trap = machine.trap(&state);
         assert_eq!((trap.vector, trap.cs, trap.rsp), (0x80, 0x23, at::USER_STACK));
-        assert_eq!((state.gpr[0], state.gpr[3], state.gpr[2]), (0xffff_ffff, 0xffff_ffff, 0xffff_ffff));
+        assert_eq!(
+            (state.gpr[0], state.gpr[3], state.gpr[2]),
+            (0xffff_ffff, 0xffff_ffff, 0xffff_ffff)
+        );
     });
 }
 

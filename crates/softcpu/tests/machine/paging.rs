@@ -133,7 +133,10 @@ fn accessed_and_dirty_bits_follow_what_is_done() {
             a.hlt().unwrap();
         });
         assert_eq!(machine.entry(PAGE) & (ACCESSED | DIRTY), ACCESSED);
-        assert_eq!(machine.entry(PAGE + 0x1000) & (ACCESSED | DIRTY), ACCESSED | DIRTY);
+        assert_eq!(
+            machine.entry(PAGE + 0x1000) & (ACCESSED | DIRTY),
+            ACCESSED | DIRTY
+        );
         assert_eq!(machine.entry(PAGE + 0x2000) & (ACCESSED | DIRTY), 0);
         assert_ne!(machine.get(at::DIRECTORY) & ACCESSED, 0);
     });
@@ -230,14 +233,20 @@ fn addresses_that_are_not_canonical_are_a_protection_fault() {
             a.jmp(rbx).unwrap();
         });
         // Some processors say where it is, others where it goes to.
-        assert!(trap.vector == 13 && [at::CODE + 10, WRONG].contains(&trap.rip), "{trap:x?}");
+        assert!(
+            trap.vector == 13 && [at::CODE + 10, WRONG].contains(&trap.rip),
+            "{trap:x?}"
+        );
         let trap = machine.trapped(|a| {
             a.mov(rbx, WRONG).unwrap();
             a.push(rbx).unwrap();
             a.ret().unwrap();
         });
         // Some processors say where it is, others where it goes to.
-        assert!(trap.vector == 13 && [at::CODE + 11, WRONG].contains(&trap.rip), "{trap:x?}");
+        assert!(
+            trap.vector == 13 && [at::CODE + 11, WRONG].contains(&trap.rip),
+            "{trap:x?}"
+        );
         // LSTAR takes no such address.
         let trap = machine.trapped(|a| {
             a.mov(ecx, 0xc000_0082_u32).unwrap();
@@ -270,7 +279,10 @@ fn what_is_no_ram_is_the_environments() {
         });
         assert_eq!(state.gpr[0], 0x4040_4040);
         let outside = machine.outside.0.lock().unwrap();
-        assert_eq!(outside.stored[0], (0x20_0044, 0x1234_5678_u32.to_le_bytes().to_vec()));
+        assert_eq!(
+            outside.stored[0],
+            (0x20_0044, 0x1234_5678_u32.to_le_bytes().to_vec())
+        );
         assert_eq!(outside.stored[1], (0x20_0048, vec![0x49]));
         let bytes: usize = outside.stored[2..].iter().map(|(_, data)| data.len()).sum();
         assert_eq!(bytes, 16);

@@ -41,7 +41,9 @@ fn measure(turns: u64, instructions: u64, write: impl Fn(&mut CodeAssembler)) ->
 fn speed() {
     const TURNS: u64 = 3_000_000;
     println!("million instructions per second, interpreted and translated");
-    let show = |name: &str, [interpreted, translated]: [f64; 2]| println!("{name:24} {interpreted:8.0} {translated:8.0}");
+    let show = |name: &str, [interpreted, translated]: [f64; 2]| {
+        println!("{name:24} {interpreted:8.0} {translated:8.0}")
+    };
     let figures = measure(TURNS, 6, |a| {
         a.add(rax, rcx).unwrap();
         a.xor(rdx, rax).unwrap();

@@ -122,7 +122,13 @@ pub fn start(plan: Plan<'_>) -> Result<(Machine, First, Cgroup, Vec<String>)> {
         .process
         .as_ref()
         .ok_or_else(|| Error::invalid("the configuration has no process: there is nothing to run"))?;
-    let process = words::process(words::FIRST, process, plan.open_stdin, false, plan.seccomp.as_ref())?;
+    let process = words::process(
+        words::FIRST,
+        process,
+        plan.open_stdin,
+        false,
+        plan.seccomp.as_ref(),
+    )?;
     let root = Root::make(plan.spec, plan.root, plan.bundle, plan.sources)?;
     let resources = limits(plan.spec, plan.machine);
     let (cgroup, lacks) = Cgroup::create(plan.hierarchies, &plan.cgroup, &resources)?;
@@ -147,7 +153,10 @@ fn start_in(
     process: guest::Process,
 ) -> Result<(Machine, First)> {
     let executable = own_executable()?;
-    let boot = plan.boot.as_ref().ok_or_else(|| Error::invalid("the machine has no kernel"))?;
+    let boot = plan
+        .boot
+        .as_ref()
+        .ok_or_else(|| Error::invalid("the machine has no kernel"))?;
     let vmm = Vmm::launch(&Launch {
         executable: &executable,
         machine: plan.machine,
@@ -157,9 +166,16 @@ fn start_in(
         read_only: plan.spec.root.as_ref().is_some_and(|root| root.readonly),
         cgroup,
         netns: plan.netns.as_ref().map(AsFd::as_fd),
-        oom_score_adj: plan.spec.process.as_ref().and_then(|process| process.oom_score_adj),
+        oom_score_adj: plan
+            .spec
+            .process
+            .as_ref()
+            .and_then(|process| process.oom_score_adj),
     })?;
-    let netns = plan.netns.as_ref().map(|netns| netns.try_clone().context(|| "keep the network namespace"));
+    let netns = plan
+        .netns
+        .as_ref()
+        .map(|netns| netns.try_clone().context(|| "keep the network namespace"));
     let mut machine = Machine {
         netns: netns.transpose()?,
         names: plan.machine.names,
@@ -185,11 +201,15 @@ fn limits(spec: &Spec, machine: &MachineConfig) -> Resources {
     let mut resources = spec.linux().resources.clone().unwrap_or_default();
     resources.pids = None;
     resources.hugepage_limits.clear();
-    let size = i64::try_from(machine.memory).unwrap_or(i64::MAX).saturating_add(MONITOR);
+    let size = i64::try_from(machine.memory)
+        .unwrap_or(i64::MAX)
+        .saturating_add(MONITOR);
     let asked = resources.memory.unwrap_or_default();
     // Swap is what was asked for beyond the memory.
     let swap = match (asked.swap, asked.limit) {
-        (Some(swap), Some(limit)) if swap > 0 && limit > 0 => Some(size.saturating_add(swap.saturating_sub(limit))),
+        (Some(swap), Some(limit)) if swap > 0 && limit > 0 => {
+            Some(size.saturating_add(swap.saturating_sub(limit)))
+        }
         (Some(-1), _) => Some(-1),
         _ => None,
     };
@@ -214,7 +234,9 @@ fn limits(spec: &Spec, machine: &MachineConfig) -> Resources {
     }];
     // null, zero, random, urandom; kvm. TAP devices are open already.
     let needed = [(1, 3), (1, 5), (1, 8), (1, 9), (10, 232)];
-    resources.devices.extend(needed.map(|(major, minor)| rule(major, minor)));
+    resources
+        .devices
+        .extend(needed.map(|(major, minor)| rule(major, minor)));
     // What the guest makes on its file systems, it makes through the monitor: nodes are made, not opened.
     for kind in ["c", "b"] {
         resources.devices.push(DeviceRule {
@@ -233,11 +255,20 @@ impl Machine {
         let deadline = Instant::now() + BOOT;
         loop {
             match self.vmm.hear()? {
-                Heard::Said(Event::Accepted { port: guest::READY_PORT, .. }, Some(stream)) => {
+                Heard::Said(
+                    Event::Accepted {
+                        port: guest::READY_PORT,
+                        ..
+                    },
+                    Some(stream),
+                ) => {
                     return self.welcome(stream);
                 }
                 Heard::Said(Event::Failed { message }, _) => {
-                    return Err(Error::new(ErrorKind::System, format!("start the machine: {message}")));
+                    return Err(Error::new(
+                        ErrorKind::System,
+                        format!("start the machine: {message}"),
+                    ));
                 }
                 // Questions for names, before that, are asked again.
                 Heard::Said(..) => continue,
@@ -246,7 +277,10 @@ impl Machine {
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                let words = self.vmm.last_words().map_or(String::new(), |words| format!(" ({words})"));
+                let words = self
+                    .vmm
+                    .last_words()
+                    .map_or(String::new(), |words| format!(" ({words})"));
                 return Err(Error::new(
                     ErrorKind::System,
                     format!(

@@ -41,7 +41,12 @@ impl Root {
     ///
     /// # Errors
     /// As for a container's root, each with the mount's destination.
-    pub fn make(spec: &Spec, source: &RootSource, bundle: &Path, given: &[(PathBuf, OwnedFd)]) -> Result<Self> {
+    pub fn make(
+        spec: &Spec,
+        source: &RootSource,
+        bundle: &Path,
+        given: &[(PathBuf, OwnedFd)],
+    ) -> Result<Self> {
         let failed = || "put the machine's root together apart from the host's mounts";
         let open = |path: &str| {
             rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).context(failed)
@@ -64,7 +69,12 @@ fn assemble(spec: &Spec, source: &RootSource, bundle: &Path, given: &[(PathBuf, 
     made
 }
 
-fn assemble_bare(spec: &Spec, source: &RootSource, bundle: &Path, given: &[(PathBuf, OwnedFd)]) -> Result<Root> {
+fn assemble_bare(
+    spec: &Spec,
+    source: &RootSource,
+    bundle: &Path,
+    given: &[(PathBuf, OwnedFd)],
+) -> Result<Root> {
     // Before the host's /proc is gone.
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     let namespace = rustix::fs::open("/proc/thread-self/ns/mnt", flags, Mode::empty())

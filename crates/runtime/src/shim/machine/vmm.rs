@@ -49,7 +49,8 @@ pub struct Tail {
 
 impl Tail {
     fn new() -> Result<(Self, OwnedFd)> {
-        let (pipe, end) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).context(|| "make a pipe for the machine")?;
+        let (pipe, end) =
+            rustix::pipe::pipe_with(PipeFlags::CLOEXEC).context(|| "make a pipe for the machine")?;
         rustix::io::ioctl_fionbio(&pipe, true).context(|| "make a pipe for the machine")?;
         let kept = VecDeque::new();
         Ok((Self { pipe, kept }, end))
@@ -186,7 +187,11 @@ impl Vmm {
             jail: true,
         })
         .map_err(|error| Error::with_source(ErrorKind::System, "write the monitor's configuration", error))?;
-        let mut file = std::fs::File::from(config.try_clone().context(|| "write the monitor's configuration")?);
+        let mut file = std::fs::File::from(
+            config
+                .try_clone()
+                .context(|| "write the monitor's configuration")?,
+        );
         std::io::Write::write_all(&mut file, &text)
             .and_then(|()| std::io::Seek::rewind(&mut file))
             .context(|| "write the monitor's configuration")?;
@@ -232,7 +237,11 @@ impl Vmm {
                 Ok(None) => return Ok(Heard::Nothing),
                 Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(Heard::End),
                 Err(error) => {
-                    return Err(Error::with_source(ErrorKind::System, "hear from the monitor", error));
+                    return Err(Error::with_source(
+                        ErrorKind::System,
+                        "hear from the monitor",
+                        error,
+                    ));
                 }
             }
         }
@@ -245,11 +254,17 @@ impl Vmm {
 
     /// How it ended, once it has: the code and the signal.
     pub fn ended(&self) -> Option<(i32, Option<i32>)> {
-        match waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {
+        match waitid(
+            WaitId::PidFd(self.pidfd.as_fd()),
+            WaitIdOptions::EXITED | WaitIdOptions::NOHANG,
+        ) {
             Ok(None) | Err(Errno::INTR) => None,
             Ok(Some(status)) => {
                 let signal = status.terminating_signal();
-                Some((status.exit_status().unwrap_or_else(|| 128 + signal.unwrap_or(0)), signal))
+                Some((
+                    status.exit_status().unwrap_or_else(|| 128 + signal.unwrap_or(0)),
+                    signal,
+                ))
             }
             // Reaped already.
             Err(_) => Some((255, None)),
@@ -289,7 +304,10 @@ fn spawn(launch: &Launch<'_>, fds: &[BorrowedFd<'_>], report: BorrowedFd<'_>) ->
     match unsafe { call.call() }.context(|| "start the machine's monitor")? {
         Side::Parent { pid, pidfd } => match pidfd {
             Some(pidfd) => Ok((pid, pidfd)),
-            None => Err(Error::new(ErrorKind::Unsupported, "the kernel gives no pidfd: Linux 5.12 or newer is needed")),
+            None => Err(Error::new(
+                ErrorKind::Unsupported,
+                "the kernel gives no pidfd: Linux 5.12 or newer is needed",
+            )),
         },
         Side::Child => {
             let failed = match become_vmm(launch, fds, report, parent) {
@@ -310,7 +328,9 @@ fn become_vmm(
     report: BorrowedFd<'_>,
     parent: Pid,
 ) -> Result<std::convert::Infallible> {
-    launch.cgroup.attach_self(launch.cgroup.clone_into_fd().is_some())?;
+    launch
+        .cgroup
+        .attach_self(launch.cgroup.clone_into_fd().is_some())?;
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
         .context(|| "have the monitor end with the shim")?;
     if rustix::process::getppid() != Some(parent) {
@@ -332,7 +352,8 @@ fn become_vmm(
     let moved = fds.iter().map(|fd| above(*fd)).collect::<Result<Vec<_>>>()?;
     let executable = above(launch.executable.as_fd())?;
     let report = above(report)?;
-    let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).context(failed)?;
+    let null =
+        rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).context(failed)?;
     let dup2 = |fd: &OwnedFd, number: i32| {
         // SAFETY: both are numbers of descriptors; what had the second one is a copy that nobody uses any more.
         match unsafe { libc::dup2(fd.as_raw_fd(), number) } {
@@ -347,7 +368,12 @@ fn become_vmm(
     close_range::set_cloexec_from(floor.unsigned_abs()).context(failed)?;
     let path = CString::new(format!("/proc/self/fd/{}", executable.as_raw_fd())).unwrap_or_default();
     let number = CString::new(CONFIG_FD.to_string()).unwrap_or_default();
-    let arguments = [c"vessel".as_ptr(), c"vmm".as_ptr(), number.as_ptr(), std::ptr::null()];
+    let arguments = [
+        c"vessel".as_ptr(),
+        c"vmm".as_ptr(),
+        number.as_ptr(),
+        std::ptr::null(),
+    ];
     let environment = [std::ptr::null()];
     // SAFETY: the strings and both arrays, which end with a null pointer, outlive the call.
     unsafe { libc::execve(path.as_ptr(), arguments.as_ptr(), environment.as_ptr()) };

@@ -33,7 +33,10 @@ pub fn start(spec: &Spec, process: guest::Process) -> guest::Start {
         name: name.as_bytes().to_vec(),
         value: value.as_bytes().to_vec(),
     };
-    let pids = linux.resources.as_ref().and_then(|resources| resources.pids.as_ref());
+    let pids = linux
+        .resources
+        .as_ref()
+        .and_then(|resources| resources.pids.as_ref());
     let pids = pids.and_then(|pids| pids.limit).filter(|limit| *limit > 0);
     guest::Start {
         root: guest::Root {
@@ -42,15 +45,27 @@ pub fn start(spec: &Spec, process: guest::Process) -> guest::Start {
             readonly,
             ..guest::Root::default()
         },
-        mounts: spec.mounts.iter().filter(|mount| !is_ours(mount)).map(mount).collect(),
+        mounts: spec
+            .mounts
+            .iter()
+            .filter(|mount| !is_ours(mount))
+            .map(mount)
+            .collect(),
         devices: linux.devices.iter().filter_map(device).collect(),
         masked: linux.masked_paths.iter().map(|path| bytes(path)).collect(),
         readonly: linux.readonly_paths.iter().map(|path| bytes(path)).collect(),
         hostname: spec.hostname.clone().into_bytes(),
         domainname: spec.domainname.clone().into_bytes(),
-        sysctls: linux.sysctl.iter().map(|(name, value)| setting(name, value)).collect(),
+        sysctls: linux
+            .sysctl
+            .iter()
+            .map(|(name, value)| setting(name, value))
+            .collect(),
         // Memory and processors are the machine's own.
-        limits: pids.map(|limit| setting("pids.max", &limit.to_string())).into_iter().collect(),
+        limits: pids
+            .map(|limit| setting("pids.max", &limit.to_string()))
+            .into_iter()
+            .collect(),
         limits_required: false,
         process,
         ..guest::Start::default()
@@ -87,7 +102,9 @@ pub fn process(
         gid: asked.user.gid,
         groups: asked.user.additional_gids.clone(),
         umask: asked.user.umask,
-        terminal: asked.terminal.then(|| size(asked.console_size.unwrap_or_default())),
+        terminal: asked
+            .terminal
+            .then(|| size(asked.console_size.unwrap_or_default())),
         stdin: stdin || asked.terminal,
         stdout: true,
         stderr: !asked.terminal,
@@ -146,7 +163,10 @@ fn mount(mount: &Mount) -> guest::Mount {
         source: mount.source.clone().into_bytes(),
         target: bytes(&mount.destination),
         flags: flags(options.set | options.set_all),
-        propagation: options.propagation.iter().fold(0, |_, change| propagation(*change)),
+        propagation: options
+            .propagation
+            .iter()
+            .fold(0, |_, change| propagation(*change)),
         options: data.join(",").into_bytes(),
         ..guest::Mount::default()
     }
@@ -268,7 +288,10 @@ mod tests {
             },
         }));
         let start = start(&spec, guest::Process::default());
-        assert_eq!((start.root.source.as_slice(), start.root.readonly), (&b"root"[..], true));
+        assert_eq!(
+            (start.root.source.as_slice(), start.root.readonly),
+            (&b"root"[..], true)
+        );
         let targets: Vec<&[u8]> = start.mounts.iter().map(|mount| mount.target.as_slice()).collect();
         assert_eq!(targets, [&b"/proc"[..], b"/run", b"/sys/fs/cgroup"]);
         assert_eq!(
@@ -282,7 +305,10 @@ mod tests {
         assert_eq!(start.mounts[2].kind, b"cgroup2");
         assert_eq!(start.mounts[2].flags, libc::MS_RDONLY | libc::MS_NOATIME);
         assert_eq!(start.limits.len(), 1);
-        assert_eq!((start.limits[0].name.as_slice(), start.limits[0].value.as_slice()), (&b"pids.max"[..], &b"7"[..]));
+        assert_eq!(
+            (start.limits[0].name.as_slice(), start.limits[0].value.as_slice()),
+            (&b"pids.max"[..], &b"7"[..])
+        );
         assert_eq!(start.hostname, b"web");
     }
 
@@ -298,7 +324,13 @@ mod tests {
         .unwrap();
         let made = process("x", &asked, false, true, None).unwrap();
         assert_eq!((made.uid, made.gid, made.groups), (5, 6, vec![7]));
-        assert_eq!(made.terminal, Some(guest::Size { rows: 24, columns: 80 }));
+        assert_eq!(
+            made.terminal,
+            Some(guest::Size {
+                rows: 24,
+                columns: 80
+            })
+        );
         assert!(made.stdin && made.stdout && !made.stderr && made.leashed);
         assert_eq!(made.capabilities.unwrap().bounding, 1 | 1 << 5);
         assert_eq!(made.rlimits[0].resource, 7);
@@ -315,13 +347,14 @@ mod tests {
 
     #[test]
     fn default_routes_go_by_their_interface() {
-        let interface = |name: &str, mac, address: &str, gateway: Option<&str>| super::super::config::Interface {
-            name: name.into(),
-            mac,
-            mtu: 1400,
-            addresses: vec![(address.parse().unwrap(), 16)],
-            gateways: gateway.iter().map(|text| text.parse().unwrap()).collect(),
-        };
+        let interface =
+            |name: &str, mac, address: &str, gateway: Option<&str>| super::super::config::Interface {
+                name: name.into(),
+                mac,
+                mtu: 1400,
+                addresses: vec![(address.parse().unwrap(), 16)],
+                gateways: gateway.iter().map(|text| text.parse().unwrap()).collect(),
+            };
         let made = network(&MachineConfig {
             command_line: String::new(),
             accelerator: "auto".into(),
@@ -338,7 +371,10 @@ mod tests {
         let [route] = made.routes.as_slice() else {
             panic!("{:?}", made.routes)
         };
-        assert_eq!((route.gateway.as_slice(), route.hardware.as_slice()), (&[172, 17, 0, 1][..], &[2; 6][..]));
+        assert_eq!(
+            (route.gateway.as_slice(), route.hardware.as_slice()),
+            (&[172, 17, 0, 1][..], &[2; 6][..])
+        );
         assert_eq!(route.destination.address, [0; 4]);
     }
 }

@@ -103,13 +103,17 @@ impl Server {
         } = first_process;
         let watched = Watch::new(&listener, &cgroup).and_then(|mut watch| {
             let vmm = &machine.vmm;
-            let copy = vmm.pidfd.try_clone().map_err(|error| {
-                Error::with_source(ErrorKind::System, "keep the monitor's pidfd", error)
-            })?;
+            let copy = vmm
+                .pidfd
+                .try_clone()
+                .map_err(|error| Error::with_source(ErrorKind::System, "keep the monitor's pidfd", error))?;
             let _ = rustix::io::ioctl_fionbio(&told, true);
             let told = Channel::listening(&mut watch.poller, told)?;
             let program = Program::Guest { pid, terminal, told };
-            let session = Session::new(&mut watch.poller, first(&config, program, Ends { input, outputs }))?;
+            let session = Session::new(
+                &mut watch.poller,
+                first(&config, program, Ends { input, outputs }),
+            )?;
             let mut add = |fd: BorrowedFd<'_>| watch.poller.add(fd, Interest::READ);
             let tokens = (
                 add(vmm.pidfd.as_fd())?,
@@ -148,7 +152,9 @@ impl Server {
 
     /// Handles an event of the machine's.
     pub(super) fn guest_ready(&mut self, event: Ready) -> bool {
-        let Some(guest) = &mut self.guest else { return false };
+        let Some(guest) = &mut self.guest else {
+            return false;
+        };
         if event.token == guest.end {
             self.machine_ended();
         } else if event.token == guest.control {
@@ -163,7 +169,11 @@ impl Server {
                 self.poller.remove(&guest.machine.vmm.report.pipe);
                 guest.report = None;
             }
-        } else if let Some(index) = guest.calls.iter().position(|call| call.channel.token == event.token) {
+        } else if let Some(index) = guest
+            .calls
+            .iter()
+            .position(|call| call.channel.token == event.token)
+        {
             self.call_ready(index, event);
         } else if let Some(index) = guest.relays.iter().position(|relay| relay.has(event)) {
             if !guest.relays[index].push(&self.poller, &mut self.buffer) {
@@ -312,8 +322,15 @@ impl Server {
         loop {
             let Some(guest) = &mut self.guest else { return };
             match guest.machine.vmm.hear() {
-                Ok(Heard::Said(Event::Accepted { port: init::DNS_PORT, .. }, Some(stream))) => {
-                    let Some(netns) = guest.machine.names() else { continue };
+                Ok(Heard::Said(
+                    Event::Accepted {
+                        port: init::DNS_PORT, ..
+                    },
+                    Some(stream),
+                )) => {
+                    let Some(netns) = guest.machine.names() else {
+                        continue;
+                    };
                     if guest.relays.len() < RELAYS
                         && let Ok(relay) = Relay::begin(&mut self.poller, stream, netns)
                     {
@@ -339,7 +356,9 @@ impl Server {
     /// The monitor's process has ended, and with it everything in the machine.
     fn machine_ended(&mut self) {
         let Some(guest) = &mut self.guest else { return };
-        let Some((code, signal)) = guest.machine.vmm.ended() else { return };
+        let Some((code, signal)) = guest.machine.vmm.ended() else {
+            return;
+        };
         self.poller.remove(&guest.machine.vmm.pidfd);
         guest.ended = true;
         guest.kill_at = None;
@@ -374,7 +393,8 @@ impl Server {
         self.poller.remove(&told.fd);
         match answer {
             Some(exit) => {
-                let signal = (exit.status.is_none() && (1..=64).contains(&exit.signal)).then_some(exit.signal);
+                let signal =
+                    (exit.status.is_none() && (1..=64).contains(&exit.signal)).then_some(exit.signal);
                 let code = match (exit.status, signal) {
                     (Some(status), _) => status & 0xff,
                     (None, Some(signal)) => 128 + signal,
@@ -600,7 +620,11 @@ impl Server {
     }
 
     fn give_up_in_guest(&mut self, error: &Error) {
-        while self.guest.as_ref().is_some_and(|guest| !guest.starting.is_empty()) {
+        while self
+            .guest
+            .as_ref()
+            .is_some_and(|guest| !guest.starting.is_empty())
+        {
             self.give_up_exec(0, error);
         }
     }
