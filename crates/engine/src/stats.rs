@@ -238,7 +238,7 @@ fn taps(endpoints: &BTreeMap<String, EndpointRecord>) -> Map<InterfaceStats> {
     let Ok(mut reader) = StatsReader::open() else {
         return Map::new();
     };
-    let mut read = |end: &EndpointRecord| {
+    let read = |end: &EndpointRecord| {
         let counters = reader.endpoint(&end.ifname).ok()?;
         let shown = InterfaceStats {
             rx_bytes: counters.rx_bytes,
@@ -252,7 +252,7 @@ fn taps(endpoints: &BTreeMap<String, EndpointRecord>) -> Map<InterfaceStats> {
         };
         Some((end.inside.clone(), shown))
     };
-    endpoints.values().filter_map(|end| read(end)).collect()
+    endpoints.values().filter_map(read).collect()
 }
 
 /// `/proc/PID/net/dev`: two lines of headings, then `name:` and sixteen counters.

@@ -93,7 +93,7 @@ fn both_ways_to_ask_for_it_are_shown_the_same() {
         .vessel(&[
             "create",
             "--name",
-            "a",
+            "aa",
             "--isolation",
             "vm",
             "--accel",
@@ -108,7 +108,7 @@ fn both_ways_to_ask_for_it_are_shown_the_same() {
         .vessel(&[
             "create",
             "--name",
-            "b",
+            "bb",
             "--runtime",
             "vessel-vm",
             "busybox",
@@ -116,10 +116,10 @@ fn both_ways_to_ask_for_it_are_shown_the_same() {
         ])
         .ok();
     let shown = "{{.HostConfig.Isolation}} {{.HostConfig.Runtime}} {{.HostConfig.CgroupnsMode}}";
-    for name in ["a", "b"] {
+    for name in ["aa", "bb"] {
         assert_eq!(daemon.inspect(name, shown), "vm vessel-vm private");
     }
-    let annotations = daemon.inspect("a", "{{json .HostConfig.Annotations}}");
+    let annotations = daemon.inspect("aa", "{{json .HostConfig.Annotations}}");
     assert!(
         annotations.contains(r#""vessel.vm.accel":"soft""#)
             && annotations.contains(r#""vessel.vm.kernel":"small""#)
@@ -128,7 +128,7 @@ fn both_ways_to_ask_for_it_are_shown_the_same() {
         .vessel(&[
             "create",
             "--name",
-            "c",
+            "cc",
             "--isolation",
             "container",
             "busybox",
@@ -136,20 +136,20 @@ fn both_ways_to_ask_for_it_are_shown_the_same() {
         ])
         .ok();
     assert_eq!(
-        daemon.inspect("c", "{{.HostConfig.Isolation}} {{.HostConfig.Runtime}}"),
+        daemon.inspect("cc", "{{.HostConfig.Isolation}} {{.HostConfig.Runtime}}"),
         "default vessel"
     );
     let info = daemon.vessel(&["info"]).ok();
     assert!(info.contains("vessel-vm"), "{info}");
     // A kernel that is not there is named, and nothing is left of the attempt.
-    let said = daemon.vessel(&["start", "a"]);
+    let said = daemon.vessel(&["start", "aa"]);
     assert!(
         said.code != 0 && said.err.contains("there is no kernel \"small\""),
         "{said:?}"
     );
-    assert_eq!(daemon.inspect("a", "{{.State.Status}}"), "created");
+    assert_eq!(daemon.inspect("aa", "{{.State.Status}}"), "created");
     // Another's namespaces are joined where there are such.
-    let said = daemon.vessel(&["run", "--rm", "--pid", "container:a", "busybox", "true"]);
+    let said = daemon.vessel(&["run", "--rm", "--pid", "container:aa", "busybox", "true"]);
     assert!(said.fails(125).contains("it is a virtual machine"), "joined");
 }
 

@@ -365,7 +365,7 @@ fn volumes_that_only_a_plugin_knows_are_found_by_name() {
             .iter()
             .any(|call| call.starts_with("Volume"))
     );
-    let refused = daemon.vessel(&["volume", "create", "-d", "wires", "x"]).fails(1);
+    let refused = daemon.vessel(&["volume", "create", "-d", "wires", "xx"]).fails(1);
     assert!(refused.contains("does not implement"), "{refused}");
     daemon.vessel(&["volume", "rm", "nosuch"]).fails(1);
 
