@@ -104,7 +104,7 @@ fn a_kernel_is_built_once() {
             .output()
             .is_ok_and(|output| output.status.success())
     };
-    if !tools.iter().all(|tool| there(tool)) {
+    if !tools.iter().all(there) {
         eprintln!("skipped: it takes make, cc, strip and tar");
         return;
     }
