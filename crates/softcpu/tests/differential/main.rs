@@ -6,6 +6,7 @@ mod case;
 mod compare;
 mod generate;
 mod native;
+mod opcode;
 mod software;
 
 use case::{Case, Outcome};
