@@ -22,9 +22,11 @@ use crate::{Error, ErrorKind, Result, seccomp};
 mod exec;
 mod guest;
 mod output;
+mod record;
 
 use exec::StartingExec;
 use guest::Guest;
+use record::{record, record_aside};
 
 /// How long clients may take to fetch the last output after the container's end.
 const FLUSH_TIME: Duration = Duration::from_secs(10);
@@ -779,39 +781,6 @@ pub(super) fn hook_state(id: &str, bundle: &Path, status: &str, pid: i32) -> Vec
     serde_json::json!({ "ociVersion": crate::spec::OCI_VERSION, "id": id, "status": status, "pid": pid, "bundle": bundle })
         .to_string()
         .into_bytes()
-}
-
-/// Writes the exit status aside, then puts it in place.
-fn record(path: &Path, exit: Exit, durable: bool) -> std::io::Result<()> {
-    let text = serde_json::to_vec(&exit)?;
-    let aside = path.with_extension("tmp");
-    let written = || {
-        std::fs::write(&aside, text)?;
-        if durable {
-            std::fs::File::open(&aside)?.sync_all()?;
-        }
-        std::fs::rename(&aside, path)
-    };
-    let result = written();
-    if result.is_err() {
-        // A full disk leaves an empty file.
-        let _ = std::fs::remove_file(&aside);
-    } else if durable && let Some(dir) = path.parent() {
-        // It is in place; that the name lasts as well can only be tried.
-        let _ = std::fs::File::open(dir).and_then(|dir| dir.sync_all());
-    }
-    result
-}
-
-/// Writes the exit status to the shim's directory, which is in memory: the disk may be full.
-fn record_aside(dir: &OwnedFd, exit: Exit) -> Result<()> {
-    use rustix::fs::{Mode, OFlags, openat};
-    let text = serde_json::to_vec(&exit)
-        .map_err(|error| Error::with_source(ErrorKind::System, "encode the exit status", error))?;
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = openat(dir, protocol::EXIT, flags, Mode::from_raw_mode(0o600))
-        .context(|| "record the exit status")?;
-    std::io::Write::write_all(&mut std::fs::File::from(file), &text).context(|| "record the exit status")
 }
 
 /// A compiled seccomp program from a file.
